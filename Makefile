@@ -1,0 +1,65 @@
+# Everything happens in a virtual environment of its own, .venv-<version of Python>; `make help`
+# lists the targets. PYTHON=... chooses the interpreter.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv-$(VERSION)
+RUN := $(VENV)/bin/python
+# A worker loads JAX and compiles on one core; more of them than cores only swap places.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+help:
+	@echo "make demo       train a small quantized network on the CPU and print its table"
+	@echo "make test       the default test suite (a few minutes)"
+	@echo "make test-slow  the tests that are left out of it"
+	@echo "make test-all   both"
+	@echo "make lint       formatting and lint, changing nothing"
+	@echo "make types      the type checker"
+	@echo "make clean      remove the environments and caches (runs/ stays)"
+	@echo "PYTHON=... chooses the interpreter, 3.11 or newer; it is now $(PYTHON) ($(or $(VERSION),not found))."
+
+demo: $(VENV)/.installed
+	$(RUN) -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
+
+test: $(VENV)/.installed-test
+	$(RUN) -m pytest $(PARALLEL)
+
+test-slow: $(VENV)/.installed-test
+	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL)
+
+test-all: test test-slow
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+types: $(VENV)/.installed-dev
+	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
+
+clean:
+	rm -rf .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps: an extra is installed again only when setup.cfg or the environment changed.
+$(VENV)/.installed: $(VENV)/made-by setup.cfg pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/made-by setup.cfg pyproject.toml
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+# An environment belongs to one interpreter and one folder, and is made afresh for another. The
+# recipe always runs, but what depends on made-by follows only when the file was rewritten.
+$(VENV)/made-by: FORCE
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "bitjax needs Python 3.11 or newer; $(PYTHON) is $(or $(VERSION),not there)." \
+	         "Choose another: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@made_by="$$($(PYTHON) -c 'import sys; print(sys.base_prefix, sys.version)' | tr '\n' ' ') $(CURDIR)"; \
+	if [ "$$(cat $@ 2>/dev/null)" != "$$made_by" ]; then \
+	    $(PYTHON) -m venv --clear $(VENV) && echo "$$made_by" > $@; \
+	fi
+
+FORCE:
+.PHONY: help demo test test-slow test-all lint types clean FORCE
