@@ -1,0 +1,16 @@
+"""Quantizers: arithmetic on arrays."""
+
+from bitjax.quantizers.base import Axes as Axes
+from bitjax.quantizers.base import Batch as Batch
+from bitjax.quantizers.base import Codes as Codes
+from bitjax.quantizers.base import Quantizer as Quantizer
+from bitjax.quantizers.base import identity as identity
+from bitjax.quantizers.base import reduce_batch as reduce_batch
+from bitjax.quantizers.bitlength import bitlength as bitlength
+from bitjax.quantizers.measure import distortion as distortion
+from bitjax.quantizers.measure import entropy as entropy
+from bitjax.quantizers.measure import rate as rate
+from bitjax.quantizers.measure import sqnr as sqnr
+from bitjax.quantizers.uniform import lsq as lsq
+from bitjax.quantizers.uniform import pact as pact
+from bitjax.quantizers.uniform import uniform as uniform

@@ -1,0 +1,310 @@
+"""Real-valued, learned bitlengths between two integer grids (BitPruning).
+
+Nikolić et al., "BitPruning: Learning Bitlengths for Aggressive and Accurate Quantization",
+arXiv 2002.03090.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bitjax.quantizers import blocks, ranges
+from bitjax.quantizers.base import Quantizer, check_bits, check_choice
+from bitjax.quantizers.grid import (
+    Grid,
+    fake_quant,
+    fraction,
+    from_range,
+    is_inside,
+    nearest,
+    steps,
+    widen,
+)
+from bitjax.quantizers.ste import clip_ste
+from bitjax.quantizers.uniform import affine, observed
+
+MODES = ("blend", "sharpen", "sample", "ste", "fixed")
+RANGES = ("minmax", "learned")
+
+
+class _Blend(NamedTuple):
+    """The two grids that a bitlength lies between, spread to x's shape, and the mix."""
+
+    grid: Grid
+    low_count: jax.Array
+    high_count: jax.Array
+    mix: jax.Array
+    mix_slope: jax.Array
+
+
+def _blend_of(shape, grid, bits, sharpness):
+    floor = jnp.floor(bits)
+    # floor + 1, not ceil: at an integer the slope towards the next bit stays alive (FracBits' does
+    # not). The mix is sharpened around 1/2, where the fixed point of the task's slope stays put;
+    # outside the ramp the slope stays 1, so that a bitlength never dies.
+    ramp = (bits - floor - 0.5) * sharpness + 0.5
+    mix = jnp.clip(ramp, 0.0, 1.0)
+    slope = jnp.where((ramp > 0.0) & (ramp < 1.0), sharpness, 1.0)
+    spread = functools.partial(blocks.spread, shape=shape)
+    return _Blend(
+        Grid(spread(grid.lo), spread(grid.width)),
+        spread(steps(floor)),
+        spread(steps(floor + 1.0)),
+        spread(mix),
+        spread(jnp.broadcast_to(slope, mix.shape)),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def blend_quant(
+    x: jax.Array, grid: Grid, bits: jax.Array, sharpness: jax.Array, zero: bool
+) -> jax.Array:
+    """x on the blend of two neighbouring integer grids.
+
+    With b = floor(n), a = n - b:  Q(x, n) = (1 - a) Q(x, b) + a Q(x, b + 1), where Q(x, 0) = 0.
+    Surrogates: dQ/dx = 1 inside the range, 0 outside; dQ/dn = Q(x, b + 1) - Q(x, b), times the
+    slope of the sharpened mix; the range as in `grid.range_cotangents`. One pass forward, one
+    backward, which keeps x in its own dtype and recomputes the rest.
+
+    Args:
+      x: any shape, float.
+      grid: the range; leaves `[]` or blocks of x.
+      bits: n, `[]` or blocks of x, in [0, 16].
+      sharpness: 1 for the paper's blend; a larger value steepens the mix around a = 1/2.
+      zero: static, the grid's form.
+
+    Returns:
+      x's shape and dtype. At an integer n, bit for bit the integer grid's level.
+
+    Example:
+      >>> grid = Grid(jnp.float32(0.0), jnp.float32(3.0))
+      >>> half = blend_quant(jnp.array([2.0]), grid, jnp.float32(1.5), jnp.float32(1.0), False)
+      >>> half.tolist()  # 1 bit says 3.0, 2 bits say 2.0
+      [2.5]
+
+    Source: arXiv 2002.03090, the non-integer bitlength; sharpening is ours.
+    """
+    b = _blend_of(x.shape, grid, bits, sharpness)
+    x_wide = widen(x)
+    low, _ = nearest(x_wide, b.grid, b.low_count, zero)
+    high, _ = nearest(x_wide, b.grid, b.high_count, zero)
+    # No bits is 0.0, not the start of the range: the lower grid then adds nothing.
+    pruned = b.low_count == 0
+    low = jnp.where(pruned, 0.0, low)
+    # A full mix takes the upper grid as it is: low + 1 * (high - low) may miss it by an ulp.
+    ratio = jnp.where(b.mix == 1.0, high, low + b.mix * (high - low))
+    level = b.grid.width * ratio
+    if not zero:
+        # One product and one sum, as in `grid._level`: a compiler that fuses the two into one
+        # rounding does so in both, and the levels stay the same bit for bit.
+        level = jnp.where(pruned, b.grid.lo * b.mix, b.grid.lo) + level
+    return level.astype(x.dtype)
+
+
+def _blend_fwd(x, grid, bits, sharpness, zero):
+    return blend_quant(x, grid, bits, sharpness, zero), (x, grid, bits, sharpness)
+
+
+def _blend_bwd(zero, residual, g):
+    x, grid, bits, sharpness = residual
+    g, x_wide = widen(g), widen(x)
+    b = _blend_of(x.shape, grid, bits, sharpness)
+    low, low_zero = nearest(x_wide, b.grid, b.low_count, zero)
+    high, high_zero = nearest(x_wide, b.grid, b.high_count, zero)
+    # Each grid answers for itself, weighted by its share; below one bit only the upper is there.
+    alive = b.low_count > 0
+    low = jnp.where(alive, low, 0.0)
+    low_share = jnp.where(alive, 1.0 - b.mix, 0.0)
+    total = low_share + b.mix
+    # Outside, the position only has to be finite.
+    position = jnp.clip(fraction(x_wide, b.grid, zero), -2.0, 2.0)
+    rise = b.grid.width * (high - low)
+    if zero:
+        inside = jnp.where(is_inside(position, low_zero, b.low_count), low_share, 0.0)
+        inside += jnp.where(is_inside(position, high_zero, b.high_count), b.mix, 0.0)
+        d_lo = jnp.zeros_like(g)
+    else:  # both grids have the same ends
+        inside = jnp.where(is_inside(position, high_zero, b.high_count), total, 0.0)
+        d_lo = g * (total - inside)
+        rise += jnp.where(alive, 0.0, b.grid.lo)
+    # As `grid.range_cotangents` of each grid, times its share, and their sum.
+    d_width = g * (low_share * low + b.mix * high - inside * position)
+    return (
+        (g * inside).astype(x.dtype),
+        Grid(blocks.fold(d_lo, grid.lo), blocks.fold(d_width, grid.width)),
+        blocks.fold(g * rise * b.mix_slope, bits),
+        jnp.zeros_like(sharpness),
+    )
+
+
+blend_quant.defvjp(_blend_fwd, _blend_bwd)
+
+
+def bitlength(
+    init: float = 8.0,
+    *,
+    mode: str = "blend",
+    range: str = "minmax",
+    signed: bool | None = None,
+    granularity: str = "per_tensor",
+    range_granularity: str | None = None,
+    group_size: int | None = None,
+    min_bits: float = 1.0,
+    max_bits: float = 16.0,
+    zero_on_grid: bool = False,
+    clip_bits: float | None = None,
+    decay: float = 0.99,
+) -> Quantizer:
+    """A learned, real-valued bitlength.
+
+    Modes, whose values agree at integer bits:
+      blend: (1 - a) Q(x, b) + a Q(x, b + 1), the paper's.
+      sharpen: the same with the mix steepened around 1/2 by the leaf `sharpness`, which a schedule
+        raises from 1, so that training ends on integer grids.
+      sample: in training Q(x, b + 1) with probability a, else Q(x, b), one draw per block (needs
+        `key`), with the blend's gradient; outside training round(n) bits.
+      ste: round(n) bits always; the gradient to n is the analytic one of `grid.fake_quant`.
+      fixed: as `ste`, and says that no stage is to move the bits.
+
+    Args:
+      init: bits to start from, in [min_bits, max_bits].
+      mode: one of `MODES`.
+      range: `minmax` is the tensor's own range (a kernel's present one; an input's batch range in
+        training, its moving average otherwise), held constant in the backward pass; `learned` is
+        [-c, c] or [0, c] with c = exp(log_clip_max) a parameter, started at least squared error
+        (at 1 for a tensor of zeros; the rounding of the logarithm is up to 64 ulp of c).
+      signed: for a learned range, True is [-c, c] (also None), False is [0, c].
+      granularity: of the bits: `per_tensor`, `per_channel` or `per_group`. For one bitlength per
+        network, tie the leaves in the optimizer: `methods.base.tie`.
+      range_granularity: of the range; the bits' by default.
+      group_size: elements of a group, with `per_group`.
+      min_bits: at least 0, where 0 prunes the block.
+      max_bits: at most 16.
+      zero_on_grid: move the range so that 0.0 is a code (see `grid`).
+      clip_bits: bits at which a learned range is fitted; `init` by default.
+      decay: of the moving average, per observed batch.
+
+    Raises:
+      ValueError: an argument is outside what is listed above.
+
+    Example:
+      >>> from bitjax.quantizers.base import Axes
+      >>> q = bitlength(init=2.5)
+      >>> params, stats = q.init(jnp.array([0.0, 3.0]), Axes())
+      >>> round(float(q.apply(params, stats, jnp.array([1.0]))[0]), 3)  # 2 bits: 1, 3 bits: 6/7
+      0.929
+
+    Source: arXiv 2002.03090. Departures: ranges by moving average or learned (min-max alone is
+      worse than pruning below 3 bits), Q(x, 0) = 0, the other modes.
+    """
+    form = dict(locals())
+    check_choice(mode, MODES, "mode")
+    check_choice(range, RANGES, "range")
+    check_bits(min_bits, 0, 16, "min_bits")
+    check_bits(max_bits, min_bits, 16, "max_bits")
+    check_bits(init, min_bits, max_bits, "init")
+    check_bits(init if clip_bits is None else clip_bits, 1 if clip_bits else 0, 16, "clip_bits")
+    check_bits(decay, 0, 1, "decay")
+    range_granularity = range_granularity or granularity
+    size = {
+        name: group_size if kind == "per_group" else None
+        for name, kind in (("bits", granularity), ("range", range_granularity))
+    }
+    blocks.check_granularity(granularity, size["bits"])
+    blocks.check_granularity(range_granularity, size["range"])
+    learned = range == "learned"
+    symmetric = signed is not False
+    calibrate, measure, update = observed(
+        "minmax", zero_on_grid, signed=signed, percentile=100.0, decay=decay
+    )
+
+    def learned_range(clip_max):
+        return (-clip_max if symmetric else jnp.zeros_like(clip_max)), clip_max
+
+    def fit_clip(x, block):
+        n = jnp.float32(max(1.0, round(init if clip_bits is None else clip_bits)))
+
+        def quantize(x, low, high):
+            return fake_quant(x, from_range(low, high, zero_on_grid), n, zero_on_grid)
+
+        low, high = ranges.calibrate(x, block, "mse", signed=symmetric, quantize=quantize)
+        clip_max = jnp.maximum(high, -low if symmetric else high)
+        return jnp.log(jnp.where(clip_max > 0, clip_max, 1.0))
+
+    def init_fn(x, axes):
+        params = {
+            "bits": jnp.full(
+                blocks.block_shape(x.shape, axes, granularity, size["bits"]), jnp.float32(init)
+            )
+        }
+        if mode == "sharpen":
+            params["sharpness"] = jnp.float32(1.0)
+        block = blocks.block_shape(x.shape, axes, range_granularity, size["range"])
+        if learned:
+            return {**params, "log_clip_max": fit_clip(x, block)}, {}
+        return params, ranges.init_stats(*calibrate(x, block, None))
+
+    def grid_of(params, stats, train):
+        if learned:
+            low, high = learned_range(jnp.exp(params["log_clip_max"]))
+        else:
+            low, high = jax.lax.stop_gradient(ranges.read_range(stats, train))
+        return from_range(low, high, zero_on_grid)
+
+    def limited(params):
+        return {**params, "bits": clip_ste(params["bits"], min_bits, max_bits)}
+
+    integer = affine(
+        init_fn,
+        grid_of,
+        zero=zero_on_grid,
+        measure=None if learned else measure,
+        update=None if learned else update,
+        name=f"bitlength/{mode}",
+        form=form,
+    )
+
+    def apply(params, stats, x, *, train=False, key=None):
+        params = limited(params)
+        if mode in ("ste", "fixed") or (mode == "sample" and not train):
+            return integer.apply(params, stats, x, train=train)
+        bits, sharpness = params["bits"], jnp.float32(1.0)
+        if mode == "sharpen":
+            sharpness = jax.lax.stop_gradient(params["sharpness"])
+        if mode == "sample":
+            if key is None:
+                raise ValueError(
+                    "mode='sample' draws bits in training: pass `key`, or rngs={'quant': key} to "
+                    "the model's apply."
+                )
+            grid = grid_of(params, stats, train)
+            blend = blend_quant(x, grid, bits, sharpness, zero_on_grid)
+            drawn = jnp.floor(bits) + jax.random.bernoulli(key, bits - jnp.floor(bits))
+            value = fake_quant(x, grid, drawn, zero_on_grid)
+            # The value is the draw's, the surrogate gradient the blend's (Schroedinger's FP); what
+            # is added is exactly 0, so that the value stays a level.
+            return jax.lax.stop_gradient(value) + (blend - jax.lax.stop_gradient(blend))
+        return blend_quant(x, grid_of(params, stats, train), bits, sharpness, zero_on_grid)
+
+    return integer._replace(
+        apply=apply,
+        encode=lambda params, stats, x: integer.encode(limited(params), stats, x),
+        decode=lambda params, stats, codes: integer.decode(limited(params), stats, codes),
+    )
+
+
+def freeze(quantizer: Quantizer) -> Quantizer:
+    """The quantizer for integer bits that are not to move, with 0.0 a code; others as they are.
+
+    Leaves keep their names, so that a stage may follow another one with it.
+
+    Example:
+      >>> freeze(bitlength(init=4.0)).name
+      'bitlength/fixed'
+    """
+    if not quantizer.name.startswith("bitlength/"):
+        return quantizer
+    form: dict[str, Any] = {**quantizer.form, "mode": "fixed", "zero_on_grid": True}
+    return bitlength(**form)
