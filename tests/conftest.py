@@ -1,0 +1,32 @@
+"""What every test shares: JAX on the CPU, quiet logs, hypothesis profiles and the real data."""
+
+import logging
+import os
+from pathlib import Path
+
+# Before the first import of jax, which reads it once.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis
+import pytest
+
+for name in ("absl", "jax", "orbax"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+# Derandomized, so that a failure seen once is seen again; the first compilation of a function
+# takes longer than any deadline worth setting.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("slow", deadline=None, derandomize=True, max_examples=200)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder `$BITJAX_DATA` of real data; the test is skipped, or fails in CI, without it."""
+    folder = os.environ.get("BITJAX_DATA")
+    if folder and Path(folder).is_dir():
+        return Path(folder)
+    reason = f"needs the real data: BITJAX_DATA is {folder or 'not set'}"
+    if os.environ.get("BITJAX_REQUIRE_DATA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,68 @@
+"""The benchmarks run at a small size and return ratios."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import backward_memory, import_time, step_time, timing
+from bitjax.models import CifarResNet
+
+TINY = CifarResNet(depth=8, width=2)
+
+
+def test_paired_ratios_divide_the_load_out_and_their_interval_holds_the_median():
+    load = np.linspace(1.0, 9.0, 12)
+    ratio = timing.paired_ratio(1.5 * load, load)
+    assert ratio.median == pytest.approx(1.5)
+    assert (ratio.low, ratio.high) == pytest.approx((1.5, 1.5))
+    noisy = timing.paired_ratio(load, load[::-1])
+    assert noisy.low <= noisy.median <= noisy.high
+
+
+def test_interleaving_calls_everything_once_a_round_in_turns():
+    calls = []
+    functions = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    seconds = timing.interleave(functions, rounds=2, warmup=1)
+    assert "".join(calls) == "abcbcacab"
+    assert {name: len(times) for name, times in seconds.items()} == dict.fromkeys("abc", 2)
+
+
+def test_quantizers_keep_one_tensor_for_the_backward_pass():
+    kept = backward_memory.relative_residuals((8, 1024), "float32")
+    assert kept.pop("naive blend") > 7.0
+    assert all(0.0 < ratio < 1.01 for ratio in kept.values()), kept
+
+
+def test_the_stages_under_test_are_the_methods_own():
+    chosen = step_time.stages()
+    assert list(chosen)[:2] == list(step_time.CONTROL)
+    assert "bits" in chosen["blend learned"].optimizers
+    assert "bits" not in chosen["frozen"].optimizers
+
+
+@pytest.mark.slow
+def test_step_and_compile_times_are_finite_ratios():
+    chosen = {
+        name: stage
+        for name, stage in step_time.stages().items()
+        if name in (*step_time.CONTROL, "blend minmax")
+    }
+    found = step_time.measure(TINY, chosen, batch_size=2, rounds=2, compiles=1)
+    assert found["float"].step.median == 1.0
+    numbers = jnp.asarray([[*cost.step, *cost.total] for cost in found.values()])
+    assert numbers.shape == (3, 6)
+    assert bool(jnp.isfinite(numbers).all() and (numbers > 0).all())
+
+
+@pytest.mark.slow
+def test_step_memory_counts_temporaries():
+    chosen = {name: step_time.stages()[name] for name in ("float", "uniform w8a8")}
+    found = backward_memory.step_memory(TINY, chosen, batch_size=2)
+    assert found["uniform w8a8"] >= found["float"] > 0
+
+
+@pytest.mark.slow
+def test_importing_bitjax_loads_no_tensorflow():
+    found = import_time.measure(rounds=1)["bitjax"]
+    assert found[0, 1] > 0.0
+    assert not found[:, 2].any()
