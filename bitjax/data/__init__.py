@@ -1,0 +1,18 @@
+"""Data: sources, batches by step, augmentation on the device."""
+
+from bitjax.data.augment import AUGMENTATIONS as AUGMENTATIONS
+from bitjax.data.augment import crop_flip as crop_flip
+from bitjax.data.augment import none as none
+from bitjax.data.augment import normalize as normalize
+from bitjax.data.augment import shift as shift
+from bitjax.data.check import check_dataset as check_dataset
+from bitjax.data.digits import digits as digits
+from bitjax.data.files import cifar10 as cifar10
+from bitjax.data.files import fashion_mnist as fashion_mnist
+from bitjax.data.pipeline import Dataset as Dataset
+from bitjax.data.pipeline import batch_indices as batch_indices
+from bitjax.data.pipeline import eval_batches as eval_batches
+from bitjax.data.pipeline import train_batch as train_batch
+from bitjax.data.registry import SOURCES as SOURCES
+from bitjax.data.registry import load as load
+from bitjax.data.split import held_out as held_out

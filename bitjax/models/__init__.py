@@ -1,0 +1,14 @@
+"""Plain Flax Linen models, with no quantization inside."""
+
+from bitjax.models.cnn import SmallCNN as SmallCNN
+from bitjax.models.mlp import MLP as MLP
+from bitjax.models.pretrained import RESNET_MEAN as RESNET_MEAN
+from bitjax.models.pretrained import RESNET_STD as RESNET_STD
+from bitjax.models.pretrained import load_resnet as load_resnet
+from bitjax.models.resnet import CifarResNet as CifarResNet
+from bitjax.models.resnet import ResidualBlock as ResidualBlock
+from bitjax.models.resnet import option_a_shortcut as option_a_shortcut
+from bitjax.models.resnet import resnet20 as resnet20
+from bitjax.models.resnet import resnet32 as resnet32
+from bitjax.models.resnet import resnet44 as resnet44
+from bitjax.models.resnet import resnet56 as resnet56

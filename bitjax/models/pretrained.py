@@ -1,0 +1,103 @@
+"""Published float weights as Flax variables."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from bitjax.models.resnet import CifarResNet
+
+# What the published ResNets' inputs were normalised by, per channel, of value / 255: ImageNet's
+# numbers, not CIFAR-10's.
+RESNET_MEAN = (0.485, 0.456, 0.406)
+RESNET_STD = (0.229, 0.224, 0.225)
+
+
+def load_resnet(path: str | Path) -> dict[str, Any]:
+    """Read the weights of a CIFAR ResNet from an .npz file.
+
+    The file's names are `stem.conv.kernel`, `stem.bn.{scale,bias,mean,var}`,
+    `stage1.block1.{conv1,conv2}.kernel`, `stage1.block1.{bn1,bn2}.{scale,bias,mean,var}`, ...,
+    `fc.{kernel,bias}`; kernels are HWIO. Depth, width and classes follow from names and shapes.
+
+    Args:
+      path: The file.
+
+    Returns:
+      {'params': ..., 'batch_stats': ...} for `CifarResNet`, float32. Normalise the inputs by
+      `RESNET_MEAN` and `RESNET_STD`.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If an array is missing, too many, of the wrong shape or not finite.
+
+    Example:
+      >>> load_resnet("no/such.npz")
+      Traceback (most recent call last):
+      FileNotFoundError: no/such.npz is missing; give the path of a ResNet's .npz file.
+
+    Source: the weights in bitjax's data folder are resnet20 of
+      github.com/akamaster/pytorch_resnet_cifar10, 91.73 % top-1 on CIFAR-10's test set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; give the path of a ResNet's .npz file.")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    expected = _expected_shapes(path, arrays)
+    for name in sorted(set(arrays) - {_file_name(key) for key in expected}):
+        raise ValueError(f"{path} holds {name!r}, which no CIFAR ResNet has; remove it.")
+    variables = {}
+    for key, shape in expected.items():
+        array = _take(path, arrays, _file_name(key))
+        if array.shape != shape:
+            raise ValueError(
+                f"{path} holds {_file_name(key)!r} of shape {array.shape}, expected {shape}."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path} holds {_file_name(key)!r} with values that are not finite.")
+        variables[key] = jnp.asarray(array, jnp.float32)
+    return traverse_util.unflatten_dict(variables)
+
+
+def _expected_shapes(
+    path: Path, arrays: Mapping[str, np.ndarray]
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    blocks = [
+        int(found[1]) for name in arrays if (found := re.match(r"stage1\.block(\d+)\.", name))
+    ]
+    stem, head = (_take(path, arrays, name) for name in ("stem.conv.kernel", "fc.kernel"))
+    if stem.ndim != 4 or head.ndim != 2:
+        raise ValueError(
+            f"{path} holds 'stem.conv.kernel' of shape {stem.shape} and 'fc.kernel' of shape "
+            f"{head.shape}, expected four axes (HWIO) and two."
+        )
+    model = CifarResNet(
+        depth=6 * max(blocks, default=1) + 2, num_classes=head.shape[1], width=stem.shape[3]
+    )
+    images = jax.ShapeDtypeStruct((1, 32, 32, stem.shape[2]), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(shapes)
+    return {key: leaf.shape for key, leaf in flat.items()}
+
+
+def _file_name(key: tuple[str, ...]) -> str:
+    """('params', 'stage1', 'block1', 'bn1', 'scale') -> 'stage1.block1.bn1.scale'."""
+    name = ".".join(key[1:])
+    for ours, theirs in (("stem_bn.", "stem.bn."), ("head.", "fc."), ("stem.k", "stem.conv.k")):
+        name = name.replace(ours, theirs) if name.startswith(ours) else name
+    return name
+
+
+def _take(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(
+            f"{path} lacks {name!r}; it has {len(arrays)} arrays, first of them "
+            f"{sorted(arrays)[:3]}."
+        )
+    return arrays[name]

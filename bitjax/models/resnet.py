@@ -1,0 +1,182 @@
+"""The ResNets for CIFAR of He et al. 2015, with the shortcut that has no parameters (option A)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
+    """Every `stride`-th pixel of x, with zero channels added equally on both sides.
+
+    Args:
+      x: [N, H, W, C].
+      filters: Number of channels to return, C or more, by an even difference.
+      stride: Distance in pixels between the kept pixels.
+
+    Returns:
+      [N, ceil(H / stride), ceil(W / stride), filters], dtype of x; x itself if nothing changes.
+
+    Raises:
+      ValueError: If `filters` is less than C, or differs from it by an odd number.
+
+    Example:
+      >>> option_a_shortcut(jnp.ones((1, 2, 2, 1)), filters=3, stride=2).tolist()
+      [[[[0.0, 1.0, 0.0]]]]
+
+    Source: He et al., Deep Residual Learning, 2015, section 4.2. The paper does not say where
+      the zeros go; half on each side is what the published weights were trained with.
+    """
+    extra = filters - x.shape[-1]
+    if extra < 0 or extra % 2:
+        raise ValueError(
+            f"`filters` must be {x.shape[-1]} plus an even number, got {filters}; "
+            "use an even `width`."
+        )
+    if stride > 1:
+        x = x[:, ::stride, ::stride, :]
+    if extra:
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra // 2)))
+    return x
+
+
+def _conv(filters: int, stride: int, dtype: DTypeLike | None, name: str) -> nn.Conv:
+    # Padding 1 on every side is PyTorch's rule; at stride 2 Flax's 'SAME' pads the far side only.
+    return nn.Conv(
+        filters,
+        (3, 3),
+        strides=(stride, stride),
+        padding=1,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.he_normal(),
+        name=name,
+    )
+
+
+def _norm(train: bool, dtype: DTypeLike | None, name: str) -> nn.BatchNorm:
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; both read the same array.
+
+    Attributes:
+      filters: Number of channels that leave the block.
+      stride: Stride of the first convolution and of the shortcut.
+      dtype: Dtype of the computation.
+    """
+
+    filters: int
+    stride: int = 1
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
+        y = _conv(self.filters, self.stride, self.dtype, "conv1")(x)
+        y = _norm(train, self.dtype, "bn1")(y)
+        y = nn.relu(y)
+        y = _conv(self.filters, 1, self.dtype, "conv2")(y)
+        y = _norm(train, self.dtype, "bn2")(y)
+        return nn.relu(y + option_a_shortcut(x, self.filters, self.stride))
+
+
+class Stage(nn.Module):
+    """A row of blocks `block1`, `block2`, ... of one width; the first one has the stride.
+
+    Attributes:
+      blocks: Number of blocks.
+      filters: Number of channels.
+      stride: Stride of the first block.
+      dtype: Dtype of the computation.
+    """
+
+    blocks: int
+    filters: int
+    stride: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
+        for i in range(1, self.blocks + 1):
+            stride = self.stride if i == 1 else 1
+            x = ResidualBlock(self.filters, stride, self.dtype, name=f"block{i}")(x, train)
+        return x
+
+
+class CifarResNet(nn.Module):
+    """`stem`, `stem_bn`, `stage{1,2,3}/block{1..n}/{conv1,bn1,conv2,bn2}`, mean pooling, `head`.
+
+    Attributes:
+      depth: Number of layers with weights, 6 n + 2: 20, 32, 44, 56, ...
+      num_classes: Number of logits.
+      width: Filters of the stem and of stage 1; stages 2 and 3 have twice and four times as many.
+      dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Example:
+      >>> model = CifarResNet(depth=8, width=4)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+      >>> shapes["params"]["stage2"]["block1"]["conv1"]["kernel"].shape
+      (3, 3, 4, 8)
+
+    Source: He et al., Deep Residual Learning, 2015, arXiv 1512.03385, section 4.2 and table 6.
+    """
+
+    depth: int = 20
+    num_classes: int = 10
+    width: int = 16
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Compute logits.
+
+        Args:
+          x: [N, H, W, C] normalised images; CIFAR's are 32x32x3.
+          train: Whether batch norms use the batch's statistics and update `batch_stats`.
+
+        Returns:
+          [N, num_classes] logits.
+
+        Raises:
+          ValueError: If `depth` is not 6 n + 2 with n >= 1.
+        """
+        if self.depth < 8 or (self.depth - 2) % 6:
+            raise ValueError(
+                f"`depth` must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {self.depth}."
+            )
+        blocks = (self.depth - 2) // 6
+        x = _conv(self.width, 1, self.dtype, "stem")(x)
+        x = _norm(train, self.dtype, "stem_bn")(x)
+        x = nn.relu(x)
+        for i, stride in ((1, 1), (2, 2), (3, 2)):
+            filters = self.width * 2 ** (i - 1)
+            x = Stage(blocks, filters, stride, self.dtype, name=f"stage{i}")(x, train)
+        x = jnp.mean(x, axis=(1, 2))
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
+
+
+def resnet20(**options: Any) -> CifarResNet:
+    """`CifarResNet(depth=20, **options)`: 0.27 M parameters, 8.75 % error in table 6."""
+    return CifarResNet(depth=20, **options)
+
+
+def resnet32(**options: Any) -> CifarResNet:
+    """`CifarResNet(depth=32, **options)`: 0.46 M parameters, 7.51 % error in table 6."""
+    return CifarResNet(depth=32, **options)
+
+
+def resnet44(**options: Any) -> CifarResNet:
+    """`CifarResNet(depth=44, **options)`: 0.66 M parameters, 7.17 % error in table 6."""
+    return CifarResNet(depth=44, **options)
+
+
+def resnet56(**options: Any) -> CifarResNet:
+    """`CifarResNet(depth=56, **options)`: 0.85 M parameters, 6.97 % error in table 6."""
+    return CifarResNet(depth=56, **options)
