@@ -1,0 +1,235 @@
+"""BitPruning (Nikolić et al., arXiv 2002.03090): learn bitlengths, round and freeze, fine-tune."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bitjax.budget import Budget, cost_of, lagrangian, penalty, raise_multiplier
+from bitjax.cost import bits_of
+from bitjax.methods.base import (
+    Method,
+    Stage,
+    bit_limits,
+    default_labels,
+    read_site,
+    reestimate,
+    scheduled,
+    sgd,
+    tie,
+    write_site,
+)
+from bitjax.methods.quantization_aware import teaching
+from bitjax.quantizers.bitlength import freeze
+from bitjax.rounding import POLICIES, round_bits
+from bitjax.rules import Rules, rule
+
+_UPDATES = 40  # of the multipliers over the stage that learns bits
+_NEAR = 0.1  # relative excess within which the multipliers move
+
+
+def bitpruning(
+    rules: Rules,
+    *,
+    steps: int,
+    fine_tune: float = 0.2,
+    gamma: float = 0.0,
+    criterion: str | Mapping[str, float] = "equal",
+    budgets: Sequence[Budget] = (),
+    rounding: str | None = None,
+    settle: float = 0.05,
+    learning_rate: float = 0.01,
+    fine_tune_learning_rate: float | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    warmup: int = 0,
+    bits_learning_rate: float = 0.01,
+    range_learning_rate: float = 0.005,
+    sharpness: float = 16.0,
+    tied: Sequence[str] = (),
+    distill: float = 0.0,
+    reestimate_batches: int = 0,
+) -> Method:
+    """Learns every bitlength beside the weights, then fixes integers and trains on with them.
+
+    Stage `learn_bits`: loss + gamma * penalty(criterion) + one augmented Lagrangian term per
+    budget; bits by Adam without decay, projected to their bounds after each step. Stage
+    `freeze_bits`: bits are rounded, ranges move so that 0.0 is a code, and the weights and ranges
+    are trained with that. What is reported is after both.
+
+    Args:
+      rules: with `bitjax.bitlength` quantizers; other sites keep theirs.
+      steps: of both stages together.
+      fine_tune: share of the steps that the second stage gets.
+      gamma: strength of the soft penalty; 0 where only budgets act.
+      criterion: of the penalty, see `bitjax.penalty`.
+      budgets: hard limits; multipliers start at 0 and are raised 40 times over the stage, so that
+        no strength has to be tuned.
+      rounding: `ceil` (the paper), `nearest` or `budget`, see `round_bits`. None: `budget` where
+        there are budgets, which nothing else is sure to meet on integers, else `nearest`.
+      settle: share of the first stage's steps before the penalty and budgets act, for ranges to
+        settle (the paper's network otherwise drives early layers to one bit and stays there).
+      learning_rate: the weights' peak, SGD with a cosine over both stages.
+      fine_tune_learning_rate: the second stage's peak; where the first cosine left off by default.
+      momentum: of SGD.
+      weight_decay: on parameters only.
+      warmup: steps of linear rise of the weights' rate.
+      bits_learning_rate: of Adam, constant.
+      range_learning_rate: of Adam on learned ranges (log domain).
+      sharpness: for `mode="sharpen"`, what the mix's slope rises to, from 1, geometrically.
+      tied: patterns of sites that share one bitlength each; ".*" is one per network. Without
+        budgets, which round each site by itself.
+      distill: share of the float teacher's soft labels in the loss.
+      reestimate_batches: as in `quantization_aware.fixed_bits`.
+
+    Raises:
+      ValueError: an unknown rounding policy or one that does not go with the budgets or with ties,
+        or shares outside [0, 1).
+
+    Example:
+      >>> [stage.name for stage in bitpruning((), steps=10, gamma=0.1).stages]
+      ['learn_bits', 'freeze_bits']
+
+    Source: arXiv 2002.03090: blend, regularizer, round up and fine-tune. Departures: Adam for bits,
+      nearest rounding, budgets, 0.0 made a code at the freeze.
+    """
+    rounding = _rounding(rounding, budgets, tied)
+    for name, share in (("fine_tune", fine_tune), ("settle", settle)):
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"`{name}` must be in [0, 1), got {share:g}.")
+    tuned = round(steps * fine_tune)
+    learned = steps - tuned
+    frozen_rules = tuple(
+        rule(r.pattern, freeze(r.quantizer) if r.quantizer else None) for r in rules
+    )
+    left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
+    tuned_rate = fine_tune_learning_rate
+    if tuned_rate is None:
+        tuned_rate = learning_rate * left_off
+
+    def weights(rate, length, rise, end):
+        return scheduled(sgd(momentum, weight_decay), rate, length, warmup=rise, end=end)
+
+    adam = optax.chain(*(tie(pattern) for pattern in tied), optax.scale_by_adam())
+    count = len(budgets)
+    controls: dict[str, Any] = {"gamma": gamma}
+    if count:
+        zeros = jnp.zeros(count)
+        controls |= {"multiplier": zeros, "excess": zeros, "stiffness": 1.0}
+
+    def check(context, variables, start):
+        del start
+        limits = bit_limits(rules, context.costs)
+        if not limits:
+            raise ValueError(
+                "bitpruning has no bits to learn: give at least one site a bitlength() quantizer."
+            )
+        if budgets:  # one that cannot be met is found now, not after the training
+            bits = jax.device_get(bits_of(variables))
+            round_bits(bits, context.costs, limits, rounding, budgets)
+        return iter(())
+
+    def soft(quant, costs, controls, progress):
+        awake = jnp.where(progress >= settle, 1.0, 0.0)
+        bits = bits_of(quant)
+        total = controls["gamma"] * penalty(quant, costs, criterion)
+        for i, limit in enumerate(budgets):
+            excess = cost_of(limit, bits, costs) / limit.limit - 1.0
+            total += lagrangian(excess, controls["multiplier"][i], controls["stiffness"])
+        return awake * total
+
+    def after_step(variables, controls, costs, step):
+        quant = variables["quant"]
+        for site, (low, high) in bit_limits(rules, costs).items():
+            leaves = read_site(quant, site)
+            new = {**leaves, "bits": jnp.clip(leaves["bits"], low, high)}
+            if "sharpness" in leaves:
+                new["sharpness"] = sharpness ** (step / max(1, learned)).astype(jnp.float32)
+            quant = write_site(quant, site, new)
+        variables = {**variables, "quant": quant}
+        if not count:
+            return variables, controls
+        bits = bits_of(quant)
+        excess = jnp.stack([cost_of(b, bits, costs) / b.limit - 1.0 for b in budgets])
+        smooth = 0.9 * controls["excess"] + 0.1 * excess
+        # Far from the limit the quadratic term pulls; a multiplier raised there would wind up and
+        # overshoot, because bits travel slower than it.
+        due = (step % max(1, learned // _UPDATES) == 0) & (jnp.abs(smooth) < _NEAR)
+        raised = raise_multiplier(smooth, controls["multiplier"], controls["stiffness"])
+        multiplier = jnp.where(due, raised, controls["multiplier"])
+        # The constraint hardens tenfold over the stage: soft first, while bits travel far.
+        stiffness = controls["stiffness"] * 10.0 ** (1.0 / max(1, learned))
+        return variables, {
+            **controls,
+            "excess": smooth,
+            "multiplier": multiplier,
+            "stiffness": stiffness,
+        }
+
+    def round_and_freeze(context, variables, start):
+        if start:
+            return
+        limits = bit_limits(rules, context.costs)
+        bits = jax.device_get(bits_of(context.previous))
+        rounded = round_bits(bits, context.costs, limits, rounding, budgets)
+        quant = variables["quant"]
+        for site, value in rounded.items():
+            quant = write_site(quant, site, {**read_site(quant, site), "bits": jnp.asarray(value)})
+        yield {**variables, "quant": quant}
+
+    stages = [
+        Stage(
+            "learn_bits",
+            tuple(rules),
+            learned,
+            labels=default_labels,
+            optimizers={
+                "weights": weights(learning_rate, learned, warmup, left_off),
+                "bits": scheduled(adam, bits_learning_rate, learned, decay="constant"),
+                "ranges": scheduled(optax.scale_by_adam(), range_learning_rate, learned, end=0.1),
+            },
+            prepare=check,
+            controls=controls,
+            penalty=soft,
+            after_step=after_step,
+            **teaching(distill),
+        ),
+        Stage(
+            "freeze_bits",
+            frozen_rules,
+            tuned,
+            prepare=round_and_freeze,
+            labels=default_labels,
+            optimizers={
+                "weights": weights(tuned_rate, tuned, 0, 0.0),
+                "ranges": scheduled(optax.scale_by_adam(), 0.1 * range_learning_rate, tuned),
+            },
+            **teaching(distill),
+        ),
+    ]
+    if reestimate_batches:
+        stages.append(reestimate(frozen_rules, reestimate_batches))
+    return Method("bitpruning", tuple(stages))
+
+
+def _rounding(policy, budgets, tied):
+    """The rounding policy, given or chosen, that goes with the budgets and the ties."""
+    if policy is None:
+        policy = "budget" if budgets else "nearest"
+    if policy not in POLICIES:
+        raise ValueError(f"`rounding` must be one of {list(POLICIES)} or None, got {policy!r}.")
+    if budgets and policy != "budget":
+        raise ValueError(
+            f"`rounding` must be 'budget' or None where there are budgets, got {policy!r}, which "
+            "may exceed them: change it, or give a strength `gamma` instead of budgets."
+        )
+    if policy == "budget" and not budgets:
+        raise ValueError("rounding='budget' needs a budget: bitjax.budget('bits', 4.0), say.")
+    if budgets and tied:
+        raise ValueError(
+            f"`tied` {list(tied)} does not go with budgets, which round each site by itself: give "
+            "a strength `gamma` instead of budgets, or remove `tied`."
+        )
+    return policy

@@ -1,0 +1,1 @@
+"""Training: state, steps, parallelism, checkpoints, metrics and the runner of stages."""

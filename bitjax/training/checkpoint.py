@@ -1,0 +1,375 @@
+"""Checkpoints that survive a kill and tell damage: Orbax writes them, a manifest vouches for them.
+
+Orbax commits a folder at once or not at all, but it does not notice a flipped bit in the file that
+holds large arrays (measured with version 0.12.8: wrong numbers and no error), and what it does
+notice surfaces as an error about handlers. So every checkpoint carries a manifest with the length
+and CRC-32 of each file, and Orbax is only asked to read what passes.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from bitjax.training.metrics import write_json
+
+PyTree = Any
+
+_log = logging.getLogger(__name__)
+_MANIFEST = "manifest.json"
+# A step, and a number that tells a step's later saves from its first.
+_NAME = re.compile(r"(\d+)(?:-(\d+))?")
+# What a killed save or a killed removal leaves behind.
+_LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|.*\.removed")
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back.
+
+    Attributes:
+      step: the step it was saved at.
+      state: the tree that was saved, in the template's structure.
+      meta: the dict that was saved beside it.
+    """
+
+    step: int
+    state: PyTree
+    meta: dict[str, Any]
+
+
+class DamagedError(OSError):
+    """No checkpoint can be read; the message names the folders."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest few of them kept.
+
+    Several processes may write one checkpoint together: each of them makes this object and calls
+    `save` and `restore` at the same steps, on a file system they share.
+
+    Args:
+      folder: where they are; made by the first save.
+      keep: how many to keep, at least 1; with 2 there is one to fall back on.
+
+    Raises:
+      ValueError: if `keep` is less than 1.
+
+    Example:
+      >>> import tempfile
+      >>> state = {"kernel": jnp.ones((2, 3)), "bits": jnp.float32(4.0)}
+      >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:
+      ...     checkpoints.save(100, state, {"stage": 1})
+      ...     checkpoints.wait()
+      ...     step, again, meta = checkpoints.restore(lambda meta: jax.eval_shape(lambda: state))
+      >>> step, meta, float(again["bits"])
+      (100, {'stage': 1}, 4.0)
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1, got {keep}.")
+        _quiet_orbax()
+        self._folder = Path(folder).absolute()  # Orbax takes no relative paths.
+        self._keep = keep
+        # One thread, so that saves end in order.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._damaged: set[Path] = set()
+
+    def save(
+        self, step: int, state: PyTree, meta: Mapping[str, Any], *, wait: bool = False
+    ) -> None:
+        """Saves a checkpoint, in the background once the arrays are copied to the host.
+
+        Once it is complete, older ones beyond `keep` are removed, so are earlier saves of the same
+        step, and so are those of later steps: a run that saves at an earlier step has gone back.
+
+        Args:
+          step: 0 or more; steps are counted over the whole run.
+          state: a tree of arrays of JAX or NumPy, each with at least one element.
+          meta: what `restore` needs to know before it reads `state` (which stage, which unit):
+            strings as keys, and lists, strings, finite numbers, booleans and None.
+          wait: return when it is on disk.
+
+        Raises:
+          ValueError: if `step` is negative, an array is empty, or a number in `meta` is not finite.
+          TypeError: if a leaf of `state` is no array, or JSON would change `meta`.
+          Exception: whatever stopped the save before this one.
+        """
+        if step < 0:
+            raise ValueError(f"`step` must be 0 or more, got {step}.")
+        leaves = _describe(state)
+        if not leaves or any(leaf.size == 0 for leaf in jax.tree.leaves(state)):
+            raise ValueError(f"Orbax stores no empty arrays and no empty state, got {leaves}.")
+        manifest = {"step": step, "meta": dict(meta), "leaves": leaves}
+        if json.loads(json.dumps(manifest, allow_nan=False)) != manifest:
+            raise TypeError(f"`meta` must come back from JSON as it is, got {meta!r}.")
+        self._settle()
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self._folder.iterdir():
+                if _LEFTOVER.fullmatch(leftover.name):
+                    shutil.rmtree(leftover)
+        again = max((count + 1 for other, count, _ in self._entries() if other == step), default=0)
+        if jax.process_count() > 1:
+            # Orbax refuses arrays that each process holds for itself.
+            state = jax.tree.map(_to_host, state)
+        path = self._folder / (f"{step}-{again}" if again else f"{step}")
+        saving = ocp.save_checkpointables_async(str(path), {"state": state})
+        self._pending = self._thread.submit(self._complete, saving, path, manifest)
+        _unfinished.add(self)
+        if wait:
+            self.wait()
+
+    def _complete(self, saving: Any, path: Path, manifest: dict[str, Any]) -> None:
+        saving.result()
+        if jax.process_index() != 0:
+            return
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        manifest["files"] = {
+            file.relative_to(path).as_posix(): _fingerprint(file) for file in files
+        }
+        write_json(path / _MANIFEST, manifest | {"crc32": _seal(manifest)})
+
+        # By step, so that the last save of a step stands for it.
+        older = {
+            step: other
+            for step, _, other in self._entries()
+            if step < manifest["step"] and other not in self._damaged
+        }
+        kept = [path, *list(older.values())[::-1][: self._keep - 1]]
+        for _, _, other in self._entries():
+            if other not in kept:
+                # Renamed first, so that a kill does not leave half a checkpoint under its name.
+                removed = other.with_name(other.name + ".removed")
+                os.replace(other, removed)
+                shutil.rmtree(removed)
+        self._damaged.clear()
+
+    def restore(
+        self, template: Callable[[dict[str, Any]], PyTree], *, step: int | None = None
+    ) -> Restored | None:
+        """Reads the newest checkpoint that is whole.
+
+        A damaged one is reported in the log, by its folder and by what is wrong with it, and the
+        next older one is tried.
+
+        Args:
+          template: maps the checkpoint's `meta` to a tree like the one saved, of arrays or
+            `jax.ShapeDtypeStruct`. NumPy arrays are read as NumPy arrays. A leaf that names a
+            sharding is put there; others become uncommitted arrays on the default device, as
+            freshly initialised ones are.
+          step: read this step's and no other.
+
+        Returns:
+          The checkpoint, bit for bit as it was saved, or None if there is none at all.
+
+        Raises:
+          DamagedError: if there are checkpoints and none is whole.
+          ValueError: if the checkpoint is whole and the template differs from it, or if there is
+            none at `step`.
+        """
+        self._settle()
+        entries = self._entries()
+        if step is not None:
+            entries = [entry for entry in entries if entry[0] == step]
+            if not entries:
+                there = ", ".join(map(str, self.steps())) or "none"
+                raise ValueError(f"{self._folder} has no checkpoint of step {step}; has {there}.")
+        for _, _, path in reversed(entries):
+            try:
+                manifest = _verify(path)
+            except (OSError, ValueError) as error:
+                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
+                self._damaged.add(path)
+                continue
+            abstract = template(manifest["meta"])
+            _check_fits(abstract, manifest["leaves"], path)
+            return Restored(manifest["step"], _load(path, abstract), manifest["meta"])
+        if entries:
+            names = ", ".join(str(path) for _, _, path in reversed(entries))
+            raise DamagedError(
+                f"Every checkpoint is damaged: {names}. Remove them to start from the beginning."
+            )
+        return None
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, damaged ones among them, oldest first."""
+        return sorted({step for step, _, _ in self._entries()})
+
+    def wait(self) -> None:
+        """Waits for the save in progress, and raises what stopped it if something did."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _settle(self) -> None:
+        self.wait()
+        if jax.process_count() > 1:  # The others must not see what process 0 is removing.
+            multihost_utils.sync_global_devices("checkpoints")
+
+    def close(self) -> None:
+        """Waits for the save in progress and ends the thread that writes."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """Step, number of the save and folder of each checkpoint, oldest first."""
+        found = []
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if (match := _NAME.fullmatch(path.name)) and path.is_dir():
+                found.append((int(match[1]), int(match[2] or 0), path))
+        return sorted(found)
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    """The path of each leaf, with its dtype and shape."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise TypeError(
+                f"the leaf {name} of a checkpoint is no array but {leaf!r}; use jnp.asarray."
+            )
+        described[name] = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    return described
+
+
+def _fingerprint(file: Path) -> list[int]:
+    """Length and CRC-32 of a file."""
+    length = crc = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            length, crc = length + len(block), zlib.crc32(block, crc)
+    return [length, crc]
+
+
+def _seal(manifest: dict[str, Any]) -> int:
+    """CRC-32 of the manifest itself: a flipped bit can leave it valid JSON."""
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _verify(path: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint; raises what is wrong with another."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"it has no {_MANIFEST}") from None
+    except ValueError:
+        raise ValueError(f"{_MANIFEST} is not JSON") from None
+    if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _seal(manifest):
+        raise ValueError(f"{_MANIFEST} is not as it was written")
+    for name, fingerprint in manifest["files"].items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _fingerprint(path / name) != fingerprint:
+            raise ValueError(f"{name} is not as it was written")
+    return manifest
+
+
+def _check_fits(abstract: PyTree, saved: dict[str, str], path: Path) -> None:
+    wanted = _describe(abstract)
+    differences = [
+        f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ValueError(
+            f"The checkpoint {path} is whole but holds another state: "
+            f"{'; '.join(differences[:3])}{more}. Use the configuration it was saved with, or "
+            "another folder."
+        )
+
+
+def _load(path: Path, abstract: PyTree) -> PyTree:
+    def ask(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
+            return leaf
+        if _is_key(leaf):
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        # Without a sharding Orbax would put a leaf where it was saved, and commit it there.
+        return np.empty(leaf.shape, leaf.dtype)
+
+    def give(leaf: Any, loaded: Any) -> Any:
+        if isinstance(leaf, np.ndarray) or getattr(leaf, "sharding", None) is not None:
+            return loaded
+        if _is_key(leaf):
+            data = jnp.array(np.asarray(jax.random.key_data(loaded)))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(loaded))
+        return jnp.array(loaded)  # A copy: memory that NumPy owns cannot be donated.
+
+    # Of an array only what a new one would have counts: its device, if it was put there.
+    abstract = jax.tree.map(
+        lambda leaf: (
+            jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None
+            )
+            if isinstance(leaf, jax.Array)
+            else leaf
+        ),
+        abstract,
+    )
+    loaded = ocp.load_checkpointables(str(path), {"state": jax.tree.map(ask, abstract)})["state"]
+    return jax.tree.map(give, abstract, loaded)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and not _is_key(leaf):
+        return np.asarray(leaf)
+    return leaf
+
+
+class _NoOrbaxChatter(logging.Filter):
+    """Drops what Orbax logs below an error: several lines for every save."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _quiet_orbax() -> None:
+    absl = logging.getLogger("absl")
+    if not any(isinstance(known, _NoOrbaxChatter) for known in absl.filters):
+        absl.addFilter(_NoOrbaxChatter())
+
+
+_unfinished: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    for checkpoints in list(_unfinished):
+        checkpoints.wait()
+
+
+# A program may end without closing its Checkpoints. Once the interpreter has begun to end its
+# thread pools a save in progress cannot finish: Orbax 0.12.8 then waits for minutes. atexit comes
+# too late; this is the hook that thread pools themselves use, and later entries run first.
+threading._register_atexit(_finish_all)  # pyrefly: ignore[missing-attribute]

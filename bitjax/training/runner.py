@@ -1,0 +1,290 @@
+"""The one runner: takes a method's stages through preparation, training and evaluation.
+
+It checkpoints at each unit of preparation, inside training and between stages, and resumes at any
+of them with the same result, bit for bit on one machine.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bitjax.calibrate import attach
+from bitjax.cost import bits_of
+from bitjax.data import AUGMENTATIONS, Dataset, eval_batches, normalize, train_batch
+from bitjax.linen import QUANT, STATS, Quantized
+from bitjax.methods.base import Context, Method, Stage
+from bitjax.sites import Costs, site_costs
+from bitjax.tap import first_nonfinite
+from bitjax.training.keeper import Keeper, Place
+from bitjax.training.metrics import Progress
+from bitjax.training.results import StageResult, result_of
+from bitjax.training.run_folder import provenance
+from bitjax.training.settings import Settings as Settings
+from bitjax.training.settings import check_settings
+from bitjax.training.state import TrainState, initial_state, variables_of, with_variables
+from bitjax.training.step import make_eval_step, make_train_step
+
+_ORDER_SEED = 0x5EED  # of the images that preparation sees; the same in every run
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient was not finite; the message says at which step and site."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved and it can be resumed."""
+
+
+class Run:
+    """One run of a method on a model and a data set.
+
+    Args:
+      method: the stages.
+      model: a plain Linen module whose call takes the images first.
+      dataset: the data.
+      variables: to start from, float; None initialises from the seed.
+      settings: see `Settings`.
+      folder: an opened run folder; None keeps nothing on disk.
+      facts: what `result.json` says beside the measurements: name, config_hash, budget, ...
+      show: whether progress is shown.
+
+    Example:
+      >>> import bitjax as bj
+      >>> from bitjax.data import load
+      >>> from bitjax.methods import uniform
+      >>> from bitjax.models import MLP
+      >>> rules = [bj.rule(".*", bj.uniform(bits=8))]
+      >>> run = Run(uniform(rules), MLP(features=(8,)), load("digits"), show=False)
+      >>> run.execute()["bits"]["all"]["integer"]
+      8.0
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        dataset: Dataset,
+        variables: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+        *,
+        folder: Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+        show: bool = True,
+    ):
+        self.method, self.model, self.dataset = method, model, dataset
+        self.settings = check_settings(settings or Settings())
+        self.folder, self.facts, self.show = folder, dict(facts or {}), show
+        self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
+        self.stopping = False  # set from a signal handler; read between steps
+        self.key = jax.random.PRNGKey(self.settings.seed)
+        sample = self.preprocess(None, jnp.asarray(dataset.eval_images[:2]))
+        if variables is None:
+            variables = jax.jit(model.init)(jax.random.fold_in(self.key, 0x1417), sample)
+        self.start: dict[str, Any] = dict(variables)
+        self.costs: Costs = site_costs(model, sample)
+
+    def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
+        """Raw pixels to what the model takes; augmented where there is a key."""
+        data = self.dataset
+        if key is not None:
+            images = AUGMENTATIONS[self.settings.augmentation](key, images)
+        return normalize(images, data.mean, data.std, data.max_value)
+
+    def batches(self, count: int, augment: bool) -> Iterator[jax.Array]:
+        """`count` model inputs from the training images, the same ones at every call."""
+        augmented, plain = jax.jit(self.preprocess), jax.jit(lambda x: self.preprocess(None, x))
+        for i in range(count):
+            images = train_batch(self.dataset, self.settings.batch_size, i, _ORDER_SEED)["image"]
+            key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
+            yield augmented(key, images) if augment else plain(images)
+
+    def calibration_batch(self) -> jax.Array:
+        """The training images on which new ranges are fitted."""
+        size = min(self.settings.calibration_size, len(self.dataset.labels))
+        images = train_batch(self.dataset, size, 0, _ORDER_SEED)["image"]
+        return self.preprocess(None, jnp.asarray(images))
+
+    def evaluator(self, model: Any) -> Callable[[Any], tuple[float, float]]:
+        """A function of variables: (top-1 accuracy as a fraction, mean loss in nats).
+
+        Over the evaluation examples. It compiles once, so keep it where it is used again.
+        """
+        step = jax.jit(make_eval_step(model, self.preprocess))
+
+        def evaluate(variables):
+            batches = eval_batches(self.dataset, self.settings.eval_batch_size)
+            sums = [jax.device_get(step(variables, batch)) for batch in batches]
+            total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
+            return total["correct"] / total["count"], total["loss"] / total["count"]
+
+        return evaluate
+
+    def wrap(self, stage: Stage) -> Any:
+        """The model under a stage's rules; the model itself where there are none."""
+        return Quantized(self.model, tuple(stage.rules))
+
+    def enter(self, stage: Stage, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables with the stage's sites: new ones fitted, gone ones dropped."""
+        if not stage.rules:
+            return {k: v for k, v in variables.items() if k not in (QUANT, STATS)}
+        return attach(self.wrap(stage), variables, self.calibration_batch())
+
+    def execute(self) -> dict[str, Any]:
+        """Runs what is left of the method.
+
+        Returns:
+          What `result.json` holds.
+
+        Raises:
+          NonFiniteError: a loss or gradient was not finite.
+          Stopped: `stopping` was set; the state is saved.
+          ValueError: a stage's inputs are wrong, see its method.
+        """
+        keeper = Keeper(self)
+        try:
+            with Progress(enabled=self.show) as progress:
+                variables = self._stages(keeper, progress)
+            result = result_of(self, keeper, variables)
+            keeper.finish(result, variables)
+            return result
+        except BaseException as error:
+            keeper.fail(error)
+            raise
+        finally:
+            keeper.close()
+
+    def _stages(self, keeper: Keeper, progress: Progress) -> Mapping[str, Any]:
+        place, saved = keeper.restore()
+        variables = saved.get("variables", self.start)
+        for index, stage in enumerate(self.method.stages):
+            if index < place.stage:
+                continue
+            here = place if place.stage == index else Place(index, "enter")
+            keeper.enter_stage(here)
+            if here.phase == "train":
+                state = saved["state"]
+            else:
+                previous = saved["previous"] if here.phase == "prepare" else variables
+                if here.phase == "enter":
+                    variables = self.enter(stage, previous)
+                if stage.prepare is not None:
+                    context = self._context(index, previous)
+                    units = stage.prepare(context, variables, here.unit)
+                    for unit, variables in enumerate(units, here.unit + 1):
+                        tree = {"variables": variables, "previous": previous}
+                        keeper.save(Place(index, "prepare", unit), tree)
+                        self._stop_if_asked(index)
+                state = self.fresh_state(index, variables)
+            evaluate = self.evaluator(self.wrap(stage))
+            state = self._train(index, state, evaluate, keeper, progress)
+            variables = variables_of(state)
+            accuracy, loss = evaluate(variables)
+            done = StageResult(stage.name, stage.steps, keeper.stage_seconds(), accuracy, loss)
+            learned = bits_of(variables) if "bits" in stage.optimizers else None
+            keeper.end_stage(done, learned)
+            if self.show:
+                split = self.dataset.eval_split
+                print(f"{stage.name}: {split} accuracy {accuracy:.2%}", flush=True)
+            keeper.save(Place(index + 1, "enter"), {"variables": variables})
+            if index + 1 < len(self.method.stages):
+                self._stop_if_asked(index + 1)
+        return variables
+
+    def fresh_state(self, index: int, variables: Mapping[str, Any]) -> TrainState:
+        """The state in which a stage starts; its arrays are its own, because steps donate them."""
+        stage = self.method.stages[index]
+        offset = sum(s.steps for s in self.method.stages[:index])
+        state = initial_state(stage, variables, key=self.key, offset=offset, teacher=self.start)
+        return jax.tree.map(jnp.copy, state)
+
+    def _context(self, index: int, previous: Mapping[str, Any]) -> Context:
+        stages = self.method.stages
+        return Context(
+            model=self.wrap(stages[index]),
+            previous_model=self.wrap(stages[index - 1]) if index else None,
+            previous=previous,
+            batches=self.batches,
+            costs=self.costs,
+            key=jax.random.fold_in(self.key, 0x57A6E + index),
+            log=lambda text: print(text, flush=True) if self.show else None,
+        )
+
+    def _train(
+        self, index: int, state: TrainState, evaluate: Any, keeper: Keeper, progress: Progress
+    ) -> TrainState:
+        stage, settings = self.method.stages[index], self.settings
+        done, offset = int(state.step), int(state.offset)
+        if done >= stage.steps:
+            return state
+        model = self.wrap(stage)
+        step = jax.jit(
+            make_train_step(model, stage, self.costs, self.preprocess, teacher=self.model),
+            donate_argnums=0,
+        )
+        progress.stage(stage.name, stage.steps, done=done)
+        began = time.monotonic()
+        while done < stage.steps:
+            batch = train_batch(self.dataset, settings.batch_size, offset + done, settings.seed)
+            state, metrics = step(state, batch)
+            done += 1
+            progress.update(
+                done,
+                loss=metrics["loss"],
+                accuracy=metrics["accuracy"],
+                bits=metrics.get("bits"),
+            )
+            last, stopping = done == stage.steps, self.stopping  # it may be set at any moment
+            save = not last and (done % settings.checkpoint_every == 0 or stopping)
+            log = last or done % settings.log_every == 0
+            if log or save:
+                self._check_finite(model, state)
+            if log:
+                row = {name: float(v) for name, v in jax.device_get(metrics).items()}
+                row["seconds"] = round(time.monotonic() - began, 3)
+                keeper.row(offset + done, {"stage": stage.name, **row})
+            if stage.every is not None and done % stage.every[0] == 0:
+                # The preceding variables are those of this stage: there is no earlier form to read.
+                context = self._context(index, variables_of(state))
+                new = stage.every[1](context, variables_of(state))
+                state = jax.tree.map(jnp.copy, with_variables(state, new))
+            if settings.eval_every and done % settings.eval_every == 0 and not last:
+                accuracy, loss = evaluate(variables_of(state))
+                keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
+            if save:
+                keeper.save(Place(index, "train", done), {"state": state})
+            if stopping and not last:  # a stage that is done is evaluated and saved first
+                raise _stopped(offset + done)
+        return state
+
+    def _stop_if_asked(self, index: int) -> None:
+        if self.stopping:
+            raise _stopped(sum(stage.steps for stage in self.method.stages[:index]))
+
+    def _check_finite(self, model: Any, state: TrainState) -> None:
+        bad = int(state.bad_step)
+        if bad < 0:
+            return
+        # The state stood still since then, and batches are functions of the step: look again.
+        step = int(state.offset) + bad
+        batch = train_batch(self.dataset, self.settings.batch_size, step, self.settings.seed)
+        key = jax.random.split(jax.random.fold_in(state.key, step), 3)[0]
+        x = self.preprocess(key, jnp.asarray(batch["image"]))
+        site = first_nonfinite(model, variables_of(state), x)
+        where = (
+            f"at {site!r}"
+            if site
+            else "in the gradient or the update; every tensor of the forward pass is finite"
+        )
+        raise NonFiniteError(
+            f"step {step + 1} is not finite {where}. The last good checkpoint is kept; check the "
+            "data, lower the learning rates or warm up, then start a new run."
+        )
+
+
+def _stopped(step: int) -> Stopped:
+    return Stopped(f"stopped at step {step}; run the same command to resume.")

@@ -1,0 +1,145 @@
+"""What a training step carries from one step to the next: one tree of arrays."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bitjax.linen import QUANT, STATS
+from bitjax.methods.base import FROZEN, Stage, default_labels
+
+
+class TrainState(NamedTuple):
+    """The state of a stage.
+
+    Attributes:
+      params: the model's.
+      quant: what quantizers learn.
+      quant_stats: what they observe.
+      other: the remaining collections, `batch_stats` among them.
+      opt_state: of the stage's optimizers.
+      controls: of the stage: strengths, multipliers.
+      step: int32, steps of the stage that are done.
+      offset: int32, steps of the run before the stage.
+      key: raw PRNG key of the run.
+      bad_step: int32, the first step of the stage that was not finite, from 0; -1 if none.
+        From it on the state stands still.
+      teacher: variables of the float model, where the stage's loss reads it.
+    """
+
+    params: Any
+    quant: Any
+    quant_stats: Any
+    other: Any
+    opt_state: Any
+    controls: Any
+    step: jax.Array
+    offset: jax.Array
+    key: jax.Array
+    bad_step: jax.Array
+    teacher: Any
+
+
+def optimizer(stage: Stage) -> optax.GradientTransformation:
+    """The stage's optimizers as one; leaves whose label has none are frozen.
+
+    Example:
+      >>> tx = optimizer(Stage("train", ()))
+      >>> updates, _ = tx.update({"params": {"w": 1.0}}, tx.init({"params": {"w": 0.0}}))
+      >>> float(updates["params"]["w"])
+      0.0
+    """
+    labels = stage.labels or default_labels
+    known: dict[Hashable, optax.GradientTransformation] = {
+        **stage.optimizers,
+        FROZEN: optax.set_to_zero(),
+    }
+
+    def choose(trained):
+        return jax.tree.map(lambda label: label if label in known else FROZEN, labels(trained))
+
+    return optax.partition(known, choose)
+
+
+def moving(stage: Stage, trained: Mapping[str, Any]) -> Any:
+    """A tree of bools: whether one of the stage's optimizers moves the leaf.
+
+    Example:
+      >>> moving(Stage("train", (), optimizers={"weights": optax.sgd(0.1)}), {"params": {"w": 1.0}})
+      {'params': {'w': True}}
+    """
+    labels = (stage.labels or default_labels)(trained)
+    return jax.tree.map(lambda label: label in stage.optimizers, labels)
+
+
+def initial_state(
+    stage: Stage,
+    variables: Mapping[str, Any],
+    *,
+    key: jax.Array,
+    offset: int = 0,
+    teacher: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """The state in which a stage starts, with its optimizers fresh.
+
+    Args:
+      stage: whose optimizers and controls it holds.
+      variables: the model's, after the stage's preparation.
+      key: raw PRNG key, `jax.random.PRNGKey(seed)`.
+      offset: steps of the run before this stage.
+      teacher: variables of the float model.
+
+    Example:
+      >>> state = initial_state(Stage("train", ()), {"params": {}}, key=jax.random.PRNGKey(0))
+      >>> int(state.step), int(state.bad_step)
+      (0, -1)
+    """
+    params, quant = variables["params"], variables.get(QUANT, {})
+    known = ("params", QUANT, STATS)
+    return TrainState(
+        params=params,
+        quant=quant,
+        quant_stats=variables.get(STATS, {}),
+        other={name: tree for name, tree in variables.items() if name not in known},
+        opt_state=optimizer(stage).init({"params": params, QUANT: quant}),
+        controls={name: jnp.asarray(v, jnp.float32) for name, v in stage.controls.items()},
+        step=jnp.zeros((), jnp.int32),
+        offset=jnp.asarray(offset, jnp.int32),
+        key=key,
+        bad_step=jnp.full((), -1, jnp.int32),
+        teacher=dict(teacher or {}) if stage.teacher else {},
+    )
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """The model's variables, as `apply` takes them.
+
+    Example:
+      >>> state = initial_state(Stage("train", ()), {"params": {}}, key=jax.random.PRNGKey(0))
+      >>> variables_of(state)
+      {'params': {}}
+    """
+    found = {"params": state.params, **state.other}
+    for name, tree in ((QUANT, state.quant), (STATS, state.quant_stats)):
+        if tree:
+            found[name] = tree
+    return found
+
+
+def with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
+    """The state with other variables and everything else as it is.
+
+    Example:
+      >>> state = initial_state(Stage("train", ()), {"params": {}}, key=jax.random.PRNGKey(0))
+      >>> with_variables(state, {"params": {"w": 1}}).params
+      {'w': 1}
+    """
+    known = ("params", QUANT, STATS)
+    return state._replace(
+        params=variables["params"],
+        quant=variables.get(QUANT, {}),
+        quant_stats=variables.get(STATS, {}),
+        other={name: tree for name, tree in variables.items() if name not in known},
+    )

@@ -1,0 +1,153 @@
+"""One training step and one evaluation step, as pure per-device functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bitjax.cost import average_bits, bits_of
+from bitjax.linen import QUANT, STATS, Quantized
+from bitjax.methods.base import Stage
+from bitjax.sites import Costs
+from bitjax.tap import is_finite
+from bitjax.training.state import TrainState, moving, optimizer, variables_of, with_variables
+
+Metrics = dict[str, jax.Array]
+Preprocess = Callable[[jax.Array | None, jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross entropy of each example, [batch] float32, in nats.
+
+    Example:
+      >>> round(float(cross_entropy(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
+      0.6931
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+
+
+def make_train_step(
+    model: Quantized,
+    stage: Stage,
+    costs: Costs,
+    preprocess: Preprocess,
+    *,
+    teacher: Any = None,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]:
+    """Builds `step(state, batch) -> (state, metrics)` for one device of `axis_name`, not jitted.
+
+    Everything that a run may vary without a new program is in the state: bits, strengths, learning
+    rates, the seed. A step whose loss, gradient or result is not finite changes nothing but
+    `bad_step`, and no later step changes anything: the last good state is what remains.
+
+    Args:
+      model: under the stage's rules.
+      stage: whose optimizers, penalty and loss the step uses.
+      costs: from `site_costs`.
+      preprocess: `(key, images) -> model input`; augments where key is not None.
+      teacher: the float model, where `stage.teacher`.
+      axis_name: of the devices that share the batch.
+
+    Returns:
+      The step. Batches are {'image': [n, ...], 'label': int32 [n]}; metrics are scalars: `loss`
+      (with the penalty), `task_loss`, `accuracy`, and `bits`, the average, where there are any.
+
+    Example: see `tests/training/test_step.py`; the runner is the usual caller.
+    """
+    model = model.clone(axis_name=axis_name)
+    tx = optimizer(stage)
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.offset + state.step)
+        if axis_name:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        augment_key, quant_key, dropout_key = jax.random.split(key, 3)
+        x = preprocess(augment_key, batch["image"])
+        progress = state.step / max(1, stage.steps)
+        soft = None
+        if stage.teacher:
+            soft = jax.lax.stop_gradient(teacher.apply(state.teacher, x))
+
+        def loss_of(trained):
+            variables = {**variables_of(state), **trained}
+            mutable = [name for name in (*state.other, STATS)]
+            logits, updates = model.apply(
+                variables,
+                x,
+                train=True,
+                mutable=mutable,
+                rngs={QUANT: quant_key, "dropout": dropout_key},
+            )
+            logits = logits.astype(jnp.float32)
+            if stage.loss is None:
+                task = jnp.mean(cross_entropy(logits, batch["label"]))
+            else:
+                task = stage.loss(logits, batch["label"], soft)
+            extra = jnp.float32(0.0)
+            if stage.penalty is not None:
+                extra = stage.penalty(trained[QUANT], costs, state.controls, progress)
+            return task + extra, (task, logits, updates)
+
+        trained = {"params": state.params, QUANT: state.quant}
+        (loss, (task, logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        # What no optimizer moves needs no gradient: the compiler drops what would have made it.
+        moves = moving(stage, trained)
+        grads = jax.tree.map(lambda g, moved: g if moved else jnp.zeros_like(g), grads, moves)
+        hits = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
+        if axis_name:
+            grads, loss, task, hits = jax.lax.pmean((grads, loss, task, hits), axis_name)
+
+        deltas, opt_state = tx.update(grads, state.opt_state, trained)
+        trained: dict[str, Any] = optax.apply_updates(trained, deltas)  # pyrefly: ignore
+        variables = {**variables_of(state), **trained, **updates}
+        controls = state.controls
+        if stage.after_step is not None:
+            variables, controls = stage.after_step(variables, controls, costs, state.step + 1)
+        new = with_variables(
+            state._replace(opt_state=opt_state, controls=controls, step=state.step + 1), variables
+        )
+        # A step may overflow where its gradient does not.
+        finite = is_finite((loss, grads, variables))
+        good = finite & (state.bad_step < 0)
+        # A conditional, not a select per leaf: XLA would fuse the whole test into each of them, and
+        # compile four times as long.
+        new = jax.lax.cond(good, lambda new, old: new, lambda new, old: old, new, state)
+        bad = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
+        metrics = {"loss": loss, "task_loss": task, "accuracy": hits}
+        if state.quant:
+            metrics["bits"] = average_bits(bits_of(new.quant), costs)
+        return new._replace(bad_step=bad), metrics
+
+    return step
+
+
+def make_eval_step(
+    model: Any, preprocess: Preprocess, *, axis_name: str | None = None
+) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
+    """Builds `step(variables, batch) -> sums` over the examples whose mask is 1.
+
+    Args:
+      model: `Quantized` or plain.
+      preprocess: as in `make_train_step`; called without a key.
+      axis_name: of the devices that share the batch.
+
+    Returns:
+      The step; its sums are `loss` (nats), `correct` and `count`, float32 scalars.
+    """
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> Metrics:
+        logits = model.apply(variables, preprocess(None, batch["image"]))
+        mask = batch["mask"]
+        hit = jnp.argmax(logits, -1) == batch["label"]
+        # Filling is black images: their loss is finite, and the mask removes it.
+        sums = {
+            "loss": jnp.sum(cross_entropy(logits, batch["label"]) * mask),
+            "correct": jnp.sum(hit * mask),
+            "count": jnp.sum(mask),
+        }
+        return jax.lax.psum(sums, axis_name) if axis_name else sums
+
+    return step

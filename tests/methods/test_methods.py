@@ -1,0 +1,142 @@
+"""Every method, asked the same questions: does it train, in order, to integers, from any start?"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bitjax as bj
+from bitjax.data import load
+from bitjax.methods import Method, bitpruning, full_precision, lsq, pact, uniform
+from bitjax.methods.base import distillation, scheduled
+from bitjax.models import MLP
+from bitjax.training.keeper import Keeper
+from bitjax.training.metrics import read_rows
+from bitjax.training.runner import Run, Settings
+
+DATA = load("digits", limit=256)
+MODEL = MLP(features=(16,))
+SETTINGS = Settings(batch_size=64, eval_batch_size=256, log_every=1, calibration_size=64)
+BUDGETS = (bj.budget("bits", 4.0),)
+TRAINING = {"steps": 30, "learning_rate": 0.1, "warmup": 5}
+
+
+class Row(NamedTuple):
+    """A method under test: its stages, and its average bits over all four sites."""
+
+    method: Method
+    stages: tuple[str, ...]
+    bits: float
+
+
+def rules(kernel, hidden):
+    return (
+        bj.rule(".*/kernel", kernel),
+        bj.rule("dense1/input", kernel),  # the normalised image has negative values
+        bj.rule(".*", hidden),
+    )
+
+
+METHODS = {
+    "full_precision": Row(full_precision(**TRAINING), ("train",), 32.0),
+    "uniform": Row(
+        uniform(rules(bj.uniform(bits=4), bj.uniform(bits=4, signed=False)), **TRAINING),
+        ("fine_tune",),
+        4.0,
+    ),
+    "uniform after training": Row(
+        uniform((bj.rule(".*", bj.uniform(bits=8)),)), ("calibrate",), 8.0
+    ),
+    "lsq": Row(
+        lsq(rules(bj.lsq(bits=3), bj.lsq(bits=3, signed=False)), distill=0.5, **TRAINING),
+        ("fine_tune",),
+        3.0,
+    ),
+    "pact": Row(
+        pact(rules(bj.uniform(bits=4), bj.pact(bits=4)), reestimate_batches=2, **TRAINING),
+        ("fine_tune", "reestimate_batch_stats"),
+        4.0,
+    ),
+    "bitpruning": Row(
+        bitpruning(
+            rules(
+                bj.bitlength(init=6.0, range="learned"),
+                bj.bitlength(init=6.0, range="learned", signed=False),
+            ),
+            budgets=BUDGETS,
+            bits_learning_rate=0.1,
+            settle=0.0,
+            **TRAINING,
+        ),
+        ("learn_bits", "freeze_bits"),
+        4.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_trains_to_integer_bits_and_leaves_its_start_alone(name, tmp_path):
+    row = METHODS[name]
+    start = MODEL.init(jax.random.PRNGKey(5), jnp.zeros((1, 8, 8, 1)))
+    before = jax.tree.map(np.array, start)
+    run = Run(row.method, MODEL, DATA, start, SETTINGS, folder=tmp_path, show=False)
+    result = run.execute()
+    jax.tree.map(np.testing.assert_array_equal, start, before)
+
+    assert result["status"] == "finished" and result["method"] == row.method.name
+    assert tuple(stage["name"] for stage in result["stages"]) == row.stages
+    assert result["bits"]["all"]["integer"] == row.bits
+    loss = [r["task_loss"] for r in read_rows(tmp_path / "metrics.jsonl")]
+    assert len(loss) == result["steps"] == sum(stage.steps for stage in row.method.stages)
+    if loss:
+        assert np.mean(loss[-5:]) < 0.7 * np.mean(loss[:5])
+        assert result["stages"][-1]["loss"] < 1.5 and result["accuracy"] > 0.5
+
+    keeper = Keeper(run)
+    _, saved = keeper.restore()
+    keeper.close()
+    bits = {site: np.asarray(n) for site, n in bj.bits_of(saved["variables"]).items()}
+    assert len(bits) == (0 if name == "full_precision" else 4)
+    assert all(np.all(n == np.rint(n)) for n in bits.values())
+    if name == "bitpruning":
+        limits = dict.fromkeys(bits, (1.0, 16.0))
+        rounded = bj.round_bits(keeper.fractional, run.costs, limits, "budget", BUDGETS)
+        jax.tree.map(np.testing.assert_array_equal, rounded, bits)  # freezing has moved none
+        assert result["bits"]["all"]["fractional"] < 5.5
+
+
+def rates(tx, count):
+    """The learning rate of each step."""
+    state = tx.init({"w": jnp.float32(0.0)})
+    found = []
+    for _ in range(count):
+        updates, state = tx.update({"w": jnp.float32(1.0)}, state)
+        found.append(-float(updates["w"]))
+    return found
+
+
+def test_a_rate_rises_linearly_then_falls_as_a_cosine_to_its_end():
+    found = rates(scheduled(optax.identity(), 2.0, steps=14, warmup=4, end=0.5), 20)
+    np.testing.assert_allclose(found[:5], [0.4, 0.8, 1.2, 1.6, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(found[9], 1.5, rtol=1e-6)  # half way from 2 to 1
+    np.testing.assert_allclose(found[14:], 1.0, rtol=1e-6)
+    assert rates(scheduled(optax.identity(), 2.0, steps=3, decay="constant"), 5) == [2.0] * 5
+    with pytest.raises(ValueError, match="`decay` must be 'cosine' or 'constant', got 'linear'"):
+        scheduled(optax.identity(), 1.0, 1, decay="linear")
+
+
+def test_distillation_mixes_the_teacher_and_the_labels():
+    logits, teacher = jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.array([[2.0, 0.0], [1.0, 1.0]])
+    labels = jnp.array([0, 1])
+    log_q, p = jax.nn.log_softmax(logits), jax.nn.softmax(teacher)
+    hard = -(log_q[0, 0] + log_q[1, 1]) / 2
+    soft = jnp.sum(p * (jnp.log(p) - log_q)) / 2
+    np.testing.assert_allclose(distillation(share=0.0)(logits, labels, teacher), hard, rtol=1e-6)
+    np.testing.assert_allclose(distillation(share=1.0)(logits, labels, teacher), soft, rtol=1e-6)
+    mixed = distillation(share=0.25)(logits, labels, teacher)
+    np.testing.assert_allclose(mixed, 0.25 * soft + 0.75 * hard, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`distill` must be in \[0, 1\], got 2"):
+        lsq((), steps=1, distill=2.0)

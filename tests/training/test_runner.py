@@ -1,0 +1,304 @@
+"""Runs repeat bit for bit, stop and resume anywhere, and say where a loss went wrong."""
+
+import csv
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bitjax as bj
+from bitjax.data import batch_indices, load
+from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
+from bitjax.models import MLP
+from bitjax.training.keeper import Keeper
+from bitjax.training.metrics import read_rows
+from bitjax.training.runner import NonFiniteError, Run, Settings, Stopped
+
+DATA = load("digits", limit=100)
+SETTINGS = Settings(
+    batch_size=16,
+    eval_batch_size=64,
+    augmentation="shift",
+    calibration_size=32,
+    log_every=3,
+    checkpoint_every=2,
+    eval_every=4,
+)
+
+
+class Net(nn.Module):
+    """A hidden layer with batch normalisation and dropout, and a head."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Dense(8, name="hidden")(x.reshape(len(x), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, name="bn")(x))
+        x = nn.Dropout(0.2, deterministic=not train)(x)
+        return nn.Dense(10, name="head")(x)
+
+
+class Killed(BaseException):
+    """What no one catches: the process is gone."""
+
+
+class Interruption:
+    """Kills or stops a run when it comes by a place for the n-th time."""
+
+    def __init__(self, place=None, kind="kill", times=1):
+        self.place, self.kind, self.times, self.run = place, kind, times, None
+
+    def passing(self, place):
+        if place != self.place:
+            return
+        self.times -= 1
+        if self.times == 0 and self.kind == "kill":
+            raise Killed
+        if self.times == 0:
+            self.run.stopping = True
+
+
+def method(interruption):
+    """Three prepared units, learned bits under a budget, rounding, fine-tuning, statistics."""
+    rules = (bj.rule("head/.*", bj.bitlength(init=6.0)),)
+    pruned = bitpruning(
+        rules,
+        steps=12,
+        fine_tune=0.5,
+        budgets=(bj.budget("bits", 5.0, "head/.*"),),
+        gamma=0.1,
+        distill=0.5,
+        bits_learning_rate=0.1,
+        reestimate_batches=2,
+    )
+
+    def units(context, variables, start):
+        interruption.passing("enter")
+        for unit in range(start, 3):
+            noise = jax.random.normal(jax.random.fold_in(context.key, unit), (10,))
+            params = {**variables["params"]}
+            params["head"] = {**params["head"], "bias": params["head"]["bias"] + 0.01 * noise}
+            variables = {**variables, "params": params}
+            interruption.passing("unit")
+            yield variables
+
+    def watched(stage):
+        def between(context, variables):
+            interruption.passing(stage.name)
+            return variables
+
+        return stage._replace(every=(1, between)) if stage.steps else stage
+
+    stages = map(watched, pruned.stages)
+    return Method("test", (Stage("units", rules, prepare=units), *stages))
+
+
+def make(folder, interruption=None, **settings):
+    interruption = interruption or Interruption()
+    run = Run(
+        method(interruption),
+        Net(),
+        DATA,
+        settings=SETTINGS._replace(**settings),
+        folder=folder,
+        show=False,
+    )
+    interruption.run = run
+    return run
+
+
+def final_state(run):
+    """The variables that a finished run left on disk."""
+    keeper = Keeper(run)
+    place, saved = keeper.restore()
+    keeper.close()
+    assert place.stage == len(run.method.stages)
+    return saved["variables"]
+
+
+def without_clock(result):
+    result = {k: v for k, v in result.items() if k not in ("wall_seconds", "commit")}
+    clockless = [{k: v for k, v in s.items() if k != "wall_seconds"} for s in result["stages"]]
+    return {**result, "stages": clockless}
+
+
+def rows_of(folder):
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def assert_same_run(folder, result, other, other_result):
+    assert without_clock(result) == without_clock(other_result)
+    assert rows_of(folder) == rows_of(other)
+    assert (folder / "bits.csv").read_text() == (other / "bits.csv").read_text()
+    jax.tree.map(np.testing.assert_array_equal, final_state(make(folder)), final_state(make(other)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_compiled_once(tmp_path_factory):
+    """A resumed run compiles what the first one did; here it reads that from a file."""
+    options = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted: its folder and its result."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, make(folder).execute()
+
+
+def interrupted(folder, interruption):
+    """Runs until the interruption; the process then is gone."""
+    kind = Killed if interruption.kind == "kill" else Stopped
+    run = make(folder, interruption)
+    start = jax.tree.map(np.copy, run.start)
+    with pytest.raises(kind):
+        run.execute()
+    jax.tree.map(np.testing.assert_array_equal, run.start, start)
+    if kind is Stopped:
+        assert json.loads((folder / "result.json").read_text())["status"] == "stopped"
+
+
+def test_a_run_interrupted_everywhere_ends_as_one_that_was_not(whole, tmp_path):
+    interrupted(tmp_path, Interruption("enter", "kill"))
+    interrupted(tmp_path, Interruption("unit", "kill", times=2))
+    interrupted(tmp_path, Interruption("learn_bits", "stop", times=2))
+    interrupted(tmp_path, Interruption("learn_bits", "stop", times=2))
+    # That was at the last step of the stage, which is evaluated and saved before the run stops.
+    stages = json.loads((tmp_path / "result.json").read_text())["stages"]
+    assert [stage["name"] for stage in stages] == ["units", "learn_bits"]
+    interrupted(tmp_path, Interruption("freeze_bits", "kill", times=3))
+    assert_same_run(*whole, tmp_path, make(tmp_path).execute())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "stop"])
+@pytest.mark.parametrize(
+    ("place", "times"),
+    [("enter", 1), ("unit", 1), ("unit", 3)]
+    + [(stage, step) for stage in ("learn_bits", "freeze_bits") for step in (1, 2, 5, 6)],
+)
+def test_a_run_interrupted_once_ends_as_one_that_was_not(place, times, kind, whole, tmp_path):
+    interrupted(tmp_path, Interruption(place, kind, times))
+    assert_same_run(*whole, tmp_path, make(tmp_path).execute())
+
+
+def test_stages_come_in_order_and_the_budget_holds_on_integers(whole):
+    folder, result = whole
+    assert [s["name"] for s in result["stages"]] == [
+        "units",
+        "learn_bits",
+        "freeze_bits",
+        "reestimate_batch_stats",
+    ]
+    assert [s["steps"] for s in result["stages"]] == [0, 6, 6, 0]
+    assert result["status"] == "finished" and result["steps"] == 12
+    assert result["accuracy"] == result["stages"][-1]["accuracy"]
+    with open(folder / "bits.csv") as file:
+        bits = {row["site"]: row for row in csv.DictReader(file)}
+    head = [float(bits[f"head/{role}"]["bits_integer"]) for role in ("kernel", "input")]
+    assert sum(head) / 2 <= 5.0 and all(n == round(n) for n in head)
+    assert float(bits["head/kernel"]["bits_fractional"]) not in head
+    assert float(bits["hidden/kernel"]["bits_integer"]) == 32.0
+
+
+def test_rows_are_those_of_the_log_steps_and_of_evaluations(whole):
+    rows = rows_of(whole[0])
+    assert [row["step"] for row in rows if "loss" in row] == [3, 6, 9, 12]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [4, 10]
+    assert [row["stage"] for row in rows if "stage" in row] == ["learn_bits"] * 2 + [
+        "freeze_bits"
+    ] * 2
+
+
+def test_a_finished_run_is_not_trained_again(whole):
+    folder, result = whole
+    rows = rows_of(folder)
+    never = Interruption("learn_bits", "kill")
+    assert without_clock(make(folder, never).execute()) == without_clock(result)
+    assert rows_of(folder) == rows
+
+
+def test_the_float_start_is_neither_changed_nor_given_away(whole):
+    del whole  # the same programs, compiled
+    start = Net().init(jax.random.PRNGKey(3), jnp.zeros((1, 8, 8, 1)))
+    before = jax.tree.map(np.array, start)
+    run = Run(full_precision(steps=2), Net(), DATA, start, SETTINGS, show=False)
+    run.execute()
+    jax.tree.map(np.testing.assert_array_equal, start, before)
+    jax.tree.map(np.testing.assert_array_equal, run.start, before)
+
+
+def test_another_seed_is_another_run_and_the_same_seed_the_same():
+    def losses(seed):
+        settings = SETTINGS._replace(seed=seed)
+        run = Run(full_precision(steps=3), MLP((4,)), DATA, settings=settings, show=False)
+        return run.execute()["stages"][0]["loss"]
+
+    assert losses(0) == losses(0) != losses(1)
+
+
+def with_nan(step):
+    """The data with a NaN pixel in an image that the batch of a step holds."""
+    images = DATA.images.astype(np.float32)
+    images[batch_indices(100, SETTINGS.batch_size, step, SETTINGS.seed)[0], 3, 4] = np.nan
+    return DATA._replace(images=images)
+
+
+def test_a_nan_image_stops_the_run_with_its_step_and_site(tmp_path):
+    settings = SETTINGS._replace(augmentation="none", log_every=1)
+    run = Run(full_precision(steps=6), Net(), with_nan(3), None, settings, folder=tmp_path)
+    with pytest.raises(NonFiniteError, match="step 4 is not finite at 'hidden/input'"):
+        run.execute()
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "failed" and "hidden/input" in result["error"]
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    keeper = Keeper(run)
+    place, saved = keeper.restore()
+    keeper.close()
+    assert place.unit == 2 and int(saved["state"].bad_step) == -1
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(saved["state"].params))
+
+
+def test_a_nan_image_in_the_calibration_batch_stops_the_run_before_training():
+    images = np.full_like(DATA.images, np.nan, np.float32)
+    rules = (bj.rule(".*", bj.uniform(bits=8)),)
+    run = Run(uniform(rules), MLP((4,)), DATA._replace(images=images), show=False)
+    with pytest.raises(ValueError, match="NaN or inf first at dense1/input: clean the data"):
+        run.execute()
+
+
+def test_too_large_a_learning_rate_is_reported_not_trained_through():
+    run = Run(
+        full_precision(steps=4, learning_rate=1e30), MLP((4,)), DATA, None, SETTINGS, show=False
+    )
+    with pytest.raises(NonFiniteError, match=r"step \d is not finite (at|in) .* learning rates"):
+        run.execute()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be an integer of 1 or more, got 0"),
+        ({"log_every": 0}, "`log_every` must be an integer of 1 or more, got 0"),
+        ({"checkpoint_every": 2.5}, "`checkpoint_every` must be an integer of 1 or more, got 2.5"),
+        ({"seed": -1}, "`seed` must be an integer of 0 or more, got -1"),
+        ({"augmentation": "flip"}, "`augmentation` must be one of .*'crop_flip'.*got 'flip'"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused_at_once(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Run(full_precision(steps=1), MLP((4,)), DATA, None, Settings(**setting))
