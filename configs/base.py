@@ -1,0 +1,35 @@
+"""Every key of a run, with its default. A config is this plus the lines that differ."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults; a config must still choose a model, data and a method."""
+    config = ConfigDict()
+    config.name = ""  # what tables call the run; the config file's path if empty
+    config.seed = 0  # of initialisation, the batches' order, augmentation and draws
+
+    config.model = ConfigDict({"name": "", "num_classes": 10})  # further keys go to the model
+    config.init_from = ""  # float weights: a run folder, or a file under the data folder
+
+    config.data = ConfigDict()
+    config.data.name = ""  # digits, cifar10 or fashion_mnist
+    config.data.root = ""  # folder of local files; the environment's BITJAX_DATA if empty
+    config.data.batch_size = 128
+    config.data.eval_batch_size = 500
+    config.data.augmentation = "none"  # none, shift or crop_flip, on the device
+    config.data.validation = 0  # training examples held out, the same ones every time
+    config.data.eval_split = "test"  # test, or validation while choosing hyper-parameters
+    config.data.mean = ()  # of value / max_value; the data set's own if empty
+    config.data.std = ()
+
+    config.method = ConfigDict({"name": ""})  # further keys go to the method
+    config.rules = ()  # (pattern, {"name": quantizer, ...} or None), the first match decides
+    config.budgets = ()  # {"metric": ..., "limit": ..., "sites": ...}, see bitjax.budget
+
+    config.calibration_size = 512  # training images on which new ranges are fitted
+    config.log_every = 10  # steps
+    config.checkpoint_every = 100  # steps
+    config.eval_every = 0  # steps; 0 evaluates at the end of a stage
+    config.tensorboard = False
+    return config

@@ -1,0 +1,34 @@
+"""BitPruning on the digits: bits of every weight and activation learned, the average at most 3.0.
+
+The main job of `make demo`: trains from scratch under the schedule of digits/float.py, learns one
+bitlength per tensor under a hard budget, rounds, freezes, fine-tunes. Target: within 0.5 points of
+float at an average of at most 3.0 bits, all layers counted. Results: results/README.md. Command:
+  python -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
+"""
+
+from configs.digits.float import get_config as float_config
+
+
+def get_config():
+    config = float_config()
+    config.method = {
+        "name": "bitpruning",
+        "steps": 1200,
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+        "warmup": 20,
+        "fine_tune": 0.4,
+        "settle": 0.2,
+        "rounding": "budget",
+        "bits_learning_rate": 0.03,
+        "range_learning_rate": 0.005,
+    }
+    # 0.0 is a code from the start, so that the freeze moves no level.
+    learned = {"name": "bitlength", "range": "learned", "clip_bits": 4.0, "zero_on_grid": True}
+    config.rules = (
+        (".*/kernel", {**learned, "min_bits": 2.0}),
+        ("conv1/input", {**learned, "signed": True}),  # the normalised image
+        (".*/input", {**learned, "signed": False}),  # after a ReLU
+    )
+    config.budgets = ({"metric": "bits", "limit": 3.0},)
+    return config

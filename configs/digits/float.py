@@ -1,0 +1,21 @@
+"""Float control on the digits: the small CNN that every digits config starts from or compares with.
+
+Expected: see results/README.md. Command:
+  python -m experiments.train --config configs/digits/float.py --workdir runs/digits-float
+"""
+
+from configs.base import get_config as base
+
+
+def get_config():
+    config = base()
+    config.model.name = "small_cnn"
+    config.data.name = "digits"
+    config.data.augmentation = "shift"
+    config.method = {"name": "full_precision", "steps": 1200, "learning_rate": 0.05}
+    config.method.momentum = 0.9
+    config.method.weight_decay = 5e-4
+    config.method.warmup = 20
+    config.log_every = 50
+    config.checkpoint_every = 400
+    return config

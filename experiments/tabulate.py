@@ -1,0 +1,106 @@
+"""Keeps finished runs under results/ and writes their table there and in README.md.
+
+python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
+"""
+
+import json
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import app
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKS = ("<!-- results: written by experiments.tabulate -->", "<!-- end of results -->")
+
+
+def keep(run: Path, results: Path) -> Path:
+    """Copies what a finished run found to `results/<name>/seed<k>/`, and gives that folder.
+
+    Raises:
+      ValueError: the run is not finished.
+    """
+    path = run / "result.json"
+    result = json.loads(path.read_text()) if path.exists() else {"status": "missing"}
+    if result["status"] != "finished":
+        raise ValueError(f"{run} is {result['status']}, not finished: run its config again.")
+    folder = results / result["name"] / f"seed{result['seed']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("result.json", "bits.csv", "config.json"):
+        shutil.copy(run / name, folder / name)
+    return folder
+
+
+def read(results: Path) -> dict[str, list[dict[str, Any]]]:
+    """Results by name, each a list over seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(results.glob("**/seed*/result.json")):
+        result = json.loads(path.read_text())
+        found.setdefault(result["name"], []).append(result)
+    return found
+
+
+def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
+    """A Markdown table, a row a config: mean over seeds, and the spread where there are more."""
+    head = ["config", "top-1 %", "seeds", "bits w", "bits a", "bits all", "model kB", "MBOPs"]
+    head += ["steps", "s"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for _, runs in sorted(found.items()):
+        bits = [run["bits"] for run in runs]
+
+        def mean(values: Iterable[float], form: str) -> str:
+            values = list(values)
+            text = format(statistics.fmean(values), form)
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            return text + (f" ± {spread:{form}}" if spread >= 0.005 else "")
+
+        row = (
+            f"`configs/{runs[0]['config'].removeprefix('configs/')}`",
+            mean((100 * run["accuracy"] for run in runs), ".2f"),
+            str(len(runs)),
+            *(
+                mean((b[k]["integer"] for b in bits), ".2f")
+                for k in ("weights", "activations", "all")
+            ),
+            mean((run["cost"]["model_bytes"] / 1024 for run in runs), ".1f"),
+            mean((run["cost"]["bops"] / 1e6 for run in runs), ".1f"),
+            str(runs[0]["steps"]),
+            format(statistics.fmean(run["wall_seconds"] for run in runs), ".0f"),
+        )
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
+    """One line for each (machine, versions, commit) that made a result."""
+    seen: dict[str, list[str]] = {}
+    for name, runs in sorted(found.items()):
+        for run in runs:
+            versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+            line = f"commit {run['commit']} on {run['device']} ({versions})"
+            seen.setdefault(line, []).append(f"{name} seed {run['seed']}")
+    return "\n".join(f"- {line}: {', '.join(names)}" for line, names in seen.items())
+
+
+def insert(path: Path, text: str) -> None:
+    """Replaces what stands between the marks of a file."""
+    before, _, rest = path.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+
+
+def main(argv: list[str]) -> None:
+    """Keeps the runs named on the command line and rewrites the tables."""
+    results = ROOT / "results"
+    for run in argv[1:]:
+        print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
+    found = read(results)
+    insert(results / "README.md", table(found) + "\n\nMade by:\n\n" + machines(found))
+    insert(ROOT / "README.md", table(found))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    app.run(main)

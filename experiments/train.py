@@ -1,0 +1,73 @@
+"""Trains one config.
+
+python -m experiments.train --config configs/digits/bitpruning.py --workdir DIR [--config.key=value]
+"""
+
+import re
+import signal
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, help_string="Config file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
+_RESUME = flags.DEFINE_bool("resume", True, "Go on where the folder's run of this config stopped.")
+_DOCTOR = flags.DEFINE_bool("doctor", True, "Check every site on one batch before the first step.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """The flags; whatever is wrong with them or with the config file ends in one line."""
+    try:
+        left = flags.FLAGS(argv)
+        if _CONFIG.value is None or _WORKDIR.value is None:
+            raise flags.ValidationError("--config and --workdir must be given.")
+        _CONFIG.value.keys()  # a file that could not be loaded says so when it is looked into
+        return left
+    except Exception as error:  # a config file is a program: it may raise anything
+        text = str(error).strip()
+        if "Traceback" in text:  # of the config file; its last line says what was wrong
+            text = text.splitlines()[-1]
+        if isinstance(error, AttributeError | KeyError):
+            found = re.search(r"\w+", text)
+            key = found[0] if found else ""
+            text = f"no key {key!r}: --config.key=value changes only what the config file sets."
+        sys.exit(f"error: in the flags or the config: {' '.join(text.split())} See --help.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs what is left of the config's run, then prints its result."""
+    if len(argv) > 1:
+        sys.exit(f"error: unknown arguments {argv[1:]}; overrides are --config.key=value.")
+    from experiments.build import build_run
+    from experiments.show import print_result, run_doctor
+
+    source = config_flags.get_config_filename(flags.FLAGS["config"])
+    try:
+        run = build_run(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value, source=source)
+        if _DOCTOR.value:
+            run_doctor(run)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+    def stop(number, frame):
+        del number, frame
+        run.stopping = True  # the runner saves after the step in hand and ends
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+    from bitjax.training.runner import NonFiniteError, Stopped
+
+    try:
+        result = run.execute()
+    except Stopped as error:
+        print(error)
+        sys.exit(75)  # EX_TEMPFAIL: a scheduler may requeue
+    except (NonFiniteError, ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    print_result(result, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,130 @@
+"""The command line: what a run leaves behind, and how it says what is wrong."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "--config=configs/digits/float.py"
+SMALL = [
+    "--config.model.name=mlp",
+    "--config.method.steps=20",
+    "--config.log_every=5",
+    "--config.checkpoint_every=5",
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "experiments.train", *arguments]
+
+
+def train(*arguments, timeout=300):
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([DIGITS, "--workdir=X", "--config.sed=1"], "no key 'sed': --config.key=value changes"),
+        ([DIGITS, "--workdir=X", "--config.method.gamma=1"], "no key 'gamma'"),
+        ([DIGITS, "--workdir=X", "--config.seed=abc"], "invalid literal for int()"),
+        ([DIGITS, "--workdir=X", "--nope=1"], "Unknown command line flag 'nope'"),
+        ([DIGITS, "--workdir=X", "more"], "unknown arguments ['more']"),
+        ([DIGITS], "--config and --workdir must be given"),
+        (["--workdir=X"], "--config and --workdir must be given"),
+        (["--config=configs/nope.py", "--workdir=X"], "No such file or directory: 'configs/nope"),
+        (
+            ["--config=configs/cifar10/resnet20_uniform.py:8bits", "--workdir=X"],
+            "after the config's name comes :wNaM, for example :w4a4, got '8bits'",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_command_line_ends_in_one_line(arguments, message):
+    done = train(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr and done.stdout == ""
+    assert not (ROOT / "X").exists()
+
+
+@pytest.mark.parametrize("argument", ["--config.model.name=mpl", "--config.log_every=0"])
+def test_a_wrong_value_ends_in_one_line(argument, tmp_path):
+    done = train(DIGITS, f"--workdir={tmp_path}", argument)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_folder_complete_and_is_not_repeated(tmp_path):
+    done = train(DIGITS, f"--workdir={tmp_path}", *SMALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "test accuracy after train" in done.stdout
+    assert {"config.json", "checkpoints", "metrics.jsonl", "bits.csv", "result.json"} == {
+        path.name for path in tmp_path.iterdir()
+    }
+    assert json.loads((tmp_path / "config.json").read_text())["method"]["steps"] == 20
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert rows[0].keys() == {"step", "stage", "loss", "task_loss", "accuracy", "seconds"}
+    with open(tmp_path / "bits.csv") as file:
+        sites = list(csv.DictReader(file))
+    assert {s["site"].split("/")[0] for s in sites} == {"dense1", "dense2", "head"}
+    assert {s["bits_integer"] for s in sites} == {"32"}
+    result = json.loads((tmp_path / "result.json").read_text())
+    check_result(result)
+    assert result["name"] == "digits/float" and result["method"] == "full_precision"
+    again = train(DIGITS, f"--workdir={tmp_path}", *SMALL)
+    assert again.returncode == 0
+    later = json.loads((tmp_path / "result.json").read_text())
+    assert later.pop("wall_seconds") < result.pop("wall_seconds") + 60
+    assert {**later, "commit": ""} == {**result, "commit": ""}
+
+
+def check_result(result):
+    """`result.json` has every key that reports read, with numbers that can be."""
+    keys = "status name method model data seed config_hash commit versions device wall_seconds"
+    keys += " steps accuracy stages bits cost budget"
+    assert set(keys.split()) <= result.keys()
+    assert result["status"] == "finished" and 0.0 <= result["accuracy"] <= 1.0
+    assert {"jax", "flax", "optax", "numpy", "python"} <= result["versions"].keys()
+    for stage in result["stages"]:
+        assert stage.keys() == {"name", "steps", "wall_seconds", "accuracy", "loss"}
+    assert result["bits"].keys() == {"weights", "activations", "all", "inner"}
+    for bits in result["bits"].values():
+        assert bits.keys() == {"fractional", "integer"} and 1 <= bits["integer"] <= 32
+    assert result["cost"].keys() == {
+        "model_bytes",
+        "float_model_bytes",
+        "activation_bytes",
+        "bops",
+        "macs",
+    }
+    assert 0 < result["cost"]["model_bytes"] <= result["cost"]["float_model_bytes"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
+    slow = [DIGITS, f"--workdir={tmp_path}", *SMALL, "--config.method.steps=100000"]
+    with subprocess.Popen(
+        command(*slow), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        rows = tmp_path / "metrics.jsonl"
+        deadline = time.monotonic() + 200
+        while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == os.EX_TEMPFAIL, err
+    assert "run the same command to resume" in out
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "stopped"
+    assert any((tmp_path / "checkpoints").iterdir())
