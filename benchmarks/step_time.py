@@ -1,0 +1,149 @@
+"""Time and compile time of one training step of ResNet-20, as ratios to the float step.
+
+Run: python -m benchmarks.step_time [--rounds 15] [--batch 128] [--compiles 3] [--variants lsq,...]
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bitjax as bj
+from benchmarks.timing import Ratio, interleave, machine, median, ratios, show
+from bitjax import methods
+from bitjax.methods.base import Stage
+from bitjax.models import resnet20
+from bitjax.sites import site_costs
+from bitjax.training.state import TrainState, initial_state
+from bitjax.training.step import make_train_step
+from configs.cifar10.resnet20_bitpruning import get_config
+from experiments.build import build_rules, plain
+
+CONTROL = ("float", "float again")
+STEP_TARGET, COMPILE_TARGET = 1.05, 2.5
+
+
+class Cost(NamedTuple):
+    """What a variant costs beside the float step; seconds are medians."""
+
+    step: Ratio
+    trace: Ratio
+    compile: Ratio
+    total: Ratio
+    step_seconds: float
+    compile_seconds: float
+
+
+def stages() -> dict[str, Stage]:
+    """The stages to compare, as the methods make them; all learn by SGD with momentum."""
+    steps = {"steps": 100, "learning_rate": 0.01}
+    weights_and_inputs = (
+        ("(.*/)?kernel|stem/input", {"signed": True}),
+        (".*/input", {"signed": False}),
+    )
+    lsq = [bj.rule(p, bj.lsq(bits=4, **form)) for p, form in weights_and_inputs]
+    minmax = [bj.rule(".*", bj.bitlength(init=6.0))]
+    learned = build_rules(plain(get_config()["rules"]))
+    float_stage = methods.full_precision(**steps).stages[0]
+    return {
+        **dict.fromkeys(CONTROL, float_stage),
+        "lsq w4a4": methods.lsq(lsq, **steps).stages[0],
+        "uniform w8a8": methods.uniform([bj.rule(".*", bj.uniform(bits=8))], **steps).stages[0],
+        "blend minmax": methods.bitpruning(minmax, gamma=0.1, **steps).stages[0],
+        "blend learned": methods.bitpruning(learned, gamma=0.1, **steps).stages[0],
+        "frozen": methods.bitpruning(learned, gamma=0.1, **steps).stages[1],
+    }
+
+
+def synthetic_batch(size: int) -> dict[str, jax.Array]:
+    """Images and labels of CIFAR's shapes."""
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((size, 32, 32, 3), np.float32)
+    return {"image": jnp.asarray(image), "label": jnp.asarray(rng.integers(10, size=size))}
+
+
+def prepare(net: nn.Module, stage: Stage, batch: dict[str, jax.Array]) -> tuple[Any, TrainState]:
+    """`(step, state)` of a stage, the step neither jitted nor traced before."""
+    sample = batch["image"]
+    variables = jax.jit(net.init)(jax.random.key(0), sample[:2])
+    model = bj.Quantized(net, tuple(stage.rules))
+    if stage.rules:
+        variables = bj.attach(model, variables, sample)
+    state = initial_state(stage, variables, key=jax.random.PRNGKey(0))
+    step = make_train_step(model, stage, site_costs(net, sample[:2]), lambda key, images: images)
+    return step, jax.tree.map(jnp.copy, state)
+
+
+class _Runner:
+    """Calls a compiled step on its own, donated state, and waits for it."""
+
+    def __init__(self, compiled, state, batch):
+        self.compiled, self.state, self.batch = compiled, state, batch
+
+    def __call__(self):
+        self.state, metrics = self.compiled(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+
+
+def measure(
+    net: nn.Module, chosen: dict[str, Stage], batch_size: int, rounds: int, compiles: int
+) -> dict[str, Cost]:
+    """Compiles every stage's step `compiles` times and runs it `rounds` times, interleaved."""
+    batch = synthetic_batch(batch_size)
+    prepared = {name: prepare(net, stage, batch) for name, stage in chosen.items()}
+    traced: dict[str, list[float]] = {name: [] for name in chosen}
+    compiled: dict[str, list[float]] = {name: [] for name in chosen}
+    runners = {}
+    for _ in range(compiles):
+        for name, (step, state) in prepared.items():
+            jax.clear_caches()  # as in a fresh process: nothing traced before
+            began = time.perf_counter()
+            lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+            middle = time.perf_counter()
+            executable = lowered.compile()
+            compiled[name].append(time.perf_counter() - middle)
+            traced[name].append(middle - began)
+            runners[name] = executable
+    runners = {n: _Runner(run, prepared[n][1], batch) for n, run in runners.items()}
+    seconds = interleave(runners, rounds, warmup=2)
+    total = {n: [a + b for a, b in zip(traced[n], compiled[n], strict=True)] for n in chosen}
+    by_kind = [ratios(times, CONTROL[0]) for times in (seconds, traced, compiled, total)]
+    return {
+        name: Cost(*(r[name] for r in by_kind), median(seconds[name]), median(total[name]))
+        for name in chosen
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures what the flags say and prints the table."""
+    on_cpu = jax.default_backend() == "cpu"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--compiles", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=128 if on_cpu else 1024)
+    parser.add_argument("--variants", default="", help="names with commas between; all if empty")
+    flags = parser.parse_args(arguments)
+    every = stages()
+    names = [name for name in flags.variants.split(",") if name] or list(every)
+    if unknown := set(names) - set(every):
+        parser.error(f"--variants must be of {list(every)}, got {sorted(unknown)}")
+    chosen = {name: stage for name, stage in every.items() if name in (*CONTROL, *names)}
+    net = resnet20() if on_cpu else resnet20(dtype=jnp.bfloat16)
+    found = measure(net, chosen, flags.batch, flags.rounds, flags.compiles)
+    show(
+        f"ResNet-20, batch {flags.batch}, {'float32' if on_cpu else 'bfloat16'}; median of ratios "
+        f"to float in the same round, {flags.rounds} rounds, {flags.compiles} compilations; "
+        f"targets: step {STEP_TARGET}, compilation {COMPILE_TARGET}",
+        ("variant", "step", "trace + lower", "XLA", "trace to XLA", "step s", "compile s"),
+        [(name, *cost) for name, cost in found.items()],
+    )
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()
