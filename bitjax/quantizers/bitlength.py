@@ -18,6 +18,7 @@ from bitjax.quantizers.grid import (
     fraction,
     from_range,
     is_inside,
+    level_above,
     nearest,
     steps,
     widen,
@@ -95,12 +96,10 @@ def blend_quant(
     low = jnp.where(pruned, 0.0, low)
     # A full mix takes the upper grid as it is: low + 1 * (high - low) may miss it by an ulp.
     ratio = jnp.where(b.mix == 1.0, high, low + b.mix * (high - low))
-    level = b.grid.width * ratio
-    if not zero:
-        # One product and one sum, as in `grid._level`: a compiler that fuses the two into one
-        # rounding does so in both, and the levels stay the same bit for bit.
-        level = jnp.where(pruned, b.grid.lo * b.mix, b.grid.lo) + level
-    return level.astype(x.dtype)
+    if zero:
+        return (b.grid.width * ratio).astype(x.dtype)
+    lo = jnp.where(pruned, b.grid.lo * b.mix, b.grid.lo)
+    return level_above(lo, b.grid.width, ratio).astype(x.dtype)
 
 
 def _blend_fwd(x, grid, bits, sharpness, zero):

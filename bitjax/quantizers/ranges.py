@@ -75,9 +75,16 @@ def calibrate(
 
 
 def _percentiles(x, block, percentile):
-    flat = _thin(blocks.flatten(x, block))
-    ends = jnp.percentile(flat, jnp.array([100.0 - percentile, percentile]), axis=1)
-    return ends[0].reshape(block), ends[1].reshape(block)
+    ordered = jnp.sort(_thin(blocks.flatten(x, block)), axis=1)
+
+    # jnp.percentile finds the place in float32, which is elements off in a long tensor.
+    def at(percent):
+        place = percent / 100.0 * (ordered.shape[1] - 1)
+        below, above = math.floor(place), math.ceil(place)
+        low, high = ordered[:, below], ordered[:, above]
+        return (low + (place - below) * (high - low)).reshape(block)
+
+    return at(100.0 - percentile), at(percentile)
 
 
 def _thin(flat):
