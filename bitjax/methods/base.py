@@ -174,6 +174,28 @@ def sgd(momentum: float = 0.9, weight_decay: float = 0.0) -> optax.GradientTrans
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum))
 
 
+def adam() -> optax.GradientTransformation:
+    """The direction of Adam, for the many small leaves of quantizers, as one vector.
+
+    A step then compiles a handful of operations instead of twenty for every leaf.
+
+    Example:
+      >>> direction = adam()
+      >>> updates, _ = direction.update({"n": jnp.ones(())}, direction.init({"n": jnp.ones(())}))
+      >>> round(float(updates["n"]), 3)
+      1.0
+    """
+    one, none = optax.flatten(optax.scale_by_adam()), optax.scale_by_adam()
+
+    def choose(tree):
+        return one if jax.tree.leaves(tree) else none  # nothing cannot be joined to a vector
+
+    return optax.GradientTransformation(
+        lambda params: choose(params).init(params),
+        lambda updates, state, params=None: choose(updates).update(updates, state, params),
+    )
+
+
 def tie(pattern: str = ".*") -> optax.GradientTransformation:
     """Sums the gradient of all `bits` leaves whose site matches, so that they move as one.
 

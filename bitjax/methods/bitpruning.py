@@ -12,6 +12,7 @@ from bitjax.cost import bits_of
 from bitjax.methods.base import (
     Method,
     Stage,
+    adam,
     bit_limits,
     default_labels,
     read_site,
@@ -112,7 +113,7 @@ def bitpruning(
     def weights(rate, length, rise, end):
         return scheduled(sgd(momentum, weight_decay), rate, length, warmup=rise, end=end)
 
-    adam = optax.chain(*(tie(pattern) for pattern in tied), optax.scale_by_adam())
+    bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
     count = len(budgets)
     controls: dict[str, Any] = {"gamma": gamma}
     if count:
@@ -187,8 +188,8 @@ def bitpruning(
             labels=default_labels,
             optimizers={
                 "weights": weights(learning_rate, learned, warmup, left_off),
-                "bits": scheduled(adam, bits_learning_rate, learned, decay="constant"),
-                "ranges": scheduled(optax.scale_by_adam(), range_learning_rate, learned, end=0.1),
+                "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
+                "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
             },
             prepare=check,
             controls=controls,
@@ -204,7 +205,7 @@ def bitpruning(
             labels=default_labels,
             optimizers={
                 "weights": weights(tuned_rate, tuned, 0, 0.0),
-                "ranges": scheduled(optax.scale_by_adam(), 0.1 * range_learning_rate, tuned),
+                "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
             },
             **teaching(distill),
         ),

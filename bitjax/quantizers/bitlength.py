@@ -14,13 +14,14 @@ from bitjax.quantizers import blocks, ranges
 from bitjax.quantizers.base import Quantizer, check_bits, check_choice
 from bitjax.quantizers.grid import (
     Grid,
+    Levels,
     fake_quant,
-    fraction,
     from_range,
     is_inside,
-    level_above,
+    level,
+    levels,
     nearest,
-    steps,
+    position,
     widen,
 )
 from bitjax.quantizers.ste import clip_ste
@@ -31,42 +32,47 @@ RANGES = ("minmax", "learned")
 
 
 class _Blend(NamedTuple):
-    """The two grids that a bitlength lies between, spread to x's shape, and the mix."""
+    """The two grids that a bitlength lies between, their shares, and the levels of their mix."""
 
-    grid: Grid
-    low_count: jax.Array
-    high_count: jax.Array
-    mix: jax.Array
-    mix_slope: jax.Array
+    low: Levels
+    high: Levels
+    low_share: jax.Array
+    high_share: jax.Array
+    mixed: Levels
+    slope: jax.Array
 
 
-def _blend_of(shape, grid, bits, sharpness):
+def _blend_of(shape, grid, bits, sharpness, zero):
     floor = jnp.floor(bits)
     # floor + 1, not ceil: at an integer the slope towards the next bit stays alive (FracBits' does
     # not). The mix is sharpened around 1/2, where the fixed point of the task's slope stays put;
     # outside the ramp the slope stays 1, so that a bitlength never dies.
     ramp = (bits - floor - 0.5) * sharpness + 0.5
-    mix = jnp.clip(ramp, 0.0, 1.0)
     slope = jnp.where((ramp > 0.0) & (ramp < 1.0), sharpness, 1.0)
-    spread = functools.partial(blocks.spread, shape=shape)
-    return _Blend(
-        Grid(spread(grid.lo), spread(grid.width)),
-        spread(steps(floor)),
-        spread(steps(floor + 1.0)),
-        spread(mix),
-        spread(jnp.broadcast_to(slope, mix.shape)),
+    mix, slope = (blocks.spread(a, shape) for a in (jnp.clip(ramp, 0.0, 1.0), slope))
+    low, high = (levels(grid, n, zero, shape) for n in (floor, floor + 1.0))
+    # No bits is 0.0, not the start of the range: the lower grid then adds nothing.
+    low_share = jnp.where(low.unit > 0, 1.0 - mix, 0.0)
+    # The inside of the mix begins at the mix of the first levels, the upper's alone below one bit.
+    low_first = jnp.where(low.unit > 0, low.first * low.unit, high.first * high.unit)
+    first = low_first + mix * (high.first * high.unit - low_first)
+    mixed = high._replace(
+        base=high.base * (low_share + mix), lowest=first - 1e-6, highest=first + (1.0 + 1e-6)
     )
+    # As numbers in memory: a compiler would work them out again in every loop that reads them.
+    return jax.lax.optimization_barrier(_Blend(low, high, low_share, mix, mixed, slope))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+# Compiled as one function, so that layers of one shape share its trace.
+@functools.partial(jax.jit, static_argnums=4)
 def blend_quant(
     x: jax.Array, grid: Grid, bits: jax.Array, sharpness: jax.Array, zero: bool
 ) -> jax.Array:
     """x on the blend of two neighbouring integer grids.
 
     With b = floor(n), a = n - b:  Q(x, n) = (1 - a) Q(x, b) + a Q(x, b + 1), where Q(x, 0) = 0.
-    Surrogates: dQ/dx = 1 inside the range, 0 outside; dQ/dn = Q(x, b + 1) - Q(x, b), times the
-    slope of the sharpened mix; the range as in `grid.range_cotangents`. One pass forward, one
+    Surrogates: dQ/dx = 1 between the blend's first and last level, 0 outside; dQ/dn =
+    Q(x, b + 1) - Q(x, b), times the slope of the sharpened mix; the range as in `grid.fake_quant`. One pass forward, one
     backward, which keeps x in its own dtype and recomputes the rest.
 
     Args:
@@ -87,58 +93,43 @@ def blend_quant(
 
     Source: arXiv 2002.03090, the non-integer bitlength; sharpening is ours.
     """
-    b = _blend_of(x.shape, grid, bits, sharpness)
-    x_wide = widen(x)
-    low, _ = nearest(x_wide, b.grid, b.low_count, zero)
-    high, _ = nearest(x_wide, b.grid, b.high_count, zero)
-    # No bits is 0.0, not the start of the range: the lower grid then adds nothing.
-    pruned = b.low_count == 0
-    low = jnp.where(pruned, 0.0, low)
-    # A full mix takes the upper grid as it is: low + 1 * (high - low) may miss it by an ulp.
-    ratio = jnp.where(b.mix == 1.0, high, low + b.mix * (high - low))
-    if zero:
-        return (b.grid.width * ratio).astype(x.dtype)
-    lo = jnp.where(pruned, b.grid.lo * b.mix, b.grid.lo)
-    return level_above(lo, b.grid.width, ratio).astype(x.dtype)
+    return _blend_quant(x, grid, bits, sharpness, zero)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _blend_quant(x, grid, bits, sharpness, zero):
+    return _blend_fwd(x, grid, bits, sharpness, zero)[0]
 
 
 def _blend_fwd(x, grid, bits, sharpness, zero):
-    return blend_quant(x, grid, bits, sharpness, zero), (x, grid, bits, sharpness)
+    b = _blend_of(x.shape, grid, bits, sharpness, zero)
+    wide = widen(x)
+    # A share of 0 or 1 is exact in this form.
+    ratio = b.low_share * nearest(wide, b.low) + b.high_share * nearest(wide, b.high)
+    return level(ratio, b.mixed, zero).astype(x.dtype), (x, grid, bits, sharpness, b)
 
 
 def _blend_bwd(zero, residual, g):
-    x, grid, bits, sharpness = residual
-    g, x_wide = widen(g), widen(x)
-    b = _blend_of(x.shape, grid, bits, sharpness)
-    low, low_zero = nearest(x_wide, b.grid, b.low_count, zero)
-    high, high_zero = nearest(x_wide, b.grid, b.high_count, zero)
-    # Each grid answers for itself, weighted by its share; below one bit only the upper is there.
-    alive = b.low_count > 0
-    low = jnp.where(alive, low, 0.0)
-    low_share = jnp.where(alive, 1.0 - b.mix, 0.0)
-    total = low_share + b.mix
-    # Outside, the position only has to be finite.
-    position = jnp.clip(fraction(x_wide, b.grid, zero), -2.0, 2.0)
-    rise = b.grid.width * (high - low)
-    if zero:
-        inside = jnp.where(is_inside(position, low_zero, b.low_count), low_share, 0.0)
-        inside += jnp.where(is_inside(position, high_zero, b.high_count), b.mix, 0.0)
-        d_lo = jnp.zeros_like(g)
-    else:  # both grids have the same ends
-        inside = jnp.where(is_inside(position, high_zero, b.high_count), total, 0.0)
-        d_lo = g * (total - inside)
-        rise += jnp.where(alive, 0.0, b.grid.lo)
-    # As `grid.range_cotangents` of each grid, times its share, and their sum.
-    d_width = g * (low_share * low + b.mix * high - inside * position)
+    x, grid, bits, sharpness, b = residual
+    g, wide = widen(g), widen(x)
+    low, high = nearest(wide, b.low), nearest(wide, b.high)
+    at = position(wide, b.mixed)
+    inside = is_inside(at, b.mixed)
+    # Below one bit only the upper grid is there, and with its share.
+    total = b.low_share + b.high_share
+    ratio = b.low_share * low + b.high_share * high
+    d_width = jnp.where(inside, ratio - total * at, ratio)
+    d_lo = jnp.zeros_like(grid.lo) if zero else blocks.fold(g * total, grid.lo, ~inside)
+    rise = b.high.width * (high - low) + (b.high.base - b.low.base)
     return (
-        (g * inside).astype(x.dtype),
-        Grid(blocks.fold(d_lo, grid.lo), blocks.fold(d_width, grid.width)),
-        blocks.fold(g * rise * b.mix_slope, bits),
+        jnp.where(inside, g * total, 0.0).astype(x.dtype),
+        Grid(d_lo, blocks.fold(g * d_width, grid.width, total > 0)),
+        blocks.fold(g * rise * b.slope, bits, b.high.unit > 0),
         jnp.zeros_like(sharpness),
     )
 
 
-blend_quant.defvjp(_blend_fwd, _blend_bwd)
+_blend_quant.defvjp(_blend_fwd, _blend_bwd)
 
 
 def bitlength(

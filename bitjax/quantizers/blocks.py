@@ -93,14 +93,17 @@ def split(x: jax.Array, block: Sequence[int]) -> tuple[jax.Array, tuple[int, ...
     return x.reshape(cut), tuple(range(1, 2 * x.ndim, 2))
 
 
-def fold(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Sums x over the blocks of the parameter `like`, to its shape and dtype.
+def fold(x: jax.Array, like: jax.Array, where: jax.Array) -> jax.Array:
+    """Sums x over the blocks of the parameter `like`, to its shape and dtype, where it says.
+
+    The selection is not optional: XLA's CPU reductions take the arithmetic that leads to them
+    apart, an operation and a pass at a time (4 to 30 times the time of one loop), up to a select.
 
     Example:
-      >>> fold(jnp.ones((2, 4)), jnp.zeros((1, 2))).tolist()
+      >>> fold(jnp.ones((2, 4)), jnp.zeros((1, 2)), jnp.bool_(True)).tolist()
       [[4.0, 4.0]]
     """
-    cut, inner = split(x, like.shape)
+    cut, inner = split(jnp.where(where, x, 0.0), like.shape)
     return jnp.sum(cut, axis=inner).reshape(like.shape).astype(like.dtype)
 
 

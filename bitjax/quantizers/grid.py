@@ -12,6 +12,7 @@ hence a constant tensor, comes out exactly.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,53 +51,117 @@ def steps(bits: jax.Array) -> jax.Array:
     return (jnp.left_shift(1, bits.astype(jnp.int32)) - 1).astype(bits.dtype)
 
 
-def _inverse_scale(width, count):
-    # A range too narrow to divide by holds one level; the product then is 0, never NaN.
-    usable = width > jnp.finfo(width.dtype).tiny * 2.0**20
-    return jnp.where(usable, count / jnp.where(usable, width, 1.0), 0.0)
-
-
-def _position(x, grid, count, zero):
-    """x in units of codes, neither rounded nor limited, and the zero point of the form."""
-    inverse = _inverse_scale(grid.width, count)
-    if zero:
-        # A symmetric range lies half a step off; the 0.01 keeps rounding errors from deciding it.
-        zero_point = jnp.floor(-grid.lo * inverse + 0.51)
-        return x * inverse + zero_point, zero_point
-    return (x - grid.lo) * inverse, jnp.zeros_like(inverse)
-
-
-def _ratio(codes, zero_point, count):
-    """The level of a code as a fraction of the range's width, 0 where there are no bits."""
-    return (codes - zero_point) / jnp.maximum(count, 1.0)
-
-
-def level_above(lo: jax.Array, width: jax.Array, ratio: jax.Array) -> jax.Array:
-    """`lo + width * ratio`, rounded twice in every program: equal levels are equal bits.
-
-    A compiler may join a product and a sum into one rounding in one program and not in another.
-    The limit, which no ratio passes, lies between the two.
-
-    Example:
-      >>> float(level_above(jnp.float32(1.0), jnp.float32(4.0), jnp.float32(0.25)))
-      2.0
-    """
-    return lo + jnp.minimum(width * ratio, width)
-
-
-def _level(ratio, grid, count, zero):
-    level = grid.width * ratio if zero else level_above(grid.lo, grid.width, ratio)
-    return jnp.where(count > 0, level, 0.0)  # no bits: the tensor is pruned
-
-
 def widen(x: jax.Array) -> jax.Array:
     """x in the dtype that codes are computed in: float32, or float64 where x is."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _spread(grid, count, shape):
-    lo, width, count = (blocks.spread(a, shape) for a in (grid.lo, grid.width, count))
-    return Grid(lo, width), count
+class Levels(NamedTuple):
+    """A grid at whole bits, as what one element needs: numbers per block, made once per call.
+
+    With u = x - start, the nearest level is  base + width * ratio,
+    ratio = clip(round(u * rate), first, last) * unit.
+
+    Attributes:
+      start: the range's, or 0 in zero form.
+      base: the same, or 0 where there are no bits: the block is pruned.
+      width: of the range.
+      rate: codes per unit of x; 0 where the range is too narrow to divide by, which so holds one
+        level and never NaN.
+      first: the code of the first level, counted from `base`.
+      last: that of the last level.
+      unit: 1 / (2^bits - 1); 0 where there are no bits.
+      lowest: where the inside of the range begins, in widths from `start`.
+      highest: where it ends; nowhere inside where there are no bits.
+    """
+
+    start: jax.Array
+    base: jax.Array
+    width: jax.Array
+    rate: jax.Array
+    first: jax.Array
+    last: jax.Array
+    unit: jax.Array
+    lowest: jax.Array
+    highest: jax.Array
+
+
+def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int]) -> Levels:
+    """The levels of a grid at integer-valued bits, spread to where they broadcast to `shape`.
+
+    Example:
+      >>> found = levels(Grid(jnp.float32(-1.0), jnp.float32(3.0)), jnp.float32(2.0), True, ())
+      >>> float(found.first), float(found.last), float(found.rate)
+      (-1.0, 2.0, 1.0)
+    """
+    lo, width, bits = (blocks.spread(a, shape) for a in (grid.lo, grid.width, bits))
+    count = steps(bits)
+    alive = count > 0
+    rate = count * inverse(width)
+    # A product with it, not a quotient: n * (1 / n) is 1 for every n = 2^bits - 1, so that the ends
+    # are exact.
+    unit = jnp.where(alive, 1.0 / jnp.maximum(count, 1.0), 0.0)
+    none = jnp.zeros_like(lo)
+    if zero:
+        # A symmetric range lies half a step off; the 0.01 keeps rounding errors from deciding it.
+        first = -jnp.floor(-lo * rate + 0.51)
+        start = base = none
+    else:
+        first = none
+        start, base = lo, jnp.where(alive, lo, 0.0)
+    # The slack is for the rounding of `position`: the ends of a min-max range are inside.
+    lowest = jnp.where(alive, first * unit - 1e-6, jnp.inf)
+    highest = first * unit + (1.0 + 1e-6)
+    return Levels(start, base, width, rate, first, first + count, unit, lowest, highest)
+
+
+def inverse(width: jax.Array) -> jax.Array:
+    """1 / width, or 0 where the width is too small for that.
+
+    Example:
+      >>> float(inverse(jnp.float32(0.5))), float(inverse(jnp.float32(0.0)))
+      (2.0, 0.0)
+    """
+    usable = width > jnp.finfo(width.dtype).tiny * 2.0**20
+    return jnp.where(usable, 1.0 / jnp.where(usable, width, 1.0), 0.0)
+
+
+def nearest(x: jax.Array, to: Levels) -> jax.Array:
+    """The level nearest to widened x, in widths above `base`.
+
+    Example:
+      >>> to = levels(Grid(jnp.float32(-1.0), jnp.float32(2.0)), jnp.float32(1.0), False, (2,))
+      >>> nearest(jnp.array([0.3, -5.0]), to).tolist()
+      [1.0, 0.0]
+    """
+    # In the grid's dtype, as `decode` has it, also where x is float64.
+    code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last).astype(to.unit.dtype)
+    return code * to.unit
+
+
+def position(x: jax.Array, to: Levels) -> jax.Array:
+    """Widened x in the unit of `nearest`: the same number whatever the bits."""
+    return (x - to.start) * inverse(to.width)
+
+
+def is_inside(position: jax.Array, to: Levels) -> jax.Array:
+    """Whether a `position` lies between the first and the last level, both counted in."""
+    return (position >= to.lowest) & (position <= to.highest)
+
+
+def level(ratio: jax.Array, to: Levels, zero: bool) -> jax.Array:
+    """`base + width * ratio`, rounded twice in every program: equal levels are equal bits.
+
+    Example:
+      >>> to = levels(Grid(jnp.float32(1.0), jnp.float32(4.0)), jnp.float32(2.0), False, ())
+      >>> float(level(jnp.float32(0.25), to, False))
+      2.0
+    """
+    if zero:
+        return to.width * ratio
+    # A compiler may join a product and a sum into one rounding in one program and not in another.
+    # The limit, which no ratio passes, lies between the two.
+    return to.base + jnp.minimum(to.width * ratio, to.width)
 
 
 def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
@@ -108,9 +173,9 @@ def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
       [0, 0, 2, 3]
     """
     x = widen(x)
-    grid, count = _spread(grid, steps(bits), x.shape)
-    position, _ = _position(x, grid, count, zero)
-    return jnp.clip(jnp.rint(position), 0.0, count).astype(jnp.int32)
+    to = levels(grid, bits, zero, x.shape)
+    code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last)
+    return (code - to.first).astype(jnp.int32)
 
 
 def decode(codes: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
@@ -121,73 +186,19 @@ def decode(codes: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Arr
       >>> decode(jnp.array([0, 3]), grid, jnp.float32(2.0), False).tolist()
       [-1.0, 1.0]
     """
-    grid, count = _spread(grid, steps(bits), codes.shape)
-    _, zero_point = _position(jnp.zeros_like(grid.lo), grid, count, zero)
-    return _level(_ratio(codes.astype(count.dtype), zero_point, count), grid, count, zero)
+    to = levels(grid, bits, zero, codes.shape)
+    return level((codes.astype(to.unit.dtype) + to.first) * to.unit, to, zero)
 
 
-def nearest(x: jax.Array, grid: Grid, count: jax.Array, zero: bool) -> tuple[jax.Array, jax.Array]:
-    """The level nearest to widened x as a fraction of the width, and the zero point.
-
-    The grid is already spread to x's shape.
-    """
-    position, zero_point = _position(x, grid, count, zero)
-    # In the grid's dtype, as `decode` has it, also where x is float64.
-    codes = jnp.clip(jnp.rint(position), 0.0, count).astype(count.dtype)
-    return _ratio(codes, zero_point, count), zero_point
-
-
-def fraction(x: jax.Array, grid: Grid, zero: bool) -> jax.Array:
-    """Widened x in the unit of `nearest`: the same number whatever the bits."""
-    inverse = _inverse_scale(grid.width, 1.0)
-    return x * inverse if zero else (x - grid.lo) * inverse
-
-
-def is_inside(position: jax.Array, zero_point: jax.Array, count: jax.Array) -> jax.Array:
-    """Whether the `fraction` of x lies between the first and the last level.
-
-    With a relative slack of 1e-6 for the rounding of the fraction itself: the ends of a min-max
-    range are inside.
-    """
-    start = -zero_point / jnp.maximum(count, 1.0)
-    return (position >= start - 1e-6) & (position <= start + (1.0 + 1e-6))
-
-
-class Pieces(NamedTuple):
-    """What the backward pass needs: the level's ratio, x's ratio, and who is inside."""
-
-    ratio: jax.Array
-    position: jax.Array
-    inside: jax.Array
-
-
-def pieces(x: jax.Array, grid: Grid, count: jax.Array, zero: bool) -> Pieces:
-    """`nearest`, `fraction` and `is_inside` of widened x on a grid already spread to its shape."""
-    ratio, zero_point = nearest(x, grid, count, zero)
-    position = fraction(x, grid, zero)
-    return Pieces(ratio, position, is_inside(position, zero_point, count))
-
-
-def range_cotangents(g, ratio, position, inside, zero, clipped_only):
-    """Element-wise cotangents of (lo, width) for a level at `ratio`; see the module's formulas.
-
-    Inside, d level / d width = ratio - position (LSQ's round(v) - v); outside it is the ratio at
-    which the grid ends. `clipped_only` drops the inside part, as PACT does. In zero form the zero
-    point is held, so that `lo` receives nothing.
-    """
-    d_width = g * jnp.where(inside, 0.0 if clipped_only else ratio - position, ratio)
-    d_lo = jnp.zeros_like(g) if zero else g * jnp.where(inside, 0.0, 1.0)
-    return d_lo, d_width
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+# Compiled as one function, so that layers of one shape share its trace.
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def fake_quant(
     x: jax.Array, grid: Grid, bits: jax.Array, zero: bool, clipped_only: bool = False
 ) -> jax.Array:
     """x on the nearest level of a grid of round(bits) bits, differentiable in x, grid and bits.
 
     x_hat = decode(encode(x)). Surrogates: to x, 1 inside the range and 0 outside; to the range,
-    `range_cotangents`; to bits, -ln2 * 2^n / (2^n - 1) * (x_hat - clip(x)), the derivative of a
+    the residual of rounding and the ends; to bits, -ln2 * 2^n / (2^n - 1) * (x_hat - clip(x)), the derivative of a
     step that halves with each bit (DQ, Uhlich et al. 2020, parametrisation U2). The backward
     pass keeps x in its own dtype and recomputes the rest.
 
@@ -206,30 +217,37 @@ def fake_quant(
       >>> fake_quant(jnp.array([0.4, 1.6, 9.0]), grid, jnp.float32(2.0), True).tolist()
       [0.0, 2.0, 3.0]
     """
-    n = jnp.rint(bits)
-    return decode(encode(x, grid, n, zero), grid, n, zero).astype(x.dtype)
+    return _fake_quant(x, grid, bits, zero, clipped_only)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _fake_quant(x, grid, bits, zero, clipped_only):
+    return _fake_quant_fwd(x, grid, bits, zero, clipped_only)[0]
 
 
 def _fake_quant_fwd(x, grid, bits, zero, clipped_only):
-    return fake_quant(x, grid, bits, zero, clipped_only), (x, grid, bits)
+    del clipped_only  # of the backward pass
+    to = levels(grid, jnp.rint(bits), zero, x.shape)
+    x_hat = level(nearest(widen(x), to), to, zero).astype(x.dtype)
+    return x_hat, (x, grid, bits, to)
 
 
 def _fake_quant_bwd(zero, clipped_only, residual, g):
-    x, grid, bits = residual
-    g, x_wide = widen(g), widen(x)
-    wide, count = _spread(grid, steps(jnp.rint(bits)), x.shape)
-    ratio, position, inside = pieces(x_wide, wide, count, zero)
-    alive = count > 0
-    d_x = jnp.where(inside & alive, g, 0.0)
-    d_lo, d_width = range_cotangents(g * alive, ratio, position, inside, zero, clipped_only)
-    error = jnp.where(inside & alive, wide.width * (ratio - position), 0.0)
-    growth = jnp.log(2.0) * (1.0 + 1.0 / jnp.maximum(count, 1.0))
-    d_bits = -growth * g * error
+    x, grid, bits, to = residual
+    g, x = widen(g), widen(x)
+    ratio, at = nearest(x, to), position(x, to)
+    inside, alive = is_inside(at, to), to.unit > 0
+    # Inside, d level / d width = ratio - position (LSQ's round(v) - v); outside it is the ratio at
+    # which the grid ends. PACT drops the inside part. In zero form the zero point is held, so that
+    # `lo` receives nothing.
+    d_width = jnp.where(inside, 0.0 if clipped_only else ratio - at, ratio)
+    d_lo = jnp.zeros_like(grid.lo) if zero else blocks.fold(g, grid.lo, alive & ~inside)
+    growth = jnp.log(2.0) * (1.0 + to.unit)
     return (
-        d_x.astype(x.dtype),
-        Grid(blocks.fold(d_lo, grid.lo), blocks.fold(d_width, grid.width)),
-        blocks.fold(d_bits, bits),
+        jnp.where(inside, g, 0.0).astype(residual[0].dtype),
+        Grid(d_lo, blocks.fold(g * d_width, grid.width, alive)),
+        blocks.fold(-growth * to.width * (ratio - at) * g, bits, inside),
     )
 
 
-fake_quant.defvjp(_fake_quant_fwd, _fake_quant_bwd)
+_fake_quant.defvjp(_fake_quant_fwd, _fake_quant_bwd)

@@ -29,7 +29,7 @@ def get_config():
     }
     learned = {"name": "bitlength", "init": 6.0, "range": "learned", "clip_bits": 5.0}
     weights = {**learned, "min_bits": 2.0, "range_granularity": "per_channel"}
-    ends = {"name": "uniform", "bits": 8, "range": "mse"}
+    ends = {"name": "uniform", "bits": 8}
     config.rules = (
         ("(stem|head)/kernel", {**ends, "granularity": "per_channel", "signed": True}),
         ("stem/input", ends),

@@ -13,7 +13,7 @@ import pytest
 
 from bitjax.quantizers import Axes, bitlength, lsq, pact, uniform
 from bitjax.quantizers.bitlength import blend_quant
-from bitjax.quantizers.grid import Grid, fake_quant, pieces, steps
+from bitjax.quantizers.grid import Grid, fake_quant, is_inside, levels, position
 from bitjax.quantizers.ste import clip, round_ste
 
 
@@ -241,8 +241,17 @@ def test_a_range_that_is_observed_receives_nothing_and_passes_all_of_x_on(q):
     assert all(not leaf.any() for leaf in jax.tree.leaves(d_stats))
 
 
-def test_pieces_counts_the_ends_as_inside_at_every_number_of_bits():
+def test_the_ends_of_a_range_are_inside_at_every_number_of_bits():
     for bits in range(1, 18):
         x = jnp.array([-0.3, 2.9])
         grid = Grid(x[0], x[1] - x[0])
-        assert pieces(x, grid, steps(jnp.float32(bits)), False).inside.all()
+        to = levels(grid, jnp.float32(bits), False, x.shape)
+        assert is_inside(position(x, to), to).all()
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_below_one_bit_x_keeps_the_share_of_its_gradient_within_the_whole_range(zero):
+    x = jnp.array([-0.4, 0.1, 0.9, 1.7])
+    grid = Grid(jnp.float32(0.0), jnp.float32(1.0))
+    d_x = jax.grad(lambda x: jnp.sum(blend_quant(x, grid, 0.25 * jnp.ones(()), jnp.ones(()), zero)))
+    np.testing.assert_array_equal(d_x(x), [0.0, 0.25, 0.25, 0.0])

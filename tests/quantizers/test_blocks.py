@@ -44,7 +44,7 @@ def test_fold_sums_what_spread_repeats(shape, block):
     # The entry that serves each index, along each axis.
     entry = [np.arange(n) // (n // b) for n, b in zip(shape, block, strict=True)]
     np.testing.assert_array_equal(served, param[np.ix_(*entry)])
-    folded = np.asarray(jax.jit(fold)(x, param))
+    folded = np.asarray(jax.jit(fold)(x, param, True))
     assert np.sum(folded * param) == np.sum(x * served)
 
 
