@@ -72,8 +72,8 @@ def blend_quant(
 
     With b = floor(n), a = n - b:  Q(x, n) = (1 - a) Q(x, b) + a Q(x, b + 1), where Q(x, 0) = 0.
     Surrogates: dQ/dx = 1 between the blend's first and last level, 0 outside; dQ/dn =
-    Q(x, b + 1) - Q(x, b), times the slope of the sharpened mix; the range as in `grid.fake_quant`. One pass forward, one
-    backward, which keeps x in its own dtype and recomputes the rest.
+    Q(x, b + 1) - Q(x, b), times the slope of the sharpened mix; the range as in `grid.fake_quant`.
+    One pass forward, one backward, which keeps x in its own dtype and recomputes the rest.
 
     Args:
       x: any shape, float.

@@ -197,10 +197,11 @@ def fake_quant(
 ) -> jax.Array:
     """x on the nearest level of a grid of round(bits) bits, differentiable in x, grid and bits.
 
-    x_hat = decode(encode(x)). Surrogates: to x, 1 inside the range and 0 outside; to the range,
-    the residual of rounding and the ends; to bits, -ln2 * 2^n / (2^n - 1) * (x_hat - clip(x)), the derivative of a
-    step that halves with each bit (DQ, Uhlich et al. 2020, parametrisation U2). The backward
-    pass keeps x in its own dtype and recomputes the rest.
+    x_hat = decode(encode(x)). Surrogates: to x, 1 inside the range and 0 outside; to the range's
+    width, in widths, the residual of rounding inside and the end outside; to its start, 1 outside;
+    to bits, -ln2 * 2^n / (2^n - 1) * (x_hat - clip(x)), the derivative of a step that halves with
+    each bit (DQ, Uhlich et al. 2020, parametrisation U2). The backward pass keeps x in its own
+    dtype and a few numbers per block, and recomputes the rest.
 
     Args:
       x: any shape, float.
