@@ -44,8 +44,8 @@ def read(results: Path) -> dict[str, list[dict[str, Any]]]:
 
 def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
     """A Markdown table, a row a config: mean over seeds, and the spread where there are more."""
-    head = ["config", "top-1 %", "seeds", "bits w", "bits a", "bits all", "model kB", "MBOPs"]
-    head += ["steps", "s"]
+    head = ["config", "top-1 %", "seeds", "bits w", "bits a", "bits all", "bits inner"]
+    head += ["model kB", "MBOPs", "steps", "s"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for _, runs in sorted(found.items()):
         bits = [run["bits"] for run in runs]
@@ -62,7 +62,7 @@ def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
             str(len(runs)),
             *(
                 mean((b[k]["integer"] for b in bits), ".2f")
-                for k in ("weights", "activations", "all")
+                for k in ("weights", "activations", "all", "inner")
             ),
             mean((run["cost"]["model_bytes"] / 1024 for run in runs), ".1f"),
             mean((run["cost"]["bops"] / 1e6 for run in runs), ".1f"),

@@ -1,6 +1,7 @@
 """The float control: the same model, data and schedule without a quantizer."""
 
-from bitjax.methods.base import Method, Stage, default_labels, scheduled, sgd
+from bitjax.methods.base import Method, Stage, default_labels, reestimate, scheduled, sgd
+from bitjax.methods.quantization_aware import teaching
 
 
 def full_precision(
@@ -10,6 +11,8 @@ def full_precision(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     warmup: int = 0,
+    distill: float = 0.0,
+    reestimate_batches: int = 0,
 ) -> Method:
     """Trains the float model by SGD with a cosine schedule; no site has a quantizer.
 
@@ -19,11 +22,21 @@ def full_precision(
       momentum: of SGD.
       weight_decay: on all parameters.
       warmup: steps of linear rise.
+      distill: share of the starting network's soft labels in the loss, as the quantized ones learn.
+      reestimate_batches: as in `quantization_aware.fixed_bits`.
 
     Example:
       >>> [stage.name for stage in full_precision(steps=10).stages]
       ['train']
     """
     weights = scheduled(sgd(momentum, weight_decay), learning_rate, steps, warmup=warmup)
-    stage = Stage("train", (), steps, labels=default_labels, optimizers={"weights": weights})
-    return Method("full_precision", (stage,))
+    stage = Stage(
+        "train",
+        (),
+        steps,
+        labels=default_labels,
+        optimizers={"weights": weights},
+        **teaching(distill),
+    )
+    last = (reestimate((), reestimate_batches),) if reestimate_batches else ()
+    return Method("full_precision", (stage, *last))

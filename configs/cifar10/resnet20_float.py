@@ -2,12 +2,13 @@
 
 Expected: 91.73 % top-1 (its author's figure, reproduced). Command (20 s on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_float.py --workdir runs/r20-float
+`:600` after the file's name is the control of the quantized ones: their 600 steps and loss, float.
 """
 
 from configs.base import get_config as base
 
 
-def get_config():
+def get_config(steps="0"):
     config = base()
     config.model.name = "resnet20"
     config.init_from = "pretrained/cifar10_resnet20.npz"
@@ -17,10 +18,14 @@ def get_config():
     config.data.augmentation = "crop_flip"
     config.method = {
         "name": "full_precision",
-        "steps": 0,
+        "steps": int(steps),
         "learning_rate": 0.01,
         "momentum": 0.9,
         "weight_decay": 1e-4,
         "warmup": 10,
     }
+    if int(steps):
+        config.name = f"cifar10/resnet20_float_{steps}"
+        config.method.distill = 1.0
+        config.method.reestimate_batches = 80
     return config
