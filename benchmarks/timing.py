@@ -82,7 +82,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     table = Table(*columns, box=box.MARKDOWN)
     for row in rows:
         table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
-    console = Console(width=max(100, Console().width), highlight=False)
+    console = Console(width=max(160, Console().width), highlight=False)  # rows stay whole
     console.print(f"\n{title}\n")
     console.print(table)
 

@@ -57,4 +57,6 @@ def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
     table.add_row("time, s", f"{result['wall_seconds']:.0f}")
     console.print(table)
     if workdir:
-        console.print(f"run folder: {workdir}  (result.json, bits.csv, metrics.jsonl)")
+        console.print(
+            f"run folder: {workdir}  (result.json, bits.csv, metrics.jsonl)", soft_wrap=True
+        )
