@@ -102,6 +102,27 @@ def default_labels(trained: Variables) -> Any:
     return jax.tree_util.tree_map_with_path(label, trained)
 
 
+def learned_labels(rules: Rules) -> Callable[[Any], Any]:
+    """`default_labels`, with the bits of sites whose quantizer has them fixed frozen.
+
+    A penalty or a budget reaches every `bits` leaf, also those of fixed bits.
+
+    Example:
+      >>> from bitjax.quantizers import uniform
+      >>> from bitjax.rules import rule
+      >>> labels = learned_labels([rule(".*", uniform(bits=8))])
+      >>> labels({"quant": {"head": {"kernel": {"bits": 8.0}}}})
+      {'quant': {'head': {'kernel': {'bits': 'frozen'}}}}
+    """
+
+    def label(path, name):
+        site = "/".join(key.key for key in path[1:-1])
+        quantizer = quantizer_of(rules, site) if name == "bits" else None
+        return FROZEN if quantizer is not None and "min_bits" not in quantizer.form else name
+
+    return lambda trained: jax.tree_util.tree_map_with_path(label, default_labels(trained))
+
+
 class ScheduledState(NamedTuple):
     """The learning rate's peak as a leaf, so that changing it recompiles nothing."""
 

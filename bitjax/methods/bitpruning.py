@@ -15,6 +15,7 @@ from bitjax.methods.base import (
     adam,
     bit_limits,
     default_labels,
+    learned_labels,
     read_site,
     reestimate,
     scheduled,
@@ -185,7 +186,7 @@ def bitpruning(
             "learn_bits",
             tuple(rules),
             learned,
-            labels=default_labels,
+            labels=learned_labels(rules),
             optimizers={
                 "weights": weights(learning_rate, learned, warmup, left_off),
                 "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),

@@ -250,6 +250,7 @@ def bitlength(
         init_fn,
         grid_of,
         zero=zero_on_grid,
+        learns_bits=mode != "fixed",
         measure=None if learned else measure,
         update=None if learned else update,
         name=f"bitlength/{mode}",

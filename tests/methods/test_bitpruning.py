@@ -66,6 +66,19 @@ def test_bits_fall_with_the_strength_and_towards_the_budget():
     assert bits["budget"] < bits["neither"] - 0.3, bits
 
 
+@pytest.mark.parametrize(
+    "fixed", [bj.uniform(bits=8), bj.lsq(bits=8), bj.pact(bits=8, signed=True)]
+)
+def test_fixed_bits_stay_where_they_are_beside_sites_that_learn_theirs(fixed):
+    rules = (bj.rule("head/.*", fixed), *RULES)
+    method = bitpruning(rules, gamma=1.0, budgets=(bj.budget("bits", 4.0),), **FAST)
+    model, stage, costs, state = start_of(method, MLP(features=(8,)))
+    step = jax.jit(make_train_step(model, stage, costs, preprocess))
+    bits = bj.bits_of(train(step, state, 5).quant)
+    moved = {site: float(n) for site, n in bits.items() if float(n) not in (6.0, 8.0)}
+    assert moved and not any(site.startswith("head") for site in moved)
+
+
 def test_ties_keep_one_bitlength_in_the_network():
     rules = (
         bj.rule(".*/kernel", bj.bitlength(init=6.0, granularity="per_channel")),
