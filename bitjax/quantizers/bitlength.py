@@ -250,7 +250,6 @@ def bitlength(
         init_fn,
         grid_of,
         zero=zero_on_grid,
-        learns_bits=mode != "fixed",
         measure=None if learned else measure,
         update=None if learned else update,
         name=f"bitlength/{mode}",

@@ -31,7 +31,6 @@ def affine(
     *,
     zero: bool,
     clipped_only: bool = False,
-    learns_bits: bool = False,
     **fields,
 ) -> Quantizer:
     """A quantizer on the affine grid that `grid_of(params, stats, train)` gives.
@@ -43,8 +42,6 @@ def affine(
       grid_of: the range of the grid.
       zero: the grid's form, see `grid`.
       clipped_only: ranges learn from clipped elements only (PACT).
-      learns_bits: whether `bits` receives a gradient; fixed bits stay where they are beside sites
-        that learn theirs.
       **fields: the remaining fields of `Quantizer`.
 
     Example:
@@ -56,8 +53,7 @@ def affine(
     def apply(params, stats, x, *, train=False, key=None):
         del key  # deterministic
         grid = grid_of(params, stats, train)
-        bits = params["bits"] if learns_bits else jax.lax.stop_gradient(params["bits"])
-        return fake_quant(x, grid, bits, zero, clipped_only)
+        return fake_quant(x, grid, params["bits"], zero, clipped_only)
 
     def encode_x(params, stats, x):
         return Codes(encode(x, grid_of(params, stats, False), jnp.rint(params["bits"]), zero))
