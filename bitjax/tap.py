@@ -13,6 +13,8 @@ import numpy as np
 from bitjax.linen import QUANT, STATS
 from bitjax.probe import Seen, compile_quickly, jit_arrays, probe
 
+_SMALL = 1 << 16  # elements of a leaf that may as well be copied
+
 
 class Tapped(NamedTuple):
     """One layer's call.
@@ -105,9 +107,12 @@ def is_finite(tree: Any) -> jax.Array:
       >>> bool(is_finite({"a": jnp.ones(2), "b": jnp.array(jnp.nan)}))
       False
     """
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    # As one vector: a test and a reduction for every leaf take longer to compile.
-    return jnp.all(jnp.isfinite(jnp.concatenate([jnp.ravel(x) for x in leaves] or [jnp.zeros(1)])))
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+    leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # Small ones as one vector, for a test of each takes long to compile; large ones are not copied.
+    small = [jnp.ravel(x) for x in leaves if x.size <= _SMALL]
+    groups = [x for x in leaves if x.size > _SMALL] + ([jnp.concatenate(small)] if small else [])
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in groups] or [True]))
 
 
 def finite_flags(seen: Seen) -> dict[str, jax.Array]:
