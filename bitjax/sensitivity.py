@@ -90,7 +90,7 @@ def fisher(
     floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
 
     def loss(quant, floats, args, key):
-        logits = wrapped.apply({**floats, QUANT: quant}, *args, **kwargs).astype(jnp.float32)
+        logits = jnp.asarray(wrapped.apply({**floats, QUANT: quant}, *args, **kwargs), jnp.float32)
         labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
         return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
