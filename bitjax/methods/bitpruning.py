@@ -52,6 +52,7 @@ def bitpruning(
     sharpness: float = 16.0,
     tied: Sequence[str] = (),
     distill: float = 0.0,
+    temperature: float = 1.0,
     reestimate_batches: int = 0,
 ) -> Method:
     """Learns every bitlength beside the weights, then fixes integers and trains on with them.
@@ -84,6 +85,7 @@ def bitpruning(
       tied: patterns of sites that share one bitlength each; ".*" is one per network. Without
         budgets, which round each site by itself.
       distill: share of the float teacher's soft labels in the loss.
+      temperature: of the soft labels.
       reestimate_batches: as in `quantization_aware.fixed_bits`.
 
     Raises:
@@ -196,7 +198,7 @@ def bitpruning(
             controls=controls,
             penalty=soft,
             after_step=after_step,
-            **teaching(distill),
+            **teaching(distill, temperature),
         ),
         Stage(
             "freeze_bits",
@@ -208,7 +210,7 @@ def bitpruning(
                 "weights": weights(tuned_rate, tuned, 0, 0.0),
                 "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
             },
-            **teaching(distill),
+            **teaching(distill, temperature),
         ),
     ]
     if reestimate_batches:

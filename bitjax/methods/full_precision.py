@@ -12,6 +12,7 @@ def full_precision(
     weight_decay: float = 0.0,
     warmup: int = 0,
     distill: float = 0.0,
+    temperature: float = 1.0,
     reestimate_batches: int = 0,
 ) -> Method:
     """Trains the float model by SGD with a cosine schedule; no site has a quantizer.
@@ -23,6 +24,7 @@ def full_precision(
       weight_decay: on all parameters.
       warmup: steps of linear rise.
       distill: share of the starting network's soft labels in the loss, as the quantized ones learn.
+      temperature: of the soft labels.
       reestimate_batches: as in `quantization_aware.fixed_bits`.
 
     Example:
@@ -36,7 +38,7 @@ def full_precision(
         steps,
         labels=default_labels,
         optimizers={"weights": weights},
-        **teaching(distill),
+        **teaching(distill, temperature),
     )
     last = (reestimate((), reestimate_batches),) if reestimate_batches else ()
     return Method("full_precision", (stage, *last))

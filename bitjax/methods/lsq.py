@@ -14,6 +14,7 @@ def lsq(
     weight_decay: float = 0.0,
     warmup: int = 0,
     distill: float = 0.0,
+    temperature: float = 1.0,
     reestimate_batches: int = 0,
 ) -> Method:
     """Weights and scales trained together by SGD at one learning rate, as in the paper.
@@ -38,5 +39,6 @@ def lsq(
         range_direction=sgd(momentum),
         range_learning_rate=learning_rate,
         distill=distill,
+        temperature=temperature,
         reestimate_batches=reestimate_batches,
     )

@@ -15,6 +15,7 @@ def pact(
     warmup: int = 0,
     clip_decay: float = 1e-4,
     distill: float = 0.0,
+    temperature: float = 1.0,
     reestimate_batches: int = 0,
 ) -> Method:
     """Weights and clips trained together by SGD; the clips decay, so that clipping pays.
@@ -37,5 +38,6 @@ def pact(
         range_direction=sgd(momentum, clip_decay),
         range_learning_rate=learning_rate,
         distill=distill,
+        temperature=temperature,
         reestimate_batches=reestimate_batches,
     )

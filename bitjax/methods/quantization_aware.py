@@ -28,6 +28,7 @@ def fixed_bits(
     range_direction: optax.GradientTransformation | None = None,
     range_learning_rate: float = 0.0,
     distill: float = 0.0,
+    temperature: float = 1.0,
     reestimate_batches: int = 0,
 ) -> Method:
     """Calibrates the rules' quantizers, trains weights and ranges, perhaps re-estimates statistics.
@@ -43,6 +44,7 @@ def fixed_bits(
       range_direction: the ranges' direction; None freezes them.
       range_learning_rate: their peak.
       distill: share of the float teacher's soft labels in the loss.
+      temperature: of the soft labels; above 1 every logit counts, not the likely classes alone.
       reestimate_batches: batches of augmented training images that re-estimate batch
         normalisation's statistics at the end; 0 does not.
 
@@ -63,17 +65,17 @@ def fixed_bits(
         steps,
         labels=default_labels,
         optimizers=optimizers,
-        **teaching(distill),
+        **teaching(distill, temperature),
     )
     last = (reestimate(rules, reestimate_batches),) if reestimate_batches else ()
     return Method(name, (stage, *last))
 
 
-def teaching(distill: float) -> dict[str, Any]:
+def teaching(distill: float, temperature: float = 1.0) -> dict[str, Any]:
     """The fields of a stage whose loss listens to the float teacher for the share `distill`.
 
     Raises:
-      ValueError: `distill` is outside [0, 1].
+      ValueError: `distill` is outside [0, 1], or `temperature` is not above 0.
 
     Example:
       >>> teaching(0.0)
@@ -81,4 +83,6 @@ def teaching(distill: float) -> dict[str, Any]:
     """
     if not 0.0 <= distill <= 1.0:
         raise ValueError(f"`distill` must be in [0, 1], got {distill:g}.")
-    return {"loss": distillation(share=distill), "teacher": True} if distill else {}
+    if not temperature > 0.0:
+        raise ValueError(f"`temperature` must be above 0, got {temperature:g}.")
+    return {"loss": distillation(temperature, distill), "teacher": True} if distill else {}

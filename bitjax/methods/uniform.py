@@ -14,6 +14,7 @@ def uniform(
     weight_decay: float = 0.0,
     warmup: int = 0,
     distill: float = 0.0,
+    temperature: float = 1.0,
     reestimate_batches: int = 0,
 ) -> Method:
     """Fixed bits with observed ranges; `steps=0` is post-training quantization.
@@ -33,5 +34,6 @@ def uniform(
         weight_decay=weight_decay,
         warmup=warmup,
         distill=distill,
+        temperature=temperature,
         reestimate_batches=reestimate_batches,
     )

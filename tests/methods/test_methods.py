@@ -140,3 +140,15 @@ def test_distillation_mixes_the_teacher_and_the_labels():
     np.testing.assert_allclose(mixed, 0.25 * soft + 0.75 * hard, rtol=1e-6)
     with pytest.raises(ValueError, match=r"`distill` must be in \[0, 1\], got 2"):
         lsq((), steps=1, distill=2.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distill": 1.5}, r"`distill` must be in \[0, 1\], got 1.5"),
+        ({"distill": 1.0, "temperature": 0.0}, "`temperature` must be above 0, got 0"),
+    ],
+)
+def test_a_teacher_out_of_bounds_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        lsq((), steps=1, **settings)
