@@ -25,7 +25,7 @@ def get_config():
         "bits_learning_rate": 0.035,
         "range_learning_rate": 0.005,
         "distill": 1.0,
-        "reestimate_batches": 80,
+        "temperature": 4.0,
     }
     # 0.0 is a code from the start, so that the freeze moves no level.
     learned = {

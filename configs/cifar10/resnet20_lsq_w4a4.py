@@ -17,7 +17,7 @@ def get_config():
         "warmup": 10,
         "weight_decay": 1e-4,
         "distill": 1.0,
-        "reestimate_batches": 80,
+        "temperature": 4.0,
     }
     learned = {"name": "lsq", "bits": 4}
     ends = {"name": "lsq", "bits": 8}
