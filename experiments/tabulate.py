@@ -6,6 +6,7 @@ python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
 import json
 import shutil
 import statistics
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,10 @@ def main(argv: list[str]) -> None:
     """Keeps the runs named on the command line and rewrites the tables."""
     results = ROOT / "results"
     for run in argv[1:]:
-        print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
+        try:
+            print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     found = read(results)
     insert(results / "README.md", table(found) + "\n\nMade by:\n\n" + machines(found))
     insert(ROOT / "README.md", table(found))
