@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from bitjax.calibrate import attach
 from bitjax.linen import QUANT, STATS, Quantized
@@ -92,7 +91,8 @@ def fisher(
     def loss(quant, floats, args, key):
         logits = jnp.asarray(wrapped.apply({**floats, QUANT: quant}, *args, **kwargs), jnp.float32)
         labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
-        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.sum(jnp.take_along_axis(log_p, labels[:, None], axis=1))
 
     step = jax.jit(jax.grad(loss))
     total: dict[str, float] = {}

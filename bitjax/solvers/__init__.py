@@ -2,3 +2,12 @@
 
 from bitjax.solvers.allocation import allocate as allocate
 from bitjax.solvers.base import Solution as Solution
+from bitjax.solvers.lasso_path import lasso as lasso
+from bitjax.solvers.lasso_path import lasso_path as lasso_path
+from bitjax.solvers.lloyd_max import lloyd_max as lloyd_max
+from bitjax.solvers.plane_selection import Planes as Planes
+from bitjax.solvers.plane_selection import levels_increase as levels_increase
+from bitjax.solvers.plane_selection import select_planes as select_planes
+from bitjax.solvers.scale_search import Scales as Scales
+from bitjax.solvers.scale_search import free_scales as free_scales
+from bitjax.solvers.scale_search import window_scales as window_scales
