@@ -7,6 +7,7 @@ from bitjax.quantizers.base import Quantizer as Quantizer
 from bitjax.quantizers.base import identity as identity
 from bitjax.quantizers.base import reduce_batch as reduce_batch
 from bitjax.quantizers.bitlength import bitlength as bitlength
+from bitjax.quantizers.bitplane import bitplane as bitplane
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bitjax.quantizers import Axes, Quantizer, bitlength, identity, lsq, pact, uniform
+from bitjax.quantizers import Axes, Quantizer, bitlength, bitplane, identity, lsq, pact, uniform
 from bitjax.quantizers.bitlength import MODES, RANGES
 from bitjax.quantizers.blocks import GRANULARITIES
 from bitjax.quantizers.ranges import METHODS
@@ -25,8 +25,10 @@ class Row(NamedTuple):
     """A quantizer and the laws it claims.
 
     `zero`: 0.0 is a code. `constant`: ulps by which a constant tensor may be off, None if it claims
-    nothing. `negative`: negative numbers are in its range. `grid`: it rounds at all. `slow`: a
-    combination that is asked only when the slow tests are.
+    nothing. `negative`: negative numbers are in its range. `grid`: it rounds at all. `ordered`:
+    codes rise with what they stand for. `steady`: its range does not follow the tensor in `apply`,
+    so that quantizing twice changes nothing. `slow`: a combination that is asked only when the
+    slow tests are.
     """
 
     make: Callable[[], Quantizer]
@@ -35,6 +37,8 @@ class Row(NamedTuple):
     constant: float | None = 0
     negative: bool = True
     grid: bool = True
+    ordered: bool = True
+    steady: bool = True
     slow: bool = False
 
 
@@ -86,6 +90,31 @@ def rows():
     yield "bitlength-learned-unsigned", Row(after_relu, constant=64, negative=False)
     options = {"granularity": "per_channel", "range_granularity": "per_tensor"}
     yield "bitlength-two-granularities", Row(partial(bitlength, 4.0, **options), zero=False)
+    # A learned scale is stored for the planes that it was started at, and the highest level of some
+    # planes is short of the range: nothing is claimed of constants. A sign's plane orders nothing.
+    claims = {"constant": None, "negative": False}
+    every_plane = {"depth": 16, "shift": 0}
+    yield "bitplane", Row(partial(bitplane, 4, **every_plane), **claims)
+    make = partial(bitplane, 4, coefficients="free", shift=0)
+    yield "bitplane-free", Row(make, range(1, 9), **claims)
+    make = partial(bitplane, 4, scale="observed", range="absmax", **every_plane)
+    yield "bitplane-observed", Row(make, **claims)
+    make = partial(bitplane, 4, scale="observed", coefficients="free", shift=0)
+    yield "bitplane-observed-free", Row(make, range(1, 9), slow=True, **claims)
+    for kind in ("power_of_two", "free"):
+        make = partial(bitplane, 4, signed=True, coefficients=kind, shift=0)
+        row = Row(make, range(2, 10), constant=None, ordered=False)
+        yield f"bitplane-signed-{kind}", row
+    faithful = {"mode": "faithful", **every_plane}
+    row = Row(partial(bitplane, 4, **faithful), steady=False, **claims)
+    yield "bitplane-faithful", row
+    make = partial(bitplane, 4, mode="faithful", signed=True, coefficients="free", shift=0)
+    row = Row(make, range(2, 10), constant=None, ordered=False, steady=False)
+    yield "bitplane-faithful-signed", row
+    options = {"truncate": True, "wrap": True, "dither": True}
+    # It is off by up to a step, and by all of it where it wraps.
+    row = Row(partial(bitplane, 4, **faithful, **options), ordered=False, steady=False, **claims)
+    yield "bitplane-faithful-defects", row
 
 
 ROWS = dict(rows())
@@ -110,6 +139,8 @@ KINDS = (
     "bitlength-blend-learned-ends",
     "bitlength-blend-minmax-zero",
     "bitlength-ste-learned-zero",
+    "bitplane",
+    "bitplane-signed-free",
 )
 one_of_each_kind = every(lambda row: any(row is ROWS[name] for name in KINDS))
 
@@ -212,7 +243,7 @@ def test_decoding_is_exact_in_other_dtypes_too(name, dtype):
         check_decoding(name, normal(7, 3.0, 1.0, dtype), params, stats)
 
 
-@every_grid
+@every(lambda row: row.grid and row.ordered)
 @tensors
 def test_the_error_is_at_most_half_a_step_inside_the_range(name, seed, exponent, offset):
     f, x = jitted(name), normal(seed, 10.0**exponent, offset)
@@ -230,7 +261,7 @@ def test_the_error_is_at_most_half_a_step_inside_the_range(name, seed, exponent,
         assert (error <= 0.51 * step + rounding).all()
 
 
-@every_grid
+@every(lambda row: row.grid and row.steady)
 @tensors
 def test_quantizing_twice_changes_nothing(name, seed, exponent, offset):
     f, x = jitted(name), normal(seed, 10.0**exponent, offset)
@@ -355,6 +386,14 @@ def test_an_empty_tensor_is_an_error_that_says_so(name):
         (lambda: lsq(group_size=4), r"`group_size` goes with granularity='per_group'"),
         (lambda: pact(init_clip=-1.0), r"`init_clip` must be 'mse' or a number above 0, got -1"),
         (lambda: uniform(decay=1.5), r"`decay` must be in \[0, 1\], got 1.5"),
+        (lambda: bitplane(0), r"`bits` must be in \[1, 16\], got 0"),
+        (lambda: bitplane(17), r"`bits` must be in \[1, 16\], got 17"),
+        (lambda: bitplane(2.5), r"`bits` must be an integer, got 2.5"),
+        (lambda: bitplane(1, signed=True), r"`bits` must be in \[2, 16\], got 1"),
+        (lambda: bitplane(mode="weak"), r"`mode` must be one of \['strong', 'faithful'\], got 'w"),
+        (lambda: bitplane(depth=17), r"`depth` must be an integer in \[1, 16\], got 17"),
+        (lambda: bitplane(4, depth=6, shift=3), r"`depth` must be at least .* 4 \+ 3, .* depth=6"),
+        (lambda: bitplane(wrap=True), r"`wrap` goes with mode='faithful', not 'strong'"),
     ],
 )
 def test_an_argument_out_of_bounds_is_an_error_with_its_bound_and_value(make, message):
