@@ -30,6 +30,9 @@ def quantizers() -> dict[str, bj.Quantizer]:
     for mode in ("blend", "sharpen", "ste", "sample"):
         found[f"bitlength/{mode}"] = bj.bitlength(init=4.5, mode=mode)
     found["bitlength/blend learned"] = bj.bitlength(init=4.5, range="learned", signed=False)
+    found["bitplane"] = bj.bitplane(bits=4)
+    found["bitplane/free"] = bj.bitplane(bits=4, coefficients="free")
+    found["bitplane/faithful"] = bj.bitplane(bits=4, mode="faithful")
     return found
 
 

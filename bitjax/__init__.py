@@ -18,6 +18,7 @@ from bitjax.doctor import Finding as Finding
 from bitjax.doctor import doctor as doctor
 from bitjax.doctor import report as report
 from bitjax.linen import Quantized as Quantized
+from bitjax.plane_allocation import allocate as allocate
 from bitjax.quantizers.base import Axes as Axes
 from bitjax.quantizers.base import Batch as Batch
 from bitjax.quantizers.base import Codes as Codes
@@ -25,6 +26,8 @@ from bitjax.quantizers.base import Quantizer as Quantizer
 from bitjax.quantizers.base import identity as identity
 from bitjax.quantizers.bitlength import bitlength as bitlength
 from bitjax.quantizers.bitlength import freeze as freeze
+from bitjax.quantizers.bitplane import bitplane as bitplane
+from bitjax.quantizers.bitplane import keep_planes as keep_planes
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate
@@ -32,9 +35,13 @@ from bitjax.quantizers.measure import sqnr as sqnr
 from bitjax.quantizers.uniform import lsq as lsq
 from bitjax.quantizers.uniform import pact as pact
 from bitjax.quantizers.uniform import uniform as uniform
+from bitjax.rate_allocation import allocate_rates as allocate_rates
+from bitjax.rate_curves import rate_curves as rate_curves
 from bitjax.rounding import round_bits as round_bits
 from bitjax.rules import Rule as Rule
 from bitjax.rules import rule as rule
+from bitjax.sensitivity import fisher as fisher
+from bitjax.site_histograms import site_histograms as site_histograms
 from bitjax.sites import SiteCost as SiteCost
 from bitjax.sites import site_costs as site_costs
 from bitjax.sites import total_macs as total_macs

@@ -31,6 +31,7 @@ QUANTIZERS: dict[str, Callable] = {
     "lsq": bj.lsq,
     "pact": bj.pact,
     "bitlength": bj.bitlength,
+    "bitplane": bj.bitplane,
 }
 METHODS: dict[str, Callable] = {
     "full_precision": methods.full_precision,
@@ -38,6 +39,7 @@ METHODS: dict[str, Callable] = {
     "lsq": methods.lsq,
     "pact": methods.pact,
     "bitpruning": methods.bitpruning,
+    "bottleneck": methods.bottleneck,
 }
 
 

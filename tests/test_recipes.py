@@ -66,3 +66,9 @@ def test_bitpruning_meets_three_bits_on_average_and_keeps_95_per_cent():
     result = run("bitpruning")
     assert result["bits"]["all"]["integer"] <= 3.0
     assert result["accuracy"] >= 0.95
+
+
+def test_the_bottleneck_keeps_97_per_cent_at_three_planes_on_average():
+    result = run("bottleneck", method={"float_steps": STEPS, "steps": 100})
+    assert result["steps"] == STEPS + 100
+    assert result["accuracy"] >= 0.97

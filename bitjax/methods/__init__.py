@@ -4,6 +4,7 @@ from bitjax.methods.base import Context as Context
 from bitjax.methods.base import Method as Method
 from bitjax.methods.base import Stage as Stage
 from bitjax.methods.bitpruning import bitpruning as bitpruning
+from bitjax.methods.bottleneck import bottleneck as bottleneck
 from bitjax.methods.full_precision import full_precision as full_precision
 from bitjax.methods.lsq import lsq as lsq
 from bitjax.methods.pact import pact as pact

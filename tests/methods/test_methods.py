@@ -10,7 +10,7 @@ import pytest
 
 import bitjax as bj
 from bitjax.data import load
-from bitjax.methods import Method, bitpruning, full_precision, lsq, pact, uniform
+from bitjax.methods import Method, bitpruning, bottleneck, full_precision, lsq, pact, uniform
 from bitjax.methods.base import distillation, scheduled
 from bitjax.models import MLP
 from bitjax.training.keeper import Keeper
@@ -72,6 +72,16 @@ METHODS = {
             **TRAINING,
         ),
         ("learn_bits", "freeze_bits"),
+        4.0,
+    ),
+    "bottleneck": Row(
+        bottleneck(
+            rules(bj.uniform(bits=4), bj.bitplane(bits=8)),
+            rate=4.0,
+            calibration_batches=2,
+            **TRAINING,
+        ),
+        ("allocate", "fine_tune"),
         4.0,
     ),
 }

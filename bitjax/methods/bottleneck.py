@@ -1,0 +1,119 @@
+"""Bitwise bottleneck (Zhou et al., arXiv 2006.05210): keep the planes that pay, under a rate."""
+
+from collections.abc import Iterator
+
+from bitjax.cost import bits_of
+from bitjax.methods.base import Context, Method, Stage, Variables, sgd
+from bitjax.methods.full_precision import full_precision
+from bitjax.methods.quantization_aware import fixed_bits
+from bitjax.plane_allocation import allocate, check_settings, plane_sites
+from bitjax.rules import Rules
+
+
+def bottleneck(
+    rules: Rules,
+    *,
+    rate: float = 4.0,
+    psnr_loss: float | None = None,
+    steps: int = 0,
+    float_steps: int = 0,
+    weighting: str = "fisher",
+    cost: str = "equal",
+    grid: str = "free",
+    min_bits: int = 2,
+    max_bits: int = 8,
+    exact: bool = False,
+    calibration_batches: int = 8,
+    learning_rate: float = 0.01,
+    float_learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    warmup: int = 0,
+    distill: float = 0.0,
+    temperature: float = 1.0,
+    reestimate_batches: int = 0,
+) -> Method:
+    """Counts the float network's activations once, gives every site its planes, fine-tunes.
+
+    Stage `allocate`: one pass over calibration batches makes a histogram of every site with a
+    `bitplane` quantizer; from it come the distortion and the scale at every rate, and the rates
+    that make  sum of F_l n_l D_l(k_l)  least while their average is at most `rate`. Stage
+    `fine_tune`: weights and scales by SGD, the planes fixed; left out with steps=0.
+
+    Args:
+      rules: with `bitjax.bitplane` quantizers on inputs behind a ReLU (mode `strong`, scale
+        `learned`, signed=False); other sites keep theirs.
+      rate: the budget, planes per element on average over sites.
+      psnr_loss: the paper's knob T in dB instead of a budget: each site by itself gets the least
+        rate whose PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
+      steps: of fine-tuning.
+      float_steps: of training the float network first; 0 where the run starts from a trained one.
+      weighting: F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
+      cost: what the rate is averaged over: `equal`, `elements` or `macs`.
+      grid: `free` scales, or the best `window` of an 8-bit code (scales are powers of two of its
+        step).
+      min_bits: the least rate of a site; with `max_bits` the same, rates are uniform.
+      max_bits: the greatest, at most 8.
+      exact: see `solvers.allocation.allocate`.
+      calibration_batches: training batches that are counted, not augmented.
+      learning_rate: peak for weights and scales in fine-tuning.
+      float_learning_rate: peak in the first stage.
+      momentum: of SGD.
+      weight_decay: on parameters.
+      warmup: steps of linear rise.
+      distill: as in `quantization_aware.fixed_bits`.
+      temperature: likewise.
+      reestimate_batches: likewise.
+
+    Raises:
+      ValueError: an unknown choice, or bounds that the rate is not between.
+
+    Example:
+      >>> [stage.name for stage in bottleneck((), rate=3.0, steps=10).stages]
+      ['allocate', 'fine_tune']
+
+    Source: arXiv 2006.05210 and the authors' program. Departures: sites are layers' inputs, after
+      ReLU; a budget over all sites weighted by the loss in place of equal PSNR; rounding and
+      saturation at a scale of least error in place of LASSO on truncated planes; no dither.
+    """
+    check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
+
+    def prepare(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
+        if start:
+            return
+        found = allocate(
+            context.model, variables, lambda: context.batches(calibration_batches, False),
+            rate=rate, psnr_loss=psnr_loss, weighting=weighting, cost=cost, grid=grid,
+            min_bits=min_bits, max_bits=max_bits, exact=exact, costs=context.costs,
+        )  # fmt: skip
+        bits = [float(bits_of(found)[site]) for site in plane_sites(rules, context.costs)]
+        context.log(
+            f"allocate: {sum(bits) / len(bits):.2f} planes on average over {len(bits)} sites, "
+            f"from {min(bits):.0f} to {max(bits):.0f}"
+        )
+        yield found
+
+    tuned = fixed_bits(
+        "bottleneck",
+        rules,
+        steps=steps,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        range_direction=sgd(momentum),
+        range_learning_rate=learning_rate,
+        distill=distill,
+        temperature=temperature,
+        reestimate_batches=reestimate_batches,
+    )
+    first = full_precision(
+        steps=float_steps,
+        learning_rate=float_learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup=warmup,
+    ).stages[0]
+    before = (first._replace(name="float"),) if float_steps else ()
+    after = tuned.stages if steps else tuned.stages[1:]
+    return Method("bottleneck", (*before, Stage("allocate", rules, prepare=prepare), *after))

@@ -1,0 +1,110 @@
+"""Draws distortion against rate for a config's input sites: quantizers, best levels, the limit.
+
+python -m experiments.rate_distortion --config configs/cifar10/resnet20_bottleneck_a4.py \\
+    --out results/rate_distortion.png
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of a bottleneck.")
+_OUT = flags.DEFINE_string("out", "rate_distortion.png", "Picture to write.")
+_BATCHES = flags.DEFINE_integer("batches", 8, "Calibration batches.", lower_bound=1)
+_MAX_BITS = flags.DEFINE_integer("max_bits", 6, "Highest rate.", lower_bound=1, upper_bound=8)
+
+RATES = "planes per element"
+
+
+def site_curves(histogram, max_bits: int) -> dict[str, np.ndarray]:
+    """SQNR in dB of a site at 1 to `max_bits` bits per element, by quantizer."""
+    from bitjax.histogram_measures import moments, sample
+    from bitjax.rate_curves import rate_curves
+    from bitjax.solvers.lloyd_max import lloyd_max
+
+    points = sample(histogram, per_bin=2)
+    energy = moments(histogram).energy
+    distortion = {
+        grid: rate_curves({"": histogram}, grid=grid, max_bits=max_bits)[""].distortion
+        for grid in ("free", "window", "truncated")
+    }
+    best = lloyd_max(points.values, points.weights, 2**max_bits)
+    distortion["Lloyd-Max"] = np.array(
+        [best.stats["by_levels"][2**k - 1] + points.within for k in range(1, max_bits + 1)]
+    )
+    return {name: 10 * np.log10(energy / np.maximum(d, 1e-300)) for name, d in distortion.items()}
+
+
+def draw(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+    """Each site's free-scale points, the medians of the others, and the half-normal's bound."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from bitjax.quantizers.bounds import half_normal_bound
+
+    bits = np.arange(1, len(next(iter(curves.values()))["free"]) + 1)
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    for name, site in curves.items():
+        axes.plot(
+            bits,
+            site["free"],
+            "o",
+            color="C0",
+            alpha=0.35,
+            ms=4,
+            label="sites, rounded at the best scale" if name == next(iter(curves)) else None,
+        )
+    for name, label, style in (
+        ("free", "median, best scale (uniform)", "C0-"),
+        ("window", "median, window of an 8-bit code", "C1--"),
+        ("truncated", "median, truncated planes (the paper's)", "C3:"),
+        ("Lloyd-Max", "median, Lloyd-Max levels", "C2-."),
+    ):  # fmt: skip
+        axes.plot(bits, np.median([c[name] for c in curves.values()], axis=0), style, label=label)
+    bound = [-10 * np.log10(half_normal_bound(float(k))) for k in bits]
+    axes.plot(bits, bound, "k-", lw=1, label="Shannon's lower bound, half-normal")
+    axes.set(xlabel=RATES, ylabel="SQNR, dB", title=f"{len(curves)} sites", xticks=bits)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    """Counts the sites of the config's float model and draws them."""
+    del argv
+    from bitjax.linen import QUANT, STATS
+    from bitjax.site_histograms import site_histograms
+    from experiments.build import build_run
+
+    try:
+        run = build_run(_CONFIG.value, None)
+        rules = next((s.rules for s in run.method.stages if s.rules), ())
+        planes = [r.pattern for r in rules if r.quantizer and r.quantizer.name == "bitplane"]
+        sites = [s for s in run.costs if any(re.fullmatch(p, s) for p in planes)]
+        if not sites:
+            raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
+        floats = {n: tree for n, tree in run.start.items() if n not in (QUANT, STATS)}
+        chosen = "|".join(map(re.escape, sites))
+        batches = run.batches(_BATCHES.value, False)
+        seen = site_histograms(run.model, floats, batches, sites=chosen)
+        curves = {site: site_curves(found, _MAX_BITS.value) for site, found in seen.items()}
+        draw(curves, Path(_OUT.value))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print("SQNR in dB, median over sites:")
+    for name in ("truncated", "window", "free", "Lloyd-Max"):
+        row = np.median([c[name] for c in curves.values()], axis=0)
+        print(f"  {name:10s} " + "  ".join(f"{value:5.2f}" for value in row))
+    print(_OUT.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
