@@ -19,6 +19,7 @@ from bitjax.doctor import doctor as doctor
 from bitjax.doctor import report as report
 from bitjax.linen import Quantized as Quantized
 from bitjax.plane_allocation import allocate as allocate
+from bitjax.plane_coefficients import solve_coefficients as solve_coefficients
 from bitjax.quantizers.base import Axes as Axes
 from bitjax.quantizers.base import Batch as Batch
 from bitjax.quantizers.base import Codes as Codes

@@ -5,20 +5,30 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from bitjax.calibrate import calibrate
 from bitjax.linen import QUANT, STATS, Quantized
+from bitjax.plane_coefficients import solve_coefficients
 from bitjax.probe import inner_model
 from bitjax.quantizers.base import check_choice
-from bitjax.rate_allocation import COSTS, allocate_rates, equal_psnr
-from bitjax.rate_curves import rate_curves
+from bitjax.quantizers.planes import powers_of_two
+from bitjax.rate_allocation import COSTS, Curve, allocate_rates, equal_psnr
+from bitjax.rate_curves import GRIDS, rate_curves
 from bitjax.rules import Rules, quantizer_of
 from bitjax.sensitivity import fisher
 from bitjax.site_histograms import site_histograms
 from bitjax.sites import Costs, site_costs
 
 WEIGHTINGS = ("fisher", "none")
-GRIDS = ("free", "window")
+PAPER_GRIDS = GRIDS[2:]
 _REFERENCE_DB = 55.0  # of the authors' program
+_NO_SITE = (
+    "allocate has no planes to choose: give at least one input a bitplane() quantizer, of mode "
+    "'strong', scale 'learned' and signed=False.",
+    "allocate has no planes to choose: give at least one input a bitplane() quantizer, of mode "
+    "'faithful' with truncate=True, coefficients='free', depth 8 and signed=False.",
+)
 
 
 def allocate(
@@ -43,8 +53,9 @@ def allocate(
     sum of F_l n_l D_l(k_l)  least while their average is at most `rate`.
 
     Args:
-      model: wrapped, with `bitjax.bitplane` quantizers (mode `strong`, scale `learned`, unsigned)
-        on inputs behind a ReLU.
+      model: wrapped, with unsigned `bitjax.bitplane` quantizers on inputs behind a ReLU: of mode
+        `strong` and scale `learned`, or, for the last two grids, of mode `faithful` with
+        `truncate=True` and `coefficients="free"`.
       variables: all its collections, as `attach` gives them.
       batches: a function that gives the calibration batches, the same ones at every call.
       rate: the budget, planes per element on average over sites.
@@ -52,14 +63,18 @@ def allocate(
         rate whose PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
       weighting: F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
       cost: what the rate is averaged over: `equal`, `elements` or `macs`.
-      grid: `free` scales, or the best `window` of an 8-bit code.
+      grid: `free` scales; the best `window` of an 8-bit code; or, as the paper has it, planes of a
+        finished 8-bit code over each example's own range, the best ones (`truncated`) or the
+        LASSO's (`lasso`). Distortion is then a share of the peak, which only `psnr_loss` or equal
+        rates compare: with a budget, `min_bits` and `max_bits` must be the same.
       min_bits: the least rate of a site; with `max_bits` the same, rates are uniform.
       max_bits: the greatest, at most 8.
       exact: see `solvers.allocation.allocate`.
       costs: from `site_costs`; measured on the first batch if None.
 
     Returns:
-      The variables with new `bits`, `shift` and `scale` at these sites; everything else as it was.
+      The variables with new `bits`, `shift`, `scale` and `coefficients` at these sites; everything
+      else as it was. Coefficients that are `solved` are solved from these batches, one pass more.
 
     Raises:
       ValueError: no site has such a quantizer, a site has negative elements, a setting is out of
@@ -83,16 +98,12 @@ def allocate(
     if costs is None:
         first = next(iter(batches()))
         costs = site_costs(net, *(first if isinstance(first, tuple) else (first,)))
-    sites = plane_sites(model.rules, costs)
+    sites = plane_sites(model.rules, costs, grid)
     if not sites:
-        raise ValueError(
-            "allocate has no planes to choose: give at least one input a bitplane() quantizer, of "
-            "mode 'strong', scale 'learned' and signed=False."
-        )
+        raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
     chosen = "|".join(map(re.escape, sites))
-    curves = rate_curves(
-        site_histograms(net, floats, batches(), sites=chosen), grid=grid, max_bits=max_bits
-    )
+    seen = site_histograms(net, floats, batches(), sites=chosen, per_example=grid in PAPER_GRIDS)
+    curves = rate_curves(seen, grid=grid, max_bits=max_bits)
     if psnr_loss is not None:
         decibels = _REFERENCE_DB - psnr_loss
         bits = equal_psnr(curves, decibels, min_bits=min_bits, max_bits=max_bits)
@@ -106,24 +117,33 @@ def allocate(
         ).value  # fmt: skip
     quant = variables[QUANT]
     for site, k in bits.items():
-        scale = curves[site].scale[curves[site].bits == k][0]
-        quant = _with_planes(quant, site.split("/"), k, scale)
-    return {**variables, QUANT: quant}
+        quant = _replace(quant, site.split("/"), _leaves(curves[site], k))
+    found = {**variables, QUANT: quant}
+    solved = [s for s in sites if "mass" in _at(found.get(STATS, {}), s.split("/"))]
+    if solved:
+        averages = calibrate(model, found, batches())[STATS]
+        stats = found[STATS]
+        for site in solved:
+            stats = _replace(stats, site.split("/"), _at(averages, site.split("/")))
+        found = solve_coefficients(model, {**found, STATS: stats})
+    return found
 
 
-def plane_sites(rules: Rules, costs: Costs) -> list[str]:
-    """The inputs whose planes `allocate` chooses, in forward order.
+def plane_sites(rules: Rules, costs: Costs, grid: str = "free") -> list[str]:
+    """The inputs whose planes `allocate` chooses under a grid, in forward order.
 
     Example:
       >>> plane_sites((), {})
       []
     """
+    wanted = {"truncate": True, "depth": 8, "coefficients": "free"}
+    wanted = wanted if grid in PAPER_GRIDS else {"scale": "learned"}
     found = []
     for site, entry in costs.items():
         quantizer = quantizer_of(rules, site)
-        if quantizer is None or quantizer.name != "bitplane" or entry.role != "input":
+        if quantizer is None or entry.role != "input" or "bitplane" not in quantizer.name:
             continue
-        if quantizer.form.get("scale") == "learned" and not quantizer.form["signed"]:
+        if {**quantizer.form, **wanted, "signed": False} == quantizer.form:
             found.append(site)
     return found
 
@@ -141,6 +161,11 @@ def check_settings(
     check_choice(weighting, WEIGHTINGS, "weighting")
     check_choice(cost, COSTS, "cost")
     check_choice(grid, GRIDS, "grid")
+    if grid in PAPER_GRIDS and psnr_loss is None and min_bits != max_bits:
+        raise ValueError(
+            f"`grid` {grid!r} goes with `psnr_loss`, or with `min_bits` the same as `max_bits`, "
+            f"got {min_bits}, {max_bits}."
+        )
     if not 1 <= min_bits <= max_bits <= 8:
         raise ValueError(
             f"`min_bits`, `max_bits` must rise within [1, 8], got {min_bits}, {max_bits}."
@@ -152,9 +177,31 @@ def check_settings(
         )
 
 
-def _with_planes(tree, path, bits, scale):
-    """A copy of nested dicts with `bits` planes from 0 upwards at the leaf node of a path."""
-    if not path:
-        new = {"bits": jnp.float32(bits), "shift": jnp.float32(0), "scale": jnp.float32(scale)}
-        return {**tree, **new}
-    return {**tree, path[0]: _with_planes(tree[path[0]], path[1:], bits, scale)}
+def _leaves(curve: Curve, bits: int) -> dict[str, Any]:
+    """What a site's leaves become when it keeps `bits` planes."""
+    row = int(np.flatnonzero(curve.bits == bits)[0])
+    if curve.coefficients is None:  # planes from 0 upwards
+        scale = curve.scale[row]
+        return {"bits": bits, "shift": 0, "scale": scale, "coefficients": powers_of_two}
+    kept = np.flatnonzero(curve.coefficients[row])
+    low, high = (kept[0], kept[-1] + 1) if kept.size else (0, bits)
+    # Planes between kept ones are stored too.
+    return {"bits": high - low, "shift": low, "coefficients": curve.coefficients[row]}
+
+
+def _replace(tree, path, leaves):
+    """A copy of nested dicts with new values at those leaves of a node that it has."""
+    if path:
+        return {**tree, path[0]: _replace(tree[path[0]], path[1:], leaves)}
+    new = dict(tree)
+    for name in tree.keys() & leaves.keys():
+        shape = tree[name].shape
+        value = leaves[name](shape[-1]) if callable(leaves[name]) else leaves[name]
+        # Layers of a scan have a leading axis, and share what was found for them all.
+        new[name] = jnp.broadcast_to(jnp.float32(value), shape)
+    return new
+
+
+def _at(tree, path):
+    """A node of nested dicts; empty where there is none."""
+    return _at(tree.get(path[0], {}), path[1:]) if path else tree

@@ -26,12 +26,15 @@ class Curve(NamedTuple):
       distortion: mean squared error, in squared units of the site.
       scale: of the lowest kept plane, in units of the site.
       peak: the largest |x| that was seen.
+      coefficients: of every plane of the code, 0 where a plane is dropped, [rates, planes]; None
+        for powers of two.
     """
 
     bits: NDArray[np.int64]
     distortion: NDArray[np.float64]
     scale: NDArray[np.float64]
     peak: float
+    coefficients: NDArray[np.float64] | None = None
 
 
 def allocate_rates(

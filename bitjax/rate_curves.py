@@ -8,10 +8,11 @@ from bitjax.histogram import Histogram
 from bitjax.histogram_measures import gram, sample
 from bitjax.quantizers.base import check_choice
 from bitjax.rate_allocation import Curve
+from bitjax.solvers.lasso_path import lasso_path
 from bitjax.solvers.plane_selection import select_planes
 from bitjax.solvers.scale_search import free_scales, window_scales
 
-GRIDS = ("free", "window", "truncated")
+GRIDS = ("free", "window", "truncated", "lasso")
 _PLANES = 8
 
 
@@ -24,8 +25,9 @@ def rate_curves(
       free: x is rounded and saturated at the scale of least error (no window of a fine code).
       window: x is rounded and saturated to planes j to j + k - 1 of the 8-bit code over the full
         scale: scales are powers of two of its step.
-      truncated: the paper's planes as they come out: the k planes of a finished floor code that
-        are worth most, with their best coefficients; `scale` is that of the lowest kept plane.
+      truncated: planes of a finished 8-bit code over the full scale, as the paper's: the k that are
+        worth most, with their best coefficients; `scale` is the code's.
+      lasso: the same planes as the paper chooses them, with shrunk coefficients.
 
     Args:
       histograms: by site, from `site_histograms`.
@@ -65,10 +67,19 @@ def rate_curves(
             solved = window_scales(points.values, points.weights, step, max_bits=max_bits)
             scale, distortion = solved.value.scale, solved.objective + points.within
         else:
-            statistic = gram(histogram, _PLANES)
-            solved = select_planes(statistic.gram_DxD, statistic.cross_D, statistic.energy)
-            lowest = solved.value.mask[1 : max_bits + 1].argmax(axis=-1)
-            scale = statistic.step * 2.0**lowest
-            distortion = solved.objective[1 : max_bits + 1] * statistic.step**2
+            found[site] = _truncated(histogram, bits, float(peak), grid)
+            continue
         found[site] = Curve(bits, np.asarray(distortion), np.asarray(scale), float(peak))
     return found
+
+
+def _truncated(histogram, bits, peak, grid):
+    statistic = gram(histogram, _PLANES, rounded=True)
+    G, c, energy = statistic.gram_DxD, statistic.cross_D, statistic.energy
+    if grid == "lasso":
+        solved = lasso_path(G, c, energy, mean=statistic.mean)
+    else:
+        solved = select_planes(G, c, energy)
+    distortion = solved.objective[bits] * statistic.step**2
+    scale = np.full(len(bits), statistic.step)
+    return Curve(bits, distortion, scale, peak, solved.value.coefs[bits])

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bitjax.histogram import Counts, Histogram, count, empty, gather, merge
 from bitjax.probe import Seen, probe
@@ -19,6 +20,7 @@ def site_histograms(
     *,
     sites: str = ".*/input",
     stride: int = 1,
+    per_example: bool = False,
     **kwargs: Any,
 ) -> dict[str, Histogram]:
     """What every site holds before its quantizer, counted while the model runs as it stands.
@@ -29,6 +31,8 @@ def site_histograms(
       batches: arrays, or tuples of the model's arguments.
       sites: a regular expression, matched in full.
       stride: count every stride-th element only.
+      per_example: count x / max|x| of the example it belongs to, as the paper's codes do; an
+        example of zeros stays as it is.
       **kwargs: for the model; not `train=True`.
 
     Returns:
@@ -52,6 +56,8 @@ def site_histograms(
         names = {role: seen.layer.site(role) for role in seen.tensors}
         every.update(dict.fromkeys(names.values()))
         chosen = {n: seen.raw(role) for role, n in names.items() if wanted.fullmatch(n)}
+        if per_example:
+            chosen = {n: _over_its_peak(x) for n, x in chosen.items()}
         return {n: count(x, stride=stride) for n, x in chosen.items()} or None
 
     @jax.jit
@@ -77,6 +83,11 @@ def site_histograms(
     if not total:
         raise ValueError(f"`sites` {sites!r} matches no site in full. Sites: {', '.join(every)}.")
     return total
+
+
+def _over_its_peak(x):
+    peak = jnp.max(jnp.abs(x), axis=tuple(range(min(1, x.ndim - 1), x.ndim)), keepdims=True)
+    return x / jnp.where(peak > 0, peak, 1)
 
 
 def _layers(counts: Counts) -> list[Counts]:

@@ -21,9 +21,11 @@ from bitjax.training.runner import Run, Settings
 MODELS: dict[str, Callable] = {
     "mlp": models.MLP,
     "small_cnn": models.SmallCNN,
+    "resnet18": models.resnet18,
     "resnet20": models.resnet20,
     "resnet32": models.resnet32,
     "resnet44": models.resnet44,
+    "resnet50": models.resnet50,
     "resnet56": models.resnet56,
 }
 QUANTIZERS: dict[str, Callable] = {

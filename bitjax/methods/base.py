@@ -81,7 +81,7 @@ class Method(NamedTuple):
 
 
 FROZEN = "frozen"
-_RANGES = ("scale", "clip_max", "clip_min", "log_clip_max")
+_RANGES = ("scale", "clip_max", "clip_min", "log_clip_max", "coefficients")
 
 
 def default_labels(trained: Variables) -> Any:

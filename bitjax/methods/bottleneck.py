@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from bitjax.cost import bits_of
 from bitjax.methods.base import Context, Method, Stage, Variables, sgd
 from bitjax.methods.full_precision import full_precision
 from bitjax.methods.quantization_aware import fixed_bits
 from bitjax.plane_allocation import allocate, check_settings, plane_sites
+from bitjax.plane_coefficients import solve_coefficients
 from bitjax.rules import Rules
 
 
@@ -20,6 +23,7 @@ def bottleneck(
     weighting: str = "fisher",
     cost: str = "equal",
     grid: str = "free",
+    resolve_every: int = 0,
     min_bits: int = 2,
     max_bits: int = 8,
     exact: bool = False,
@@ -38,11 +42,12 @@ def bottleneck(
     Stage `allocate`: one pass over calibration batches makes a histogram of every site with a
     `bitplane` quantizer; from it come the distortion and the scale at every rate, and the rates
     that make  sum of F_l n_l D_l(k_l)  least while their average is at most `rate`. Stage
-    `fine_tune`: weights and scales by SGD, the planes fixed; left out with steps=0.
+    `fine_tune`: weights, scales and `free` coefficients by SGD, the planes fixed; left out with
+    steps=0. Coefficients that are `solved` follow moving averages instead.
 
     Args:
-      rules: with `bitjax.bitplane` quantizers on inputs behind a ReLU (mode `strong`, scale
-        `learned`, signed=False); other sites keep theirs.
+      rules: with `bitjax.bitplane` quantizers on inputs behind a ReLU, see `bitjax.allocate`; other
+        sites keep theirs.
       rate: the budget, planes per element on average over sites.
       psnr_loss: the paper's knob T in dB instead of a budget: each site by itself gets the least
         rate whose PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
@@ -50,8 +55,10 @@ def bottleneck(
       float_steps: of training the float network first; 0 where the run starts from a trained one.
       weighting: F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
       cost: what the rate is averaged over: `equal`, `elements` or `macs`.
-      grid: `free` scales, or the best `window` of an 8-bit code (scales are powers of two of its
-        step).
+      grid: `free` scales, the best `window` of an 8-bit code (scales are powers of two of its
+        step), or the paper's `truncated` and `lasso`, see `bitjax.allocate`.
+      resolve_every: steps of fine-tuning between two solutions of the `solved` coefficients; 0
+        leaves those of the calibration batches.
       min_bits: the least rate of a site; with `max_bits` the same, rates are uniform.
       max_bits: the greatest, at most 8.
       exact: see `solvers.allocation.allocate`.
@@ -74,7 +81,8 @@ def bottleneck(
 
     Source: arXiv 2006.05210 and the authors' program. Departures: sites are layers' inputs, after
       ReLU; a budget over all sites weighted by the loss in place of equal PSNR; rounding and
-      saturation at a scale of least error in place of LASSO on truncated planes; no dither.
+      saturation at a scale of least error in place of LASSO on truncated planes; no dither. The
+      support of solved coefficients is that of the allocation from the first step on.
     """
     check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
 
@@ -86,7 +94,8 @@ def bottleneck(
             rate=rate, psnr_loss=psnr_loss, weighting=weighting, cost=cost, grid=grid,
             min_bits=min_bits, max_bits=max_bits, exact=exact, costs=context.costs,
         )  # fmt: skip
-        bits = [float(bits_of(found)[site]) for site in plane_sites(rules, context.costs)]
+        sites = plane_sites(rules, context.costs, grid)
+        bits = [float(np.mean(bits_of(found)[site])) for site in sites]
         context.log(
             f"allocate: {sum(bits) / len(bits):.2f} planes on average over {len(bits)} sites, "
             f"from {min(bits):.0f} to {max(bits):.0f}"
@@ -107,6 +116,15 @@ def bottleneck(
         temperature=temperature,
         reestimate_batches=reestimate_batches,
     )
+    if resolve_every < 0:
+        raise ValueError(f"`resolve_every` must be at least 0, got {resolve_every}.")
+    if resolve_every and steps:
+
+        def resolve(context: Context, variables: Variables) -> Variables:
+            return solve_coefficients(context.model, variables)
+
+        fine_tune = tuned.stages[0]._replace(every=(resolve_every, resolve))
+        tuned = tuned._replace(stages=(fine_tune, *tuned.stages[1:]))
     first = full_precision(
         steps=float_steps,
         learning_rate=float_learning_rate,

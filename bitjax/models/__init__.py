@@ -12,3 +12,6 @@ from bitjax.models.resnet import resnet20 as resnet20
 from bitjax.models.resnet import resnet32 as resnet32
 from bitjax.models.resnet import resnet44 as resnet44
 from bitjax.models.resnet import resnet56 as resnet56
+from bitjax.models.resnet_imagenet import ImageNetResNet as ImageNetResNet
+from bitjax.models.resnet_imagenet import resnet18 as resnet18
+from bitjax.models.resnet_imagenet import resnet50 as resnet50

@@ -30,12 +30,13 @@ from bitjax.quantizers.plane_grid import (
     plane_quant,
     unpack,
 )
+from bitjax.quantizers.plane_statistics import code_sums, init_sums, update_sums
 from bitjax.quantizers.planes import check_depth, powers_of_two
 from bitjax.quantizers.ste import scale_gradient
 
 MODES = ("strong", "faithful")
 SCALES = ("learned", "observed")
-COEFFICIENTS = ("power_of_two", "free")
+COEFFICIENTS = ("power_of_two", "free", "solved")
 RANGES = ("absmax", "percentile", "mse")
 
 
@@ -63,10 +64,10 @@ def bitplane(
       q = clip(round(u / 2^j), 0, 2^k - 1),   x_hat = sign(x) scale sum_i alpha_i (bit i of 2^j q)
 
     where alpha_i = 2^i, so that x_hat = scale 2^j q, or is the leaf `coefficients`. Leaves: `bits`,
-    `shift`, `scale` (of plane 0; strong and learned), `coefficients` (`[depth]`; free). All are
-    arrays: changing them compiles nothing. Changing `bits` alone keeps the lowest plane and drops
-    high ones; `keep_planes` moves both. Under free coefficients that do not each exceed the sum of
-    the lower ones, x_hat does not rise with x everywhere.
+    `shift`, `scale` (of plane 0; strong and learned), `coefficients` (`[depth]`; free and solved).
+    All are arrays: changing them compiles nothing. Changing `bits` alone keeps the lowest plane and
+    drops high ones; `keep_planes` moves both. Under free coefficients that do not each exceed the
+    sum of the lower ones, x_hat does not rise with x everywhere.
 
     Modes:
       strong: one scale, rounds at the lowest kept plane and saturates at the highest before planes
@@ -83,7 +84,10 @@ def bitplane(
       scale: `learned` is a parameter, static where no stage moves it; `observed` is a moving
         average of the range over 2^depth - 1, the batch's own in training.
       range: `absmax`, `percentile` or `mse`, what the scale is fitted by, see `ranges.calibrate`.
-      coefficients: `power_of_two` costs as much as a uniform grid, `free` a table of 2^depth.
+      coefficients: `power_of_two` costs as much as a uniform grid; `free`, learned by gradient, a
+        table of 2^depth; so does `solved`, where they and the scale have no gradient, and moving
+        averages are kept of what `bitjax.solve_coefficients` finds them from. With `solved`, depth
+        is at most 8 and the scale is `learned`.
       depth: magnitude planes of the whole code, 1 to 16; by default 8, or as many as are kept.
       shift: the lowest kept plane; by default the highest planes are kept.
       normalized: scales the gradient of `scale` by 1 / sqrt(elements (2^k - 1)), as LSQ, and that
@@ -129,13 +133,19 @@ def bitplane(
     for name, flag in flags.items():
         if flag and mode == "strong":
             raise ValueError(f"`{name}` goes with mode='faithful', not 'strong'.")
+    solved = coefficients == "solved"
+    if solved and (mode != "strong" or scale != "learned" or depth > 8):
+        raise ValueError(
+            "`coefficients` 'solved' goes with mode='strong', scale='learned' and `depth` up to 8, "
+            f"got {mode!r}, {scale!r} and {depth}."
+        )
     form = {"signed": signed, "coefficients": coefficients, "depth": depth}
 
     def start(x, axes):
         blocks.block_shape(x.shape, axes, "per_tensor")
         _check_sign(x, signed)
         params = {"bits": jnp.float32(bits), "shift": jnp.float32(shift)}
-        if coefficients == "free":
+        if coefficients != "power_of_two":
             params["coefficients"] = powers_of_two(depth)
         return params
 
@@ -145,6 +155,8 @@ def bitplane(
     form = {**form, "scale": scale, "range": range}
     if scale == "observed":
         return _observed(start, fit, depth, signed, normalized, decay, range, form)
+    if solved:
+        return _solved(start, fit, depth, signed, decay, form)
     return _learned(start, fit, depth, signed, normalized, form)
 
 
@@ -254,3 +266,23 @@ def _observed(start, fit, depth, signed, normalized, decay, method, form):
 
     fields = {"measure": measure, "update": update, "form": form}
     return _strong(init, scale_of, depth, signed, normalized, **fields)
+
+
+def _solved(start, fit, depth, signed, decay, form):
+    learned = _learned(start, fit, depth, signed, False, form)
+
+    def init(x, axes):
+        return learned.init(x, axes)[0], init_sums(depth)
+
+    def apply(params, stats, x, *, train=False, key=None):
+        return learned.apply(jax.lax.stop_gradient(params), stats, x, train=train, key=key)
+
+    def measure(params, stats, x):
+        del stats
+        _check_sign(x, signed)
+        return code_sums(x, jnp.abs(params["scale"]), kept_of(params), depth, signed)
+
+    def update(stats, batch):
+        return update_sums(stats, batch, decay)
+
+    return learned._replace(init=init, apply=apply, measure=measure, update=update)

@@ -11,8 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 
 import bitjax as bj
+from bitjax.data import Dataset
 from bitjax.rules import quantizer_of
 from configs.base import get_config as base
+from experiments import build
 from experiments.build import (
     MODELS,
     build_data,
@@ -279,9 +281,23 @@ def test_make_takes_scalars_of_the_annotated_types_only():
             make(registry, "x", {"name": "thing", key: value})
 
 
+ARGUMENTS = {
+    "resnet20_uniform": ("w8a8", "w4a4"),
+    "resnet20_bottleneck_a4": (
+        "300",
+        "0,uniform",
+        "0,window",
+        "0,truncated",
+        "0,lasso",
+        "0,solved",
+    ),
+    "resnet50_bottleneck_a4": ("4", "5"),
+}
+
+
 def configs():
     for path in CONFIGS:
-        for arg in ("w8a8", "w4a4") if path.stem == "resnet20_uniform" else ("",):
+        for arg in ARGUMENTS.get(path.stem, ("",)):
             name = f"{path.parent.name}/{path.stem}{':' if arg else ''}{arg}"
             yield pytest.param(path, arg, id=name)
 
@@ -314,13 +330,34 @@ def config_of(path, arg):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/imagenet/*.py")), ids=lambda p: p.stem)
+def test_every_imagenet_config_takes_a_step_on_generated_data(path, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(4, dtype=np.int32)
+    moments = ((0.5,) * 3, (0.25,) * 3)
+    generated = Dataset("generated", images, labels, images, labels, "test", 1000, *moments, 255.0)
+    monkeypatch.setattr(build, "build_data", lambda config: generated)
+    config = config_of(path, "")
+    config.update(init_from="", calibration_size=2)
+    config.data.update(batch_size=2, eval_batch_size=4)
+    config.method.update(steps=1, warmup=0)
+    if "calibration_batches" in config.method:
+        config.method.calibration_batches = 1
+    run = build_run(config, None)
+    run.show = False
+    result = run.execute()
+    assert result["steps"] == 1 and np.isfinite(result["stages"][-1]["loss"])
+
+
+@pytest.mark.slow
 def test_the_data_and_the_starts_of_all_configs_are_there(data_root, monkeypatch):
     monkeypatch.setenv("BITJAX_DATA", str(data_root))
     seen = set()
     for path, arg in (param.values for param in configs()):
         spec = plain(config_of(path, arg))
         needs = (spec["data"]["name"], spec["init_from"], spec["model"]["name"])
-        if needs in seen:
+        if needs in seen or needs[0].startswith("tfds:"):
             continue
         seen.add(needs)
         data = build_data(spec)

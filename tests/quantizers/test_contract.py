@@ -97,6 +97,8 @@ def rows():
     yield "bitplane", Row(partial(bitplane, 4, **every_plane), **claims)
     make = partial(bitplane, 4, coefficients="free", shift=0)
     yield "bitplane-free", Row(make, range(1, 9), **claims)
+    make = partial(bitplane, 4, coefficients="solved", shift=0)
+    yield "bitplane-solved", Row(make, range(1, 9), **claims)
     make = partial(bitplane, 4, scale="observed", range="absmax", **every_plane)
     yield "bitplane-observed", Row(make, **claims)
     make = partial(bitplane, 4, scale="observed", coefficients="free", shift=0)

@@ -1,0 +1,75 @@
+"""What the coefficients of planes are solved from: how often each code occurs, and with what sum.
+
+Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bottlenecks",
+arXiv 2006.05210. The Gram matrix of a code's planes and their products with u follow from these
+sums (`solvers.plane_selection.gram_of_codes`) and are linear in them, so that an average over
+batches is the statistic of all their elements.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from bitjax.quantizers.base import Batch, Stats
+from bitjax.quantizers.grid import inverse, widen
+from bitjax.quantizers.plane_grid import Kept, nearest, plane_grid
+
+_SAMPLE = 2**16  # elements that are looked at
+
+
+def init_sums(depth: int) -> Stats:
+    """The history before any batch: no code has occurred.
+
+    Example:
+      >>> {name: leaf.shape for name, leaf in init_sums(3).items()}
+      {'mass': (8,), 'first': (8,), 'count': ()}
+    """
+    zeros = jnp.zeros(2**depth, jnp.float32)
+    return {"mass": zeros, "first": zeros, "count": jnp.float32(0.0)}
+
+
+def code_sums(x: jax.Array, scale: jax.Array, kept: Kept, depth: int, signed: bool) -> Batch:
+    """One batch's share of elements at each code, and its part of the mean of |x| / scale.
+
+    Of at most about 65,536 elements, evenly spaced: a sum over so many is known to 1 %.
+
+    Args:
+      x: any shape.
+      scale: of plane 0, `[]`.
+      kept: the planes.
+      depth: planes of the code; at most 8 is sensible, the sums have 2^depth entries.
+      signed: whether elements below 0 count by their magnitude; else as 0.
+
+    Example:
+      >>> kept = Kept(jnp.float32(2), jnp.float32(0))
+      >>> batch = code_sums(jnp.array([0.0, 1.25, 0.75, 3.5]), jnp.float32(1.0), kept, 2, False)
+      >>> batch.mean["mass"].tolist(), batch.mean["first"].tolist()
+      ([0.25, 0.5, 0.0, 0.25], [0.0, 0.5, 0.0, 0.875])
+    """
+    flat = widen(x).reshape(-1)
+    # The spacing shares no factor with the length, so that no channel or position is left out.
+    stride = max(1, flat.size // _SAMPLE)
+    while math.gcd(stride, flat.size) > 1:
+        stride += 1
+    flat = flat[::stride]
+    to = plane_grid(scale, kept, depth, signed, flat.shape)
+    place = jnp.left_shift(jnp.abs(nearest(flat, to)).astype(jnp.int32), to.low)
+    u = (jnp.abs(flat) if signed else jnp.maximum(flat, 0.0)) * inverse(scale)
+    zeros, share = jnp.zeros(2**depth, jnp.float32), 1.0 / flat.size
+    first = zeros.at[place].add((u * share).astype(jnp.float32))
+    return Batch(mean={"mass": zeros.at[place].add(share), "first": first})
+
+
+def update_sums(stats: Stats, batch: Batch, decay: float) -> Stats:
+    """Merges a batch into the history: the first one replaces it, later ones move it.
+
+    Example:
+      >>> batch = Batch(mean={"mass": jnp.array([0.5, 0.5]), "first": jnp.array([0.0, 0.6])})
+      >>> stats = update_sums(init_sums(1), batch, 0.99)
+      >>> stats["mass"].tolist(), float(stats["count"])
+      ([0.5, 0.5], 1.0)
+    """
+    keep = jnp.where(stats["count"] > 0, decay, 0.0)
+    moved = {name: keep * stats[name] + (1.0 - keep) * batch.mean[name] for name in batch.mean}
+    return {**moved, "count": stats["count"] + 1.0}

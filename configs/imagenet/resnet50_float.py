@@ -1,0 +1,32 @@
+"""ResNet-50 on ImageNet in float: what the quantized configs start from and are compared with.
+
+90 epochs of batch 256. Accelerator; ImageNet must be prepared as a TFDS data set. No result yet.
+Command:
+  python -m experiments.train --config configs/imagenet/resnet50_float.py --workdir runs/resnet50
+"""
+
+from configs.base import get_config as base_config
+
+EPOCH = 1_281_167 // 256  # steps
+
+
+def get_config():
+    config = base_config()
+    config.model = {"name": "resnet50", "num_classes": 1000}
+    config.data.name = "tfds:imagenet2012"
+    config.data.batch_size = 256
+    config.data.eval_batch_size = 250
+    config.data.augmentation = "crop_flip"
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    config.method = {
+        "name": "full_precision",
+        "steps": 90 * EPOCH,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "warmup": 5 * EPOCH,
+    }
+    config.checkpoint_every = 1000
+    config.log_every = 100
+    return config
