@@ -13,7 +13,7 @@ import numpy as np
 
 import bitjax as bj
 from benchmarks.timing import interleave, machine, median, ratios, show
-from bitjax.histogram import count
+from bitjax.histogram_counts import count
 from bitjax.models import resnet20
 from bitjax.probe import probe
 from bitjax.quantizers import Axes

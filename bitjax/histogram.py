@@ -5,7 +5,6 @@ and any set of levels is judged from it afterwards (`histogram_measures.py`), wi
 """
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,32 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 256
-_BIN_BITS = 8
-_PARTS = 256  # a place inside a bin is kept to 1/256 of its width
-LOWEST = -100  # exponent of the least full scale: no bin is narrower than float32 can hold
-
-
-class Counts(NamedTuple):
-    """What the device counted in one batch; a tree of arrays.
-
-    Attributes:
-      exponent: of the full scale, int32 [].
-      parts: elements in every part of every bin, int32 [256, 257]; the last part is the upper edge.
-      zeros: elements that are 0, int32 [].
-      full: elements whose |x| is the full scale, int32 [].
-      negatives: elements below 0, int32 [].
-      low: the least element, float32 []; NaN if any element is.
-      high: the greatest, likewise.
-    """
-
-    exponent: jax.Array
-    parts: jax.Array
-    zeros: jax.Array
-    full: jax.Array
-    negatives: jax.Array
-    low: jax.Array
-    high: jax.Array
+from bitjax.histogram_counts import BIN_BITS, BINS, LOWEST, PARTS, Counts, count
 
 
 class Histogram(NamedTuple):
@@ -78,7 +52,7 @@ class Histogram(NamedTuple):
     @property
     def width(self) -> float:
         """Of a bin."""
-        return math.ldexp(1.0, self.exponent - _BIN_BITS)
+        return math.ldexp(1.0, self.exponent - BIN_BITS)
 
     @property
     def total(self) -> int:
@@ -106,59 +80,6 @@ class Histogram(NamedTuple):
         return self.edges * (self.edges * self.counts + 2 * self.offsets) + self.squares
 
 
-@partial(jax.jit, static_argnames="stride")
-def count(x: jax.Array, exponent: jax.Array | int = LOWEST, *, stride: int = 1) -> Counts:
-    """Counts one batch on the device; may be called inside jit, and vmapped over layers.
-
-    bin = floor(|x| / width), width = 2**(exponent - 8), and the place inside the bin is rounded to
-    1/256 of the width. Only integers are counted: no sum depends on the order of its elements, so
-    every device finds the same.
-
-    Args:
-      x: any shape, at least one and fewer than 2**31 elements; looked at in float32.
-      exponent: the full scale is 2**exponent, or the least power of two that holds |x| if that is
-        more. The one of the histogram that the counts are for costs no precision.
-      stride: look at every stride-th element only (the next number that has no factor in common
-        with the number of elements, lest whole channels be left out).
-
-    Returns:
-      `Counts`, for `gather`.
-
-    Example:
-      >>> counts = count(jnp.array([0.0, -3.0, 4.0]))
-      >>> int(counts.exponent), int(counts.negatives), int(counts.parts.sum())
-      (2, 1, 3)
-    """
-    flat = jnp.ravel(x).astype(jnp.float32)
-    while math.gcd(stride, flat.size) > 1 and stride > 1:
-        stride += 1
-    flat = flat[::stride]
-    low, high = jnp.min(flat), jnp.max(flat)
-    mantissa, own = jnp.frexp(jnp.maximum(-low, high))
-    own = jnp.where(mantissa == 0.5, own - 1, own)  # a power of two is a full scale, not above it
-    own = jnp.where(mantissa == 0, LOWEST, own)  # zeros alone ask for none
-    exponent = jnp.maximum(jnp.maximum(exponent, own), LOWEST).astype(jnp.int32)
-    # One exact power of two, put together from its bits: jnp.ldexp raises one for every element.
-    power = jax.lax.bitcast_convert_type((127 + _BIN_BITS - exponent) << 23, jnp.float32)
-    places = jnp.abs(flat) * power
-    bins = jnp.minimum(jnp.floor(places), BINS - 1.0)
-    # With 257 parts to a bin, one rounded up to the upper edge still counts in its own bin.
-    index = bins * (_PARTS + 1) + jnp.round((places - bins) * _PARTS)
-    parts = jnp.zeros(BINS * (_PARTS + 1), jnp.int32).at[index.astype(jnp.int32)].add(1)
-    # By its bits: behind a ReLU the compiler knows that nothing is below 0, and takes seconds to
-    # add up the constant that is left.
-    below = (jax.lax.bitcast_convert_type(flat, jnp.int32) < 0) & (flat != 0)
-    return Counts(
-        exponent,
-        parts.reshape(BINS, _PARTS + 1),
-        jnp.sum(flat == 0, dtype=jnp.int32),
-        jnp.sum(places == BINS, dtype=jnp.int32),
-        jnp.sum(below, dtype=jnp.int32),
-        low,
-        high,
-    )
-
-
 def gather(counts: Counts) -> Histogram:
     """The histogram of what the device counted.
 
@@ -177,9 +98,9 @@ def gather(counts: Counts) -> Histogram:
         )
     exponent = int(counts.exponent)
     parts = np.asarray(counts.parts).astype(np.int64)
-    part = np.arange(_PARTS + 1)
+    part = np.arange(PARTS + 1)
     sums, squares = ((parts @ power).astype(np.float64) for power in (part, part**2))
-    unit = math.ldexp(1.0, exponent - _BIN_BITS) / _PARTS
+    unit = math.ldexp(1.0, exponent - BIN_BITS) / PARTS
     return Histogram(
         exponent,
         parts.sum(axis=1),
@@ -255,7 +176,7 @@ def merge(one: Histogram, other: Histogram) -> Histogram:
 
 def _widen(histogram, exponent):
     """The same at a larger full scale: pairs of bins are added, as often as it doubles."""
-    doublings = min(exponent - histogram.exponent, _BIN_BITS + 1)
+    doublings = min(exponent - histogram.exponent, BIN_BITS + 1)
     if doublings == 0:
         return histogram
     # What was at the full scale has a bin of its own: there it is at the lower edge, as it would be

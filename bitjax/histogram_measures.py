@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitjax.histogram import BINS, Histogram
+from bitjax.histogram import Histogram
+from bitjax.histogram_counts import BINS
 from bitjax.solvers.plane_selection import gram_of_codes
 
 

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bitjax.histogram import Counts, Histogram, count, empty, gather, merge
+from bitjax.histogram import Histogram, empty, gather, merge
+from bitjax.histogram_counts import Counts, count
 from bitjax.probe import Seen, probe
 from bitjax.tap import first_nonfinite
 
@@ -30,7 +31,7 @@ def site_histograms(
       variables: its collections.
       batches: arrays, or tuples of the model's arguments.
       sites: a regular expression, matched in full.
-      stride: count every stride-th element only.
+      stride: count every stride-th run of 4096 elements only.
       per_example: count x / max|x| of the example it belongs to, as the paper's codes do; an
         example of zeros stays as it is.
       **kwargs: for the model; not `train=True`.

@@ -1,5 +1,9 @@
 """Draws distortion against rate for a config's input sites: quantizers, best levels, the limit.
 
+Prints the medians that the picture shows, and what an allocation over the sites saves of the loss
+that their errors are predicted to cost (Fisher information times squared error), against equal
+rates.
+
 python -m experiments.rate_distortion --config configs/cifar10/resnet20_bottleneck_a4.py \\
     --out results/rate_distortion.png
 """
@@ -19,6 +23,7 @@ _BATCHES = flags.DEFINE_integer("batches", 8, "Calibration batches.", lower_boun
 _MAX_BITS = flags.DEFINE_integer("max_bits", 6, "Highest rate.", lower_bound=1, upper_bound=8)
 
 RATES = "planes per element"
+_RATES = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
 
 
 def site_curves(histogram, max_bits: int) -> dict[str, np.ndarray]:
@@ -38,6 +43,26 @@ def site_curves(histogram, max_bits: int) -> dict[str, np.ndarray]:
         [best.stats["by_levels"][2**k - 1] + points.within for k in range(1, max_bits + 1)]
     )
     return {name: 10 * np.log10(energy / np.maximum(d, 1e-300)) for name, d in distortion.items()}
+
+
+def allocation_rows(curves, costs, weights, rates) -> list[tuple[float, float, float]]:
+    """(rate, predicted loss at equal rates, and allocated), in nats per example.
+
+    Between whole rates neighbouring sites alternate, the better way round.
+    """
+    from bitjax.rate_allocation import allocate_rates
+
+    sites = list(curves)
+    price = np.array([weights[s] * costs[s].elements / 2 for s in sites])
+    loss = price[:, None] * np.array([curves[s].distortion for s in sites])
+    every, rows = np.arange(len(sites)), []
+    for rate in rates:
+        low, high = int(np.floor(rate)) - 1, int(np.ceil(rate)) - 1
+        turns = (np.where(every % 2 == turn, low, high) for turn in (0, 1))
+        equal = min(float(loss[every, place].sum()) for place in turns)
+        found = allocate_rates(curves, costs, rate, weights=weights, max_bits=loss.shape[1])
+        rows.append((rate, equal, found.objective))
+    return rows
 
 
 def draw(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
@@ -81,6 +106,8 @@ def main(argv: list[str]) -> None:
     """Counts the sites of the config's float model and draws them."""
     del argv
     from bitjax.linen import QUANT, STATS
+    from bitjax.rate_curves import rate_curves
+    from bitjax.sensitivity import fisher
     from bitjax.site_histograms import site_histograms
     from experiments.build import build_run
 
@@ -93,8 +120,10 @@ def main(argv: list[str]) -> None:
             raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
         floats = {n: tree for n, tree in run.start.items() if n not in (QUANT, STATS)}
         chosen = "|".join(map(re.escape, sites))
-        batches = run.batches(_BATCHES.value, False)
+        batches = list(run.batches(_BATCHES.value, False))
         seen = site_histograms(run.model, floats, batches, sites=chosen)
+        weights = fisher(run.model, floats, batches, sites=chosen)
+        allocated = allocation_rows(rate_curves(seen), run.costs, weights, _RATES)
         curves = {site: site_curves(found, _MAX_BITS.value) for site, found in seen.items()}
         draw(curves, Path(_OUT.value))
     except (ValueError, OSError) as error:
@@ -103,6 +132,9 @@ def main(argv: list[str]) -> None:
     for name in ("truncated", "window", "free", "Lloyd-Max"):
         row = np.median([c[name] for c in curves.values()], axis=0)
         print(f"  {name:10s} " + "  ".join(f"{value:5.2f}" for value in row))
+    print("predicted loss of a rate, nats per example: equal rates, allocated, saved")
+    for rate, equal, found in allocated:
+        print(f"  {rate:.1f}  {equal:.5f}  {found:.5f}  {100 * (1 - found / equal):.0f} %")
     print(_OUT.value)
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitjax.histogram import BINS, LOWEST, count, empty, gather, merge, observe
+from bitjax.histogram import empty, gather, merge, observe
+from bitjax.histogram_counts import BINS, LOWEST, count
 
 
 def observed(*batches, stride=1):
