@@ -74,6 +74,11 @@ def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def headlines(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Without the variants of a config, what stands behind a comma: results/README.md has them."""
+    return {name: runs for name, runs in found.items() if "," not in runs[0]["config"]}
+
+
 def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
     """One line for each (machine, versions, commit) that made a result."""
     seen: dict[str, list[str]] = {}
@@ -102,7 +107,7 @@ def main(argv: list[str]) -> None:
             sys.exit(f"error: {error}")
     found = read(results)
     insert(results / "README.md", table(found) + "\n\nMade by:\n\n" + machines(found))
-    insert(ROOT / "README.md", table(found))
+    insert(ROOT / "README.md", table(headlines(found)))
     print(table(found))
 
 

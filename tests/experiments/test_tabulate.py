@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.tabulate import MARKS, insert, keep, read, table
+from experiments.tabulate import MARKS, headlines, insert, keep, read, table
 
 
 def result(seed, accuracy, **changes):
@@ -37,6 +37,14 @@ def test_seeds_of_a_config_share_a_row_of_means_and_spreads(tmp_path):
     row = table(read(tmp_path / "kept")).splitlines()[-1]
     assert row.startswith("| `configs/digits/method.py` | 91.00 ± 1.41 | 2 | 3.00 | 3.00 | 3.00 |")
     assert "| 2.0 | 1.5 | 10 | 3 |" in row
+
+
+def test_variants_of_a_config_are_no_headlines():
+    rows = {
+        "a": [result(0, 0.9, config="configs/digits/method.py:0")],
+        "b": [result(0, 0.9, config="configs/digits/method.py:0,window")],
+    }
+    assert list(headlines(rows)) == ["a"]
 
 
 def test_a_run_that_stopped_early_is_not_kept(tmp_path):
