@@ -26,10 +26,13 @@ class Consumer(NamedTuple):
       norm: path of the normalisation that reads it; None where there is none.
       site: the only input site that it reaches from there through ReLU, max-pooling, reshaping and
         casts; None where it reaches something else too, a sum say.
+      epsilon: of the normalisation where it is a batch normalisation, an affine map per channel in
+        evaluation; None of any other.
     """
 
     norm: str | None
     site: str | None
+    epsilon: float | None = None
 
 
 def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dict[str, Consumer]:
@@ -50,11 +53,12 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
       >>> x = jnp.ones((1, 3))
       >>> found = consumers(net, net.init(jax.random.key(0), x), x)
       >>> found["layers_0"]
-      Consumer(norm='layers_1', site='layers_3/input')
+      Consumer(norm='layers_1', site='layers_3/input', epsilon=1e-05)
       >>> found["layers_3"]
-      Consumer(norm=None, site=None)
+      Consumer(norm=None, site=None, epsilon=None)
     """
     names: list[str] = []
+    epsilons: dict[str | None, float | None] = {}
     net = inner_model(model)
 
     def on_layer(seen: Seen):
@@ -62,6 +66,7 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
 
     def on_other(name, module, args, out):
         if args and any("Norm" in base.__name__ for base in type(module).__mro__):
+            epsilons[name] = module.epsilon if isinstance(module, nn.BatchNorm) else None
             return {"reads": args[0], "gives": out}
 
     def run(variables, args):
@@ -88,7 +93,7 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
         norm, value = norms.get(output, (None, output))
         reached = walk.sites(value)
         only = next(iter(reached)) if len(reached) == 1 else None
-        found[name] = Consumer(norm, only)
+        found[name] = Consumer(norm, only, epsilons.get(norm))
     return found
 
 

@@ -139,7 +139,7 @@ def _convolution(layer, module, shape):
         outputs,
         matrix,
         lambda matrix: matrix.transpose(2, 0, 1).reshape(shape),
-        lambda x, out: math.prod(out.shape[-rank - 1 : -1]),
+        lambda x, out: out.size // filters // len(x),
     )
 
 

@@ -19,9 +19,9 @@ def test_in_a_residual_block_the_first_layer_has_one_reader_and_the_second_is_ad
     for stage in (1, 2, 3):
         for block in (1, 2, 3):
             path = f"stage{stage}/block{block}"
-            assert found[f"{path}/conv1"] == Consumer(f"{path}/bn1", f"{path}/conv2/input")
-            assert found[f"{path}/conv2"] == Consumer(f"{path}/bn2", None)
-    assert found["stem"] == Consumer("stem_bn", None)  # read by a layer and by a shortcut
+            assert found[f"{path}/conv1"] == Consumer(f"{path}/bn1", f"{path}/conv2/input", 1e-5)
+            assert found[f"{path}/conv2"] == Consumer(f"{path}/bn2", None, 1e-5)
+    assert found["stem"] == Consumer("stem_bn", None, 1e-5)  # read by a layer and by a shortcut
     assert found["head"] == Consumer(None, None)
 
 
