@@ -19,6 +19,7 @@ from bitjax.rules import Rules, quantizer_of
 from bitjax.sensitivity import fisher
 from bitjax.site_histograms import site_histograms
 from bitjax.sites import Costs, site_costs
+from bitjax.trees import read_site, write_site
 
 WEIGHTINGS = ("fisher", "none")
 PAPER_GRIDS = GRIDS[2:]
@@ -117,14 +118,16 @@ def allocate(
         ).value  # fmt: skip
     quant = variables[QUANT]
     for site, k in bits.items():
-        quant = _replace(quant, site.split("/"), _leaves(curves[site], k))
+        new = _updated(read_site(quant, site), _leaves(curves[site], k))
+        quant = write_site(quant, site, new)
     found = {**variables, QUANT: quant}
-    solved = [s for s in sites if "mass" in _at(found.get(STATS, {}), s.split("/"))]
+    stats = found.get(STATS, {})
+    forms = {s: quantizer.form for s in sites if (quantizer := quantizer_of(model.rules, s))}
+    solved = [s for s in sites if forms[s]["coefficients"] == "solved"]
     if solved:
         averages = calibrate(model, found, batches())[STATS]
-        stats = found[STATS]
         for site in solved:
-            stats = _replace(stats, site.split("/"), _at(averages, site.split("/")))
+            stats = write_site(stats, site, read_site(averages, site))
         found = solve_coefficients(model, {**found, STATS: stats})
     return found
 
@@ -189,19 +192,12 @@ def _leaves(curve: Curve, bits: int) -> dict[str, Any]:
     return {"bits": high - low, "shift": low, "coefficients": curve.coefficients[row]}
 
 
-def _replace(tree, path, leaves):
-    """A copy of nested dicts with new values at those leaves of a node that it has."""
-    if path:
-        return {**tree, path[0]: _replace(tree[path[0]], path[1:], leaves)}
-    new = dict(tree)
-    for name in tree.keys() & leaves.keys():
-        shape = tree[name].shape
+def _updated(node, leaves):
+    """A copy of a site's leaves with new values for those that it has."""
+    new = dict(node)
+    for name in node.keys() & leaves.keys():
+        shape = node[name].shape
         value = leaves[name](shape[-1]) if callable(leaves[name]) else leaves[name]
         # Layers of a scan have a leading axis, and share what was found for them all.
         new[name] = jnp.broadcast_to(jnp.float32(value), shape)
     return new
-
-
-def _at(tree, path):
-    """A node of nested dicts; empty where there is none."""
-    return _at(tree.get(path[0], {}), path[1:]) if path else tree

@@ -293,29 +293,6 @@ def bit_limits(rules: Rules, costs: Costs) -> dict[str, tuple[float, float]]:
     return found
 
 
-def read_site(tree: Mapping[str, Any], site: str) -> Any:
-    """The node of a nested dict at a site's path.
-
-    Example:
-      >>> read_site({"conv": {"kernel": 3}}, "conv/kernel")
-      3
-    """
-    for name in site.split("/"):
-        tree = tree[name]
-    return tree
-
-
-def write_site(tree: Mapping[str, Any], site: str, value: Any) -> dict[str, Any]:
-    """A copy of a nested dict with the node at a site's path replaced.
-
-    Example:
-      >>> write_site({"conv": {"kernel": 3}}, "conv/kernel", 4)
-      {'conv': {'kernel': 4}}
-    """
-    head, _, rest = site.partition("/")
-    return {**tree, head: write_site(tree[head], rest, value) if rest else value}
-
-
 def reestimate(rules: Rules, batches: int) -> Stage:
     """A stage without training: batch normalisation's statistics from augmented training images.
 

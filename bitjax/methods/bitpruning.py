@@ -16,17 +16,16 @@ from bitjax.methods.base import (
     bit_limits,
     default_labels,
     learned_labels,
-    read_site,
     reestimate,
     scheduled,
     sgd,
     tie,
-    write_site,
 )
 from bitjax.methods.quantization_aware import teaching
 from bitjax.quantizers.bitlength import freeze
 from bitjax.rounding import POLICIES, round_bits
 from bitjax.rules import Rules, rule
+from bitjax.trees import read_site, write_site
 
 _UPDATES = 40  # of the multipliers over the stage that learns bits
 _NEAR = 0.1  # relative excess within which the multipliers move

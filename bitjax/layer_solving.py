@@ -1,0 +1,307 @@
+"""Low-bit kernels solved layer by layer from what a teacher's layers give, without gradients.
+
+The second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit Neural
+Networks", CVPR 2018. Layers are taken in forward order; the inputs of each come from the network
+as far as it is solved. Nothing changes its form: the kernel becomes scale * codes, the scale goes
+to the quantizer's leaf, the intercept to the layer's bias or to the mean of the batch normalisation
+behind it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.layer_data import Sums, merge, moments_of, sampler, sums_of
+from bitjax.layer_targets import (
+    Affine,
+    Plan,
+    affine_of,
+    has_intercept,
+    levels_of,
+    plan_layers,
+    with_float_kernels,
+)
+from bitjax.linen import QUANT, Quantized
+from bitjax.probe import inner_model
+from bitjax.quantizers.base import Axes
+from bitjax.sites import Costs, site_costs
+from bitjax.solvers.code_descent import Fit, fit_codes
+from bitjax.solvers.output_codes import fit_output_codes
+from bitjax.trees import read_site, write_site
+
+Variables = Mapping[str, Any]
+
+
+class Settings(NamedTuple):
+    """How layers are solved.
+
+    Attributes:
+      target: `codes` of the one quantizer behind a layer where there is one, or `output`.
+      asymmetric: inputs from the network as far as it is solved; else the teacher's own.
+      positions: patches of an example.
+      ridge: pull towards the float filters, see `solvers.fit_codes`.
+      joint: every code at its own best scale; else one scale for each sweep, as in the paper.
+      pair_moves: also changes two codes at once.
+      starts: of the descent.
+      strengths: lambda of the splitting, one after the other, for the target `codes`.
+      iterations: of the splitting, for each strength.
+      max_sweeps: of one descent.
+      seed: of patches and starts.
+    """
+
+    target: str = "codes"
+    asymmetric: bool = True
+    positions: int = 16
+    ridge: float = 0.1
+    joint: bool = True
+    pair_moves: bool = False
+    starts: int = 1
+    strengths: tuple[float, ...] = (1.0,)
+    iterations: int = 5
+    max_sweeps: int = 30
+    seed: int = 0
+
+
+class Report(NamedTuple):
+    """What became of one layer.
+
+    Attributes:
+      layer: its path.
+      target: `codes` or `output`.
+      error: of the linear fit, E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
+      mismatch: share of the consumer's codes that differ from the teacher's on held-out patches;
+        None for the target `output`.
+      sparsity: share of codes that are 0.
+      patches: that it was solved from.
+    """
+
+    layer: str
+    target: str
+    error: float
+    mismatch: float | None
+    sparsity: float
+    patches: int
+
+
+def solve_layers(
+    model: Quantized,
+    variables: Variables,
+    batches: Iterable[Any] | Callable[[], Iterable[Any]],
+    *,
+    bits: int | None = None,
+    layers: str = ".*",
+    log: Callable[[Report], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Gives kernels low-bit codes that make each layer do what its float kernel does.
+
+    Args:
+      model: wrapped, with kernels whose quantizer stores its scale: `bitjax.ternary(fit="stored")`,
+        `binary`, `low_bit`; inputs quantized or not.
+      variables: all its collections; kernels float.
+      batches: what the model is called with, arrays or tuples; a list, or a function that gives
+        the same ones at every call.
+      bits: only kernels of so many bits; None takes all with a stored scale.
+      layers: a regular expression, matched in full against layers' paths.
+      log: called with each layer's `Report`.
+      **settings: see `Settings`.
+
+    Returns:
+      The variables with the kernels of these layers on their codes, their scales, and their
+      intercepts in a bias or a batch normalisation's mean; everything else as it was.
+
+    Raises:
+      ValueError: no kernel has a stored scale, a layer has no patches, or a statistic is not
+        finite; it names the layer.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> import bitjax as bj
+      >>> x = jax.random.normal(jax.random.key(0), (256, 8))
+      >>> model = bj.Quantized(nn.Dense(4), [bj.rule("kernel", bj.ternary(fit="stored"))])
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> solved = solve_layers(model, variables, [x], bits=2)
+      >>> scale = solved["quant"]["kernel"]["scale"]
+      >>> sorted(set(jnp.unique(jnp.round(solved["params"]["kernel"] / scale, 3)).tolist()))
+      [-1.0, 0.0, 1.0]
+
+    Source: the paper's second step. Departures: an intercept, a ridge, joint descent, and the best
+      iterate on held-out patches; its schedule is not known.
+    """
+    given = batches if callable(batches) else list(batches)
+    source = given if callable(given) else lambda: given
+    for variables, report in solve_each(
+        model, variables, source, bits=bits, layers=layers, settings=Settings(**settings)
+    ):
+        if log is not None:
+            log(report)
+    return dict(variables)
+
+
+def solve_each(
+    model: Quantized,
+    variables: Variables,
+    batches: Callable[[], Iterable[Any]],
+    *,
+    bits: int | None = None,
+    layers: str = ".*",
+    settings: Settings | None = None,
+    teacher: Variables | None = None,
+    costs: Costs | None = None,
+    start: int = 0,
+) -> Iterator[tuple[Variables, Report]]:
+    """As `solve_layers`, giving the variables after every layer, so that work can be kept.
+
+    Args:
+      model: see `solve_layers`.
+      variables: with the first `start` layers solved already.
+      batches: see `solve_layers`.
+      bits: likewise.
+      layers: likewise.
+      settings: likewise.
+      teacher: variables whose float kernels the layers are solved for; the given ones if None,
+        which must then be those of the start.
+      costs: from `site_costs`; measured on the first batch if None.
+      start: layers that are solved already.
+    """
+    settings = settings or Settings()
+    teacher = variables if teacher is None else teacher
+    first = _as_args(next(iter(batches())))
+    costs = site_costs(inner_model(model), *first) if costs is None else costs
+    plans = plan_layers(
+        model, teacher, costs, first, layers=layers, bits=bits, target=settings.target
+    )
+    for index, plan in enumerate(plans[start:], start):
+        key = jax.random.fold_in(jax.random.key(settings.seed), index)
+        try:
+            variables, report = _solve(model, variables, teacher, plan, batches, settings, key)
+        except ValueError as error:
+            raise ValueError(f"layer {plan.layer!r}: {error}") from error
+        yield variables, report
+
+
+def _solve(model, variables, teacher, plan, batches, settings, key):
+    float_model = with_float_kernels(model)
+    source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
+    first = _as_args(next(iter(batches())))
+    taken = sampler(source, float_model, plan.layer, tree, first, per_example=settings.positions)
+    resident = plan.target == "codes" and settings.iterations > 0
+    sums: Sums | None = None
+    kept: list[tuple[Any, Any]] = []
+    for index, batch in enumerate(batches()):
+        x, z = taken.take(tree, teacher, _as_args(batch), jax.random.fold_in(key, index))
+        sums = merge(sums, sums_of(x, z))
+        if resident:
+            kept.append((x, z))
+    assert sums is not None, "the first batch was read above"
+
+    kernel = read_site(teacher["params"], plan.layer)["kernel"]
+    float_GxMxN = np.asarray(taken.view.matrix(kernel), np.float64)
+    start_GxMxN, grid = _start(plan.quantizer, float_GxMxN)
+    groups, filters, _ = float_GxMxN.shape
+    affine = affine_of(teacher, plan.consumer, groups * filters)
+    intercept = has_intercept(teacher, plan) and affine is not None
+    fits, errors, mismatches = [], [], []
+    for g in range(groups):
+        moments = moments_of(sums, g, intercept=intercept)
+        found = fit_codes(
+            moments.gram_NxN, moments.cross_MxN, moments.energy_M, grid, start_GxMxN[g],
+            mean_N=moments.mean_N, target_mean_M=moments.target_mean_M, ridge=settings.ridge,
+            float_MxN=float_GxMxN[g], joint=settings.joint, pair_moves=settings.pair_moves,
+            starts=settings.starts, key=jax.random.fold_in(key, g), max_sweeps=settings.max_sweeps,
+        )  # fmt: skip
+        fit = found.value
+        errors.append((float(np.sum(found.objective)), float(np.sum(moments.energy_M))))
+        if resident and affine is not None:
+            own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
+            x, z = (jnp.concatenate([pair[i][g] for pair in kept]) for i in (0, 1))
+            fit, mismatch = _fit_codes_behind(
+                x, z, fit, own, float_GxMxN[g], grid, plan, model, teacher, settings
+            )
+            mismatches.append(mismatch)
+        fits.append(fit)
+    report = Report(
+        plan.layer,
+        plan.target,
+        sum(e for e, _ in errors) / max(sum(e for _, e in errors), 1e-30),
+        float(np.mean(mismatches)) if mismatches else None,
+        float(np.mean([np.mean(np.asarray(fit.codes_MxN) == 0) for fit in fits])),
+        int(sums.count),
+    )
+    return _with_fits(variables, teacher, plan, taken.view, fits, intercept), report
+
+
+def _fit_codes_behind(x, z, fit, affine, float_MxN, grid, plan, model, teacher, settings):
+    """The fit that gives the consumer's codes best, in the units behind its normalisation."""
+    levels = levels_of(model.rules, teacher, plan.consumer.site)
+    assert levels is not None, "planned for its codes"
+    alive = affine.gain_M != 0
+    gain = np.where(alive, affine.gain_M, 1.0)
+    sign, offset = np.sign(gain), affine.offset_M
+    start = Fit(
+        fit.codes_MxN * sign[:, None],
+        fit.scale_M * np.abs(gain),
+        fit.intercept_M * gain + offset,
+    )
+    z = z * gain + offset
+    codes = jnp.where(
+        z > levels.threshold, jnp.clip(jnp.rint(z / levels.step), 1, levels.count), 0
+    )
+    found = fit_output_codes(
+        x, codes, z, start, grid, step=levels.step, threshold=levels.threshold,
+        levels=levels.count, strengths=settings.strengths, iterations=settings.iterations,
+        ridge=settings.ridge, float_MxN=float_MxN * gain[:, None],
+    )  # fmt: skip
+    best = found.value
+    back = Fit(
+        best.codes_MxN * sign[:, None],
+        best.scale_M / np.abs(gain),
+        (best.intercept_M - offset) / gain,
+    )
+    dead = jnp.asarray(~alive)  # a channel that is constant behind its normalisation
+    fit = Fit(*(jnp.where(dead.reshape(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in zip(fit, back, strict=True)))
+    return fit, float(np.mean(found.stats["mismatch"]))
+
+
+def _start(quantizer, float_GxMxN):
+    """Codes that the quantizer gives the float filters, and its grid of codes."""
+    filters = jnp.asarray(float_GxMxN.reshape(-1, float_GxMxN.shape[-1]), jnp.float32)
+    params, _ = quantizer.init(filters, Axes((0,), -1))
+    scale = params["scale"]
+    codes = jnp.where(scale > 0, jnp.rint(quantizer.apply(params, {}, filters) / scale), 0)
+    grid = np.asarray(quantizer.form["grid"], np.float64)
+    if 0 not in grid:
+        codes = jnp.where(codes == 0, 1, codes)
+    return np.asarray(codes, np.float64).reshape(float_GxMxN.shape), grid
+
+
+def _with_fits(variables, teacher, plan, view, fits, intercept):
+    codes, scale, offset = (
+        np.stack([np.asarray(fit[i], np.float32) for fit in fits]) for i in range(3)
+    )
+    layer, norm = plan.layer, plan.consumer.norm
+    params, quant = variables["params"], variables[QUANT]
+    site = f"{layer}/kernel" if layer else "kernel"
+    own = read_site(quant, site)
+    new_scale = jnp.asarray(scale).reshape(own["scale"].shape)
+    kernel = view.kernel(jnp.asarray(scale[..., None] * codes))
+    node = {**read_site(params, layer), "kernel": kernel}
+    stats = variables.get("batch_stats")
+    if intercept and "bias" in node:
+        node["bias"] = jnp.asarray(offset).reshape(node["bias"].shape)
+    elif intercept:
+        mean = read_site(teacher["batch_stats"], norm)["mean"] - jnp.asarray(offset).reshape(-1)
+        stats = write_site(stats, norm, {**read_site(stats, norm), "mean": mean})
+    return {
+        **variables,
+        **({} if stats is None else {"batch_stats": stats}),
+        "params": write_site(params, layer, node),
+        QUANT: write_site(quant, site, {**own, "scale": new_scale}),
+    }
+
+
+def _as_args(batch):
+    return batch if isinstance(batch, tuple) else (batch,)
