@@ -1,5 +1,6 @@
 """Plain Flax Linen models, with no quantization inside."""
 
+from bitjax.models.alexnet import AlexNetBN as AlexNetBN
 from bitjax.models.cnn import SmallCNN as SmallCNN
 from bitjax.models.mlp import MLP as MLP
 from bitjax.models.pretrained import RESNET_MEAN as RESNET_MEAN
@@ -15,3 +16,5 @@ from bitjax.models.resnet import resnet56 as resnet56
 from bitjax.models.resnet_imagenet import ImageNetResNet as ImageNetResNet
 from bitjax.models.resnet_imagenet import resnet18 as resnet18
 from bitjax.models.resnet_imagenet import resnet50 as resnet50
+from bitjax.models.vgg import VGG16 as VGG16
+from bitjax.models.vgg import VGGSmall as VGGSmall

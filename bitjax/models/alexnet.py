@@ -1,0 +1,106 @@
+"""AlexNet with batch norms and without groups (Wang et al. 2018), to compare low bits on."""
+
+import math
+
+import flax.linen as nn
+import jax
+from jax.typing import DTypeLike
+
+
+class AlexNetBN(nn.Module):
+    """Convolutions `conv1..5`, then `fc1`, `fc2`, each with a batch norm `bn1..7`; `head`.
+
+    Filters are 96, 256, 384, 384, 256; kernels 11x11 of stride 4, 5x5 and three of 3x3. The order
+    is convolution, batch norm, ReLU, with a 3x3 pool of stride 2 in front of the ReLU of `conv1`,
+    `conv2` and `conv5`: batch norms see every position, and a quantizer in place of the ReLU the
+    largest of nine. Batch norms have no learned scale and shift, and no layer has a bias.
+
+    Attributes:
+      num_classes: Number of logits.
+      width: A third of the filters of `conv1`; the others have 8, 12, 12, 8 times, `fc1` and `fc2`
+        128 times as many.
+      dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = AlexNetBN(width=4)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 227, 227, 3)))
+      >>> shapes["params"]["conv2"]["kernel"].shape, shapes["params"]["fc1"]["kernel"].shape
+      ((5, 5, 12, 32), (1152, 512))
+
+    Source: Krizhevsky et al., ImageNet Classification, 2012; the layout is that of the first
+      author's AlexNet of Wang et al., Two-Step Quantization, CVPR 2018: 1.135 G multiply-adds at
+      227x227. Differs: no batch norm behind the head, which reads logits.
+    """
+
+    num_classes: int = 1000
+    width: int = 32
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Compute logits.
+
+        Args:
+          x: [N, H, W, C] normalised images, H and W as at `init`; ImageNet's are 227x227x3.
+          train: Whether batch norms use the batch's statistics and update `batch_stats`.
+
+        Returns:
+          [N, num_classes] logits.
+
+        Raises:
+          ValueError: If the images are smaller than 67x67.
+        """
+        if min(x.shape[1:3]) < 67:
+            raise ValueError(
+                f"`x` must have images of 67x67 or more, got {x.shape[1]}x{x.shape[2]}."
+            )
+        # Times of `width`, size, stride, padding, pool. Caffe's pools count a last, partial window;
+        # at 227 and 67 pixels there is none.
+        layers = (
+            (3, 11, 4, 0, True),
+            (8, 5, 1, 2, True),
+            (12, 3, 1, 1, False),
+            (12, 3, 1, 1, False),
+            (8, 3, 1, 1, True),
+        )
+        for i, (times, size, stride, padding, pool) in enumerate(layers, 1):
+            x = _conv(times * self.width, size, stride, padding, self.dtype, f"conv{i}")(x)
+            x = _norm(train, self.dtype, f"bn{i}")(x)
+            if pool:
+                x = nn.max_pool(x, (3, 3), strides=(2, 2))
+            x = nn.relu(x)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        for i in (1, 2):
+            x = _dense(128 * self.width, self.dtype, f"fc{i}")(x)
+            x = nn.relu(_norm(train, self.dtype, f"bn{i + 5}")(x))
+        return _dense(self.num_classes, self.dtype, "head")(x)
+
+
+def _conv(filters, size, stride, padding, dtype, name):
+    return nn.Conv(
+        filters,
+        (size, size),
+        strides=(stride, stride),
+        padding=padding,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.he_normal(),
+        name=name,
+    )
+
+
+def _norm(train, dtype, name):
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_scale=False,
+        use_bias=False,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def _dense(features, dtype, name):
+    return nn.Dense(features, use_bias=False, dtype=dtype, name=name)
