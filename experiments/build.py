@@ -27,6 +27,9 @@ MODELS: dict[str, Callable] = {
     "resnet44": models.resnet44,
     "resnet50": models.resnet50,
     "resnet56": models.resnet56,
+    "vgg_small": models.VGGSmall,
+    "vgg16": models.VGG16,
+    "alexnet_bn": models.AlexNetBN,
 }
 QUANTIZERS: dict[str, Callable] = {
     "uniform": bj.uniform,
