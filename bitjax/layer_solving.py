@@ -172,7 +172,7 @@ def solve_each(
     first = _as_args(next(iter(batches())))
     costs = site_costs(inner_model(model), *first) if costs is None else costs
     plans = plan_layers(
-        model, teacher, costs, first, layers=layers, bits=bits, target=settings.target
+        model, variables, costs, first, layers=layers, bits=bits, target=settings.target
     )
     for index, plan in enumerate(plans[start:], start):
         key = jax.random.fold_in(jax.random.key(settings.seed), index)
@@ -219,7 +219,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
             own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
             x, z = (jnp.concatenate([pair[i][g] for pair in kept]) for i in (0, 1))
             fit, mismatch = _fit_codes_behind(
-                x, z, fit, own, float_GxMxN[g], grid, plan, model, teacher, settings
+                x, z, fit, own, float_GxMxN[g], grid, plan, model, variables, settings
             )
             mismatches.append(mismatch)
         fits.append(fit)
@@ -234,9 +234,9 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     return _with_fits(variables, teacher, plan, taken.view, fits, intercept), report
 
 
-def _fit_codes_behind(x, z, fit, affine, float_MxN, grid, plan, model, teacher, settings):
+def _fit_codes_behind(x, z, fit, affine, float_MxN, grid, plan, model, variables, settings):
     """The fit that gives the consumer's codes best, in the units behind its normalisation."""
-    levels = levels_of(model.rules, teacher, plan.consumer.site)
+    levels = levels_of(model.rules, variables, plan.consumer.site)
     assert levels is not None, "planned for its codes"
     alive = affine.gain_M != 0
     gain = np.where(alive, affine.gain_M, 1.0)

@@ -1,0 +1,34 @@
+"""Two-step quantization of VGG-small on CIFAR-10: ternary weights, 2-bit half-wave activations.
+
+The paper's setting, as far as it is known: first convolution and head float, levels of a unit
+Gaussian, from a float run of vgg_small_float.py. Accelerator; no result yet. Command:
+  python -m experiments.train --config configs/cifar10/vgg_small_tsq_a2.py --workdir runs/vgg-tsq
+`:w32` after the file's name is a quarter of the width, 400 steps of step 1, for a CPU.
+"""
+
+from configs.cifar10.vgg_small_float import EPOCH
+from configs.cifar10.vgg_small_float import get_config as float_config
+
+
+def get_config(arg="w128"):
+    config = float_config(arg)
+    short = config.model.width < 128
+    config.name = config.name.replace("float", "tsq_a2")
+    config.init_from = "runs/vgg-small-w32" if short else "runs/vgg-small"
+    config.method = {
+        "name": "tsq",
+        "code_steps": 400 if short else 100 * EPOCH,
+        "learning_rate": 0.01,
+        "weight_decay": 5e-4,
+        "warmup": 20,
+        "calibration_batches": 20,
+        "augment": True,
+        "positions": 10,
+        "ridge": 0.3,
+        "reestimate_batches": 0,
+    }
+    config.rules = (
+        ("conv[2-6]/kernel", {"name": "ternary", "fit": "stored"}),
+        ("conv[2-6]/input", {"name": "halfwave", "bits": 2}),
+    )
+    return config

@@ -1,0 +1,30 @@
+"""Two-step quantization on the digits: 2-bit activations from scratch, then ternary weights solved.
+
+Inner layers ternary with 2-bit inputs, the first kernel and the head's at 8 bits; float.py's steps,
+none of them on ternary weights. Target: within 1.0 point of float. Results: results/README.md.
+Command:
+  python -m experiments.train --config configs/digits/tsq.py --workdir runs/digits-tsq
+"""
+
+from configs.digits.float import get_config as float_config
+
+
+def get_config():
+    config = float_config()
+    config.method = {
+        "name": "tsq",
+        "code_steps": 1200,
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+        "warmup": 20,
+        "calibration_batches": 11,
+        "positions": 16,
+    }
+    ends = {"name": "uniform", "bits": 8, "granularity": "per_channel"}
+    config.rules = (
+        ("conv1/input", {"name": "uniform", "bits": 8}),  # the normalised image
+        ("(conv1|head)/kernel", ends),
+        (".*/kernel", {"name": "ternary", "fit": "stored"}),
+        (".*/input", {"name": "lsq", "bits": 2, "signed": False}),
+    )
+    return config
