@@ -17,6 +17,7 @@ from bitjax.cost import model_bytes as model_bytes
 from bitjax.doctor import Finding as Finding
 from bitjax.doctor import doctor as doctor
 from bitjax.doctor import report as report
+from bitjax.layer_solving import solve_layers as solve_layers
 from bitjax.linen import Quantized as Quantized
 from bitjax.plane_allocation import allocate as allocate
 from bitjax.plane_coefficients import solve_coefficients as solve_coefficients

@@ -45,6 +45,9 @@ METHODS: dict[str, Callable] = {
     "pact": methods.pact,
     "bitpruning": methods.bitpruning,
     "bottleneck": methods.bottleneck,
+    "hwgq": methods.hwgq,
+    "twn": methods.twn,
+    "tsq": methods.tsq,
 }
 
 

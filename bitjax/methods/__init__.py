@@ -6,6 +6,9 @@ from bitjax.methods.base import Stage as Stage
 from bitjax.methods.bitpruning import bitpruning as bitpruning
 from bitjax.methods.bottleneck import bottleneck as bottleneck
 from bitjax.methods.full_precision import full_precision as full_precision
+from bitjax.methods.hwgq import hwgq as hwgq
 from bitjax.methods.lsq import lsq as lsq
 from bitjax.methods.pact import pact as pact
+from bitjax.methods.tsq import tsq as tsq
+from bitjax.methods.twn import twn as twn
 from bitjax.methods.uniform import uniform as uniform

@@ -1,8 +1,8 @@
 """Two-step quantization of AlexNet on ImageNet: ternary weights, 2-bit activations.
 
 First convolution and head float; from a finished run of alexnet_float.py, 20 epochs with 2-bit
-activations, then the layers solved from 12,800 images. AlexNet loses about 0.5 points to its float net by the paper's abstract.
-Accelerator; no result yet. Command:
+activations, then the layers solved from 12,800 images. The paper's abstract reports a loss of about
+0.5 points to float. Accelerator; no result yet. Command:
   python -m experiments.train --config configs/imagenet/alexnet_tsq.py --workdir runs/alexnet-tsq
 """
 
