@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
 from bitjax.solvers.code_sweep import Codes, Problem, descend, gain_of, scale_of
+from bitjax.solvers.pair_moves import improve_pairs
 
 
 class Fit(NamedTuple):
@@ -44,6 +45,7 @@ def fit_codes(
     ridge: float = 0.0,
     float_MxN: ArrayLike | None = None,
     joint: bool = True,
+    pair_moves: bool = False,
     starts: int = 1,
     key: jax.Array | None = None,
     block: int = 64,
@@ -76,6 +78,8 @@ def fit_codes(
         float_MxN: w_f, the float filters in units of the target; of zeros where not given.
         joint: (b'), every code at its own best scale; else (b), a scale for each sweep. Only the
             former leaves a start that explains nothing.
+        pair_moves: then change codes by twos where that helps, at the cost that `pair_moves.py`
+            states; needs `joint`.
         starts: how many; the first is `start_MxN`. The others are by turns random and half random
             half the best so far, the same for all filters. Each filter keeps its best.
         key: of the other starts.
@@ -88,7 +92,8 @@ def fit_codes(
             [M]. `stats`: `ridge objective`, with it, [M]; `per_sweep`, the mean over filters of the
             latter after each sweep from `start_MxN`, NaN after the last, [max_sweeps]; `sweeps`
             from there; `converged`, whether every start came to its end; `sparsity`, the share of
-            codes that are 0, [M]; `start`, which was best, int [M].
+            codes that are 0, [M]; `start`, which was best, int [M]; `pair moves`, how many
+            helped from all starts, int [M].
 
     Raises:
         ValueError: shapes do not fit, a statistic is not finite, the grid does not rise, a start
@@ -105,9 +110,8 @@ def fit_codes(
     Source: section 2.2 of our notes on the paper: (2.2a) the scale, (b) the codes. (b') and the
         ridge are ours.
     """
-    dtype = jnp.promote_types(jnp.result_type(gram_NxN, cross_MxN, float), jnp.float32)
-    statistics = _checked(gram_NxN, cross_MxN, energy_M, grid_G, start_MxN, dtype)
-    gram, cross, energy, grid, start = statistics
+    gram, cross, energy, grid, start = _checked(gram_NxN, cross_MxN, energy_M, grid_G, start_MxN)
+    dtype = gram.dtype
     mean, target_mean = _checked_means(mean_N, target_mean_M, cross.shape, dtype)
     pull = jnp.zeros_like(cross) if float_MxN is None else jnp.asarray(float_MxN, dtype)
     if pull.shape != cross.shape or not bool(jnp.isfinite(pull).all()):
@@ -117,6 +121,8 @@ def fit_codes(
     for name, number in (("starts", starts), ("block", block), ("max_sweeps", max_sweeps)):
         if number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}.")
+    if pair_moves and not joint:
+        raise ValueError("`pair_moves` needs `joint=True`: pairs are judged at their best scale.")
     if starts > 1 and key is None:
         raise ValueError(f"`key` must be given where `starts` is {starts}: jax.random.key(0).")
 
@@ -127,15 +133,21 @@ def fit_codes(
     def alive(w_NxM):
         return jnp.where(dead_N[:, None], smallest, w_NxM)
 
-    first = descend(problem, alive(start.T), **search)
-    best, converged = first.codes, first.converged
+    def search_from(w_NxM):
+        found = descend(problem, alive(w_NxM), **search)
+        if not pair_moves:
+            return found, found.codes, jnp.zeros(energy.shape, int)
+        return found, *improve_pairs(problem, found.codes, precision=precision)
+
+    first, best, moves_M = search_from(start.T)
+    converged = first.converged
     which_M = jnp.zeros(energy.shape, int)
     for i in range(1, starts):
         key, draw = jax.random.split(key)
-        w_NxM = alive(_another_start(draw, problem.grid_G, best.w_NxM, perturb=i % 2 == 0))
-        found = descend(problem, w_NxM, **search)
-        best, better_M = _better(problem.floor, best, found.codes)
-        which_M = jnp.where(better_M, i, which_M)
+        w_NxM = _another_start(draw, problem.grid_G, best.w_NxM, perturb=i % 2 == 0)
+        found, codes, moves = search_from(w_NxM)
+        best, better_M = _better(problem.floor, best, codes)
+        which_M, moves_M = jnp.where(better_M, i, which_M), moves_M + moves
         converged &= found.converged
 
     scale_M = scale_of(best.s_M, best.c_M, problem.floor)
@@ -152,6 +164,7 @@ def fit_codes(
         "converged": bool(converged),
         "sparsity": (codes_MxN == 0).mean(1),
         "start": which_M,
+        "pair moves": moves_M,
     }
     intercept_M = target_mean - scale_M * (codes_MxN @ mean)
     return Solution(Fit(codes_MxN, scale_M, intercept_M), objective, stats)
@@ -185,8 +198,10 @@ def _better(floor, old: Codes, new: Codes) -> tuple[Codes, jax.Array]:
     return jax.tree.map(lambda a, b: jnp.where(better_M, b, a), old, new), better_M
 
 
-def _checked(gram_NxN, cross_MxN, energy_M, grid_G, start_MxN, dtype):
+def _checked(gram_NxN, cross_MxN, energy_M, grid_G, start_MxN):
     """The statistics as arrays of one dtype, the grid as NumPy's."""
+    given = jnp.asarray(gram_NxN), jnp.asarray(cross_MxN)
+    dtype = jnp.result_type(*given, jnp.float32)
     grid = np.asarray(grid_G, dtype)
     if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
         raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")

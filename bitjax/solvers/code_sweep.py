@@ -109,20 +109,28 @@ def nearest_code(problem, scale_M, w_M, q_M, g_M, square):
 def best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
     """Equation (b'): the code of most gain, every code at its own best scale.
 
-    With d = v - w_j, s' = s + d q_j and c' = c + 2 d g_j + d^2 A_jj. A change must gain more than
-    rounding does: what is gained is gained, and no two codes take turns.
+    With d = v - w_j, s' = s + d q_j and c' = c + 2 d g_j + d^2 A_jj, the gain s'^2 / c' rises by
+    d c (2 a (q_j - a g_j) + d (q_j^2 / c - a^2 A_jj)) / c': one code of thousands changes the gain
+    by less than float32 keeps of it, hence the difference. A change must gain more than rounding.
     """
     eps = jnp.finfo(w_M.dtype).eps
-    best_M, most_M = w_M, gain_of(s_M, c_M, problem.floor) * (1 + 4 * eps)
+    scale_M = scale_of(s_M, c_M, problem.floor)
+    useful_M = scale_M > 0
+    slope_M = 2 * scale_M * (q_M - scale_M * g_M)
+    bend_M = q_M * q_M / jnp.where(useful_M, c_M, 1) - scale_M * scale_M * square
+    # Fractions are compared crosswise: XLA's CPU library repeats all that comes before a division.
+    best_M, top_M, bottom_M = w_M, eps * scale_M * s_M, jnp.ones_like(w_M)
     for v in problem.grid_G:
         d_M = v - w_M
         cross_M, own_M = 2 * d_M * g_M, d_M * d_M * square
         s_new, c_new = s_M + d_M * q_M, c_M + cross_M + own_M
         # Of a singular Gram matrix, c' can be the rounding of its own terms.
-        least = jnp.maximum(problem.floor, 16 * eps * (c_M + jnp.abs(cross_M) + own_M))
-        gain_M = gain_of(s_new, c_new, least)
-        best_M = jnp.where(gain_M > most_M, v, best_M)
-        most_M = jnp.maximum(gain_M, most_M)
+        least_M = jnp.maximum(problem.floor, 16 * eps * (c_M + jnp.abs(cross_M) + own_M))
+        rise_M = jnp.where(useful_M, d_M * c_M * (slope_M + d_M * bend_M), s_new * s_new)
+        better_M = (s_new > 0) & (c_new > least_M) & (rise_M * bottom_M > top_M * c_new)
+        best_M = jnp.where(better_M, v, best_M)
+        top_M = jnp.where(better_M, rise_M, top_M)
+        bottom_M = jnp.where(better_M, c_new, bottom_M)
     return best_M
 
 
@@ -161,25 +169,25 @@ def descend(
         g_BxM = dot(rows_BxN, codes.w_NxM, precision) + problem.ridge * old_BxM
 
         def one_input(j, carry):
-            w_BxM, g_BxM, s_M, c_M = carry
-            w_M, q_M, g_M = w_BxM[j], q_BxM[j], g_BxM[j]
-            square = square_BxB[j, j]
+            d_BxM, g_M, s_M, c_M = carry
+            # What the input before changed; 0 before the first.
+            d_M = d_BxM[j - 1]
+            s_M += d_M * q_BxM[j - 1]
+            c_M += d_M * (2 * g_M + d_M * square_BxB[j - 1, j - 1])
+            w_M, q_M, square = old_BxM[j], q_BxM[j], square_BxB[j, j]
+            g_M = g_BxM[j] + dot(square_BxB[j], d_BxM, precision)
             if joint:
                 new_M = best_code(problem, s_M, c_M, w_M, q_M, g_M, square)
             else:
                 new_M = nearest_code(problem, scale_M, w_M, q_M, g_M, square)
-            d_M = new_M - w_M
-            return (
-                lax.dynamic_update_index_in_dim(w_BxM, new_M, j, 0),
-                g_BxM + square_BxB[j][:, None] * d_M,
-                s_M + d_M * q_M,
-                c_M + 2 * d_M * g_M + d_M * d_M * square,
-            )
+            return lax.dynamic_update_index_in_dim(d_BxM, new_M - w_M, j, 0), g_M, s_M, c_M
 
-        carry = (old_BxM, g_BxM, codes.s_M, codes.c_M)
-        new_BxM, _, s_M, c_M = lax.fori_loop(b * block - start, block, one_input, carry)
-        w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, new_BxM, start, 0)
-        return Codes(w_NxM, s_M, c_M), scale_M, changed | (new_BxM != old_BxM).any()
+        carry = (jnp.zeros_like(old_BxM), jnp.zeros_like(codes.s_M), codes.s_M, codes.c_M)
+        d_BxM, g_M, s_M, c_M = lax.fori_loop(b * block - start, block, one_input, carry)
+        s_M += d_BxM[-1] * q_BxM[-1]
+        c_M += d_BxM[-1] * (2 * g_M + d_BxM[-1] * square_BxB[-1, -1])
+        w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
+        return Codes(w_NxM, s_M, c_M), scale_M, changed | (d_BxM != 0).any()
 
     def one_sweep(carry):
         codes, gain_S, sweeps, _ = carry
