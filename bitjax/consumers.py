@@ -1,4 +1,4 @@
-"""Which normalisation follows a layer, and which one layer's input its output reaches alone.
+"""What follows a layer: a normalisation, and one layer's input alone, or a sum.
 
 A layer whose output goes through a normalisation, a ReLU and perhaps a pooling into exactly one
 quantizer need only be right behind that quantizer; one that is added to something must be right
@@ -25,14 +25,16 @@ class Consumer(NamedTuple):
     Attributes:
       norm: path of the normalisation that reads it; None where there is none.
       site: the only input site that it reaches from there through ReLU, max-pooling, reshaping and
-        casts; None where it reaches something else too, a sum say.
+        casts; None where it reaches something else too.
       epsilon: of the normalisation where it is a batch normalisation, an affine map per channel in
         evaluation; None of any other.
+      added: whether all that reads it from there is one sum with an array of its shape.
     """
 
     norm: str | None
     site: str | None
     epsilon: float | None = None
+    added: bool = False
 
 
 def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dict[str, Consumer]:
@@ -52,17 +54,66 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
       >>> net = nn.Sequential([nn.Dense(4), nn.BatchNorm(True), nn.relu, nn.Dense(2)])
       >>> x = jnp.ones((1, 3))
       >>> found = consumers(net, net.init(jax.random.key(0), x), x)
-      >>> found["layers_0"]
-      Consumer(norm='layers_1', site='layers_3/input', epsilon=1e-05)
-      >>> found["layers_3"]
-      Consumer(norm=None, site=None, epsilon=None)
+      >>> found["layers_0"].norm, found["layers_0"].site
+      ('layers_1', 'layers_3/input')
+      >>> found["layers_3"].site is None
+      True
     """
+    traced = _trace(inner_model(model), variables, args)
+    found = {}
+    for name, output in traced.layers.items():
+        norm, value = traced.norms.get(output, (None, output))
+        reached = traced.walk.sites(value)
+        only = next(iter(reached)) if len(reached) == 1 else None
+        added = traced.walk.addend(value) is not None
+        found[name] = Consumer(norm, only, traced.epsilons.get(norm), added)
+    return found
+
+
+def addend(model: nn.Module, variables: Mapping[str, Any], args: tuple, layer: str) -> jax.Array:
+    """What a layer's output, behind its normalisation, is added to: a residual block's shortcut.
+
+    May be called inside jit.
+
+    Raises:
+      ValueError: the layer's output is not read by one sum alone, see `Consumer.added`.
+
+    Example:
+      >>> class Block(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return 2 * x + nn.Dense(1, name="dense")(x)
+      >>> x = jax.numpy.ones((1, 1))
+      >>> addend(Block(), Block().init(jax.random.key(0), x), (x,), "dense").tolist()
+      [[2.0]]
+    """
+    traced = _trace(model, variables, args)
+    output = traced.layers.get(layer)
+    _, value = traced.norms.get(output, (None, output))
+    other = None if output is None else traced.walk.addend(value)
+    if other is None:
+        raise ValueError(f"layer {layer!r} is not read by one sum alone.")
+    program = traced.program.jaxpr.replace(outvars=[other])
+    leaves = jax.tree.leaves((variables, args))
+    (found,) = jax.core.eval_jaxpr(program, traced.program.consts, *leaves)
+    return found
+
+
+class _Traced(NamedTuple):
+    program: Any
+    walk: "_Walk"
+    layers: dict[str, Any]  # a layer's output
+    norms: dict[Any, tuple[str, Any]]  # of what a normalisation reads: its path, what it gives
+    epsilons: dict[str | None, float | None]
+
+
+def _trace(model, variables, args) -> _Traced:
+    """The program of a forward pass, and which of its arrays are whose."""
     names: list[str] = []
     epsilons: dict[str | None, float | None] = {}
-    net = inner_model(model)
 
     def on_layer(seen: Seen):
-        return {"input": seen.tensors.get("input", seen.out), "output": seen.out}
+        return {"input": seen.raw("input") if "input" in seen.tensors else seen.out, "out": seen.out}
 
     def on_other(name, module, args, out):
         if args and any("Norm" in base.__name__ for base in type(module).__mro__):
@@ -70,7 +121,7 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
             return {"reads": args[0], "gives": out}
 
     def run(variables, args):
-        seen = probe(net, variables, args, {}, on_layer, on_other, strict=False)
+        seen = probe(model, variables, args, {}, on_layer, on_other, strict=False)
         names[:] = [name for name, _ in seen.records]
         return seen.out, [record for _, record in seen.records]
 
@@ -82,19 +133,13 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
     norms: dict[Any, tuple[str, Any]] = {}
     layers: dict[str, Any] = {}
     for name, record in zip(names, kinds, strict=True):
-        if "output" in record:
-            layers[name] = record["output"]
+        if "out" in record:
+            layers[name] = record["out"]
             inputs.setdefault(record["input"], []).append(f"{name}/input" if name else "input")
         else:
             norms.setdefault(record["reads"], (name, record["gives"]))
     walk = _Walk(program.jaxpr, set(outputs[:count]), inputs)
-    found = {}
-    for name, output in layers.items():
-        norm, value = norms.get(output, (None, output))
-        reached = walk.sites(value)
-        only = next(iter(reached)) if len(reached) == 1 else None
-        found[name] = Consumer(norm, only, epsilons.get(norm))
-    return found
+    return _Traced(program, walk, layers, norms, epsilons)
 
 
 class _Walk:
@@ -124,6 +169,19 @@ class _Walk:
             elif not ((here or inside) and eqn.primitive.name in _LAYERS):
                 found.add(None)
         return found
+
+
+    def addend(self, value):
+        """The other array of the one sum that reads a value; None where other things do too."""
+        users = self.users.get(value, [])
+        if value in self.outputs or self.inputs.get(value) or len(users) != 1:
+            return None
+        (eqn,) = users
+        if eqn.primitive.name not in ("add", "add_any"):
+            return None
+        others = [v for v in eqn.invars if v is not value and isinstance(v, jax.extend.core.Var)]
+        same = len(others) == 1 and others[0].aval.shape == value.aval.shape
+        return others[0] if same else None
 
 
 def _passes(eqn) -> bool:

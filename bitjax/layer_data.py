@@ -15,8 +15,10 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
+from bitjax.consumers import addend
 from bitjax.patches import PatchView, draw_places, patch_view
 from bitjax.probe import Seen, probe
+from bitjax.trees import read_site
 
 Variables = Mapping[str, Any]
 
@@ -56,11 +58,12 @@ class Sampler(NamedTuple):
 
     Attributes:
       view: of the layer.
-      take: `(variables, teacher_variables, args, key) -> (x [G, T, N], z [G, T, M])`, compiled.
+      take: `(variables, teacher_variables, args, key) -> (x [G, T, N], z [G, T, M], owed)`,
+        compiled; `owed`, as z, is what the model's addend falls short of the teacher's, or 0.
     """
 
     view: PatchView
-    take: Callable[..., tuple[jax.Array, jax.Array]]
+    take: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def sampler(
@@ -71,6 +74,7 @@ def sampler(
     args: tuple,
     *,
     per_example: int,
+    added: bool = False,
 ) -> Sampler:
     """Patches of a layer's input in `model`, and the outputs of the same layer in `teacher`.
 
@@ -81,6 +85,7 @@ def sampler(
       variables: of the model, or their shapes.
       args: what the models are called with, or shapes.
       per_example: patches of an example, at places drawn by the key.
+      added: whether to look at what the layer's output is added to.
 
     Raises:
       ValueError: there is no such layer, it has no patches, or it has a leading axis of a scan.
@@ -111,29 +116,46 @@ def sampler(
             return {"z": view.outputs(seen.out, places(seen, positions))}
 
         found = []
-        for net, tree, function in ((model, variables, inputs), (teacher, teacher_variables, outputs)):
+        for net, tree, function in (
+            (model, variables, inputs),
+            (teacher, teacher_variables, outputs),
+        ):
             records = probe(net, tree, args, {}, of_layer(function)).records
             found.append([leaf for _, record in records for leaf in record.values()])
-        return tuple(jnp.concatenate(calls, axis=1) for calls in found)
+        x, z = (jnp.concatenate(calls, axis=1) for calls in found)
+        owed = jnp.zeros((1, 1, 1))
+        if added:
+            owed = addend(teacher, teacher_variables, args, layer)
+            owed -= addend(model, variables, args, layer)
+            positions = owed.size // len(owed) // (z.shape[0] * z.shape[2])
+            owed = view.outputs(owed, draw_places(key, len(owed), positions, per_example))
+        return x, z, owed
 
     @functools.partial(jax.jit)
     def take(variables, teacher_variables, args, key):
         return run(variables, teacher_variables, args, key)
 
     def trace(variables, args):
-        return probe(model, variables, args, {}, of_layer(lambda *_: {"x": jnp.zeros(())})).records
+        seen = probe(model, variables, args, {}, of_layer(lambda *_: {"x": jnp.zeros(())}))
+        return [record for _, record in seen.records]
 
     if not jax.eval_shape(trace, variables, args):
         raise ValueError(f"`layer` {layer!r} is no layer of the model.")
-    kernel = variables["params"]
-    for name in layer.split("/") if layer else ():
-        kernel = kernel[name]
-    if views[0].matrix(kernel["kernel"]).ndim != 3:
+    view = views[0]
+    if not _fits(view, read_site(variables["params"], layer)["kernel"]):
         raise ValueError(
             f"layer {layer!r} stands for the layers of a scan, which have no patches of their own: "
             "leave it out of `layers`."
         )
-    return Sampler(views[0], take)
+    return Sampler(view, take)
+
+
+def _fits(view, kernel):
+    """Whether the parameter is the kernel of one layer."""
+    try:
+        return jax.eval_shape(view.matrix, kernel).ndim == 3
+    except (TypeError, ValueError):
+        return False
 
 
 @jax.jit

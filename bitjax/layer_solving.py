@@ -187,22 +187,27 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     float_model = with_float_kernels(model)
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
     first = _as_args(next(iter(batches())))
-    taken = sampler(source, float_model, plan.layer, tree, first, per_example=settings.positions)
-    resident = plan.target == "codes" and settings.iterations > 0
-    sums: Sums | None = None
-    kept: list[tuple[Any, Any]] = []
-    for index, batch in enumerate(batches()):
-        x, z = taken.take(tree, teacher, _as_args(batch), jax.random.fold_in(key, index))
-        sums = merge(sums, sums_of(x, z))
-        if resident:
-            kept.append((x, z))
-    assert sums is not None, "the first batch was read above"
-
+    added = plan.target == "sum" and settings.asymmetric
+    taken = sampler(
+        source, float_model, plan.layer, tree, first, per_example=settings.positions, added=added
+    )
     kernel = read_site(teacher["params"], plan.layer)["kernel"]
     float_GxMxN = np.asarray(taken.view.matrix(kernel), np.float64)
     start_GxMxN, grid = _start(plan.quantizer, float_GxMxN)
     groups, filters, _ = float_GxMxN.shape
     affine = affine_of(teacher, plan.consumer, groups * filters)
+    resident = plan.target == "codes" and settings.iterations > 0
+    sums: Sums | None = None
+    kept: list[tuple[Any, Any]] = []
+    for index, batch in enumerate(batches()):
+        x, z, owed = taken.take(tree, teacher, _as_args(batch), jax.random.fold_in(key, index))
+        if added and affine is not None:
+            z = z + owed / _away_from_0(affine.gain_M).reshape(groups, 1, filters)
+        sums = merge(sums, sums_of(x, z))
+        if resident:
+            kept.append((x, z))
+    assert sums is not None, "the first batch was read above"
+
     intercept = has_intercept(teacher, plan) and affine is not None
     fits, errors, mismatches = [], [], []
     for g in range(groups):
@@ -264,6 +269,12 @@ def _fit_codes_behind(x, z, fit, affine, float_MxN, grid, plan, model, variables
     dead = jnp.asarray(~alive)  # a channel that is constant behind its normalisation
     fit = Fit(*(jnp.where(dead.reshape(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in zip(fit, back, strict=True)))
     return fit, float(np.mean(found.stats["mismatch"]))
+
+
+def _away_from_0(gain_M):
+    """Gains to divide by: a channel that hardly passes cannot make good for others."""
+    least = 0.1 * np.median(np.abs(gain_M))
+    return np.where(np.abs(gain_M) > least, gain_M, np.inf)
 
 
 def _start(quantizer, float_GxMxN):

@@ -1,7 +1,8 @@
 """Which layers are solved, for which target, and what of each follows from the model.
 
 Two-step quantization (Wang et al., CVPR 2018): a layer whose output reaches exactly one quantizer
-is right when that quantizer's codes are (`codes`); any other when its output is (`output`).
+is right when that quantizer's codes are (`codes`); one that is added to something, when the sum is
+(`sum`: it makes good what the other addend has lost so far); any other when its output is (`output`).
 """
 
 import re
@@ -17,7 +18,7 @@ from bitjax.quantizers.base import Codes, Quantizer
 from bitjax.rules import Rules, quantizer_of
 from bitjax.sites import Costs
 
-TARGETS = ("codes", "output")
+TARGETS = ("codes", "sum", "output")
 Variables = Mapping[str, Any]
 
 
@@ -78,7 +79,8 @@ def plan_layers(
       layers: a regular expression, matched in full against layers' paths.
       bits: only kernels of so many bits; None takes all.
       target: `codes` wherever there is one quantizer that a layer's output reaches alone and that
-        has evenly spaced levels from 0 upwards; `output` for every layer.
+        has evenly spaced levels from 0 upwards; `sum` for every layer that is added to something,
+        and none of the former; `output` for every layer.
 
     Raises:
       ValueError: no kernel fits; the message lists those with a stored scale.
@@ -94,10 +96,14 @@ def plan_layers(
         if not re.fullmatch(layers, entry.layer) or bits not in (None, round(own)):
             continue
         consumer = readers.get(entry.layer, Consumer(None, None))
-        coded = target == "codes" and consumer.site is not None
-        coded = coded and levels_of(model.rules, variables, consumer.site) is not None
-        coded = coded and (consumer.norm is None or consumer.epsilon is not None)
-        found.append(Plan(entry.layer, quantizer, consumer, TARGETS[0 if coded else 1]))
+        affine = consumer.norm is None or consumer.epsilon is not None
+        kind = "output"
+        if target == "codes" and consumer.site is not None and affine:
+            coded = levels_of(model.rules, variables, consumer.site) is not None
+            kind = "codes" if coded else kind
+        if target != "output" and consumer.added and affine:
+            kind = "sum"
+        found.append(Plan(entry.layer, quantizer, consumer, kind))
     if not found:
         raise ValueError(
             f"no layer to solve matches `layers` {layers!r} with `bits` {bits}: give kernels "

@@ -1,0 +1,2 @@
+def fit_output_codes(*a, **k):
+    raise NotImplementedError
