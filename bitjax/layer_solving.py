@@ -41,6 +41,8 @@ class Settings(NamedTuple):
     Attributes:
       target: `codes` of the one quantizer behind a layer where there is one, or `output`.
       asymmetric: inputs from the network as far as it is solved; else the teacher's own.
+      float_inputs: whether the teacher's inputs are float too; else quantized as the model's, which
+        is what it learned in the first step, if it did.
       positions: patches of an example.
       ridge: pull towards the float filters, see `solvers.fit_codes`.
       joint: every code at its own best scale; else one scale for each sweep, as in the paper.
@@ -54,6 +56,7 @@ class Settings(NamedTuple):
 
     target: str = "codes"
     asymmetric: bool = True
+    float_inputs: bool = False
     positions: int = 16
     ridge: float = 0.1
     joint: bool = True
@@ -185,6 +188,8 @@ def solve_each(
 
 def _solve(model, variables, teacher, plan, batches, settings, key):
     float_model = with_float_kernels(model)
+    if settings.float_inputs:
+        float_model = model.clone(rules=())
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
     first = _as_args(next(iter(batches())))
     added = plan.target == "sum" and settings.asymmetric
