@@ -30,6 +30,10 @@ from bitjax.quantizers.bitlength import bitlength as bitlength
 from bitjax.quantizers.bitlength import freeze as freeze
 from bitjax.quantizers.bitplane import bitplane as bitplane
 from bitjax.quantizers.bitplane import keep_planes as keep_planes
+from bitjax.quantizers.halfwave import halfwave as halfwave
+from bitjax.quantizers.halfwave import hwgq as hwgq
+from bitjax.quantizers.halfwave_fit import gaussian_levels as gaussian_levels
+from bitjax.quantizers.halfwave_fit import gaussian_step as gaussian_step
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate

@@ -37,6 +37,8 @@ QUANTIZERS: dict[str, Callable] = {
     "pact": bj.pact,
     "bitlength": bj.bitlength,
     "bitplane": bj.bitplane,
+    "halfwave": bj.halfwave,
+    "hwgq": bj.hwgq,
 }
 METHODS: dict[str, Callable] = {
     "full_precision": methods.full_precision,

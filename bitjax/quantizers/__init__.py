@@ -8,6 +8,8 @@ from bitjax.quantizers.base import identity as identity
 from bitjax.quantizers.base import reduce_batch as reduce_batch
 from bitjax.quantizers.bitlength import bitlength as bitlength
 from bitjax.quantizers.bitplane import bitplane as bitplane
+from bitjax.quantizers.halfwave import halfwave as halfwave
+from bitjax.quantizers.halfwave import hwgq as hwgq
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate

@@ -75,7 +75,7 @@ def calibrate(
 
 
 def _percentiles(x, block, percentile):
-    ordered = jnp.sort(_thin(blocks.flatten(x, block)), axis=1)
+    ordered = jnp.sort(thin(blocks.flatten(x, block)), axis=1)
 
     # jnp.percentile finds the place in float32, which is elements off in a long tensor.
     def at(percent):
@@ -87,7 +87,13 @@ def _percentiles(x, block, percentile):
     return at(100.0 - percentile), at(percentile)
 
 
-def _thin(flat):
+def thin(flat: jax.Array) -> jax.Array:
+    """Evenly spaced elements of every row, 2^18 to 2^19 where there are more: what tells as much.
+
+    Example:
+      >>> thin(jnp.zeros((2, 3_000_000))).shape
+      (2, 272728)
+    """
     # The spacing shares no factor with the length, so that no channel or position is left out.
     stride = max(1, flat.shape[1] // _SAMPLE)
     while math.gcd(stride, flat.shape[1]) > 1:
@@ -97,7 +103,7 @@ def _thin(flat):
 
 def _least_error(x, block, low, high, quantize):
     if not block:
-        x = _thin(x.reshape(1, -1))[0]  # one range for all: a sample tells as much
+        x = thin(x.reshape(1, -1))[0]  # one range for all: a sample tells as much
 
     def error(factor):
         x_hat = quantize(x, low * factor, high * factor)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.quantizers import Axes, bitlength, bitplane, lsq, pact, uniform
+from bitjax.quantizers import Axes, bitlength, bitplane, halfwave, lsq, pact, uniform
 from bitjax.quantizers.bitlength import blend_quant
 from bitjax.quantizers.grid import Grid, fake_quant, is_inside, levels, position
 from bitjax.quantizers.ste import clip, round_ste
@@ -187,6 +187,8 @@ def test_the_backward_pass_keeps_one_tensor_and_the_naive_one_ten(dtype):
         functools.partial(bitplane, 4, signed=True, coefficients="free"),
         functools.partial(bitplane, 4, scale="observed", coefficients="free"),
         functools.partial(bitplane, 4, mode="faithful", dither=True),
+        functools.partial(halfwave, 4),
+        functools.partial(halfwave, 4, fit="measured", learn_step=True),
     ],
 )  # fmt: skip
 def test_every_quantizer_keeps_one_tensor(make):

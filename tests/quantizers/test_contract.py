@@ -11,7 +11,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bitjax.quantizers import Axes, Quantizer, bitlength, bitplane, identity, lsq, pact, uniform
+from bitjax.quantizers import (
+    Axes,
+    Quantizer,
+    bitlength,
+    bitplane,
+    halfwave,
+    hwgq,
+    identity,
+    lsq,
+    pact,
+    uniform,
+)
 from bitjax.quantizers.bitlength import MODES, RANGES
 from bitjax.quantizers.blocks import GRANULARITIES
 from bitjax.quantizers.ranges import METHODS
@@ -117,6 +128,14 @@ def rows():
     # It is off by up to a step, and by all of it where it wraps.
     row = Row(partial(bitplane, 4, **faithful, **options), ordered=False, steady=False, **claims)
     yield "bitplane-faithful-defects", row
+    # Steps are fitted for the bits that they were started at, and to no range.
+    yield "halfwave", Row(partial(halfwave, 4), **claims)
+    yield "halfwave-learned", Row(partial(halfwave, 4, learn_step=True), slow=True, **claims)
+    yield "halfwave-measured", Row(partial(halfwave, 4, fit="measured"), **claims)
+    # Without a cell around 0 it is off by up to a step.
+    yield "hwgq", Row(partial(hwgq, 4), ordered=False, **claims)
+    row = Row(partial(hwgq, 4, fit="measured"), ordered=False, slow=True, **claims)
+    yield "hwgq-measured", row
 
 
 ROWS = dict(rows())
@@ -143,6 +162,7 @@ KINDS = (
     "bitlength-ste-learned-zero",
     "bitplane",
     "bitplane-signed-free",
+    "halfwave-measured",
 )
 one_of_each_kind = every(lambda row: any(row is ROWS[name] for name in KINDS))
 
