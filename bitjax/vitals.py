@@ -48,6 +48,8 @@ def vitals(
       (0.75, 0.25)
     """
     x = widen(x)
+    if "rectifies" in quantizer.form:  # what is below 0 is not its error, as behind a ReLU
+        x = jnp.maximum(x, 0.0)
 
     def quantize(x):
         return quantizer.apply(params, stats, x, train=train, key=jax.random.key(0))

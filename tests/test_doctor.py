@@ -9,6 +9,7 @@ from bitjax.calibrate import attach
 from bitjax.doctor import Finding, doctor, report
 from bitjax.linen import Quantized
 from bitjax.quantizers.bitlength import bitlength
+from bitjax.quantizers.halfwave import halfwave
 from bitjax.quantizers.uniform import lsq, pact, uniform
 from bitjax.rules import rule
 
@@ -45,6 +46,18 @@ def only(findings, level, site, text):
 def test_a_healthy_model_gives_no_findings(train):
     rules = [rule("first/.*", bitlength(init=4.5, mode="sample", granularity="per_channel"))]
     assert examine([*rules, rule(".*", uniform(bits=2, signed=None))], train=train) == ()
+
+
+def test_a_quantizer_that_is_a_rectifier_cuts_what_it_should():
+    class Bare(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.BatchNorm(use_running_average=True, use_bias=False, use_scale=False)(x)
+            return nn.Dense(3, name="last")(x)
+
+    model = Quantized(Bare(), [rule("last/input", halfwave(bits=2))])
+    x = jax.random.normal(jax.random.key(3), (256, 8))
+    assert doctor(model, model.init(jax.random.key(0), x), x) == ()
 
 
 def test_a_float_model_and_losses_of_all_kinds_are_fine():

@@ -94,9 +94,7 @@ def halfwave(
     def apply(params, stats, x, *, train=False, key=None):
         del stats, train, key  # deterministic, and the same in training
         step, threshold, bits = _leaves(params)
-        if not learn_step:
-            step = jax.lax.stop_gradient(step)
-        else:
+        if learn_step:
             last = jnp.maximum(steps(jnp.rint(bits)), 1.0)
             step = scale_gradient(step, jax.lax.stop_gradient(1.0 / jnp.sqrt(x.size * last)))
         return half_wave_quant(x, step, threshold, bits, learn_step)
@@ -111,7 +109,7 @@ def halfwave(
         return level(codes.codes.astype(to.step.dtype), to)
 
     name = "hwgq" if threshold == 0 else "halfwave"
-    form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step}
+    form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step, "rectifies": True}
     return Quantizer(init, apply, encode, decode, name=name, form=form)
 
 
