@@ -38,9 +38,16 @@ from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate
 from bitjax.quantizers.measure import sqnr as sqnr
+from bitjax.quantizers.ternary import binary as binary
+from bitjax.quantizers.ternary import low_bit as low_bit
+from bitjax.quantizers.ternary import ternary as ternary
 from bitjax.quantizers.uniform import lsq as lsq
 from bitjax.quantizers.uniform import pact as pact
 from bitjax.quantizers.uniform import uniform as uniform
+from bitjax.quantizers.weight_codes import binary_codes as binary_codes
+from bitjax.quantizers.weight_codes import otwn_codes as otwn_codes
+from bitjax.quantizers.weight_codes import rounded_codes as rounded_codes
+from bitjax.quantizers.weight_codes import twn_codes as twn_codes
 from bitjax.rate_allocation import allocate_rates as allocate_rates
 from bitjax.rate_curves import rate_curves as rate_curves
 from bitjax.rounding import round_bits as round_bits

@@ -194,8 +194,8 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     """Bytes of the packed model without a header: codes, scales, bit tables and float leaves.
 
     Codes count their bits, an entry of a table of bits one byte, everything else four: a
-    quantizer's other leaves, the two ends of an observed range, parameters without a site and the
-    running statistics of normalisations.
+    quantizer's other leaves, the ends or the scale of an observed range, parameters without a site
+    and the running statistics of normalisations.
 
     Example:
       >>> params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
@@ -211,5 +211,5 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
     floats = sum(size for c in variables if c not in (QUANT, STATS) for _, size in leaves(c))
     tables = sum(size * (1 if name == "bits" else 4) for name, size in leaves(QUANT))
-    ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max"))
+    ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max", "scale"))
     return codes + 4.0 * (floats - kernels) + tables + 4.0 * ranges

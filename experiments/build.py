@@ -39,6 +39,9 @@ QUANTIZERS: dict[str, Callable] = {
     "bitplane": bj.bitplane,
     "halfwave": bj.halfwave,
     "hwgq": bj.hwgq,
+    "ternary": bj.ternary,
+    "binary": bj.binary,
+    "low_bit": bj.low_bit,
 }
 METHODS: dict[str, Callable] = {
     "full_precision": methods.full_precision,

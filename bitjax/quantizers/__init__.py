@@ -14,6 +14,9 @@ from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate
 from bitjax.quantizers.measure import sqnr as sqnr
+from bitjax.quantizers.ternary import binary as binary
+from bitjax.quantizers.ternary import low_bit as low_bit
+from bitjax.quantizers.ternary import ternary as ternary
 from bitjax.quantizers.uniform import lsq as lsq
 from bitjax.quantizers.uniform import pact as pact
 from bitjax.quantizers.uniform import uniform as uniform

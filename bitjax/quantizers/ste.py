@@ -80,6 +80,26 @@ def _clip_ste_jvp(primals, tangents):
     return _clip_ste(*primals), tangents[0]
 
 
+@jax.custom_jvp
+def replace_ste(x: jax.Array, x_hat: jax.Array) -> jax.Array:
+    """Gives x_hat in place of x; surrogate gradient 1 to x, 0 to x_hat.
+
+    Unlike `x + stop_gradient(x_hat - x)`, what comes out is x_hat exactly.
+
+    Example:
+      >>> x_hat = jnp.float32(5.0)
+      >>> float(replace_ste(3.0, x_hat)), float(jax.grad(replace_ste)(3.0, x_hat))
+      (5.0, 1.0)
+    """
+    del x
+    return x_hat
+
+
+@replace_ste.defjvp
+def _replace_ste_jvp(primals, tangents):
+    return replace_ste(*primals), tangents[0]
+
+
 def scale_gradient(x: jax.Array, factor: jax.Array | float) -> jax.Array:
     """Gives x unchanged; the gradient is multiplied by `factor`.
 

@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.quantizers import Axes, bitlength, bitplane, halfwave, lsq, pact, uniform
+from bitjax.quantizers import (
+    Axes,
+    binary,
+    bitlength,
+    bitplane,
+    halfwave,
+    low_bit,
+    lsq,
+    pact,
+    ternary,
+    uniform,
+)
 from bitjax.quantizers.bitlength import blend_quant
 from bitjax.quantizers.grid import Grid, fake_quant, is_inside, levels, position
 from bitjax.quantizers.ste import clip, round_ste
@@ -189,6 +200,9 @@ def test_the_backward_pass_keeps_one_tensor_and_the_naive_one_ten(dtype):
         functools.partial(bitplane, 4, mode="faithful", dither=True),
         functools.partial(halfwave, 4),
         functools.partial(halfwave, 4, fit="measured", learn_step=True),
+        functools.partial(ternary, "twn"),
+        functools.partial(binary, "stored"),
+        functools.partial(low_bit, 4, fit="stored"),
     ],
 )  # fmt: skip
 def test_every_quantizer_keeps_one_tensor(make):

@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 from bitjax.quantizers import (
     Axes,
     Quantizer,
+    binary,
     bitlength,
     bitplane,
     halfwave,
     hwgq,
     identity,
+    low_bit,
     lsq,
     pact,
+    ternary,
     uniform,
 )
 from bitjax.quantizers.bitlength import MODES, RANGES
@@ -136,6 +139,17 @@ def rows():
     yield "hwgq", Row(partial(hwgq, 4), ordered=False, **claims)
     row = Row(partial(hwgq, 4, fit="measured"), ordered=False, slow=True, **claims)
     yield "hwgq-measured", row
+    # Signs and magnitudes order nothing.
+    for fit in ("optimal", "twn", "stored"):
+        row = Row(partial(ternary, fit), range(2, 3), constant=4, ordered=False)
+        yield f"ternary-{fit}", row._replace(slow=fit == "stored")
+    for fit in ("mean", "stored"):
+        row = Row(partial(binary, fit), range(1, 2), zero=False, constant=4)
+        yield f"binary-{fit}", row
+    # A scale is fitted for the bits that it was started at.
+    for fit in ("rounded", "stored"):
+        row = Row(partial(low_bit, 4, fit=fit), range(2, 17), constant=None, ordered=False)
+        yield f"low_bit-{fit}", row
 
 
 ROWS = dict(rows())
@@ -163,6 +177,8 @@ KINDS = (
     "bitplane",
     "bitplane-signed-free",
     "halfwave-measured",
+    "binary-stored",
+    "low_bit-rounded",
 )
 one_of_each_kind = every(lambda row: any(row is ROWS[name] for name in KINDS))
 

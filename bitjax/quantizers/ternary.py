@@ -1,0 +1,214 @@
+"""Kernels of very few levels, with a scale per filter: ternary, binary, and low-bit symmetric.
+
+Ternary: Li and Liu, "Ternary Weight Networks" (TWN), arXiv 1605.04711, and Wang et al., "Two-Step
+Quantization for Low-bit Neural Networks", CVPR 2018. Binary: Rastegari et al., "XNOR-Net",
+arXiv 1603.05279. The scale either follows the kernel, computed anew from it at every call, or is
+stored: a parameter that a solver finds or training learns.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bitjax.quantizers import blocks
+from bitjax.quantizers.alphabet import SIGNS, SYMMETRIC, THRESHOLDED, Alphabet
+from bitjax.quantizers.base import (
+    Axes,
+    Batch,
+    Codes,
+    Params,
+    Quantizer,
+    Stats,
+    check_choice,
+    check_integer_bits,
+)
+from bitjax.quantizers.grid import steps, widen
+from bitjax.quantizers.ste import replace_ste, scale_gradient
+from bitjax.quantizers.weight_codes import (
+    binary_codes,
+    otwn_codes,
+    rounded_codes,
+    twn_codes,
+    twn_threshold,
+)
+
+# (x, axes, bits) -> what codes and levels need of each filter, float leaves of a number per filter
+Fit = Callable[[jax.Array, Axes, jax.Array], Stats]
+
+
+def ternary(fit: str = "optimal") -> Quantizer:
+    """Codes in {-1, 0, 1} times a scale per filter, 2 bits.
+
+    x_hat = scale * code. Fits of the scale:
+
+      optimal: that of the exact minimum of ||x - x_hat||^2, `otwn_codes`.
+      twn: codes by TWN's threshold of 0.7 mean|x|, `twn_codes`.
+      stored: a parameter, which starts at the optimal one.
+
+    The first two follow the kernel: scales are observed (the leaf `scale` of the statistics, which
+    for a kernel are taken anew at every call) and the gradient to x is 1 everywhere. A stored scale
+    is the leaf `scale` of the parameters, codes are the nearest ones, and gradients are LSQ's: to x
+    1 for |x| <= scale and 0 outside; to the scale, round(v) - v inside, v = x / scale, and the end
+    outside, times 1 / sqrt(elements of a filter).
+
+    Args:
+      fit: see above.
+
+    Raises:
+      ValueError: `fit` is another.
+
+    A filter of zeros has the scale 0 and comes out as 0; a stored scale of 0 stays there.
+
+    Example:
+      >>> q, x = ternary(), jnp.array([[0.1], [-1.0], [3.0]])
+      >>> q.apply(*q.init(x, Axes()), x).tolist()
+      [[0.0], [0.0], [3.0]]
+
+    Source: arXiv 1605.04711; the public OTWN program of the authors of TSQ, whose forward pass is
+      that of `optimal` and whose gradient goes straight to the kernel.
+    """
+    check_choice(fit, ("optimal", "twn", "stored"), "fit")
+    form = {"fit": fit, "granularity": "per_channel"}
+    if fit == "twn":
+        return _following(2, _twn, THRESHOLDED, "ternary", form)
+    build = _stored if fit == "stored" else _following
+    return build(2, _otwn, SYMMETRIC, "ternary", form)
+
+
+def binary(fit: str = "mean") -> Quantizer:
+    """Codes in {-1, 1} times a scale per filter, 1 bit.
+
+    x_hat = scale * sign(x), sign(0) = 1. The fit `mean` is mean|x|, which is the best scale; it and
+    `stored` follow the kernel, are stored and have gradients as in `ternary`.
+
+    Args:
+      fit: `mean` or `stored`.
+
+    Raises:
+      ValueError: `fit` is another.
+
+    Example:
+      >>> q, x = binary(), jnp.array([[0.0], [-1.0], [5.0]])
+      >>> q.apply(*q.init(x, Axes()), x).tolist()
+      [[2.0], [-2.0], [2.0]]
+
+    Source: arXiv 1603.05279, with the gradient of HWGQ's public program: that of the identity.
+    """
+    check_choice(fit, ("mean", "stored"), "fit")
+    form = {"fit": fit, "granularity": "per_channel"}
+    build = _stored if fit == "stored" else _following
+    return build(1, _mean, SIGNS, "binary", form)
+
+
+def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
+    """Codes in {-M .. M}, M = 2^(bits-1) - 1, times a scale per filter.
+
+    x_hat = scale * clip(round(x / scale), -M, M). The fit `rounded` is that of alternate rounding,
+    `rounded_codes`; it and `stored` follow the kernel, are stored and have gradients as in
+    `ternary`, the stored scale's times 1 / sqrt(elements of a filter * M).
+
+    Args:
+      bits: integer code length, 2 to 16.
+      fit: `rounded` or `stored`.
+
+    Raises:
+      ValueError: an argument is outside what is listed above.
+
+    Example:
+      >>> q, x = low_bit(bits=3), jnp.array([[0.1], [-1.0], [3.0]])
+      >>> q.apply(*q.init(x, Axes()), x).tolist()
+      [[0.0], [-1.0], [3.0]]
+
+    Unlike `lsq`, whose lowest code -M - 1 has no opposite, the codes are symmetric.
+    """
+    check_integer_bits(bits, 2, 16)
+    check_choice(fit, ("rounded", "stored"), "fit")
+    form = {"fit": fit, "granularity": "per_channel"}
+    build = _stored if fit == "stored" else _following
+    return build(bits, _rounded, SYMMETRIC, "low_bit", form)
+
+
+def _otwn(x, axes, bits):
+    del bits  # two
+    return {"scale": otwn_codes(x, axes)[1]}
+
+
+def _twn(x, axes, bits):
+    del bits  # two
+    return {"scale": twn_codes(x, axes)[1], "threshold": twn_threshold(x, axes)}
+
+
+def _mean(x, axes, bits):
+    del bits  # one
+    return {"scale": binary_codes(x, axes)[1]}
+
+
+def _rounded(x, axes, bits):
+    return {"scale": rounded_codes(x, bits, axes)[1]}
+
+
+def _following(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantizer:
+    """The scale is observed from the tensor; the gradient passes straight through."""
+
+    def look(x, axes, bits):
+        return {name: leaf.astype(jnp.float32) for name, leaf in fit(x, axes, bits).items()}
+
+    def init(x, axes):
+        params = {"bits": jnp.float32(bits)}
+        return params, look(x, axes, params["bits"])
+
+    def measure(params, stats, x):
+        # The filters are where the statistics have entries.
+        kept = tuple(i for i, size in enumerate(stats["scale"].shape) if size > 1)
+        return Batch(max=look(x, Axes(kept), params["bits"]))
+
+    def update(stats, batch):
+        del stats  # no history: a kernel is known at all times
+        return dict(batch.max)
+
+    def apply(params, stats, x, *, train=False, key=None):
+        del train, key  # deterministic, and the same in training
+        params, stats, frozen = jax.lax.stop_gradient((params, stats, x))
+        code = alphabet.nearest(widen(frozen), stats, params["bits"])
+        return replace_ste(x, (blocks.spread(stats["scale"], x.shape) * code).astype(x.dtype))
+
+    encode, decode = _coding(alphabet, lambda params, stats: stats)
+    return Quantizer(init, apply, encode, decode, measure, update, name, form)
+
+
+def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantizer:
+    """The scale is a parameter, which starts at that of the fit."""
+
+    def init(x, axes):
+        n = jnp.float32(bits)
+        return {"bits": n, "scale": fit(x, axes, n)["scale"].astype(jnp.float32)}, {}
+
+    def apply(params, stats, x, *, train=False, key=None):
+        del stats, train, key  # deterministic, and the same in training
+        n, scale = jax.lax.stop_gradient(params["bits"]), params["scale"]
+        last = steps(jnp.maximum(jnp.rint(n) - 1.0, 1.0))
+        factor = 1.0 / jnp.sqrt(x.size / scale.size * last)
+        return alphabet.learned(x, scale_gradient(jnp.abs(scale), factor), n)
+
+    def fitted_of(params, stats):
+        del stats
+        return {"scale": jnp.abs(params["scale"])}
+
+    encode, decode = _coding(alphabet, fitted_of)
+    return Quantizer(init, apply, encode, decode, name=name, form=form)
+
+
+def _coding(alphabet: Alphabet, fitted_of: Callable[[Params, Stats], Stats]):
+    """`encode` and `decode` of filters with the numbers that `fitted_of` gives."""
+
+    def encode(params, stats, x):
+        bits = params["bits"]
+        code = alphabet.nearest(widen(x), fitted_of(params, stats), bits)
+        return Codes(alphabet.pack(code, bits))
+
+    def decode(params, stats, codes):
+        scale = blocks.spread(fitted_of(params, stats)["scale"], codes.codes.shape)
+        return scale * alphabet.unpack(codes.codes, params["bits"])
+
+    return encode, decode

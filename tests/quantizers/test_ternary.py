@@ -1,0 +1,176 @@
+"""Kernels of few levels: what they keep, what they learn, and how they follow the kernel."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bitjax as bj
+from bitjax.quantizers import Axes, binary, low_bit, ternary
+from bitjax.quantizers.weight_codes import binary_codes, otwn_codes, rounded_codes, twn_codes
+
+FOLLOWING = {
+    "optimal": (ternary, otwn_codes),
+    "twn": (partial(ternary, "twn"), twn_codes),
+    "mean": (binary, binary_codes),
+    "rounded": (partial(low_bit, 4), partial(rounded_codes, bits=4)),
+}
+STORED = {
+    "ternary": (partial(ternary, "stored"), 1),
+    "binary": (partial(binary, "stored"), 1),
+    "low_bit": (partial(low_bit, 4, fit="stored"), 7),
+}
+following = pytest.mark.parametrize("name", FOLLOWING)
+stored = pytest.mark.parametrize("name", STORED)
+
+
+def kernel(seed=0, shape=(3, 3, 4, 5)):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@following
+def test_what_comes_out_is_the_codes_times_the_scales_of_the_fit(name):
+    make, codes_of = FOLLOWING[name]
+    q, x = make(), kernel()
+    codes, scale = codes_of(x)
+    params, stats = q.init(x, Axes())
+    assert sorted(params) == ["bits"] and stats["scale"].shape == (1, 1, 1, 5)
+    np.testing.assert_array_equal(q.apply(params, stats, x), codes * scale)
+
+
+@following
+def test_the_scale_follows_the_kernel_and_the_gradient_passes_straight_through(name):
+    make, codes_of = FOLLOWING[name]
+    model = bj.Quantized(nn.Conv(5, (3, 3)), [bj.rule("kernel", make())])
+    x, other = jnp.ones((1, 4, 4, 4)), kernel(1)
+    variables = model.init(jax.random.key(0), x)
+    moved = {**variables, "params": {**variables["params"], "kernel": other}}
+    codes, scale = codes_of(other)
+    exact = {"params": {**variables["params"], "kernel": codes * scale}}
+    out, updates = model.apply(moved, x, mutable=["quant_stats"])
+    np.testing.assert_allclose(out, nn.Conv(5, (3, 3)).apply(exact, x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(updates["quant_stats"]["kernel"]["scale"], scale, rtol=1e-6)
+
+    def loss(model, params):
+        return jnp.sum(model.apply({**variables, "params": params}, x) ** 2)
+
+    through = jax.grad(partial(loss, model))(moved["params"])["kernel"]
+    direct = jax.grad(partial(loss, nn.Conv(5, (3, 3))))(exact["params"])["kernel"]
+    np.testing.assert_allclose(through, direct, rtol=1e-4, atol=1e-4)
+
+
+@stored
+def test_a_stored_scale_starts_at_the_fit_and_then_stays(name):
+    q = STORED[name][0]()
+    fit = {"ternary": otwn_codes, "binary": binary_codes, "low_bit": partial(rounded_codes, bits=4)}
+    codes, scale = fit[name](kernel())
+    params, stats = q.init(kernel(), Axes())
+    assert not stats and q.measure is None
+    np.testing.assert_array_equal(params["scale"], scale)
+    np.testing.assert_allclose(q.apply(params, {}, kernel()), codes * scale, rtol=1e-6)
+    outside = np.abs(q.apply(params, {}, 1e6 * kernel()))
+    np.testing.assert_allclose(outside, jnp.broadcast_to(STORED[name][1] * scale, outside.shape))
+
+
+@stored
+def test_codes_that_a_solver_found_come_back_from_the_kernel_that_they_make(name):
+    make, last = STORED[name]
+    values = [-1, 1] if last == 1 and name == "binary" else np.arange(-last, last + 1)
+    codes = np.random.default_rng(0).choice(values, size=(64, 5)).astype(np.float32)
+    scale = np.random.default_rng(1).uniform(0.01, 9.0, (1, 5)).astype(np.float32)
+    q = make()
+    params = {**q.init(jnp.ones((64, 5)), Axes())[0], "scale": jnp.asarray(scale)}
+    np.testing.assert_array_equal(q.apply(params, {}, codes * scale), codes * scale)
+
+
+def frozen_surrogate(name, x, scale, last):
+    """What LSQ differentiates: scale clip(x / scale) + scale * residual, the residual frozen."""
+    v = x / scale
+    code = np.where(v >= 0, 1.0, -1.0) if name == "binary" else np.rint(v)
+    code = np.clip(code, -last, last)
+    inside = np.abs(v) <= last
+    residual = np.where(inside, code - v, 0.0)
+
+    def surrogate(x, scale):
+        clipped = np.where(inside, x / scale, np.sign(x) * last)
+        return scale * (clipped + residual)
+
+    return surrogate
+
+
+@stored
+def test_gradients_of_a_stored_scale_are_those_of_the_frozen_surrogate(name):
+    make, last = STORED[name]
+    q, h = make(), 1e-6
+    rng = np.random.default_rng(5)
+    x, g = rng.normal(size=(40, 3)) * last, rng.normal(size=(40, 3))
+    scale = np.array([[0.4, 0.9, 1.7]])
+    surrogate = frozen_surrogate(name, x, scale, last)
+    assert 0 < np.mean(np.abs(x / scale) > last) < 1
+    with jax.enable_x64(True):
+        params = {"bits": q.init(jnp.ones((2, 3)), Axes())[0]["bits"], "scale": jnp.array(scale)}
+
+        def loss(params, x):
+            return jnp.sum(g * q.apply(params, {}, x))
+
+        d_params, d_x = jax.grad(loss, argnums=(0, 1))(params, jnp.array(x))
+        np.testing.assert_allclose(q.apply(params, {}, jnp.array(x)), surrogate(x, scale))
+    expected = (surrogate(x, scale + h) - surrogate(x, scale - h)) / (2 * h)
+    expected = np.sum(g * expected, axis=0, keepdims=True) / np.sqrt(40 * last)
+    np.testing.assert_allclose(d_params["scale"], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        d_x, g * (surrogate(x + h, scale) - surrogate(x - h, scale)) / (2 * h), atol=1e-7
+    )
+    assert not d_params["bits"]
+
+
+@pytest.mark.parametrize("name", [*FOLLOWING, *STORED])
+def test_a_filter_of_zeros_comes_out_as_zeros_with_finite_gradients(name):
+    q = {**FOLLOWING, **STORED}[name][0]()
+    x = kernel(shape=(6, 2)).at[:, 0].set(0.0)
+    params, stats = q.init(x, Axes())
+    x_hat = np.asarray(q.apply(params, stats, x))
+    assert not x_hat[:, 0].any() and x_hat[:, 1].any()
+    gradients = jax.grad(lambda p, x: jnp.sum(q.apply(p, stats, x) ** 2), (0, 1))(params, x)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    moved = q.measure(params, stats, x).max if q.measure else params
+    assert float(moved["scale"][0, 0]) == 0
+
+
+def test_bits_are_those_that_a_code_takes():
+    bits = [float(q.init(kernel(), Axes())[0]["bits"]) for q in (ternary(), binary(), low_bit(5))]
+    assert bits == [2, 1, 5]
+
+
+@pytest.mark.parametrize("name", [*FOLLOWING, *STORED])
+def test_nan_is_not_hidden(name):
+    q = {**FOLLOWING, **STORED}[name][0]()
+    params, stats = q.init(kernel(), Axes())
+    assert np.isnan(q.apply(params, stats, kernel().at[0, 0, 0, 0].set(np.nan))[0, 0, 0, 0])
+
+
+def test_the_bytes_of_a_model_count_a_scale_per_filter():
+    x = jnp.ones((1, 30))
+    costs = bj.site_costs(nn.Dense(8, use_bias=False), x)
+    for q in (ternary(), ternary("stored")):
+        model = bj.Quantized(nn.Dense(8, use_bias=False), [bj.rule("kernel", q)])
+        variables = model.init(jax.random.key(0), x)
+        assert bj.model_bytes(variables, costs) == 30 * 8 * 2 / 8 + 8 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ternary("rounded"), r"`fit` must be one of \['optimal', 'twn', 'stored'\], got"),
+        (lambda: binary("twn"), r"`fit` must be one of \['mean', 'stored'\], got 'twn'"),
+        (lambda: low_bit(1), r"`bits` must be in \[2, 16\], got 1"),
+        (lambda: low_bit(3.5), r"`bits` must be an integer, got 3.5"),
+        (lambda: low_bit(fit="mean"), r"`fit` must be one of \['rounded', 'stored'\], got 'mean'"),
+    ],
+)
+def test_an_argument_out_of_bounds_is_an_error_with_its_bound_and_value(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
