@@ -26,7 +26,7 @@ from bitjax.layer_targets import (
 )
 from bitjax.linen import QUANT, Quantized
 from bitjax.probe import inner_model
-from bitjax.quantizers.base import Axes
+from bitjax.quantizers.base import Axes, Codes
 from bitjax.sites import Costs, site_costs
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
@@ -288,7 +288,9 @@ def _start(quantizer, float_GxMxN):
     params, _ = quantizer.init(filters, Axes((0,), -1))
     scale = params["scale"]
     codes = jnp.where(scale > 0, jnp.rint(quantizer.apply(params, {}, filters) / scale), 0)
-    grid = np.asarray(quantizer.form["grid"], np.float64)
+    one = {**params, "scale": jnp.ones((1, 1))}
+    every = Codes(jnp.arange(2 ** round(float(params["bits"])))[:, None])
+    grid = np.unique(np.asarray(quantizer.decode(one, {}, every), np.float64))
     if 0 not in grid:
         codes = jnp.where(codes == 0, 1, codes)
     return np.asarray(codes, np.float64).reshape(float_GxMxN.shape), grid

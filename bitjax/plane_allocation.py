@@ -102,6 +102,13 @@ def allocate(
     sites = plane_sites(model.rules, costs, grid)
     if not sites:
         raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
+    forms = {s: quantizer.form for s in sites if (quantizer := quantizer_of(model.rules, s))}
+    shallow = next((s for s in sites if forms[s]["depth"] < max_bits), None)
+    if shallow is not None:
+        raise ValueError(
+            f"`max_bits` must be at most the {forms[shallow]['depth']} planes of {shallow!r}, got "
+            f"{max_bits}: give its bitplane() a larger `depth`, or lower `max_bits`."
+        )
     chosen = "|".join(map(re.escape, sites))
     seen = site_histograms(net, floats, batches(), sites=chosen, per_example=grid in PAPER_GRIDS)
     curves = rate_curves(seen, grid=grid, max_bits=max_bits)
@@ -122,7 +129,6 @@ def allocate(
         quant = write_site(quant, site, new)
     found = {**variables, QUANT: quant}
     stats = found.get(STATS, {})
-    forms = {s: quantizer.form for s in sites if (quantizer := quantizer_of(model.rules, s))}
     solved = [s for s in sites if forms[s]["coefficients"] == "solved"]
     if solved:
         averages = calibrate(model, found, batches())[STATS]

@@ -16,6 +16,7 @@ from bitjax.methods.base import (
     sgd,
 )
 from bitjax.methods.quantization_aware import fixed_bits, teaching
+from bitjax.plane_allocation import allocate
 from bitjax.rules import Rules, quantizer_of
 
 TRAINED = ("scales", "straight_through")
@@ -34,11 +35,13 @@ def tsq(
     warmup: int = 0,
     distill: float = 0.0,
     temperature: float = 1.0,
+    input_bits: int = 0,
     calibration_batches: int = 16,
     augment: bool = False,
     reestimate_batches: int = 0,
     target: str = "codes",
     asymmetric: bool = True,
+    float_inputs: bool = False,
     positions: int = 16,
     ridge: float = 0.1,
     joint: bool = True,
@@ -68,12 +71,15 @@ def tsq(
       warmup: steps of linear rise, in both.
       distill: share of the float teacher's soft labels in the loss, in both.
       temperature: of the soft labels.
+      input_bits: planes of `bitplane` inputs, whose scales are then those of least error on the
+        calibration batches, see `bitjax.allocate`; 0 leaves inputs as they start.
       calibration_batches: training batches that layers are solved from.
       augment: whether those are augmented.
       reestimate_batches: augmented batches that re-estimate batch normalisation's statistics after
         the transformation; 0 does not.
       target: see `bitjax.layer_solving.Settings`, as for what follows.
       asymmetric: likewise.
+      float_inputs: likewise.
       positions: likewise.
       ridge: likewise.
       joint: likewise.
@@ -102,7 +108,16 @@ def tsq(
             "fit='stored'."
         )
     settings = Settings(
-        target, asymmetric, positions, ridge, joint, pair_moves, starts, tuple(strengths), iterations
+        target,
+        asymmetric,
+        float_inputs,
+        positions,
+        ridge,
+        joint,
+        pair_moves,
+        starts,
+        tuple(strengths),
+        iterations,
     )
     codes = fixed_bits(
         "tsq",
@@ -117,6 +132,13 @@ def tsq(
         distill=distill,
         temperature=temperature,
     ).stages[0]
+
+    def place(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
+        if not start:
+            yield allocate(
+                context.model, variables, lambda: context.batches(calibration_batches, False),
+                rate=input_bits, min_bits=input_bits, max_bits=input_bits, costs=context.costs,
+            )  # fmt: skip
 
     def transform(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
         solved = solve_each(
@@ -136,7 +158,8 @@ def tsq(
             )
             yield found
 
-    stages = [codes._replace(name="codes"), Stage("transform", rules, prepare=transform)]
+    codes = codes._replace(name="codes", prepare=place if input_bits else None)
+    stages = [codes, Stage("transform", rules, prepare=transform)]
     if reestimate_batches:
         stages.append(reestimate(rules, reestimate_batches))
     if fine_tune_steps:

@@ -94,6 +94,14 @@ def test_a_site_with_negative_elements_is_refused_by_name():
         allocated(rules)
 
 
+def test_a_code_with_fewer_planes_than_a_site_may_get_is_refused_by_name():
+    rules = (bj.rule("(second|third|head)/input", bj.bitplane(bits=4, depth=4)),)
+    with pytest.raises(ValueError, match=r"at most the 4 planes of 'second/input', got 8"):
+        allocated(rules)
+    _, variables, _ = allocated(rules, rate=3.0, max_bits=4)
+    assert sum(bits(variables)) == 9
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
