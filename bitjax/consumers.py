@@ -29,12 +29,14 @@ class Consumer(NamedTuple):
       epsilon: of the normalisation where it is a batch normalisation, an affine map per channel in
         evaluation; None of any other.
       added: whether all that reads it from there is one sum with an array of its shape.
+      rectified: whether there is a ReLU on the way to `site`.
     """
 
     norm: str | None
     site: str | None
     epsilon: float | None = None
     added: bool = False
+    rectified: bool = False
 
 
 def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dict[str, Consumer]:
@@ -66,7 +68,8 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
         reached = traced.walk.sites(value)
         only = next(iter(reached)) if len(reached) == 1 else None
         added = traced.walk.addend(value) is not None
-        found[name] = Consumer(norm, only, traced.epsilons.get(norm), added)
+        rectified = only is not None and traced.walk.rectifies(value)
+        found[name] = Consumer(norm, only, traced.epsilons.get(norm), added, rectified)
     return found
 
 
@@ -113,7 +116,10 @@ def _trace(model, variables, args) -> _Traced:
     epsilons: dict[str | None, float | None] = {}
 
     def on_layer(seen: Seen):
-        return {"input": seen.raw("input") if "input" in seen.tensors else seen.out, "out": seen.out}
+        return {
+            "input": seen.raw("input") if "input" in seen.tensors else seen.out,
+            "out": seen.out,
+        }
 
     def on_other(name, module, args, out):
         if args and any("Norm" in base.__name__ for base in type(module).__mro__):
@@ -170,6 +176,11 @@ class _Walk:
                 found.add(None)
         return found
 
+    def rectifies(self, value) -> bool:
+        """Whether a ReLU is on the way that `sites` follows."""
+        users = [eqn for eqn in self.users.get(value, []) if _passes(eqn)]
+        moving = [eqn for eqn in users if eqn.primitive.name in _PASSING]
+        return len(moving) < len(users) or any(self.rectifies(e.outvars[0]) for e in moving)
 
     def addend(self, value):
         """The other array of the one sum that reads a value; None where other things do too."""

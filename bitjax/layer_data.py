@@ -24,7 +24,7 @@ Variables = Mapping[str, Any]
 
 
 class Sums(NamedTuple):
-    """Second moments of patches x and targets z, as sums; N inputs and M filters in each of G groups.
+    """Sums of second moments of patches x and targets z; N inputs, M filters in each of G groups.
 
     Attributes:
       count: patches.

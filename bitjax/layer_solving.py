@@ -17,7 +17,7 @@ import numpy as np
 from bitjax.layer_data import Sums, merge, moments_of, sampler, sums_of
 from bitjax.layer_targets import (
     Affine,
-    Plan,
+    Levels,
     affine_of,
     has_intercept,
     levels_of,
@@ -30,6 +30,7 @@ from bitjax.quantizers.base import Axes, Codes
 from bitjax.sites import Costs, site_costs
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
+from bitjax.solvers.targets import output_of
 from bitjax.trees import read_site, write_site
 
 Variables = Mapping[str, Any]
@@ -39,7 +40,8 @@ class Settings(NamedTuple):
     """How layers are solved.
 
     Attributes:
-      target: `codes` of the one quantizer behind a layer where there is one, or `output`.
+      target: `codes` for the finest that is known of each layer, `sum` or `output`, see
+        `layer_targets.plan_layers`.
       asymmetric: inputs from the network as far as it is solved; else the teacher's own.
       float_inputs: whether the teacher's inputs are float too; else quantized as the model's, which
         is what it learned in the first step, if it did.
@@ -73,10 +75,10 @@ class Report(NamedTuple):
 
     Attributes:
       layer: its path.
-      target: `codes` or `output`.
+      target: one of `layer_targets.TARGETS`.
       error: of the linear fit, E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
       mismatch: share of the consumer's codes that differ from the teacher's on held-out patches;
-        None for the target `output`.
+        None for other targets than `codes`.
       sparsity: share of codes that are 0.
       patches: that it was solved from.
     """
@@ -136,12 +138,14 @@ def solve_layers(
     """
     given = batches if callable(batches) else list(batches)
     source = given if callable(given) else lambda: given
-    for variables, report in solve_each(
+    steps = solve_each(
         model, variables, source, bits=bits, layers=layers, settings=Settings(**settings)
-    ):
+    )
+    found: Variables = variables
+    for found, report in steps:  # noqa: B007  the last one is returned
         if log is not None:
             log(report)
-    return dict(variables)
+    return dict(found)
 
 
 def solve_each(
@@ -201,7 +205,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     start_GxMxN, grid = _start(plan.quantizer, float_GxMxN)
     groups, filters, _ = float_GxMxN.shape
     affine = affine_of(teacher, plan.consumer, groups * filters)
-    resident = plan.target == "codes" and settings.iterations > 0
+    resident = plan.target in ("codes", "relu") and settings.iterations > 0
     sums: Sums | None = None
     kept: list[tuple[Any, Any]] = []
     for index, batch in enumerate(batches()):
@@ -228,10 +232,10 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
         if resident and affine is not None:
             own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
             x, z = (jnp.concatenate([pair[i][g] for pair in kept]) for i in (0, 1))
-            fit, mismatch = _fit_codes_behind(
+            fit, mismatch = _fit_behind(
                 x, z, fit, own, float_GxMxN[g], grid, plan, model, variables, settings
             )
-            mismatches.append(mismatch)
+            mismatches += [] if mismatch is None else [mismatch]
         fits.append(fit)
     report = Report(
         plan.layer,
@@ -244,36 +248,39 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     return _with_fits(variables, teacher, plan, taken.view, fits, intercept), report
 
 
-def _fit_codes_behind(x, z, fit, affine, float_MxN, grid, plan, model, variables, settings):
-    """The fit that gives the consumer's codes best, in the units behind its normalisation."""
+def _fit_behind(x, z, fit, affine, float_MxN, grid, plan, model, variables, settings):
+    """The fit that is best behind the normalisation and the quantizer or ReLU after it.
+
+    In units of the quantizer's step there, so that lambda means the same everywhere.
+    """
     levels = levels_of(model.rules, variables, plan.consumer.site)
-    assert levels is not None, "planned for its codes"
-    alive = affine.gain_M != 0
-    gain = np.where(alive, affine.gain_M, 1.0)
-    sign, offset = np.sign(gain), affine.offset_M
+    if levels is None:
+        levels = Levels(float(jnp.sqrt(jnp.mean(jnp.square(z * affine.gain_M)))) or 1.0, 0.0, 0)
+    alive = affine.gain_M != 0  # a channel may be constant behind its normalisation
+    gain = np.where(alive, affine.gain_M, 1.0) / levels.step
+    sign, offset = np.sign(gain), affine.offset_M / levels.step
     start = Fit(
-        fit.codes_MxN * sign[:, None],
-        fit.scale_M * np.abs(gain),
-        fit.intercept_M * gain + offset,
+        fit.codes_MxN * sign[:, None], fit.scale_M * abs(gain), fit.intercept_M * gain + offset
     )
-    z = z * gain + offset
-    codes = jnp.where(
-        z > levels.threshold, jnp.clip(jnp.rint(z / levels.step), 1, levels.count), 0
-    )
-    found = fit_output_codes(
-        x, codes, z, start, grid, step=levels.step, threshold=levels.threshold,
-        levels=levels.count, strengths=settings.strengths, iterations=settings.iterations,
-        ridge=settings.ridge, float_MxN=float_MxN * gain[:, None],
-    )  # fmt: skip
-    best = found.value
+    quantizer = {"step": 1.0, "threshold": levels.threshold / levels.step}
+    quantizer["levels"] = levels.count or None
+    y = output_of(z * gain + offset, **quantizer)
+    best = fit_output_codes(
+        x, y, start, grid, strengths=settings.strengths, iterations=settings.iterations,
+        ridge=settings.ridge, float_MxN=float_MxN * gain[:, None], **quantizer,
+    ).value  # fmt: skip
     back = Fit(
-        best.codes_MxN * sign[:, None],
-        best.scale_M / np.abs(gain),
-        (best.intercept_M - offset) / gain,
+        best.codes_MxN * sign[:, None], best.scale_M / abs(gain), (best.intercept_M - offset) / gain
     )
-    dead = jnp.asarray(~alive)  # a channel that is constant behind its normalisation
-    fit = Fit(*(jnp.where(dead.reshape(-1, *(1,) * (a.ndim - 1)), a, b) for a, b in zip(fit, back, strict=True)))
-    return fit, float(np.mean(found.stats["mismatch"]))
+    keep = jnp.asarray(alive)
+    fit = Fit(
+        jnp.where(keep[:, None], back[0], fit[0]),
+        *map(lambda a, b: jnp.where(keep, a, b), back[1:], fit[1:]),
+    )
+    held = slice(-max(1, len(x) // 5), None)  # what `fit_output_codes` judges by
+    v = x[held] @ (best.scale_M[:, None] * best.codes_MxN).T + best.intercept_M
+    mismatch = float(jnp.mean(output_of(v, **quantizer) != y[held])) if levels.count else None
+    return fit, mismatch
 
 
 def _away_from_0(gain_M):

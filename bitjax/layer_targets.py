@@ -1,8 +1,9 @@
 """Which layers are solved, for which target, and what of each follows from the model.
 
 Two-step quantization (Wang et al., CVPR 2018): a layer whose output reaches exactly one quantizer
-is right when that quantizer's codes are (`codes`); one that is added to something, when the sum is
-(`sum`: it makes good what the other addend has lost so far); any other when its output is (`output`).
+is right when that quantizer's codes are (`codes`), or behind a ReLU when what is above 0 is
+(`relu`); one that is added to something, when the sum is (`sum`: it makes good what the other
+addend has lost so far); any other when its output is (`output`). The first is the paper's.
 """
 
 import re
@@ -18,7 +19,8 @@ from bitjax.quantizers.base import Codes, Quantizer
 from bitjax.rules import Rules, quantizer_of
 from bitjax.sites import Costs
 
-TARGETS = ("codes", "sum", "output")
+TARGETS = ("codes", "relu", "sum", "output")
+_MOST = 15  # codes above 0; of more, what is above 0 says as much
 Variables = Mapping[str, Any]
 
 
@@ -78,9 +80,9 @@ def plan_layers(
       args: what the model is called with, or shapes.
       layers: a regular expression, matched in full against layers' paths.
       bits: only kernels of so many bits; None takes all.
-      target: `codes` wherever there is one quantizer that a layer's output reaches alone and that
-        has evenly spaced levels from 0 upwards; `sum` for every layer that is added to something,
-        and none of the former; `output` for every layer.
+      target: `codes` gives each layer the finest of `TARGETS` that is known of it: codes where the
+        one quantizer that it reaches has at most 15 evenly spaced levels above 0; `sum` gives none
+        of the first two; `output` gives that to all.
 
     Raises:
       ValueError: no kernel fits; the message lists those with a stored scale.
@@ -99,8 +101,10 @@ def plan_layers(
         affine = consumer.norm is None or consumer.epsilon is not None
         kind = "output"
         if target == "codes" and consumer.site is not None and affine:
-            coded = levels_of(model.rules, variables, consumer.site) is not None
-            kind = "codes" if coded else kind
+            if levels_of(model.rules, variables, consumer.site) is not None:
+                kind = "codes"
+            elif consumer.rectified:
+                kind = "relu"
         if target != "output" and consumer.added and affine:
             kind = "sum"
         found.append(Plan(entry.layer, quantizer, consumer, kind))
@@ -131,7 +135,7 @@ def levels_of(rules: Rules, variables: Variables, site: str) -> Levels | None:
         return None  # per channel, or with coefficients
     stats = _leaf(variables.get(STATS, {}), site)
     count = 2 ** round(float(np.max(params["bits"]))) - 1
-    if not 1 <= count <= 255:
+    if not 1 <= count <= _MOST:
         return None
     codes = Codes(jnp.arange(count + 1))
     level = np.asarray(quantizer.decode(params, stats, codes), np.float64).ravel()

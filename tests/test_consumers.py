@@ -21,7 +21,9 @@ def test_in_a_residual_block_the_first_layer_has_one_reader_and_the_second_is_ad
     for stage in (1, 2, 3):
         for block in (1, 2, 3):
             path = f"stage{stage}/block{block}"
-            assert found[f"{path}/conv1"] == Consumer(f"{path}/bn1", f"{path}/conv2/input", 1e-5)
+            assert found[f"{path}/conv1"] == Consumer(
+                f"{path}/bn1", f"{path}/conv2/input", 1e-5, rectified=True
+            )
             assert found[f"{path}/conv2"] == Consumer(f"{path}/bn2", None, 1e-5, added=True)
     assert found["stem"] == Consumer("stem_bn", None, 1e-5)  # read by a layer and by a shortcut
     assert found["head"] == Consumer(None, None)
@@ -50,6 +52,8 @@ class Branches(nn.Module):
             return nn.Dense(2, name="a")(nn.gelu(y))
         if self.kind == "average":
             return nn.Dense(2, name="a")(nn.relu(y).reshape(len(y), 2, 2).mean(1))
+        if self.kind == "straight":
+            return nn.Dense(2, name="a")(y.reshape(len(y), 2, 2).reshape(len(y), 4))
         if self.kind == "sum":
             return nn.Dense(2, name="a")(nn.relu(y + 3.0 * jnp.ones_like(y)))
         if self.kind == "scaled":
@@ -63,7 +67,8 @@ def test_what_is_not_exactly_one_reader_behind_a_relu_is_none(kind):
 
 
 def test_a_layer_without_normalisation_has_its_reader_too():
-    assert of(Branches("cast"), 3)["first"] == Consumer(None, "a/input")
+    assert of(Branches("cast"), 3)["first"] == Consumer(None, "a/input", rectified=True)
+    assert not of(Branches("straight"), 3)["first"].rectified
 
 
 def test_what_a_layer_is_added_to_is_read_off_the_program_too():

@@ -1,4 +1,4 @@
-"""Layers solved from what a teacher's layers give: exact where it can be, refused where it cannot."""
+"""Layers solved from what a teacher's layers give: exact where it can be, else refused."""
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ def ternary_like(key, kernel):
 
 
 def shaken(variables, key=KEY):
-    """Variables with ternary kernels, and batch normalisations that do something, some upside down."""
+    """Variables with ternary kernels, and batch normalisations of which some turn channels over."""
 
     def leaf(path, x):
         name, key_ = path[-1].key, jax.random.fold_in(key, abs(hash(str(path))) % 2**31)

@@ -163,7 +163,9 @@ def tsq(
     if reestimate_batches:
         stages.append(reestimate(rules, reestimate_batches))
     if fine_tune_steps:
-        last = scheduled(sgd(momentum, weight_decay), fine_tune_rate, fine_tune_steps, warmup=warmup)
+        last = scheduled(
+            sgd(momentum, weight_decay), fine_tune_rate, fine_tune_steps, warmup=warmup
+        )
         ranges = scheduled(sgd(momentum), fine_tune_rate, fine_tune_steps, warmup=warmup)
         stages.append(
             Stage(

@@ -6,6 +6,7 @@ Networks", CVPR 2018. The patches enter by their Gram matrix, which all filters 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,15 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.code_sweep import Codes, Problem, descend, gain_of, scale_of
+from bitjax.solvers.code_checks import (
+    check_codes,
+    check_counts,
+    check_ridge,
+    checked_arrays,
+    checked_grid,
+)
+from bitjax.solvers.code_rules import Codes, Problem, gain_of, problem_of, scale_of
+from bitjax.solvers.code_sweep import descend
 from bitjax.solvers.pair_moves import improve_pairs
 
 
@@ -110,80 +119,57 @@ def fit_codes(
     Source: section 2.2 of our notes on the paper: (2.2a) the scale, (b) the codes. (b') and the
         ridge are ours.
     """
-    gram, cross, energy, grid, start = _checked(gram_NxN, cross_MxN, energy_M, grid_G, start_MxN)
-    dtype = gram.dtype
-    mean, target_mean = _checked_means(mean_N, target_mean_M, cross.shape, dtype)
-    pull = jnp.zeros_like(cross) if float_MxN is None else jnp.asarray(float_MxN, dtype)
-    if pull.shape != cross.shape or not bool(jnp.isfinite(pull).all()):
-        raise ValueError(f"`float_MxN` must be finite, of shape {cross.shape}, got {pull.shape}.")
-    if not (ridge >= 0 and np.isfinite(ridge)):
-        raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
-    for name, number in (("starts", starts), ("block", block), ("max_sweeps", max_sweeps)):
-        if number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}.")
+    gram, cross = jnp.asarray(gram_NxN), jnp.asarray(cross_MxN)
+    dtype = jnp.result_type(gram, cross, jnp.float32)
+    if cross.ndim != 2 or 0 in cross.shape:
+        raise ValueError(f"`cross_MxN` must have shape [filters, inputs], got {cross.shape}.")
+    if (mean_N is None) != (target_mean_M is None):
+        raise ValueError("`mean_N` and `target_mean_M` must be given both or neither.")
+    M, N = cross.shape
+    given = {
+        "gram_NxN": (gram, (N, N)),
+        "cross_MxN": (cross, (M, N)),
+        "energy_M": (energy_M, (M,)),
+        "start_MxN": (start_MxN, (M, N)),
+        "float_MxN": (float_MxN, (M, N)),
+        "mean_N": (mean_N, (N,)),
+        "target_mean_M": (target_mean_M, (M,)),
+    }
+    gram, cross, energy, start, pull, mean, target_mean = checked_arrays(given, "cross_MxN", dtype)
+    grid = checked_grid(grid_G, dtype)
+    check_codes("start_MxN", start, grid)
+    check_ridge(ridge)
+    check_counts(starts=starts, block=block, max_sweeps=max_sweeps)
     if pair_moves and not joint:
         raise ValueError("`pair_moves` needs `joint=True`: pairs are judged at their best scale.")
     if starts > 1 and key is None:
         raise ValueError(f"`key` must be given where `starts` is {starts}: jax.random.key(0).")
 
-    problem, dead_N = problem_of(gram, cross, grid, ridge, pull)
+    problem = problem_of(gram, jnp.diagonal(gram), cross, grid, ridge, pull)
     search = {"joint": joint, "block": block, "max_sweeps": max_sweeps, "precision": precision}
-    smallest = problem.grid_G[0]
-
-    def alive(w_NxM):
-        return jnp.where(dead_N[:, None], smallest, w_NxM)
 
     def search_from(w_NxM):
-        found = descend(problem, alive(w_NxM), **search)
+        found = descend(problem, w_NxM, **search)
         if not pair_moves:
-            return found, found.codes, jnp.zeros(energy.shape, int)
+            return found, found.codes, np.zeros(M, int)
         return found, *improve_pairs(problem, found.codes, precision=precision)
 
     first, best, moves_M = search_from(start.T)
-    converged = first.converged
-    which_M = jnp.zeros(energy.shape, int)
+    converged, which_M = first.converged, np.zeros(M, int)
     for i in range(1, starts):
         key, draw = jax.random.split(key)
-        w_NxM = _another_start(draw, problem.grid_G, best.w_NxM, perturb=i % 2 == 0)
-        found, codes, moves = search_from(w_NxM)
-        best, better_M = _better(problem.floor, best, codes)
-        which_M, moves_M = jnp.where(better_M, i, which_M), moves_M + moves
-        converged &= found.converged
+        found, codes, moves = search_from(
+            _another_start(draw, problem.grid_G, best.w_NxM, perturb=i % 2 == 0)
+        )
+        best, which_M = _better(problem.floor, best, codes, which_M, i)
+        converged, moves_M = converged & found.converged, moves_M + moves
 
-    scale_M = scale_of(best.s_M, best.c_M, problem.floor)
-    codes_MxN = best.w_NxM.T
-    # The ridge's parts taken off again: q = q_plain + mu w_f, c = c_plain + mu |w|^2.
-    s_M = best.s_M - problem.ridge * (codes_MxN * pull).sum(1)
-    c_M = best.c_M - problem.ridge * (codes_MxN**2).sum(1)
-    objective = jnp.maximum(energy - 2 * scale_M * s_M + scale_M**2 * c_M, 0)
-    ridged_M = energy + problem.ridge * (pull**2).sum(1)
-    stats = {
-        "ridge objective": ridged_M - gain_of(best.s_M, best.c_M, problem.floor),
-        "per_sweep": ridged_M.mean() - first.gain_S,
-        "sweeps": int(first.sweeps),
-        "converged": bool(converged),
-        "sparsity": (codes_MxN == 0).mean(1),
-        "start": which_M,
-        "pair moves": moves_M,
-    }
-    intercept_M = target_mean - scale_M * (codes_MxN @ mean)
-    return Solution(Fit(codes_MxN, scale_M, intercept_M), objective, stats)
+    fit, objective, stats = _report(problem, best, first.gain_S, energy, pull, mean, target_mean)
+    stats |= {"sweeps": int(first.sweeps), "converged": bool(converged)}
+    return Solution(fit, objective, stats | {"start": which_M, "pair moves": moves_M})
 
 
-def problem_of(gram_NxN, cross_MxN, grid_G, ridge, pull_MxN) -> tuple[Problem, jax.Array]:
-    """The problem with its ridge, and which inputs are dead, bool [N]."""
-    square_N = jnp.diagonal(gram_NxN)
-    # Variances of centred statistics are differences: of a constant input rounding is left.
-    floor = 4 * jnp.finfo(gram_NxN.dtype).eps * square_N.max()
-    dead_N = square_N <= floor
-    mu = jnp.asarray(ridge, gram_NxN.dtype) * square_N.mean()
-    cross_NxM = jnp.where(dead_N, 0, cross_MxN + mu * pull_MxN).T
-    by_magnitude = np.lexsort((-grid_G, np.abs(grid_G)))
-    symmetric = bool((grid_G == -grid_G[::-1]).all())
-    grid = jnp.asarray(grid_G[by_magnitude], gram_NxN.dtype)
-    return Problem(gram_NxN, mu, cross_NxM, grid, jnp.asarray(symmetric), floor), dead_N
-
-
+@partial(jax.jit, static_argnames=("perturb",))
 def _another_start(key, grid_G, best_NxM, *, perturb):
     """Codes drawn once for all filters, so that a filter's answer depends on no other filter."""
     draw, mask = jax.random.split(key)
@@ -193,56 +179,26 @@ def _another_start(key, grid_G, best_NxM, *, perturb):
     return jnp.where(jax.random.bernoulli(mask, 0.5, random_Nx1.shape), random_Nx1, best_NxM)
 
 
-def _better(floor, old: Codes, new: Codes) -> tuple[Codes, jax.Array]:
+@jax.jit
+def _better(floor, old: Codes, new: Codes, which_M, start):
     better_M = gain_of(new.s_M, new.c_M, floor) > gain_of(old.s_M, old.c_M, floor)
-    return jax.tree.map(lambda a, b: jnp.where(better_M, b, a), old, new), better_M
+    best = jax.tree.map(lambda a, b: jnp.where(better_M, b, a), old, new)
+    return best, jnp.where(better_M, start, which_M)
 
 
-def _checked(gram_NxN, cross_MxN, energy_M, grid_G, start_MxN):
-    """The statistics as arrays of one dtype, the grid as NumPy's."""
-    given = jnp.asarray(gram_NxN), jnp.asarray(cross_MxN)
-    dtype = jnp.result_type(*given, jnp.float32)
-    grid = np.asarray(grid_G, dtype)
-    if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
-        raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")
-    named = {
-        "gram_NxN": gram_NxN,
-        "cross_MxN": cross_MxN,
-        "energy_M": energy_M,
-        "start_MxN": start_MxN,
+@jax.jit
+def _report(problem: Problem, best: Codes, gain_S, energy_M, pull_MxN, mean_N, target_mean_M):
+    """The fit, its objective and the statistics that are arrays."""
+    scale_M, codes_MxN = scale_of(best.s_M, best.c_M, problem.floor), best.w_NxM.T
+    # The ridge's parts taken off again: q = q_plain + mu w_f, c = c_plain + mu |w|^2.
+    s_M = best.s_M - problem.ridge * (codes_MxN * pull_MxN).sum(1)
+    c_M = best.c_M - problem.ridge * (codes_MxN**2).sum(1)
+    objective = jnp.maximum(energy_M - 2 * scale_M * s_M + scale_M**2 * c_M, 0)
+    ridged_M = energy_M + problem.ridge * (pull_MxN**2).sum(1)
+    stats = {
+        "ridge objective": ridged_M - gain_of(best.s_M, best.c_M, problem.floor),
+        "per_sweep": ridged_M.mean() - gain_S,
+        "sparsity": (codes_MxN == 0).mean(1, dtype=energy_M.dtype),
     }
-    gram, cross, energy, start = (jnp.asarray(a, dtype) for a in named.values())
-    if cross.ndim != 2 or 0 in cross.shape:
-        raise ValueError(f"`cross_MxN` must have shape [filters, inputs], got {cross.shape}.")
-    M, N = cross.shape
-    arrays = dict(zip(named, (gram, cross, energy, start), strict=True))
-    wanted = {"gram_NxN": (N, N), "energy_M": (M,), "start_MxN": (M, N)}
-    for name, shape in wanted.items():
-        if arrays[name].shape != shape:
-            raise ValueError(
-                f"`{name}` must have shape {shape} to go with `cross_MxN`, "
-                f"got {arrays[name].shape}."
-            )
-    for name, array in arrays.items():
-        if not bool(jnp.isfinite(array).all()):
-            raise ValueError(f"`{name}` must be finite, got NaN or inf.")
-    if not bool(jnp.isin(start, jnp.asarray(grid)).all()):
-        raise ValueError("`start_MxN` must hold codes of `grid_G` only: round to the grid first.")
-    return gram, cross, energy, grid, start
-
-
-def _checked_means(mean_N, target_mean_M, shape, dtype):
-    M, N = shape
-    if (mean_N is None) != (target_mean_M is None):
-        raise ValueError("`mean_N` and `target_mean_M` must be given both or neither.")
-    if mean_N is None:
-        return jnp.zeros(N, dtype), jnp.zeros(M, dtype)
-    mean, target_mean = jnp.asarray(mean_N, dtype), jnp.asarray(target_mean_M, dtype)
-    if mean.shape != (N,) or target_mean.shape != (M,):
-        raise ValueError(
-            f"`mean_N` and `target_mean_M` must have shapes {(N,)} and {(M,)}, got "
-            f"{mean.shape} and {target_mean.shape}."
-        )
-    if not bool(jnp.isfinite(mean).all() & jnp.isfinite(target_mean).all()):
-        raise ValueError("`mean_N` and `target_mean_M` must be finite, got NaN or inf.")
-    return mean, target_mean
+    intercept_M = target_mean_M - scale_M * (codes_MxN @ mean_N)
+    return Fit(codes_MxN, scale_M, intercept_M), objective, stats

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bitjax.solvers.code_sweep import Codes, Problem, dot, gain_of, measured
+from bitjax.solvers.code_rules import Codes, Problem, dot, gain_of, measured
+from bitjax.solvers.code_sweep import energy_of
 
 
 @partial(jax.jit, static_argnames=("precision",))
@@ -99,4 +100,5 @@ def improve_pairs(
         return carry[0], carry[4]
 
     w_MxN, moves_M = lax.map(one_filter, (codes.w_NxM.T, problem.cross_NxM.T, codes.s_M, codes.c_M))
-    return measured(problem, w_MxN.T, precision), moves_M
+    w_NxM = w_MxN.T
+    return measured(problem, w_NxM, energy_of(problem, w_NxM, precision)), moves_M

@@ -1,0 +1,62 @@
+"""What the solvers for codes check of their arguments, in one line each, before they start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+
+def checked_grid(grid_G: ArrayLike, dtype) -> NDArray:
+    """The grid as NumPy's array, if it has one axis and rises."""
+    grid = np.asarray(grid_G, dtype)
+    if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
+        raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")
+    return grid
+
+
+def checked_arrays(
+    given: Mapping[str, tuple[ArrayLike | None, tuple[int, ...]]], leader: str, dtype
+) -> list[jax.Array]:
+    """Arrays of the shapes they must have, finite and of one dtype; None is an array of zeros."""
+    for name, (array, shape) in given.items():
+        if array is not None and np.shape(array) != shape:
+            raise ValueError(
+                f"`{name}` must have shape {shape} to go with `{leader}`, got {np.shape(array)}."
+            )
+    arrays = [
+        jnp.zeros(shape, dtype) if array is None else jnp.asarray(array, dtype)
+        for array, shape in given.values()
+    ]
+    for name, finite in zip(given, _finite(arrays), strict=True):
+        if not finite:
+            raise ValueError(f"`{name}` must be finite, got NaN or inf.")
+    return arrays
+
+
+def check_codes(name: str, codes: jax.Array, grid: NDArray) -> None:
+    """Whether all codes are in the grid."""
+    if not np.isin(np.asarray(codes), grid).all():
+        raise ValueError(f"`{name}` must hold codes of `grid_G` only: round to the grid first.")
+
+
+def check_counts(**counts: int) -> None:
+    """Whether all of them are at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {count}.")
+
+
+def check_ridge(ridge: float) -> None:
+    """Whether it is finite and at least 0."""
+    if not (ridge >= 0 and np.isfinite(ridge)):
+        raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
+
+
+@jax.jit
+def _finite(arrays):
+    return jax.tree.map(lambda a: jnp.isfinite(a).all(), arrays)

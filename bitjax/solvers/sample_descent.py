@@ -1,0 +1,151 @@
+r"""Code descent on the patches themselves: for layers with more inputs than there are patches.
+
+The same minimum as `code_descent.py` (Two-Step Quantization, Wang et al., CVPR 2018), visited in
+the same order, without a Gram matrix: what is carried is the part of the target that is left.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from bitjax.solvers.base import Solution
+from bitjax.solvers.code_checks import check_codes, check_counts, checked_arrays, checked_grid
+from bitjax.solvers.code_descent import Fit
+from bitjax.solvers.code_rules import (
+    Codes,
+    alive,
+    dot,
+    measured,
+    problem_of,
+    scale_of,
+    visit_block,
+)
+from bitjax.solvers.code_sweep import sweep_until_settled
+
+_BLOCK = 64
+
+
+def fit_codes_to_samples(
+    x_TxN: ArrayLike,
+    z_TxM: ArrayLike,
+    grid_G: ArrayLike,
+    start_MxN: ArrayLike,
+    *,
+    intercept: bool = True,
+    joint: bool = True,
+    max_sweeps: int = 30,
+) -> Solution:
+    r"""`fit_codes` from T patches in place of their statistics, for T below N.
+
+    The products u = X w of all filters are carried; an input's part of them is q_j = x_j^T z / T
+    g_j = x_j^T u / T, and a change of its code by d adds d x_j. A sweep costs 3 T N M multiply-adds
+    and 64 T N for the Gram matrices of blocks, where `fit_codes` needs N^2 M and all of the matrix.
+
+    Memory, beside the arguments: a centred copy of x, and two arrays [T, M]; five of the shape of
+    `start_MxN`.
+
+    Args:
+        x_TxN: patches of inputs.
+        z_TxM: targets.
+        grid_G: codes in rising order.
+        start_MxN: codes to start from, all of them in the grid.
+        intercept: with a free intercept per filter; else 0, the paper's form.
+        joint: (b') or (b), as in `fit_codes`.
+        max_sweeps: sweeps end then at the latest.
+
+    Returns:
+        `value`: `Fit`. `objective`: the mean of (z - v)^2 over patches, [M]. `stats`: `per_sweep`,
+            its mean over filters after each sweep, NaN after the last, [max_sweeps]; `sweeps`;
+            `converged`; `sparsity`, [M].
+
+    Raises:
+        ValueError: shapes do not fit, a value is not finite, the grid does not rise, a start is off
+            the grid, or `max_sweeps` is less than 1.
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> z, start = [[3.0], [0.0], [-3.0]], [[1, 1, 1]]
+        >>> fit = fit_codes_to_samples(x, z, [-1, 0, 1], start, intercept=False).value
+        >>> fit.codes_MxN.tolist(), fit.scale_M.tolist()
+        ([[1.0, 0.0, -1.0]], [3.0])
+
+    Source: section 5.1 of our notes on the paper.
+    """
+    x, z = jnp.asarray(x_TxN), jnp.asarray(z_TxM)
+    dtype = jnp.result_type(x, z, jnp.float32)
+    if x.ndim != 2 or z.ndim != 2 or 0 in (*x.shape, *z.shape):
+        raise ValueError(
+            "`x_TxN` and `z_TxM` must have shapes [patches, inputs] and [patches, filters], got "
+            f"{x.shape} and {z.shape}."
+        )
+    (T, N), M = x.shape, z.shape[1]
+    given = {"x_TxN": (x, (T, N)), "z_TxM": (z, (T, M)), "start_MxN": (start_MxN, (M, N))}
+    x, z, start = checked_arrays(given, "x_TxN", dtype)
+    grid = checked_grid(grid_G, dtype)
+    check_codes("start_MxN", start, grid)
+    check_counts(max_sweeps=max_sweeps)
+
+    x_mean, z_mean = x.mean(0) * intercept, z.mean(0) * intercept
+    x_NxT, z_TxM = (x - x_mean).T, z - z_mean
+    cross_MxN = dot(z_TxM.T, x_NxT.T) / T
+    problem = problem_of(None, (x_NxT**2).mean(1), cross_MxN, grid, 0, jnp.zeros_like(cross_MxN))
+    found = _descend(problem, x_NxT, start.T, joint=joint, max_sweeps=max_sweeps)
+    codes_MxN = found.codes.w_NxM.T
+    scale_M = scale_of(found.codes.s_M, found.codes.c_M, problem.floor)
+    objective = ((z_TxM - scale_M * dot(x_NxT.T, codes_MxN.T)) ** 2).mean(0)
+    stats = {
+        "per_sweep": (z_TxM**2).mean() - found.gain_S,
+        "sweeps": int(found.sweeps),
+        "converged": bool(found.converged),
+        "sparsity": (codes_MxN == 0).mean(1, dtype=dtype),
+    }
+    fit = Fit(codes_MxN, scale_M, z_mean - scale_M * (codes_MxN @ x_mean))
+    return Solution(fit, objective, stats)
+
+
+@partial(jax.jit, static_argnames=("joint", "max_sweeps"))
+def _descend(problem, x_NxT, w_NxM, *, joint, max_sweeps):
+    N, T = x_NxT.shape
+    block = min(_BLOCK, N)
+
+    def measured_products(w_NxM):
+        product_TxM = dot(x_NxT.T, w_NxM)
+        return product_TxM, measured(problem, w_NxM, (product_TxM**2).mean(0))
+
+    def one_block(b, carry):
+        product_TxM, codes, scale_M, changed = carry
+        start = jnp.minimum(b * block, N - block)
+        x_BxT, old_BxM, q_BxM = (
+            lax.dynamic_slice_in_dim(a, start, block)
+            for a in (x_NxT, codes.w_NxM, problem.cross_NxM)
+        )
+        d_BxM, s_M, c_M = visit_block(
+            problem,
+            dot(x_BxT, x_BxT.T) / T,
+            q_BxM,
+            dot(x_BxT, product_TxM) / T,
+            codes._replace(w_NxM=old_BxM),
+            scale_M,
+            first=b * block - start,
+            joint=joint,
+            precision=lax.Precision.HIGHEST,
+        )
+        w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
+        changed |= (d_BxM != 0).any()
+        return product_TxM + dot(x_BxT.T, d_BxM), Codes(w_NxM, s_M, c_M), scale_M, changed
+
+    def one_sweep(codes, scale_M):
+        # Anew in every sweep: what blocks add to the products adds its rounding.
+        product_TxM, codes = measured_products(codes.w_NxM)
+        carry = product_TxM, codes, scale_M, jnp.array(False)
+        _, codes, _, changed = lax.fori_loop(0, -(-N // block), one_block, carry)
+        return codes, changed
+
+    start = measured_products(alive(problem, w_NxM))[1]
+    found = sweep_until_settled(problem, start, one_sweep, max_sweeps)
+    return found._replace(codes=measured_products(found.codes.w_NxM)[1])
