@@ -78,6 +78,12 @@ def test_otwn_is_a_fixed_point_that_no_change_of_one_code_improves(inputs):
         assert (error(w, other, best_scale[:, None]) >= least - 1e-12).all()
 
 
+def test_otwn_of_thousands_of_inputs_is_a_fixed_point_in_float32_too():
+    w = normal((200, 4608), seed=5)
+    codes, scale = EVERY["otwn"](w, MATRIX)
+    np.testing.assert_array_equal(codes, np.clip(np.rint(w / np.asarray(scale)), -1, 1))
+
+
 def test_twn_on_a_gaussian_has_the_error_of_theory_and_otwn_the_least():
     """Relative errors .1916 at .7 mean|w|, .1902 at the optimum: threshold .612, 46 % zeros."""
     energy = np.sum(GAUSSIAN**2)
