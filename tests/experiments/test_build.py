@@ -124,7 +124,7 @@ WRONG = {
     ),
     "unknown quantizer": (
         {"rules": ((".*", {"name": "uniformm"}),)},
-        r"config.rules\[0\].name must be one of \['bitlength', .*got 'uniformm'",
+        r"config.rules\[0\].name must be one of \['binary', 'bitlength', .*got 'uniformm'",
     ),
     "unknown argument of a quantizer": (
         {"rules": ((".*", {"name": "uniform", "bit": 3}),)},
