@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 from bitjax.layer_solving import Settings, solve_each
 from bitjax.methods.base import (
     FROZEN,
@@ -17,7 +19,8 @@ from bitjax.methods.base import (
 )
 from bitjax.methods.quantization_aware import fixed_bits, teaching
 from bitjax.plane_allocation import allocate
-from bitjax.rules import Rules, quantizer_of
+from bitjax.quantizers.ternary import hold_codes
+from bitjax.rules import Rule, Rules, quantizer_of
 
 TRAINED = ("scales", "straight_through")
 
@@ -102,7 +105,7 @@ def tsq(
     """
     if trained not in TRAINED:
         raise ValueError(f"`trained` must be one of {list(TRAINED)}, got {trained!r}.")
-    if not any(r.quantizer and r.quantizer.form.get("fit") == "stored" for r in rules):
+    if not any(map(_is_stored, rules)):
         raise ValueError(
             "tsq has no kernel to solve: give one a ternary, binary or low_bit quantizer with "
             "fit='stored'."
@@ -167,10 +170,14 @@ def tsq(
             sgd(momentum, weight_decay), fine_tune_rate, fine_tune_steps, warmup=warmup
         )
         ranges = scheduled(sgd(momentum), fine_tune_rate, fine_tune_steps, warmup=warmup)
+        held = tuple(
+            r._replace(quantizer=hold_codes(r.quantizer)) if r.quantizer and _is_stored(r) else r
+            for r in rules
+        )
         stages.append(
             Stage(
                 "fine_tune",
-                rules,
+                held if trained == "scales" else rules,
                 fine_tune_steps,
                 labels=frozen_codes(rules) if trained == "scales" else default_labels,
                 optimizers={"weights": last, "ranges": ranges},
@@ -188,12 +195,7 @@ def float_kernels(rules: Rules) -> Rules:
       >>> float_kernels([bj.rule(".*/kernel", bj.ternary(fit="stored"))])
       (Rule(pattern='.*/kernel', quantizer=None),)
     """
-    return tuple(
-        r._replace(quantizer=None)
-        if r.quantizer is not None and r.quantizer.form.get("fit") == "stored"
-        else r
-        for r in rules
-    )
+    return tuple(r._replace(quantizer=None) if _is_stored(r) else r for r in rules)
 
 
 def frozen_codes(rules: Rules) -> Callable[[Any], Any]:
@@ -205,7 +207,6 @@ def frozen_codes(rules: Rules) -> Callable[[Any], Any]:
       >>> labels({"params": {"head": {"kernel": 0.0, "bias": 0.0}}})
       {'params': {'head': {'bias': 'weights', 'kernel': 'frozen'}}}
     """
-    import jax
 
     def label(path, name):
         if path[0].key != "params" or path[-1].key != "kernel":
@@ -215,3 +216,7 @@ def frozen_codes(rules: Rules) -> Callable[[Any], Any]:
         return FROZEN if stored else name
 
     return lambda trained: jax.tree_util.tree_map_with_path(label, default_labels(trained))
+
+
+def _is_stored(rule: Rule) -> bool:
+    return rule.quantizer is not None and rule.quantizer.form.get("fit") == "stored"

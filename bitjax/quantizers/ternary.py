@@ -23,7 +23,7 @@ from bitjax.quantizers.base import (
     check_choice,
     check_integer_bits,
 )
-from bitjax.quantizers.grid import steps, widen
+from bitjax.quantizers.grid import inverse, steps, widen
 from bitjax.quantizers.ste import replace_ste, scale_gradient
 from bitjax.quantizers.weight_codes import (
     binary_codes,
@@ -127,6 +127,39 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
     form = {"fit": fit, "granularity": "per_channel"}
     build = _stored if fit == "stored" else _following
     return build(bits, _rounded, SYMMETRIC, "low_bit", form)
+
+
+def hold_codes(quantizer: Quantizer) -> Quantizer:
+    """The quantizer with its codes held as constants: the stored scale alone has a gradient.
+
+    d x_hat / d scale is the code. That of a learned step, code - x / scale, is 0 for a kernel that is
+    on its codes already, as a solver leaves it.
+
+    Args:
+      quantizer: with a stored scale.
+
+    Raises:
+      ValueError: it has none.
+
+    Example:
+      >>> q = hold_codes(ternary(fit="stored"))
+      >>> kernel = jnp.array([[1.0], [0.0], [1.0]])
+      >>> params, stats = q.init(kernel, Axes())
+      >>> float(jax.grad(lambda p: jnp.sum(q.apply(p, stats, kernel)))(params)["scale"][0, 0])
+      2.0
+    """
+    if quantizer.form.get("fit") != "stored":
+        raise ValueError(f"{quantizer.name!r} must have fit='stored' for its codes to be held.")
+
+    def apply(params, stats, x, *, train=False, key=None):
+        scale = params["scale"]
+        frozen, x_hat = jax.lax.stop_gradient(
+            (scale, quantizer.apply(params, stats, x, train=train, key=key))
+        )
+        code = x_hat * inverse(frozen)
+        return x_hat + ((scale - frozen) * code).astype(x_hat.dtype)
+
+    return quantizer._replace(apply=apply)
 
 
 def _otwn(x, axes, bits):

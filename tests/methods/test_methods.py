@@ -10,7 +10,18 @@ import pytest
 
 import bitjax as bj
 from bitjax.data import load
-from bitjax.methods import Method, bitpruning, bottleneck, full_precision, lsq, pact, uniform
+from bitjax.methods import (
+    Method,
+    bitpruning,
+    bottleneck,
+    full_precision,
+    hwgq,
+    lsq,
+    pact,
+    tsq,
+    twn,
+    uniform,
+)
 from bitjax.methods.base import distillation, scheduled
 from bitjax.models import MLP
 from bitjax.training.keeper import Keeper
@@ -40,6 +51,10 @@ def rules(kernel, hidden):
     )
 
 
+WIDE = (
+    bj.rule("dense1/input", bj.uniform(bits=4)),
+    bj.rule(".*/input", bj.hwgq(bits=2, fit="measured")),
+)
 METHODS = {
     "full_precision": Row(full_precision(**TRAINING), ("train",), 32.0),
     "uniform": Row(
@@ -83,6 +98,28 @@ METHODS = {
         ),
         ("allocate", "fine_tune"),
         4.0,
+    ),
+    "hwgq": Row(
+        hwgq((bj.rule(".*/kernel", bj.binary()), *WIDE), **TRAINING),
+        ("fine_tune",),
+        (1 + 1 + 4 + 2) / 4,
+    ),
+    "twn": Row(
+        twn((bj.rule(".*/kernel", bj.ternary(fit="twn")), *WIDE), **TRAINING),
+        ("fine_tune",),
+        (2 + 2 + 4 + 2) / 4,
+    ),
+    "tsq": Row(
+        tsq(
+            (bj.rule(".*/kernel", bj.ternary(fit="stored")), *WIDE),
+            code_steps=30,
+            learning_rate=0.1,
+            warmup=5,
+            fine_tune_steps=10,
+            calibration_batches=2,
+        ),
+        ("codes", "transform", "fine_tune"),
+        (2 + 2 + 4 + 2) / 4,
     ),
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 import bitjax as bj
 from bitjax.quantizers import Axes, binary, low_bit, ternary
+from bitjax.quantizers.ternary import hold_codes
 from bitjax.quantizers.weight_codes import binary_codes, otwn_codes, rounded_codes, twn_codes
 
 FOLLOWING = {
@@ -174,3 +175,25 @@ def test_the_bytes_of_a_model_count_a_scale_per_filter():
 def test_an_argument_out_of_bounds_is_an_error_with_its_bound_and_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_held_codes_give_the_same_numbers_and_the_scale_the_codes_as_its_gradient():
+    kernel = jax.random.normal(jax.random.key(0), (12, 3))
+    stored = ternary(fit="stored")
+    params, stats = stored.init(kernel, Axes())
+    kernel = stored.apply(params, stats, kernel)  # on its codes, as a solver leaves it
+    held = hold_codes(stored)
+    np.testing.assert_array_equal(held.apply(params, stats, kernel), kernel)
+    weight = jax.random.normal(jax.random.key(1), kernel.shape)
+    grads = [
+        jax.grad(lambda p, x, q=q: jnp.sum(weight * q.apply(p, stats, x)), argnums=(0, 1))(
+            params, kernel
+        )
+        for q in (stored, held)
+    ]
+    codes = kernel / params["scale"]
+    expected = jnp.sum(weight * codes, axis=0, keepdims=True)
+    np.testing.assert_allclose(grads[1][0]["scale"], expected, rtol=1e-5)
+    assert np.abs(grads[0][0]["scale"]).max() < 1e-5 and not grads[1][1].any()
+    with pytest.raises(ValueError, match="must have fit='stored'"):
+        hold_codes(ternary())

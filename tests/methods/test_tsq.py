@@ -1,0 +1,133 @@
+"""Two-step quantization as stages: what is trained when, and what a resumed transformation does."""
+
+import jax
+import numpy as np
+import pytest
+
+import bitjax as bj
+from bitjax.data import load
+from bitjax.methods import tsq
+from bitjax.methods.tsq import float_kernels
+from bitjax.models import MLP
+from bitjax.training.runner import Run, Settings, Stopped
+
+DATA = load("digits", limit=256)
+MODEL = MLP(features=(16, 16))
+SETTINGS = Settings(batch_size=64, eval_batch_size=256, calibration_size=64)
+RULES = (
+    bj.rule("dense1/input", bj.uniform(bits=8)),
+    bj.rule(".*/input", bj.lsq(bits=2, signed=False)),
+    bj.rule("dense2/kernel", bj.ternary(fit="stored")),
+    bj.rule(".*/kernel", bj.uniform(bits=8)),
+)
+
+
+def run_of(folder=None, **settings):
+    method = tsq(RULES, **{"code_steps": 20, "calibration_batches": 2, **settings})
+    return Run(method, MODEL, DATA, None, SETTINGS, folder=folder, show=False)
+
+
+def kernels(variables):
+    return {name: np.asarray(node["kernel"]) for name, node in variables["params"].items()}
+
+
+def execute(run):
+    """The variables after every stage."""
+    seen = {}
+    evaluator = run.evaluator
+
+    def noting(model):
+        evaluate = evaluator(model)
+
+        def evaluated(variables):
+            seen[run.method.stages[len(seen)].name] = jax.tree.map(np.asarray, dict(variables))
+            return evaluate(variables)
+
+        return evaluated
+
+    run.evaluator = noting
+    return run.execute(), seen
+
+
+def test_the_first_step_leaves_kernels_float_and_the_second_takes_no_gradient():
+    result, seen = execute(run_of())
+    assert [stage["steps"] for stage in result["stages"]] == [20, 0]
+    codes, transformed = (kernels(seen[name]) for name in ("codes", "transform"))
+    assert len(np.unique(codes["dense2"])) > 100
+    scale = seen["transform"]["quant"]["dense2"]["kernel"]["scale"]
+    found = np.round(transformed["dense2"] / scale, 4)
+    assert set(np.unique(found).tolist()) <= {-1.0, 0.0, 1.0}
+    for name in ("dense1", "head"):
+        np.testing.assert_array_equal(codes[name], transformed[name])
+
+
+def test_fine_tuning_keeps_the_codes_and_moves_what_surrounds_them():
+    _, seen = execute(run_of(fine_tune_steps=10, fine_tune_rate=0.05))
+    before, after = (seen[name] for name in ("transform", "fine_tune"))
+    np.testing.assert_array_equal(kernels(before)["dense2"], kernels(after)["dense2"])
+    assert (kernels(before)["head"] != kernels(after)["head"]).any()
+    scales = [v["quant"]["dense2"]["kernel"]["scale"] for v in (before, after)]
+    assert (scales[0] != scales[1]).any()
+    quantizer = RULES[2].quantizer
+    codes = [
+        quantizer.encode(v["quant"]["dense2"]["kernel"], {}, v["params"]["dense2"]["kernel"]).codes
+        for v in (before, after)
+    ]
+    np.testing.assert_array_equal(*codes)
+
+
+def test_straight_through_fine_tuning_moves_the_kernels_too():
+    _, seen = execute(run_of(fine_tune_steps=10, fine_tune_rate=0.05, trained="straight_through"))
+    before, after = (kernels(seen[name])["dense2"] for name in ("transform", "fine_tune"))
+    assert (before != after).any()
+
+
+def test_a_transformation_that_is_stopped_goes_on_at_the_layer_behind(tmp_path):
+    rules = (*RULES[:2], bj.rule(".*/kernel", bj.ternary(fit="stored")))
+
+    def made(folder):
+        method = tsq(rules, code_steps=5, calibration_batches=2)
+        return Run(method, MODEL, DATA, None, SETTINGS, folder=folder, show=False)
+
+    def with_folder(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        return folder
+
+    whole = made(with_folder("whole")).execute()
+    stopped = made(with_folder("stopped"))
+    context = stopped._context
+
+    def stopping(index, previous):
+        found = context(index, previous)
+        if index == 1:  # at the first layer that is done
+            return found._replace(log=lambda text: setattr(stopped, "stopping", True))
+        return found
+
+    stopped._context = stopping
+    with pytest.raises(Stopped):
+        stopped.execute()
+    resumed = made(tmp_path / "stopped").execute()
+    for key in ("accuracy", "bits"):
+        assert resumed[key] == whole[key]
+
+
+def test_planes_of_inputs_get_scales_of_least_error_first():
+    rules = (
+        bj.rule("(dense2|head)/input", bj.bitplane(bits=8)),
+        bj.rule("dense2/kernel", bj.ternary(fit="stored")),
+    )
+    method = tsq(rules, code_steps=0, input_bits=3, calibration_batches=2)
+    result, seen = execute(Run(method, MODEL, DATA, None, SETTINGS, show=False))
+    bits = seen["transform"]["quant"]
+    assert float(bits["dense2"]["input"]["bits"]) == float(bits["head"]["input"]["bits"]) == 3.0
+    assert result["steps"] == 0
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="`trained` must be one of"):
+        tsq(RULES, code_steps=1, trained="all")
+    with pytest.raises(ValueError, match="tsq has no kernel to solve"):
+        tsq(RULES[:2], code_steps=1)
+    kept = float_kernels(RULES)
+    assert [r.quantizer is None for r in kept] == [False, False, True, False]
