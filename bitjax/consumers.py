@@ -191,8 +191,12 @@ class _Walk:
         if eqn.primitive.name not in ("add", "add_any"):
             return None
         others = [v for v in eqn.invars if v is not value and isinstance(v, jax.extend.core.Var)]
-        same = len(others) == 1 and others[0].aval.shape == value.aval.shape
+        same = len(others) == 1 and _shape(others[0]) == _shape(value)
         return others[0] if same else None
+
+
+def _shape(value):
+    return getattr(value.aval, "shape", None)
 
 
 def _passes(eqn) -> bool:

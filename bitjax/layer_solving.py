@@ -15,9 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.layer_data import Sums, merge, moments_of, sampler, sums_of
+from bitjax.layer_fits import (
+    GroupFit,
+    Settings,
+    away_from_0,
+    fit_behind,
+    fit_group,
+    start_of,
+)
 from bitjax.layer_targets import (
     Affine,
-    Levels,
     affine_of,
     has_intercept,
     levels_of,
@@ -26,48 +33,10 @@ from bitjax.layer_targets import (
 )
 from bitjax.linen import QUANT, Quantized
 from bitjax.probe import inner_model
-from bitjax.quantizers.base import Axes, Codes
 from bitjax.sites import Costs, site_costs
-from bitjax.solvers.code_descent import Fit, fit_codes
-from bitjax.solvers.output_codes import fit_output_codes
-from bitjax.solvers.targets import output_of
 from bitjax.trees import read_site, write_site
 
 Variables = Mapping[str, Any]
-
-
-class Settings(NamedTuple):
-    """How layers are solved.
-
-    Attributes:
-      target: `codes` for the finest that is known of each layer, `sum` or `output`, see
-        `layer_targets.plan_layers`.
-      asymmetric: inputs from the network as far as it is solved; else the teacher's own.
-      float_inputs: whether the teacher's inputs are float too; else quantized as the model's, which
-        is what it learned in the first step, if it did.
-      positions: patches of an example.
-      ridge: pull towards the float filters, see `solvers.fit_codes`.
-      joint: every code at its own best scale; else one scale for each sweep, as in the paper.
-      pair_moves: also changes two codes at once.
-      starts: of the descent.
-      strengths: lambda of the splitting, one after the other, for the target `codes`.
-      iterations: of the splitting, for each strength.
-      max_sweeps: of one descent.
-      seed: of patches and starts.
-    """
-
-    target: str = "codes"
-    asymmetric: bool = True
-    float_inputs: bool = False
-    positions: int = 16
-    ridge: float = 0.1
-    joint: bool = True
-    pair_moves: bool = False
-    starts: int = 1
-    strengths: tuple[float, ...] = (1.0,)
-    iterations: int = 5
-    max_sweeps: int = 30
-    seed: int = 0
 
 
 class Report(NamedTuple):
@@ -112,7 +81,7 @@ def solve_layers(
       bits: only kernels of so many bits; None takes all with a stored scale.
       layers: a regular expression, matched in full against layers' paths.
       log: called with each layer's `Report`.
-      **settings: see `Settings`.
+      **settings: see `bitjax.layer_fits.Settings`.
 
     Returns:
       The variables with the kernels of these layers on their codes, their scales, and their
@@ -202,7 +171,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     )
     kernel = read_site(teacher["params"], plan.layer)["kernel"]
     float_GxMxN = np.asarray(taken.view.matrix(kernel), np.float64)
-    start_GxMxN, grid = _start(plan.quantizer, float_GxMxN)
+    start_GxMxN, grid = start_of(plan.quantizer, float_GxMxN)
     groups, filters, _ = float_GxMxN.shape
     affine = affine_of(teacher, plan.consumer, groups * filters)
     resident = plan.target in ("codes", "relu") and settings.iterations > 0
@@ -211,96 +180,38 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     for index, batch in enumerate(batches()):
         x, z, owed = taken.take(tree, teacher, _as_args(batch), jax.random.fold_in(key, index))
         if added and affine is not None:
-            z = z + owed / _away_from_0(affine.gain_M).reshape(groups, 1, filters)
+            z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
         sums = merge(sums, sums_of(x, z))
         if resident:
             kept.append((x, z))
     assert sums is not None, "the first batch was read above"
 
     intercept = has_intercept(teacher, plan) and affine is not None
-    fits, errors, mismatches = [], [], []
+    fits: list[GroupFit] = []
     for g in range(groups):
-        moments = moments_of(sums, g, intercept=intercept)
-        found = fit_codes(
-            moments.gram_NxN, moments.cross_MxN, moments.energy_M, grid, start_GxMxN[g],
-            mean_N=moments.mean_N, target_mean_M=moments.target_mean_M, ridge=settings.ridge,
-            float_MxN=float_GxMxN[g], joint=settings.joint, pair_moves=settings.pair_moves,
-            starts=settings.starts, key=jax.random.fold_in(key, g), max_sweeps=settings.max_sweeps,
-        )  # fmt: skip
-        fit = found.value
-        errors.append((float(np.sum(found.objective)), float(np.sum(moments.energy_M))))
-        if resident and affine is not None:
+        own = None
+        if affine is not None:
             own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
+        found = fit_group(
+            moments_of(sums, g, intercept=intercept), float_GxMxN[g], start_GxMxN[g], grid,
+            settings, jax.random.fold_in(key, g),
+        )  # fmt: skip
+        if resident and own is not None:
+            levels = levels_of(model.rules, variables, plan.consumer.site or "")
             x, z = (jnp.concatenate([pair[i][g] for pair in kept]) for i in (0, 1))
-            fit, mismatch = _fit_behind(
-                x, z, fit, own, float_GxMxN[g], grid, plan, model, variables, settings
-            )
-            mismatches += [] if mismatch is None else [mismatch]
-        fits.append(fit)
+            found = fit_behind(found, x, z, own, levels, float_GxMxN[g], grid, settings)
+        fits.append(found)
+    mismatches = [found.mismatch for found in fits if found.mismatch is not None]
     report = Report(
         plan.layer,
         plan.target,
-        sum(e for e, _ in errors) / max(sum(e for _, e in errors), 1e-30),
+        sum(f.error for f in fits) / max(sum(f.energy for f in fits), 1e-30),
         float(np.mean(mismatches)) if mismatches else None,
-        float(np.mean([np.mean(np.asarray(fit.codes_MxN) == 0) for fit in fits])),
+        float(np.mean([np.mean(np.asarray(f.fit.codes_MxN) == 0) for f in fits])),
         int(sums.count),
     )
-    return _with_fits(variables, teacher, plan, taken.view, fits, intercept), report
-
-
-def _fit_behind(x, z, fit, affine, float_MxN, grid, plan, model, variables, settings):
-    """The fit that is best behind the normalisation and the quantizer or ReLU after it.
-
-    In units of the quantizer's step there, so that lambda means the same everywhere.
-    """
-    levels = levels_of(model.rules, variables, plan.consumer.site)
-    if levels is None:
-        levels = Levels(float(jnp.sqrt(jnp.mean(jnp.square(z * affine.gain_M)))) or 1.0, 0.0, 0)
-    alive = affine.gain_M != 0  # a channel may be constant behind its normalisation
-    gain = np.where(alive, affine.gain_M, 1.0) / levels.step
-    sign, offset = np.sign(gain), affine.offset_M / levels.step
-    start = Fit(
-        fit.codes_MxN * sign[:, None], fit.scale_M * abs(gain), fit.intercept_M * gain + offset
-    )
-    quantizer = {"step": 1.0, "threshold": levels.threshold / levels.step}
-    quantizer["levels"] = levels.count or None
-    y = output_of(z * gain + offset, **quantizer)
-    best = fit_output_codes(
-        x, y, start, grid, strengths=settings.strengths, iterations=settings.iterations,
-        ridge=settings.ridge, float_MxN=float_MxN * gain[:, None], **quantizer,
-    ).value  # fmt: skip
-    back = Fit(
-        best.codes_MxN * sign[:, None], best.scale_M / abs(gain), (best.intercept_M - offset) / gain
-    )
-    keep = jnp.asarray(alive)
-    fit = Fit(
-        jnp.where(keep[:, None], back[0], fit[0]),
-        *map(lambda a, b: jnp.where(keep, a, b), back[1:], fit[1:]),
-    )
-    held = slice(-max(1, len(x) // 5), None)  # what `fit_output_codes` judges by
-    v = x[held] @ (best.scale_M[:, None] * best.codes_MxN).T + best.intercept_M
-    mismatch = float(jnp.mean(output_of(v, **quantizer) != y[held])) if levels.count else None
-    return fit, mismatch
-
-
-def _away_from_0(gain_M):
-    """Gains to divide by: a channel that hardly passes cannot make good for others."""
-    least = 0.1 * np.median(np.abs(gain_M))
-    return np.where(np.abs(gain_M) > least, gain_M, np.inf)
-
-
-def _start(quantizer, float_GxMxN):
-    """Codes that the quantizer gives the float filters, and its grid of codes."""
-    filters = jnp.asarray(float_GxMxN.reshape(-1, float_GxMxN.shape[-1]), jnp.float32)
-    params, _ = quantizer.init(filters, Axes((0,), -1))
-    scale = params["scale"]
-    codes = jnp.where(scale > 0, jnp.rint(quantizer.apply(params, {}, filters) / scale), 0)
-    one = {**params, "scale": jnp.ones((1, 1))}
-    every = Codes(jnp.arange(2 ** round(float(params["bits"])))[:, None])
-    grid = np.unique(np.asarray(quantizer.decode(one, {}, every), np.float64))
-    if 0 not in grid:
-        codes = jnp.where(codes == 0, 1, codes)
-    return np.asarray(codes, np.float64).reshape(float_GxMxN.shape), grid
+    changed = [found.fit for found in fits]
+    return _with_fits(variables, teacher, plan, taken.view, changed, intercept), report
 
 
 def _with_fits(variables, teacher, plan, view, fits, intercept):

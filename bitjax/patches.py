@@ -81,7 +81,7 @@ def _product(module, shape):
     size = math.prod(shape[-outs:])
     inputs = math.prod(shape[:-outs])
     axis = module.axis if general else -1
-    axes = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
+    axes: tuple[int, ...] = (axis,) if isinstance(axis, int) else tuple(axis)
 
     def rows(x):
         last = tuple(range(x.ndim - len(axes), x.ndim))
@@ -158,4 +158,4 @@ def _padding(layer, padding, sizes, span, strides):
             )
         return jax.lax.padtype_to_pads(sizes, span, strides, padding)
     pairs = [padding] * len(sizes) if isinstance(padding, int) else padding
-    return [tuple(p) if np.ndim(p) else (int(p), int(p)) for p in pairs]
+    return [(int(np.ravel(p)[0]), int(np.ravel(p)[-1])) for p in pairs]

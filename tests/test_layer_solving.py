@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.layer_solving import Settings, solve_each, solve_layers
+from bitjax.layer_fits import Settings
+from bitjax.layer_solving import solve_each, solve_layers
 from bitjax.layer_targets import plan_layers
 
 TERNARY = bj.ternary(fit="stored")

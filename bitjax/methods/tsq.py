@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from bitjax.layer_solving import Settings, solve_each
+from bitjax.layer_fits import Settings
+from bitjax.layer_solving import solve_each
 from bitjax.methods.base import (
     FROZEN,
     Context,
@@ -80,7 +81,7 @@ def tsq(
       augment: whether those are augmented.
       reestimate_batches: augmented batches that re-estimate batch normalisation's statistics after
         the transformation; 0 does not.
-      target: see `bitjax.layer_solving.Settings`, as for what follows.
+      target: see `bitjax.layer_fits.Settings`, as for what follows.
       asymmetric: likewise.
       float_inputs: likewise.
       positions: likewise.

@@ -132,8 +132,8 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
 def hold_codes(quantizer: Quantizer) -> Quantizer:
     """The quantizer with its codes held as constants: the stored scale alone has a gradient.
 
-    d x_hat / d scale is the code. That of a learned step, code - x / scale, is 0 for a kernel on its
-    codes already, as a solver leaves it.
+    d x_hat / d scale is the code. That of a learned step, code - x / scale, is 0 for a kernel on
+    its codes, as a solver leaves it.
 
     Args:
       quantizer: with a stored scale.

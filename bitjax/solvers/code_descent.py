@@ -156,8 +156,8 @@ def fit_codes(
 
     first, best, moves_M = search_from(start.T)
     converged, which_M = first.converged, np.zeros(M, int)
-    for i in range(1, starts):
-        key, draw = jax.random.split(key)
+    draws = () if key is None else jax.random.split(key, starts - 1)
+    for i, draw in enumerate(draws, start=1):
         found, codes, moves = search_from(
             _another_start(draw, problem.grid_G, best.w_NxM, perturb=i % 2 == 0)
         )

@@ -83,12 +83,16 @@ def fit_output_codes(
         ValueError: shapes do not fit, a value is not finite, or an argument is out of its range.
 
     Example:
-        >>> x = jnp.array([[0, 1], [1, 0], [1, 1], [2, 1], [1, 2], [3, 0]])
+        Outputs are max(x_1 + x_2 - 1, 0), and the start reads x_1 alone.
+
+        >>> x = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 1], [1, 2], [3, 0], [3, 3]])
+        >>> y = jnp.maximum(x.sum(1, keepdims=True) - 1, 0)
         >>> start = Fit(jnp.array([[1.0, 0.0]]), jnp.array([0.9]), jnp.array([0.2]))
-        >>> y = jnp.array([[1], [1], [2], [3], [3], [3]])  # of x_1 + x_2
-        >>> solution = fit_output_codes(x, y, start, [0, 1], levels=3, held_out=0.0)
-        >>> solution.value.codes_MxN.tolist(), solution.objective.tolist()
-        ([[1.0, 1.0]], [0.0])
+        >>> solution = fit_output_codes(
+        ...     x, y, start, [0, 1], levels=None, held_out=0.0, iterations=30
+        ... )
+        >>> solution.value.codes_MxN.tolist(), float(solution.value.scale_M[0])
+        ([[1.0, 1.0]], 1.000)
 
     Source: section 2.2 and 2.4 of our notes on the paper, which does not say which iterate is
         taken; the last of 30 was worse than the start there.

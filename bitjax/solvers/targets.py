@@ -26,8 +26,8 @@ def z_step(
     $$\min_z (y - Q(z))^2 + \lambda (z - v)^2$$
 
     For each code k the nearest z that has it is clip(v, t_k, t_{k+1}), and the best of them is
-    taken. Q's intervals are open below, so at z = t_k the code is k - 1 where k was meant: codes are
-    returned next to z, and stand for the closed interval. Where Q(v) is y, z is v.
+    taken. Q's intervals are open below, so at z = t_k its code is k - 1 where k was meant: codes
+    are returned next to z, and stand for the closed interval. Where Q(v) is y, z is v.
 
     Args:
         v: what the filters give, in units of z.
@@ -97,7 +97,7 @@ def check_quantizer(step: float, threshold: float, levels: int | None) -> None:
         raise ValueError(f"`levels` must be at least 1, or None for floats, got {levels}.")
     if not 0 < step < math.inf:
         raise ValueError(f"`step` must be a finite number > 0, got {step}.")
-    if not threshold < 1.5 * step:
+    if levels > 1 and not threshold < 1.5 * step:
         raise ValueError(
             f"`threshold` must be below 1.5 `step` = {1.5 * step}, or level 1 is never reached, "
             f"got {threshold}."

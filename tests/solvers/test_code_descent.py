@@ -172,11 +172,11 @@ def test_no_change_of_one_code_improves_a_converged_solution(pair_moves):
 
 def test_optimal_ternary_weights_stay_where_inputs_are_white():
     """P7, and the error of the best ternary code of a Gaussian, .1902 (tsq, 2.3)."""
-    cross, energy, w = linear(64, np.eye(400))
+    cross, energy, w = linear(64, np.eye(144))
     for joint in (False, True):
-        solution = fit_codes(np.eye(400), cross, energy, TERNARY, ternary_of(w), joint=joint)
+        solution = fit_codes(np.eye(144), cross, energy, TERNARY, ternary_of(w), joint=joint)
         np.testing.assert_array_equal(solution.value.codes_MxN, ternary_of(w))
-        np.testing.assert_allclose(np.mean(solution.objective / energy), 0.1902, atol=2e-3)
+        np.testing.assert_allclose(np.mean(solution.objective / energy), 0.1902, atol=5e-3)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -255,9 +255,7 @@ def test_binary_codes_match_enumeration_and_a_tie_takes_the_positive_code():
     gram = correlated(8, 0.5)
     cross, energy, w = linear(50, gram)
     start = np.where(w >= 0, 1.0, -1.0)
-    solution = fit_codes(
-        gram, cross, energy, [-1, 1], start, pair_moves=True, starts=4, key=jax.random.key(1)
-    )
+    solution = fit_codes(gram, cross, energy, [-1, 1], start, pair_moves=True)
     best = optimum(gram, cross, energy, [-1.0, 1.0])
     assert (solution.objective > best - 1e-9).all()
     assert (solution.objective < best + 1e-9).mean() > 0.95
