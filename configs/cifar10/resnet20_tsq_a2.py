@@ -14,7 +14,7 @@ from configs.cifar10.resnet20_float import get_config as float_config
 
 INPUTS = {
     "a2": {"name": "lsq", "bits": 2, "signed": False},
-    "a4": {"name": "lsq", "bits": 4, "signed": False, "init_range": "mse"},
+    "a4": {"name": "bitplane", "bits": 4},
     "float": None,
 }
 
@@ -35,6 +35,7 @@ def get_config(inputs="a2"):
         "weight_decay": 1e-4,
         "distill": 1.0,
         "temperature": 4.0,
+        "input_bits": 4 if inputs == "a4" else 0,
         "calibration_batches": 16,
         "augment": True,
         "positions": 16,
