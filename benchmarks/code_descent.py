@@ -87,7 +87,7 @@ def sweeping(inputs: int, filters: int, rounds: int, joint: bool, count: int = 4
     """Seconds of a sweep (8 of them less 2, over 6) and of A W, interleaved."""
     given, _, w, _ = statistics(jax.random.key(0), inputs, filters, count)
     gram, cross, _ = given
-    problem = problem_of(gram, jnp.diagonal(gram), cross, TERNARY, 0, jnp.zeros_like(cross))
+    problem = problem_of(gram, cross, TERNARY, 0, jnp.zeros_like(cross))
     start = ternary_start(w).T
     product = jax.jit(dot)
     run = partial(descend, problem, start, joint=joint, block=64, precision="highest")

@@ -29,11 +29,12 @@ def checked_arrays(
                 f"`{name}` must have shape {shape} to go with `{leader}`, got {np.shape(array)}."
             )
     arrays = [
-        jnp.zeros(shape, dtype) if array is None else jnp.asarray(array, dtype)
+        jnp.asarray(np.zeros(shape) if array is None else array, dtype)
         for array, shape in given.values()
     ]
-    for name, finite in zip(given, _finite(arrays), strict=True):
-        if not finite:
+    for name, array in zip(given, arrays, strict=True):
+        # On the host: a program of its own would be compiled for every layer's shapes.
+        if not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"`{name}` must be finite, got NaN or inf.")
     return arrays
 
@@ -55,8 +56,3 @@ def check_ridge(ridge: float) -> None:
     """Whether it is finite and at least 0."""
     if not (ridge >= 0 and np.isfinite(ridge)):
         raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
-
-
-@jax.jit
-def _finite(arrays):
-    return jax.tree.map(lambda a: jnp.isfinite(a).all(), arrays)

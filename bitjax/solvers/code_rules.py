@@ -36,8 +36,8 @@ class Problem(NamedTuple):
     floor: jax.Array
 
 
-def problem_of(gram_NxN, square_N, cross_MxN, grid_G, ridge, pull_MxN) -> Problem:
-    """The problem with its ridge, from the Gram matrix, its diagonal, q and w_f."""
+def problem_of(gram_NxN, cross_MxN, grid_G, ridge, pull_MxN, square_N=None) -> Problem:
+    """The problem with its ridge, from A (or its diagonal, where patches serve), q and w_f."""
     by_magnitude = np.lexsort((-grid_G, np.abs(grid_G)))
     symmetric = (grid_G == -grid_G[::-1]).all()
     return _problem_of(
@@ -47,6 +47,8 @@ def problem_of(gram_NxN, square_N, cross_MxN, grid_G, ridge, pull_MxN) -> Proble
 
 @jax.jit
 def _problem_of(gram_NxN, square_N, cross_MxN, grid_G, symmetric, ridge, pull_MxN):
+    if square_N is None:
+        square_N = jnp.diagonal(gram_NxN)
     # Variances of centred statistics are differences: of a constant input rounding is left.
     floor = 4 * jnp.finfo(square_N.dtype).eps * square_N.max()
     dead_N = square_N <= floor

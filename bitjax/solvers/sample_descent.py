@@ -93,7 +93,7 @@ def fit_codes_to_samples(
     x_mean, z_mean = x.mean(0) * intercept, z.mean(0) * intercept
     x_NxT, z_TxM = (x - x_mean).T, z - z_mean
     cross_MxN = dot(z_TxM.T, x_NxT.T) / T
-    problem = problem_of(None, (x_NxT**2).mean(1), cross_MxN, grid, 0, jnp.zeros_like(cross_MxN))
+    problem = problem_of(None, cross_MxN, grid, 0, jnp.zeros_like(cross_MxN), (x_NxT**2).mean(1))
     found = _descend(problem, x_NxT, start.T, joint=joint, max_sweeps=max_sweeps)
     codes_MxN = found.codes.w_NxM.T
     scale_M = scale_of(found.codes.s_M, found.codes.c_M, problem.floor)

