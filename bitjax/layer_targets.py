@@ -139,7 +139,7 @@ def levels_of(rules: Rules, variables: Variables, site: str) -> Levels | None:
         return None
     codes = Codes(jnp.arange(count + 1))
     level = np.asarray(quantizer.decode(params, stats, codes), np.float64).ravel()
-    step = level[-1] / count
+    step = float(level[-1]) / count
     if not (step > 0 and np.allclose(level, step * np.arange(count + 1), atol=1e-5 * level[-1])):
         return None
     return Levels(step, float(params.get("threshold", step / 2)), count)

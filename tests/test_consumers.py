@@ -71,6 +71,7 @@ def test_a_layer_without_normalisation_has_its_reader_too():
     assert not of(Branches("straight"), 3)["first"].rectified
 
 
+@pytest.mark.slow
 def test_what_a_layer_is_added_to_is_read_off_the_program_too():
     model, x = resnet20(width=4), jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     variables = model.init(jax.random.key(0), x)

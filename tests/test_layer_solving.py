@@ -51,7 +51,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name", [n if n == "dense" else pytest.param(n, marks=pytest.mark.slow) for n in LAYERS]
+)
 def test_a_layer_that_is_ternary_already_is_recovered(name):
     layer, shape = LAYERS[name]
     x = jax.random.normal(KEY, shape)
@@ -87,6 +89,7 @@ def chain(transform=lambda v: v):
     return model, floats, bj.attach(model, floats, IMAGES)
 
 
+@pytest.mark.slow
 def test_normalisations_that_turn_channels_upside_down_are_taken_into_account():
     model, floats, variables = chain(shaken)
     teacher = bj.Quantized(Chain(), (RULES[1]._replace(pattern="conv2/input"),))
@@ -108,6 +111,7 @@ def test_each_layer_says_what_it_was_solved_for_and_how_well():
     assert first.patches == 64 * 32
 
 
+@pytest.mark.slow
 def test_solving_gives_less_error_than_rounding_the_kernels():
     model, floats, variables = chain()
     kernels = model.apply(variables, IMAGES)  # rounded at the scale they were attached with
@@ -136,6 +140,7 @@ def test_the_stored_scale_decodes_the_kernel():
     assert set(np.unique(codes.round(5)).tolist()) <= {-1.0, 0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_later_layers_see_what_is_solved_before_them_unless_told_otherwise():
     model, _, variables = chain()
     both = [
@@ -148,6 +153,7 @@ def test_later_layers_see_what_is_solved_before_them_unless_told_otherwise():
     assert first and not second
 
 
+@pytest.mark.slow
 def test_a_solve_that_is_taken_up_again_ends_as_one_that_was_not_interrupted():
     model, _, variables = chain()
     whole = [v for v, _ in solve_each(model, variables, lambda: BATCHES)]
@@ -156,6 +162,7 @@ def test_a_solve_that_is_taken_up_again_ends_as_one_that_was_not_interrupted():
     jax.tree.map(np.testing.assert_array_equal, dict(later[0]), dict(whole[1]))
 
 
+@pytest.mark.slow
 def test_other_grids_and_numbers_of_bits_are_solved_too():
     errors = []
     for kernel in (bj.binary(fit="stored"), TERNARY, bj.low_bit(bits=3, fit="stored")):
@@ -167,6 +174,7 @@ def test_other_grids_and_numbers_of_bits_are_solved_too():
     assert errors[0] > errors[1] > errors[2] > 0
 
 
+@pytest.mark.slow
 def test_dead_inputs_and_zero_filters_do_no_harm():
     model, floats, _ = chain()
     kernel = floats["params"]["conv1"]["kernel"].at[..., 0].set(0.0)
@@ -179,6 +187,7 @@ def test_dead_inputs_and_zero_filters_do_no_harm():
     assert not found["params"]["conv1"]["kernel"][:, :, 1].any()
 
 
+@pytest.mark.slow
 def test_fewer_patches_than_inputs_are_enough_with_a_ridge():
     layer, x = nn.Dense(3), jax.random.normal(KEY, (20, 50))
     model = bj.Quantized(layer, [bj.rule("kernel", TERNARY)])
@@ -186,6 +195,7 @@ def test_fewer_patches_than_inputs_are_enough_with_a_ridge():
     assert bool(jnp.isfinite(model.apply(found, x)).all())
 
 
+@pytest.mark.slow
 def test_without_a_place_for_it_there_is_no_intercept():
     class Bare(nn.Module):
         @nn.compact

@@ -35,7 +35,12 @@ def seen_of(model, shape, function):
     return [record for _, record in found.records], variables["params"]
 
 
-@pytest.mark.parametrize("name", LAYERS)
+FAST = ("conv", "groups", "dense", "projection to heads")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in LAYERS]
+)
 def test_patches_times_the_matrix_are_the_outputs(name):
     model, shape = LAYERS[name]
 

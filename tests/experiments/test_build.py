@@ -305,7 +305,9 @@ def configs():
     for path in CONFIGS:
         for arg in ARGUMENTS.get(path.stem, ("",)):
             name = f"{path.parent.name}/{path.stem}{':' if arg else ''}{arg}"
-            yield pytest.param(path, arg, id=name)
+            # Variants of one file differ in little, and ImageNet's are slow tests themselves.
+            more = arg != ARGUMENTS.get(path.stem, ("",))[0] or path.parent.name == "imagenet"
+            yield pytest.param(path, arg, id=name, marks=[pytest.mark.slow] if more else [])
 
 
 @pytest.mark.parametrize(("path", "arg"), list(configs()))

@@ -63,6 +63,7 @@ def test_the_float_parameters_are_untouched():
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, variables["params"], FLOAT["params"]))
 
 
+@pytest.mark.slow
 def test_more_planes_disturb_the_output_less_and_eight_hardly_at_all():
     errors = []
     for rate in (2.0, 4.0, 8.0):
@@ -71,6 +72,7 @@ def test_more_planes_disturb_the_output_less_and_eight_hardly_at_all():
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
 
 
+@pytest.mark.slow
 def test_windows_are_powers_of_two_and_free_scales_lose_less():
     model, free, _ = allocated(rate=3.0, min_bits=3, max_bits=3)
     _, window, _ = allocated(rate=3.0, min_bits=3, max_bits=3, grid="window")
@@ -139,6 +141,7 @@ def test_the_papers_planes_lose_more_than_rounded_ones_and_lasso_more_than_the_b
         assert (truncated[site].distortion <= lasso[site].distortion).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", ["truncated", "lasso"])
 def test_the_papers_planes_do_to_a_site_what_their_curve_says(grid):
     settings = {"grid": grid, "rate": 3.0, "min_bits": 3, "max_bits": 3}
@@ -153,6 +156,7 @@ def test_the_papers_planes_do_to_a_site_what_their_curve_says(grid):
     np.testing.assert_allclose(jnp.mean((x_hat - x) ** 2), curve.distortion[2], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_papers_planes_at_its_knob_are_within_what_they_promise():
     _, variables, _ = allocated(PAPER_RULES, grid="truncated", psnr_loss=25.0, min_bits=1)
     params = variables["quant"]["second"]["input"]
@@ -166,6 +170,7 @@ SOLVED = bj.bitplane(bits=8, coefficients="solved")
 SOLVED_RULES = (bj.rule("(second|third|head)/input", SOLVED),)
 
 
+@pytest.mark.slow
 def test_solved_coefficients_lose_less_at_their_site_than_powers_of_two():
     errors = []
     for rules in (RULES, SOLVED_RULES):
@@ -177,6 +182,7 @@ def test_solved_coefficients_lose_less_at_their_site_than_powers_of_two():
     assert errors[1] < errors[0]
 
 
+@pytest.mark.slow
 def test_coefficients_are_solved_anew_in_fine_tuning():
     stages = bottleneck(SOLVED_RULES, steps=20, resolve_every=10, calibration_batches=2).stages
     steps, resolve = stages[1].every

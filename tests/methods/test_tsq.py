@@ -61,6 +61,7 @@ def test_the_first_step_leaves_kernels_float_and_the_second_takes_no_gradient():
         np.testing.assert_array_equal(codes[name], transformed[name])
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_codes_and_moves_what_surrounds_them():
     _, seen = execute(run_of(fine_tune_steps=10, fine_tune_rate=0.05))
     before, after = (seen[name] for name in ("transform", "fine_tune"))
@@ -76,12 +77,14 @@ def test_fine_tuning_keeps_the_codes_and_moves_what_surrounds_them():
     np.testing.assert_array_equal(*codes)
 
 
+@pytest.mark.slow
 def test_straight_through_fine_tuning_moves_the_kernels_too():
     _, seen = execute(run_of(fine_tune_steps=10, fine_tune_rate=0.05, trained="straight_through"))
     before, after = (kernels(seen[name])["dense2"] for name in ("transform", "fine_tune"))
     assert (before != after).any()
 
 
+@pytest.mark.slow
 def test_a_transformation_that_is_stopped_goes_on_at_the_layer_behind(tmp_path):
     rules = (*RULES[:2], bj.rule(".*/kernel", bj.ternary(fit="stored")))
 
@@ -112,6 +115,7 @@ def test_a_transformation_that_is_stopped_goes_on_at_the_layer_behind(tmp_path):
         assert resumed[key] == whole[key]
 
 
+@pytest.mark.slow
 def test_planes_of_inputs_get_scales_of_least_error_first():
     rules = (
         bj.rule("(dense2|head)/input", bj.bitplane(bits=8)),

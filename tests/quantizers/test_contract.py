@@ -85,7 +85,7 @@ def rows():
     unsigned = partial(lsq, 4, signed=False)
     yield "lsq-unsigned", Row(unsigned, constant=4, negative=False)
     paper = partial(lsq, 4, init_range="lsq")
-    yield "lsq-paper-start", Row(paper, bits=range(2, 17), constant=None)
+    yield "lsq-paper-start", Row(paper, bits=range(2, 17), constant=None, slow=True)
     yield "pact", Row(partial(pact, 4), negative=False)
     clip = partial(pact, 4, init_clip=2.0)
     yield "pact-given-clip", Row(clip, constant=None, negative=False, slow=True)
@@ -112,44 +112,44 @@ def rows():
     make = partial(bitplane, 4, coefficients="free", shift=0)
     yield "bitplane-free", Row(make, range(1, 9), **claims)
     make = partial(bitplane, 4, coefficients="solved", shift=0)
-    yield "bitplane-solved", Row(make, range(1, 9), **claims)
+    yield "bitplane-solved", Row(make, range(1, 9), slow=True, **claims)
     make = partial(bitplane, 4, scale="observed", range="absmax", **every_plane)
-    yield "bitplane-observed", Row(make, **claims)
+    yield "bitplane-observed", Row(make, slow=True, **claims)
     make = partial(bitplane, 4, scale="observed", coefficients="free", shift=0)
     yield "bitplane-observed-free", Row(make, range(1, 9), slow=True, **claims)
     for kind in ("power_of_two", "free"):
         make = partial(bitplane, 4, signed=True, coefficients=kind, shift=0)
         row = Row(make, range(2, 10), constant=None, ordered=False)
-        yield f"bitplane-signed-{kind}", row
+        yield f"bitplane-signed-{kind}", row._replace(slow=kind != "free")
     faithful = {"mode": "faithful", **every_plane}
     row = Row(partial(bitplane, 4, **faithful), steady=False, **claims)
     yield "bitplane-faithful", row
     make = partial(bitplane, 4, mode="faithful", signed=True, coefficients="free", shift=0)
     row = Row(make, range(2, 10), constant=None, ordered=False, steady=False)
-    yield "bitplane-faithful-signed", row
+    yield "bitplane-faithful-signed", row._replace(slow=True)
     options = {"truncate": True, "wrap": True, "dither": True}
     # It is off by up to a step, and by all of it where it wraps.
     row = Row(partial(bitplane, 4, **faithful, **options), ordered=False, steady=False, **claims)
-    yield "bitplane-faithful-defects", row
+    yield "bitplane-faithful-defects", row._replace(slow=True)
     # Steps are fitted for the bits that they were started at, and to no range.
-    yield "halfwave", Row(partial(halfwave, 4), **claims)
+    yield "halfwave", Row(partial(halfwave, 4), slow=True, **claims)
     yield "halfwave-learned", Row(partial(halfwave, 4, learn_step=True), slow=True, **claims)
     yield "halfwave-measured", Row(partial(halfwave, 4, fit="measured"), **claims)
     # Without a cell around 0 it is off by up to a step.
-    yield "hwgq", Row(partial(hwgq, 4), ordered=False, **claims)
+    yield "hwgq", Row(partial(hwgq, 4), ordered=False, slow=True, **claims)
     row = Row(partial(hwgq, 4, fit="measured"), ordered=False, slow=True, **claims)
     yield "hwgq-measured", row
     # Signs and magnitudes order nothing.
     for fit in ("optimal", "twn", "stored"):
         row = Row(partial(ternary, fit), range(2, 3), constant=4, ordered=False)
-        yield f"ternary-{fit}", row._replace(slow=fit == "stored")
+        yield f"ternary-{fit}", row._replace(slow=fit != "optimal")
     for fit in ("mean", "stored"):
         row = Row(partial(binary, fit), range(1, 2), zero=False, constant=4)
-        yield f"binary-{fit}", row
+        yield f"binary-{fit}", row._replace(slow=fit == "mean")
     # A scale is fitted for the bits that it was started at.
     for fit in ("rounded", "stored"):
         row = Row(partial(low_bit, 4, fit=fit), range(2, 17), constant=None, ordered=False)
-        yield f"low_bit-{fit}", row
+        yield f"low_bit-{fit}", row._replace(slow=fit == "rounded")
 
 
 ROWS = dict(rows())
