@@ -1,0 +1,160 @@
+"""What each part of two-step quantization's solver is worth: a table over the layers of a config.
+
+For every layer that the config would solve, ternary weights are found in several ways from the same
+patches, and judged on others: the error behind the layer's quantizer, or of its output where there
+is none, relative to the energy of what is wanted. Inputs are the teacher's own, so that layers do
+not depend on each other. The network is the config's start with its inputs quantized; the first
+step's training is not run.
+
+python -m experiments.tsq_ablation --config configs/cifar10/resnet20_tsq_a2.py:a4
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of a tsq method.")
+_BATCHES = flags.DEFINE_integer("batches", 16, "Batches to solve from.", lower_bound=1)
+_HELD_OUT = flags.DEFINE_integer("held_out", 8, "Batches to judge by.", lower_bound=1)
+_POSITIONS = flags.DEFINE_integer("positions", 16, "Patches of an example.", lower_bound=1)
+
+WAYS: dict[str, dict[str, Any]] = {
+    "TWN weights, old statistics": {"start": "twn", "scale": "old"},
+    "OTWN weights, old statistics": {"start": "otwn", "scale": "old"},
+    "TWN weights, statistics re-estimated": {"start": "twn", "scale": "matched"},
+    "OTWN weights, statistics re-estimated": {"start": "otwn", "scale": "matched"},
+    "TWN weights, scale and intercept": {"start": "twn", "scale": "best"},
+    "OTWN weights, scale and intercept": {"start": "otwn", "scale": "best"},
+    "+ coordinate descent, a scale for each sweep": {"joint": False},
+    "+ coordinate descent, joint": {"joint": True},
+    "+ ridge 0.1": {"joint": True, "ridge": 0.1},
+    "+ ridge 0.3": {"joint": True, "ridge": 0.3},
+    "+ ridge 0.1 and z-step": {"joint": True, "ridge": 0.1, "behind": True},
+}
+
+
+def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
+    """A fit of one layer in each way."""
+    import jax
+
+    from bitjax.layer_fits import GroupFit, Settings, fit_behind, fit_group
+    from bitjax.quantizers.weight_codes import MATRIX, otwn_codes, twn_codes
+    from bitjax.solvers.code_descent import Fit
+
+    grid, starts = np.array([-1.0, 0.0, 1.0]), {"twn": twn_codes, "otwn": otwn_codes}
+    starts = {n: [np.asarray(a, float) for a in f(float_MxN, MATRIX)] for n, f in starts.items()}
+    found = {}
+    for name, way in WAYS.items():
+        codes, scale = starts[way.get("start", "otwn")]
+        if "start" in way:
+            scale, intercept = scale.ravel(), np.zeros(len(codes))
+            square = np.maximum(np.einsum("mn,nk,mk->m", codes, moments.gram_NxN, codes), 1e-12)
+            if way["scale"] == "matched":
+                scale = np.sqrt(moments.energy_M / square)
+            if way["scale"] == "best":
+                scale = np.maximum(np.sum(moments.cross_MxN * codes, axis=1), 0) / square
+            if way["scale"] != "old":
+                intercept = moments.target_mean_M - scale * (codes @ moments.mean_N)
+            found[name] = Fit(codes, scale, intercept)
+            continue
+        settings = Settings(joint=way["joint"], ridge=way.get("ridge", 0.0))
+        solved: GroupFit = fit_group(moments, float_MxN, codes, grid, settings, jax.random.key(0))
+        if way.get("behind") and levels is not None:
+            solved = fit_behind(solved, x, z, affine, levels, float_MxN, grid, settings)
+        found[name] = solved.fit
+    return found
+
+
+def error_of(fit, x, z, affine, levels) -> float:
+    """Held-out error behind the quantizer, or of the output, over what is wanted."""
+    from bitjax.solvers.targets import output_of
+
+    v = np.asarray(x) @ (np.asarray(fit.scale_M)[:, None] * np.asarray(fit.codes_MxN)).T
+    v = v + np.asarray(fit.intercept_M)
+    if levels is None:
+        return float(np.sum((z - v) ** 2) / np.sum((z - np.mean(z, axis=0)) ** 2))
+    found, wanted = (
+        np.asarray(
+            output_of(
+                a * affine.gain_M + affine.offset_M, levels.step, levels.threshold, levels.count
+            )
+        )
+        for a in (v, z)
+    )
+    return float(np.sum((found - wanted) ** 2) / np.sum(wanted**2))
+
+
+def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
+    """Errors of every way, a (target, error) per layer."""
+    import jax
+    import jax.numpy as jnp
+
+    import bitjax as bj
+    from bitjax.layer_data import merge, moments_of, sampler, sums_of
+    from bitjax.layer_targets import affine_of, levels_of, plan_layers, with_float_kernels
+    from bitjax.trees import read_site
+
+    stages = {stage.name: stage for stage in run.method.stages}
+    model = bj.Quantized(run.model, stages["transform"].rules)
+    variables = bj.attach(model, run.start, run.calibration_batch())
+    if stages["codes"].prepare is not None:
+        (variables,) = stages["codes"].prepare(run._context(0, variables), variables, 0)
+    batches = list(run.batches(_BATCHES.value + _HELD_OUT.value, False))
+    plans = plan_layers(model, variables, run.costs, (batches[0],))
+    teacher = with_float_kernels(model)
+    found: dict[str, list[tuple[str, float]]] = {name: [] for name in WAYS}
+    for index, plan in enumerate(plans):
+        taken = sampler(
+            teacher, teacher, plan.layer, variables, (batches[0],), per_example=_POSITIONS.value
+        )
+        seen = [
+            taken.take(variables, variables, (b,), jax.random.key(i)) for i, b in enumerate(batches)
+        ]
+        sums = None
+        for x, z, _ in seen[: _BATCHES.value]:
+            sums = merge(sums, sums_of(x, z))
+        join = [
+            tuple(jnp.concatenate([pair[i][0] for pair in part]) for i in (0, 1))
+            for part in (seen[: _BATCHES.value], seen[_BATCHES.value :])
+        ]
+        kernel = read_site(variables["params"], plan.layer)["kernel"]
+        float_MxN = np.asarray(taken.view.matrix(kernel), np.float64)[0]
+        affine = affine_of(variables, plan.consumer, len(float_MxN))
+        levels = levels_of(model.rules, variables, plan.consumer.site or "")
+        levels = levels if plan.target == "codes" else None
+        fits = fits_of(moments_of(sums, 0, intercept=True), *join[0], float_MxN, affine, levels)
+        for name, fit in fits.items():
+            found[name].append(
+                (plan.target, error_of(fit, *map(np.asarray, join[1]), affine, levels))
+            )
+        say(f"{index + 1}/{len(plans)} {plan.layer} ({plan.target})")
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Solves the config's layers in every way and prints the table."""
+    del argv
+    from bitjax.training.run_folder import provenance
+    from experiments.build import build_run
+
+    try:
+        run = build_run(_CONFIG.value, None)
+        found = rows(run, lambda line: print(line, flush=True))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    kinds = sorted({kind for errors in found.values() for kind, _ in errors})
+    targets = [target for target, _ in found[next(iter(WAYS))]]
+    print("| way | " + " | ".join(f"{k}, {targets.count(k)} layers" for k in kinds) + " |")
+    print("|---" * (len(kinds) + 1) + "|")
+    for name, errors in found.items():
+        cells = [np.mean([e for a, e in errors if a == kind]) for kind in kinds]
+        print(f"| {name} | " + " | ".join(f"{cell:.4f}" for cell in cells) + " |")
+    print(provenance())
+
+
+if __name__ == "__main__":
+    app.run(main)
