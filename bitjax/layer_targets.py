@@ -61,6 +61,17 @@ class Affine(NamedTuple):
     offset_M: np.ndarray
 
 
+def is_stored(quantizer: Quantizer | None) -> bool:
+    """Whether a kernel's scale is a parameter of its own, which can be solved for.
+
+    Example:
+      >>> from bitjax.quantizers.ternary import ternary
+      >>> is_stored(ternary(fit="stored")), is_stored(ternary())
+      (True, False)
+    """
+    return quantizer is not None and quantizer.form.get("fit") == "stored"
+
+
 def plan_layers(
     model: Quantized,
     variables: Variables,
@@ -91,7 +102,7 @@ def plan_layers(
     found, stored = [], []
     for site, entry in costs.items():
         quantizer = quantizer_of(model.rules, site)
-        if entry.role != "kernel" or quantizer is None or not _is_stored(quantizer):
+        if entry.role != "kernel" or quantizer is None or not is_stored(quantizer):
             continue
         own = float(np.max(_leaf(variables[QUANT], site)["bits"]))
         stored.append(f"{entry.layer} ({own:g} bits)")
@@ -160,7 +171,7 @@ def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine 
 
 def with_float_kernels(model: Quantized) -> Quantized:
     """The model with the kernels of stored scales as they are: what it is solved to be like."""
-    rules = (r._replace(quantizer=None) if _is_stored(r.quantizer) else r for r in model.rules)
+    rules = (r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in model.rules)
     return model.clone(rules=tuple(rules))
 
 
@@ -168,10 +179,6 @@ def has_intercept(variables: Variables, plan: Plan) -> bool:
     """Whether an intercept has a place: the layer's bias, or its batch normalisation's mean."""
     params = _leaf(variables["params"], plan.layer)
     return "bias" in params or plan.consumer.epsilon is not None
-
-
-def _is_stored(quantizer):
-    return quantizer is not None and quantizer.form.get("fit") == "stored"
 
 
 def _floats(variables):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from bitjax import cost
+from bitjax.layer_targets import TARGETS, is_stored, plan_layers
 from bitjax.linen import QUANT, STATS, Quantized
 from bitjax.probe import inner_model, rules_of
 from bitjax.rules import quantizer_of
@@ -123,6 +124,7 @@ def summary(
     costs = site_costs(model, *args, **kwargs)
     rows = site_rows(model, variables, costs)
     parts = [_table(rows), *_totals(model, variables, costs)]
+    parts += _targets(model, variables, costs, args)
     parts += _not_reached(model, variables, costs, rows, args, kwargs)
     plain = io.StringIO()
     printed = Console(file=file)
@@ -194,6 +196,20 @@ def _totals(model, variables, costs):
         f"MACs              {_metric(cost.macs(costs))} (like activations and BOPs, per example)",
     ]
     return ["", *lines]
+
+
+def _targets(model, variables, costs, args):
+    """What `solve_layers` solves each kernel of a stored scale for, see `layer_targets.TARGETS`."""
+    stored = [s for s in costs if (q := quantizer_of(rules_of(model), s)) and is_stored(q)]
+    if not stored:
+        return []
+    plans = plan_layers(model, variables, costs, args)
+    lines = []
+    for target in TARGETS:
+        layers = [plan.layer for plan in plans if plan.target == target]
+        if layers:
+            lines.append(f"solved for {target:6}  {', '.join(layers)}")
+    return lines
 
 
 def _not_reached(model, variables, costs, rows, args, kwargs):

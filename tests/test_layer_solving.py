@@ -1,5 +1,7 @@
 """Layers solved from what a teacher's layers give: exact where it can be, else refused."""
 
+import io
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,10 @@ import numpy as np
 import pytest
 
 import bitjax as bj
+from bitjax.consumers import Consumer
 from bitjax.layer_fits import Settings
 from bitjax.layer_solving import solve_each, solve_layers
-from bitjax.layer_targets import plan_layers
+from bitjax.layer_targets import affine_of, plan_layers
 
 TERNARY = bj.ternary(fit="stored")
 KEY = jax.random.key(0)
@@ -232,3 +235,44 @@ def test_the_plan_follows_the_forward_order():
     )
     assert {p.target for p in every} == {"output"}
     assert Settings().asymmetric
+
+
+class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(6, name="first")(x))
+        x = nn.relu(nn.BatchNorm(True, name="norm")(nn.Dense(6, use_bias=False, name="second")(x)))
+        return nn.Dense(3, name="head")(x)
+
+
+@pytest.mark.slow
+def test_integers_alone_give_the_codes_that_the_network_gives():
+    x = jax.random.normal(KEY, (400, 5))
+    inputs = bj.lsq(bits=2, signed=False)
+    rules = (bj.rule("(second|head)/input", inputs), bj.rule("second/kernel", TERNARY))
+    model = bj.Quantized(Two(), rules)
+    floats = shaken(Two().init(KEY, x))
+    found = solve_layers(model, bj.attach(model, floats, x), [x], target="codes")
+    tapped = bj.tap(model, found, x)
+    quant, norm = found["quant"], affine_of(found, Consumer("norm", "head/input", 1e-5), 6)
+    step, after = (float(quant[name]["input"]["scale"]) for name in ("second", "head"))
+    scale = np.asarray(quant["second"]["kernel"]["scale"], np.float64).ravel()
+    codes_in = np.rint(np.asarray(tapped["second"].input) / step).astype(np.int32)
+    weights = np.rint(np.asarray(found["params"]["second"]["kernel"]) / scale).astype(np.int32)
+    accumulated = codes_in @ weights  # int32
+    # Thresholds of the accumulator: (t_k - b) / (a D), the other way round for a negative gain.
+    gain = norm.gain_M * scale * step
+    edges = (np.array([0.5, 1.5, 2.5])[:, None] * after - norm.offset_M) / gain
+    above = np.where(
+        gain > 0, accumulated[None] > edges[:, None], accumulated[None] < edges[:, None]
+    )
+    wanted = np.rint(np.asarray(tapped["head"].input) / after)
+    near = np.abs(accumulated[None] - edges[:, None]).min(axis=0) < 1e-4
+    assert near.mean() < 0.01
+    np.testing.assert_array_equal(above.sum(axis=0)[~near], wanted[~near])
+
+
+def test_the_summary_says_what_each_layer_is_solved_for():
+    model, _, variables = chain()
+    text = bj.summary(model, variables, IMAGES, file=io.StringIO())
+    assert "solved for codes   conv1\n" in text and "solved for output  conv2\n" in text

@@ -23,7 +23,8 @@ def run(name, workdir=None, **changes):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    config.method.steps = STEPS
+    if "steps" in config.method:
+        config.method.steps = STEPS
     config.update(changes)
     job = build_run(config, workdir, source=f"configs/digits/{name}.py")
     job.show = False
@@ -72,3 +73,16 @@ def test_the_bottleneck_keeps_97_per_cent_at_three_planes_on_average():
     result = run("bottleneck", method={"float_steps": STEPS, "steps": 100})
     assert result["steps"] == STEPS + 100
     assert result["accuracy"] >= 0.97
+
+
+@pytest.mark.parametrize("name", ["hwgq", "twn"])
+def test_binary_and_ternary_weights_with_two_bit_activations_reach_95_per_cent(name):
+    assert run(name)["accuracy"] >= 0.95
+
+
+def test_weights_solved_for_the_codes_lose_at_most_two_points():
+    result = run("tsq", method={"code_steps": STEPS})
+    codes, transform = result["stages"]
+    assert (codes["steps"], transform["steps"]) == (STEPS, 0)
+    assert codes["accuracy"] >= 0.95
+    assert transform["accuracy"] >= codes["accuracy"] - 0.02

@@ -7,6 +7,7 @@ import jax
 
 from bitjax.layer_fits import Settings
 from bitjax.layer_solving import solve_each
+from bitjax.layer_targets import is_stored
 from bitjax.methods.base import (
     FROZEN,
     Context,
@@ -21,7 +22,7 @@ from bitjax.methods.base import (
 from bitjax.methods.quantization_aware import fixed_bits, teaching
 from bitjax.plane_allocation import allocate
 from bitjax.quantizers.ternary import hold_codes
-from bitjax.rules import Rule, Rules, quantizer_of
+from bitjax.rules import Rules, quantizer_of
 
 TRAINED = ("scales", "straight_through")
 
@@ -106,7 +107,7 @@ def tsq(
     """
     if trained not in TRAINED:
         raise ValueError(f"`trained` must be one of {list(TRAINED)}, got {trained!r}.")
-    if not any(map(_is_stored, rules)):
+    if not any(is_stored(r.quantizer) for r in rules):
         raise ValueError(
             "tsq has no kernel to solve: give one a ternary, binary or low_bit quantizer with "
             "fit='stored'."
@@ -172,7 +173,9 @@ def tsq(
         )
         ranges = scheduled(sgd(momentum), fine_tune_rate, fine_tune_steps, warmup=warmup)
         held = tuple(
-            r._replace(quantizer=hold_codes(r.quantizer)) if r.quantizer and _is_stored(r) else r
+            r._replace(quantizer=hold_codes(r.quantizer))
+            if r.quantizer and is_stored(r.quantizer)
+            else r
             for r in rules
         )
         stages.append(
@@ -196,7 +199,7 @@ def float_kernels(rules: Rules) -> Rules:
       >>> float_kernels([bj.rule(".*/kernel", bj.ternary(fit="stored"))])
       (Rule(pattern='.*/kernel', quantizer=None),)
     """
-    return tuple(r._replace(quantizer=None) if _is_stored(r) else r for r in rules)
+    return tuple(r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in rules)
 
 
 def frozen_codes(rules: Rules) -> Callable[[Any], Any]:
@@ -213,11 +216,6 @@ def frozen_codes(rules: Rules) -> Callable[[Any], Any]:
         if path[0].key != "params" or path[-1].key != "kernel":
             return name
         quantizer = quantizer_of(rules, "/".join(key.key for key in path[1:]))
-        stored = quantizer is not None and quantizer.form.get("fit") == "stored"
-        return FROZEN if stored else name
+        return FROZEN if is_stored(quantizer) else name
 
     return lambda trained: jax.tree_util.tree_map_with_path(label, default_labels(trained))
-
-
-def _is_stored(rule: Rule) -> bool:
-    return rule.quantizer is not None and rule.quantizer.form.get("fit") == "stored"
