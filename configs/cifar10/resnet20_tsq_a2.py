@@ -40,6 +40,10 @@ def get_config(inputs="a2"):
         "augment": True,
         "positions": 16,
         "ridge": 0.1,
+        "starts": 8,
+        # Without a first step nothing has learned to live with the inputs' codes.
+        "float_inputs": not trained,
+        "target": "codes" if trained else "sum",
     }
     config.rules = (
         ("stage.*/kernel", {"name": "ternary", "fit": "stored"}),
