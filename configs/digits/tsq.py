@@ -1,8 +1,8 @@
 """Two-step quantization on the digits: 2-bit activations from scratch, then ternary weights solved.
 
 Inner layers ternary with 2-bit inputs, the first kernel and the head's at 8 bits; float.py's 1200
-steps, the last 200 with the ternary codes held: no gradient step changes those weights. Target: within 1.0 point of float. Results: results/README.md.
-Command:
+steps, the last 200 with the ternary codes held: no gradient step changes those weights. Target:
+within 1.0 point of float. Results: results/README.md. Command:
   python -m experiments.train --config configs/digits/tsq.py --workdir runs/digits-tsq
 """
 
