@@ -40,6 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
     """A fit of one layer in each way."""
     import jax
+    import jax.numpy as jnp
 
     from bitjax.layer_fits import GroupFit, Settings, fit_behind, fit_group
     from bitjax.quantizers.weight_codes import MATRIX, otwn_codes, twn_codes
@@ -59,7 +60,7 @@ def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
                 scale = np.maximum(np.sum(moments.cross_MxN * codes, axis=1), 0) / square
             if way["scale"] != "old":
                 intercept = moments.target_mean_M - scale * (codes @ moments.mean_N)
-            found[name] = Fit(codes, scale, intercept)
+            found[name] = Fit(*map(jnp.asarray, (codes, scale, intercept)))
             continue
         settings = Settings(joint=way["joint"], ridge=way.get("ridge", 0.0))
         solved: GroupFit = fit_group(moments, float_MxN, codes, grid, settings, jax.random.key(0))
@@ -117,20 +118,20 @@ def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
         sums = None
         for x, z, _ in seen[: _BATCHES.value]:
             sums = merge(sums, sums_of(x, z))
-        join = [
-            tuple(jnp.concatenate([pair[i][0] for pair in part]) for i in (0, 1))
+        assert sums is not None, "there is a batch to solve from"
+        (x, z), (held_x, held_z) = (
+            [jnp.concatenate([pair[i][0] for pair in part]) for i in (0, 1)]
             for part in (seen[: _BATCHES.value], seen[_BATCHES.value :])
-        ]
+        )
         kernel = read_site(variables["params"], plan.layer)["kernel"]
         float_MxN = np.asarray(taken.view.matrix(kernel), np.float64)[0]
         affine = affine_of(variables, plan.consumer, len(float_MxN))
         levels = levels_of(model.rules, variables, plan.consumer.site or "")
         levels = levels if plan.target == "codes" else None
-        fits = fits_of(moments_of(sums, 0, intercept=True), *join[0], float_MxN, affine, levels)
+        fits = fits_of(moments_of(sums, 0, intercept=True), x, z, float_MxN, affine, levels)
         for name, fit in fits.items():
-            found[name].append(
-                (plan.target, error_of(fit, *map(np.asarray, join[1]), affine, levels))
-            )
+            error = error_of(fit, np.asarray(held_x), np.asarray(held_z), affine, levels)
+            found[name].append((plan.target, error))
         say(f"{index + 1}/{len(plans)} {plan.layer} ({plan.target})")
     return found
 
