@@ -124,6 +124,7 @@ def test_solving_gives_less_error_than_rounding_the_kernels():
     assert error < 0.5 * rounded
 
 
+@pytest.mark.slow
 def test_only_the_solved_layers_and_the_means_behind_them_change():
     model, _, variables = chain()
     found = solve_layers(model, variables, BATCHES, layers="conv1")
@@ -134,6 +135,7 @@ def test_only_the_solved_layers_and_the_means_behind_them_change():
     assert jax.tree.all(same)
 
 
+@pytest.mark.slow
 def test_the_stored_scale_decodes_the_kernel():
     model, _, variables = chain()
     found = solve_layers(model, variables, BATCHES)

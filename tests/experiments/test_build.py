@@ -301,12 +301,17 @@ ARGUMENTS = {
 SIDES = {"alexnet_bn": 67}  # the smallest picture it takes; others take 32
 
 
+VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
+VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn"}
+
+
 def configs():
     for path in CONFIGS:
         for arg in ARGUMENTS.get(path.stem, ("",)):
             name = f"{path.parent.name}/{path.stem}{':' if arg else ''}{arg}"
             # Variants of one file differ in little, and ImageNet's are slow tests themselves.
             more = arg != ARGUMENTS.get(path.stem, ("",))[0] or path.parent.name == "imagenet"
+            more = more or path.stem in VARIANTS
             yield pytest.param(path, arg, id=name, marks=[pytest.mark.slow] if more else [])
 
 

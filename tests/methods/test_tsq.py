@@ -49,6 +49,7 @@ def execute(run):
     return run.execute(), seen
 
 
+@pytest.mark.slow
 def test_the_first_step_leaves_kernels_float_and_the_second_takes_no_gradient():
     result, seen = execute(run_of())
     assert [stage["steps"] for stage in result["stages"]] == [20, 0]

@@ -22,6 +22,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(make, parameters, g
     assert bj.macs(bj.site_costs(make(), IMAGES)) / 1e9 == pytest.approx(gmacs, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_block_starts_as_its_shortcut():
     model = ImageNetResNet((1, 1), width=4, num_classes=3)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

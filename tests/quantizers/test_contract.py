@@ -95,7 +95,7 @@ def rows():
                 granularity = GRANULARITIES[(i + j + zero) % 3]
                 options = form(granularity, mode=mode, range=span, zero_on_grid=zero, min_bits=0.0)
                 constant = 0 if span == "minmax" else None
-                slow = mode != "blend" and (j != i % 2 or zero != (i > 2))
+                slow = j != i % 2 or zero != (i > 2)
                 row = Row(partial(bitlength, 4.0, **options), range(0, 17), zero, constant)
                 ending = "zero" if zero else "ends"
                 yield f"bitlength-{mode}-{span}-{ending}", row._replace(slow=slow)
@@ -103,7 +103,8 @@ def rows():
     # The clip is stored as a logarithm, whose rounding grows with its size.
     yield "bitlength-learned-unsigned", Row(after_relu, constant=64, negative=False)
     options = {"granularity": "per_channel", "range_granularity": "per_tensor"}
-    yield "bitlength-two-granularities", Row(partial(bitlength, 4.0, **options), zero=False)
+    row = Row(partial(bitlength, 4.0, **options), zero=False, slow=True)
+    yield "bitlength-two-granularities", row
     # A learned scale is stored for the planes that it was started at, and the highest level of some
     # planes is short of the range: nothing is claimed of constants. A sign's plane orders nothing.
     claims = {"constant": None, "negative": False}
@@ -123,7 +124,7 @@ def rows():
         yield f"bitplane-signed-{kind}", row._replace(slow=kind != "free")
     faithful = {"mode": "faithful", **every_plane}
     row = Row(partial(bitplane, 4, **faithful), steady=False, **claims)
-    yield "bitplane-faithful", row
+    yield "bitplane-faithful", row._replace(slow=True)
     make = partial(bitplane, 4, mode="faithful", signed=True, coefficients="free", shift=0)
     row = Row(make, range(2, 10), constant=None, ordered=False, steady=False)
     yield "bitplane-faithful-signed", row._replace(slow=True)
