@@ -7,7 +7,7 @@ training, from 4,096 images and for the float network's outputs:
   :float   float inputs
 Targets, top-1 %: float inputs 89.6, 4 bits 89.0 without training (independent references: 89.49 and
 88.86); 2 bits 82.5 before and 86.0 after the last stage (references 81.69 and 83.99); float 91.73.
-Results: results/README.md. Command (5 minutes on 2 cores):
+Results: results/README.md. Command (10 minutes on 2 busy cores):
   python -m experiments.train --config configs/cifar10/resnet20_tsq_a2.py --workdir runs/r20-tsq
 """
 
