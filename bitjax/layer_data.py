@@ -5,7 +5,7 @@ sees the same images: the asymmetric form of Two-Step Quantization (Wang et al.,
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -183,6 +183,54 @@ def merge(one: Sums | None, other: Sums) -> Sums:
     """Two batches' sums added, in float64 on the host."""
     wide = Sums(*(np.asarray(leaf, np.float64) for leaf in other))
     return wide if one is None else Sums(*(a + b for a, b in zip(one, wide, strict=True)))
+
+
+class Collected(NamedTuple):
+    """What a layer's batches came to.
+
+    Attributes:
+      count: patches.
+      sums: over all of them; None where they are fewer than the layer's inputs.
+      x_GxTxN: all patches, where they are wanted or too few for sums; else None.
+      z_GxTxM: their targets; likewise.
+    """
+
+    count: int
+    sums: Sums | None
+    x_GxTxN: Any
+    z_GxTxM: Any
+
+
+def collect(pairs: Iterable[tuple[jax.Array, jax.Array]], *, resident: bool) -> Collected:
+    """Sums over batches of patches and targets, and the patches themselves where they are wanted.
+
+    A Gram matrix is made once there are as many patches as inputs: before that the patches are
+    smaller than it is, and solvers take them as they are.
+
+    Args:
+      pairs: (x [G, T, N], z [G, T, M]) of one batch after the other, at least one.
+      resident: whether patches are kept all the same.
+
+    Example:
+      >>> few = collect([(jnp.ones((1, 4, 8)), jnp.ones((1, 4, 3)))], resident=False)
+      >>> few.sums is None, few.x_GxTxN.shape
+      (True, (1, 4, 8))
+    """
+    sums, count, kept, waiting = None, 0, [], []
+    for pair in pairs:
+        count += pair[0].shape[1]
+        waiting.append(pair)
+        if resident:
+            kept.append(pair)
+        if count >= pair[0].shape[2]:
+            for one in waiting:
+                sums = merge(sums, sums_of(*one))
+            waiting = []
+    kept = kept or waiting
+    if not kept:
+        return Collected(count, sums, None, None)
+    x, z = (jnp.concatenate(leaves, axis=1) for leaves in zip(*kept, strict=True))
+    return Collected(count, sums, x, z)
 
 
 def moments_of(sums: Sums, group: int, *, intercept: bool) -> Moments:

@@ -15,6 +15,7 @@ from bitjax.layer_targets import Affine, Levels
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
+from bitjax.solvers.sample_descent import fit_codes_to_samples
 from bitjax.solvers.targets import output_of
 
 
@@ -30,8 +31,8 @@ class Settings(NamedTuple):
       positions: patches of an example.
       ridge: pull towards the float filters, see `solvers.fit_codes`.
       joint: every code at its own best scale; else one scale for each sweep, as in the paper.
-      pair_moves: also changes two codes at once.
-      starts: of the descent.
+      pair_moves: also changes two codes at once; not where patches are fewer than inputs.
+      starts: of the descent; likewise.
       strengths: lambda of the splitting, one after the other, for the target `codes`.
       iterations: of the splitting, for each strength.
       max_sweeps: of one descent.
@@ -79,6 +80,26 @@ def fit_group(
         starts=settings.starts, key=key, max_sweeps=settings.max_sweeps,
     )  # fmt: skip
     return GroupFit(found.value, float(np.sum(found.objective)), float(np.sum(moments.energy_M)))
+
+
+def fit_group_to_samples(
+    x_TxN: jax.Array,
+    z_TxM: jax.Array,
+    float_MxN: Any,
+    start_MxN: Any,
+    grid: Any,
+    settings: Settings,
+    *,
+    intercept: bool,
+) -> GroupFit:
+    """As `fit_group`, from patches that are fewer than inputs: one start, and no pair moves."""
+    found = fit_codes_to_samples(
+        x_TxN, z_TxM, grid, start_MxN, intercept=intercept, ridge=settings.ridge,
+        float_MxN=float_MxN, joint=settings.joint, max_sweeps=settings.max_sweeps,
+    )  # fmt: skip
+    z = np.asarray(z_TxM, np.float64)
+    energy = np.sum(np.mean((z - intercept * z.mean(0)) ** 2, axis=0))
+    return GroupFit(found.value, float(np.sum(found.objective)), float(energy))
 
 
 def fit_behind(

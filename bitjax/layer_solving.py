@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.layer_data import Sums, merge, moments_of, sampler, sums_of
+from bitjax.layer_data import collect, moments_of, sampler
 from bitjax.layer_fits import (
     GroupFit,
     Settings,
     away_from_0,
     fit_behind,
     fit_group,
+    fit_group_to_samples,
     start_of,
 )
 from bitjax.layer_targets import (
@@ -44,7 +45,7 @@ class Report(NamedTuple):
 
     Attributes:
       layer: its path.
-      target: one of `layer_targets.TARGETS`.
+      target: one of `layer_targets.TARGETS`; with fewer patches than inputs, `output` or `sum`.
       error: of the linear fit, E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
       mismatch: share of the consumer's codes that differ from the teacher's on held-out patches;
         None for other targets than `codes`.
@@ -175,40 +176,48 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     groups, filters, _ = float_GxMxN.shape
     affine = affine_of(teacher, plan.consumer, groups * filters)
     resident = plan.target in ("codes", "relu") and settings.iterations > 0
-    sums: Sums | None = None
-    kept: list[tuple[Any, Any]] = []
-    for index, batch in enumerate(batches()):
-        x, z, owed = taken.take(tree, teacher, _as_args(batch), jax.random.fold_in(key, index))
-        if added and affine is not None:
-            z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
-        sums = merge(sums, sums_of(x, z))
-        if resident:
-            kept.append((x, z))
-    assert sums is not None, "the first batch was read above"
 
+    def pairs():
+        for index, batch in enumerate(batches()):
+            one = jax.random.fold_in(key, index)
+            x, z, owed = taken.take(tree, teacher, _as_args(batch), one)
+            if added and affine is not None:
+                z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
+            yield x, z
+
+    data = collect(pairs(), resident=resident)
     intercept = has_intercept(teacher, plan) and affine is not None
     fits: list[GroupFit] = []
     for g in range(groups):
         own = None
         if affine is not None:
             own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
+        if data.sums is None:
+            fits.append(
+                fit_group_to_samples(
+                    data.x_GxTxN[g], data.z_GxTxM[g], float_GxMxN[g], start_GxMxN[g], grid,
+                    settings, intercept=intercept,
+                )
+            )  # fmt: skip
+            continue
         found = fit_group(
-            moments_of(sums, g, intercept=intercept), float_GxMxN[g], start_GxMxN[g], grid,
+            moments_of(data.sums, g, intercept=intercept), float_GxMxN[g], start_GxMxN[g], grid,
             settings, jax.random.fold_in(key, g),
         )  # fmt: skip
         if resident and own is not None:
             levels = levels_of(model.rules, variables, plan.consumer.site or "")
-            x, z = (jnp.concatenate([pair[i][g] for pair in kept]) for i in (0, 1))
-            found = fit_behind(found, x, z, own, levels, float_GxMxN[g], grid, settings)
+            found = fit_behind(
+                found, data.x_GxTxN[g], data.z_GxTxM[g], own, levels, float_GxMxN[g], grid, settings
+            )
         fits.append(found)
     mismatches = [found.mismatch for found in fits if found.mismatch is not None]
     report = Report(
         plan.layer,
-        plan.target,
+        "output" if data.sums is None and plan.target != "sum" else plan.target,
         sum(f.error for f in fits) / max(sum(f.energy for f in fits), 1e-30),
         float(np.mean(mismatches)) if mismatches else None,
         float(np.mean([np.mean(np.asarray(f.fit.codes_MxN) == 0) for f in fits])),
-        int(sums.count),
+        data.count,
     )
     changed = [found.fit for found in fits]
     return _with_fits(variables, teacher, plan, taken.view, changed, intercept), report

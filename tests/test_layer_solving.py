@@ -10,6 +10,7 @@ import pytest
 
 import bitjax as bj
 from bitjax.consumers import Consumer
+from bitjax.layer_data import collect, merge, sums_of
 from bitjax.layer_fits import Settings
 from bitjax.layer_solving import solve_each, solve_layers
 from bitjax.layer_targets import affine_of, plan_layers
@@ -192,12 +193,33 @@ def test_dead_inputs_and_zero_filters_do_no_harm():
     assert not found["params"]["conv1"]["kernel"][:, :, 1].any()
 
 
+def test_patches_fewer_than_inputs_never_become_a_gram_matrix():
+    x, z = jax.random.normal(KEY, (2, 12, 10)), jax.random.normal(KEY, (2, 12, 3))
+    batches = [(x[:, i : i + 3], z[:, i : i + 3]) for i in range(0, 12, 3)]
+    few = collect(batches[:3], resident=False)
+    assert few.sums is None
+    assert few.count == 9
+    np.testing.assert_array_equal(few.x_GxTxN, x[:, :9])
+    many, kept = (collect(batches, resident=r) for r in (False, True))
+    assert many.x_GxTxN is None
+    np.testing.assert_array_equal(kept.z_GxTxM, z)
+    for found in (many, kept):
+        for one, other in zip(found.sums, merge(None, sums_of(x, z)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_fewer_patches_than_inputs_are_enough_with_a_ridge():
     layer, x = nn.Dense(3), jax.random.normal(KEY, (20, 50))
     model = bj.Quantized(layer, [bj.rule("kernel", TERNARY)])
-    found = solve_layers(model, model.init(KEY, x), [x], ridge=0.3)
+    variables, reports = model.init(KEY, x), []
+    found = solve_layers(model, variables, [x], ridge=0.3, log=reports.append)
     assert bool(jnp.isfinite(model.apply(found, x)).all())
+    assert reports[0].patches == 20
+    assert reports[0].error < 0.1  # there are more codes than patches to explain
+    wanted, rounded = layer.apply({"params": variables["params"]}, x), model.apply(variables, x)
+    error = [float(jnp.sum((wanted - y) ** 2)) for y in (model.apply(found, x), rounded)]
+    assert error[0] < 0.5 * error[1]
 
 
 @pytest.mark.slow

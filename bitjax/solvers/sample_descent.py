@@ -14,7 +14,13 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.code_checks import check_codes, check_counts, checked_arrays, checked_grid
+from bitjax.solvers.code_checks import (
+    check_codes,
+    check_counts,
+    check_ridge,
+    checked_arrays,
+    checked_grid,
+)
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
     Codes,
@@ -37,6 +43,8 @@ def fit_codes_to_samples(
     start_MxN: ArrayLike,
     *,
     intercept: bool = True,
+    ridge: float = 0.0,
+    float_MxN: ArrayLike | None = None,
     joint: bool = True,
     max_sweeps: int = 30,
 ) -> Solution:
@@ -55,17 +63,19 @@ def fit_codes_to_samples(
         grid_G: codes in rising order.
         start_MxN: codes to start from, all of them in the grid.
         intercept: with a free intercept per filter; else 0, the paper's form.
+        ridge: as in `fit_codes`; with so few patches there is much that they do not determine.
+        float_MxN: likewise.
         joint: (b') or (b), as in `fit_codes`.
         max_sweeps: sweeps end then at the latest.
 
     Returns:
-        `value`: `Fit`. `objective`: the mean of (z - v)^2 over patches, [M]. `stats`: `per_sweep`,
-            its mean over filters after each sweep, NaN after the last, [max_sweeps]; `sweeps`;
-            `converged`; `sparsity`, [M].
+        `value`: `Fit`. `objective`: the mean of (z - v)^2 over patches, [M], without the ridge.
+            `stats`: `per_sweep`, the mean over filters, with the ridge, after each sweep, NaN after
+            the last, [max_sweeps]; `sweeps`; `converged`; `sparsity`, [M].
 
     Raises:
         ValueError: shapes do not fit, a value is not finite, the grid does not rise, a start is off
-            the grid, or `max_sweeps` is less than 1.
+            the grid, `ridge` is negative, or `max_sweeps` is less than 1.
 
     Example:
         >>> x = jnp.array([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
@@ -84,22 +94,28 @@ def fit_codes_to_samples(
             f"{x.shape} and {z.shape}."
         )
     (T, N), M = x.shape, z.shape[1]
-    given = {"x_TxN": (x, (T, N)), "z_TxM": (z, (T, M)), "start_MxN": (start_MxN, (M, N))}
-    x, z, start = checked_arrays(given, "x_TxN", dtype)
+    given = {
+        "x_TxN": (x, (T, N)),
+        "z_TxM": (z, (T, M)),
+        "start_MxN": (start_MxN, (M, N)),
+        "float_MxN": (float_MxN, (M, N)),
+    }
+    x, z, start, pull = checked_arrays(given, "x_TxN", dtype)
     grid = checked_grid(grid_G, dtype)
     check_codes("start_MxN", start, grid)
+    check_ridge(ridge)
     check_counts(max_sweeps=max_sweeps)
 
     x_mean, z_mean = x.mean(0) * intercept, z.mean(0) * intercept
     x_NxT, z_TxM = (x - x_mean).T, z - z_mean
     cross_MxN = dot(z_TxM.T, x_NxT.T) / T
-    problem = problem_of(None, cross_MxN, grid, 0, jnp.zeros_like(cross_MxN), (x_NxT**2).mean(1))
+    problem = problem_of(None, cross_MxN, grid, ridge, pull, (x_NxT**2).mean(1))
     found = _descend(problem, x_NxT, start.T, joint=joint, max_sweeps=max_sweeps)
     codes_MxN = found.codes.w_NxM.T
     scale_M = scale_of(found.codes.s_M, found.codes.c_M, problem.floor)
     objective = ((z_TxM - scale_M * dot(x_NxT.T, codes_MxN.T)) ** 2).mean(0)
     stats = {
-        "per_sweep": (z_TxM**2).mean() - found.gain_S,
+        "per_sweep": (z_TxM**2).mean() + problem.ridge * (pull**2).sum(1).mean() - found.gain_S,
         "sweeps": int(found.sweeps),
         "converged": bool(found.converged),
         "sparsity": (codes_MxN == 0).mean(1, dtype=dtype),
@@ -115,7 +131,8 @@ def _descend(problem, x_NxT, w_NxM, *, joint, max_sweeps):
 
     def measured_products(w_NxM):
         product_TxM = dot(x_NxT.T, w_NxM)
-        return product_TxM, measured(problem, w_NxM, (product_TxM**2).mean(0))
+        energy_M = (product_TxM**2).mean(0) + problem.ridge * (w_NxM**2).sum(0)
+        return product_TxM, measured(problem, w_NxM, energy_M)
 
     def one_block(b, carry):
         product_TxM, codes, scale_M, changed = carry
@@ -126,9 +143,9 @@ def _descend(problem, x_NxT, w_NxM, *, joint, max_sweeps):
         )
         d_BxM, s_M, c_M = visit_block(
             problem,
-            dot(x_BxT, x_BxT.T) / T,
+            dot(x_BxT, x_BxT.T) / T + problem.ridge * jnp.eye(block, dtype=x_BxT.dtype),
             q_BxM,
-            dot(x_BxT, product_TxM) / T,
+            dot(x_BxT, product_TxM) / T + problem.ridge * old_BxM,
             codes._replace(w_NxM=old_BxM),
             scale_M,
             first=b * block - start,

@@ -58,7 +58,9 @@ def test_gradients_to_x_and_range_are_those_of_the_frozen_surrogate(bits):
 
         @jax.jit
         def value_and_pull(g):
-            quantize = lambda x, grid: fake_quant(x, grid, jnp.float64(bits), False)  # noqa: E731
+            def quantize(x, grid):
+                return fake_quant(x, grid, jnp.float64(bits), False)
+
             x_hat, pull = jax.vjp(quantize, jnp.array(X), grid)
             return x_hat, pull(g)
 

@@ -90,7 +90,9 @@ def test_sharpening_multiplies_the_slope_inside_the_ramp_and_leaves_it_outside()
     rise = float(jnp.sum(X * (integer(4) - integer(3))))
 
     def slope(n):
-        total = lambda n: jnp.sum(X * blend_quant(X, grid, n, jnp.float32(4.0), False))  # noqa: E731
+        def total(n):
+            return jnp.sum(X * blend_quant(X, grid, n, jnp.float32(4.0), False))
+
         return float(jax.grad(total)(jnp.float32(n)))
 
     assert slope(3.5) == pytest.approx(4 * rise, rel=1e-3)

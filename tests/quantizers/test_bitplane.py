@@ -175,7 +175,9 @@ def test_a_pass_per_plane_and_a_sum_per_code_give_the_same():
 
 
 def gradients(q, params, stats, x, g):
-    loss = lambda params, x: jnp.sum(g * q.apply(params, stats, x, train=True))  # noqa: E731
+    def loss(params, x):
+        return jnp.sum(g * q.apply(params, stats, x, train=True))
+
     return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, jnp.asarray(x))
 
 
@@ -253,7 +255,10 @@ def test_new_bits_shifts_scales_and_coefficients_compile_nothing():
         @jax.jit
         def gradient(params, q=q, stats=stats, traced=traced):
             traced.append(1)
-            loss = lambda p: jnp.sum(q.apply(p, stats, HALF_NORMAL) ** 2)  # noqa: E731
+
+            def loss(p):
+                return jnp.sum(q.apply(p, stats, HALF_NORMAL) ** 2)
+
             return jax.value_and_grad(loss)(params)
 
         losses = {

@@ -24,16 +24,18 @@ def patches(count, inputs, filters, seed=0):
     return x, x @ w.T, np.sign(w) * (np.abs(w) > 0.6)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("intercept", [False, True])
-def test_the_answer_is_that_of_the_gram_matrix(intercept, joint):
+def test_the_answer_is_that_of_the_gram_matrix(intercept, joint, ridge):
     # 150 inputs are two blocks and a part of a third.
     x, z, start = patches(40, 150, 6)
     means = {"mean_N": x.mean(0), "target_mean_M": z.mean(0)} if intercept else {}
     xc, zc = (x - x.mean(0), z - z.mean(0)) if intercept else (x, z)
     statistics = xc.T @ xc / 40, zc.T @ xc / 40, (zc**2).mean(0)
-    ours = fit_codes_to_samples(x, z, TERNARY, start, intercept=intercept, joint=joint)
-    theirs = fit_codes(*statistics, TERNARY, start, joint=joint, **means)
+    how = {"joint": joint, "ridge": ridge, "float_MxN": 0.7 * start + 0.1 if ridge else None}
+    ours = fit_codes_to_samples(x, z, TERNARY, start, intercept=intercept, **how)
+    theirs = fit_codes(*statistics, TERNARY, start, **how, **means)
     np.testing.assert_array_equal(ours.value.codes_MxN, theirs.value.codes_MxN)
     for a, b in zip(ours.value[1:], theirs.value[1:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
@@ -62,6 +64,7 @@ def test_a_target_of_zeros_and_one_patch_leave_no_nan():
         ({"start_MxN": np.ones((3, 2))}, r"`start_MxN` must have shape \(2, 3\)"),
         ({"start_MxN": np.full((2, 3), 2.0)}, "`start_MxN` must hold codes of `grid_G`"),
         ({"grid_G": [1, 0]}, "`grid_G` must be one axis of codes in rising order"),
+        ({"ridge": -1.0}, "`ridge` must be a finite number >= 0"),
         ({"max_sweeps": 0}, "`max_sweeps` must be at least 1, got 0"),
     ],
 )
