@@ -32,4 +32,11 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 100  # steps
     config.eval_every = 0  # steps; 0 evaluates at the end of a stage
     config.tensorboard = False
+
+    config.parallel = "auto"  # none, pmap or shard_map; auto is shard_map on several devices
+    config.devices = 0  # over all hosts; 0 takes all
+    config.accumulate = 1  # parts in which a device takes its share of a batch, to save memory
+    config.steps_per_dispatch = 1  # steps that run as one program; accelerators only
+    config.compute_dtype = "float32"  # or bfloat16: the model's; all else stays float32
+    config.device_data_mb = 1024  # training images up to this size stay on an accelerator
     return config

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import bitjax as bj
 from bitjax import data, methods, models
-from bitjax.training import run_folder
+from bitjax.training import hosts, run_folder
 from bitjax.training.checkpoint import Checkpoints
 from bitjax.training.runner import Run, Settings
 
@@ -246,6 +246,7 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
       ValueError: one line with key, value, expectation and remedy.
     """
     spec = plain(config)
+    hosts.check_same(spec)
     rules = build_rules(spec["rules"])
     method = build_method(spec, rules)
     model = make(MODELS, "model", spec["model"])
@@ -275,5 +276,6 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
     if rules:  # a rule that does nothing must not cost a download or an epoch to be found
         jax.eval_shape(bj.Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
     if workdir:
-        run.folder = run_folder.open_run(workdir, spec, resume)
+        hosts.on_first(lambda: run_folder.open_run(workdir, spec, resume))
+        run.folder = Path(workdir)
     return run

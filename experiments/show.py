@@ -9,6 +9,7 @@ from rich.table import Table
 
 from bitjax.data import train_batch
 from bitjax.doctor import doctor, report
+from bitjax.training.hosts import is_first
 from bitjax.training.runner import Run
 
 
@@ -28,7 +29,7 @@ def run_doctor(run: Run) -> None:
     findings = doctor(run.wrap(stage), variables, x, labels=jnp.asarray(batch["label"]))
     if any(finding.level == "error" for finding in findings):
         raise ValueError("the doctor stopped the run before its first step.\n" + report(findings))
-    if findings:
+    if findings and is_first():
         print(report(findings))
 
 

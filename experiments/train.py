@@ -14,6 +14,12 @@ _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, help_strin
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
 _RESUME = flags.DEFINE_bool("resume", True, "Go on where the folder's run of this config stopped.")
 _DOCTOR = flags.DEFINE_bool("doctor", True, "Check every site on one batch before the first step.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", None, "Connect several hosts; by default where srun, mpirun or a slice is found."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "address:port of host 0; else found.")
+_HOSTS = flags.DEFINE_integer("hosts", None, "How many hosts there are; else found.")
+_HOST = flags.DEFINE_integer("host", None, "Which of them this is, from 0; else found.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -39,11 +45,18 @@ def main(argv: list[str]) -> None:
     """Runs what is left of the config's run, then prints its result."""
     if len(argv) > 1:
         sys.exit(f"error: unknown arguments {argv[1:]}; overrides are --config.key=value.")
+    from bitjax.training import hosts
     from experiments.build import build_run
     from experiments.show import print_result, run_doctor
 
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     try:
+        hosts.connect(
+            _DISTRIBUTED.value,
+            coordinator=_COORDINATOR.value,
+            hosts=_HOSTS.value,
+            host=_HOST.value,
+        )
         run = build_run(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value, source=source)
         if _DOCTOR.value:
             run_doctor(run)
@@ -65,7 +78,8 @@ def main(argv: list[str]) -> None:
         sys.exit(75)  # EX_TEMPFAIL: a scheduler may requeue
     except (NonFiniteError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    print_result(result, _WORKDIR.value)
+    if hosts.is_first():
+        print_result(result, _WORKDIR.value)
 
 
 if __name__ == "__main__":

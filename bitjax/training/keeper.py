@@ -11,6 +11,7 @@ import numpy as np
 from bitjax.cost import bits_of
 from bitjax.linen import QUANT, STATS
 from bitjax.training.checkpoint import Checkpoints
+from bitjax.training.hosts import is_first
 from bitjax.training.metrics import MetricsWriter, write_json
 from bitjax.training.results import StageResult
 from bitjax.training.run_folder import write_bits
@@ -48,8 +49,11 @@ class Keeper:
         self._began = time.monotonic()
         self._stage_began = 0.0
         self._checkpoints = self._writer = None
+        # Checkpoints are written by all hosts together, everything else by the first.
+        self._writes = run.folder is not None and is_first()
         if run.folder is not None:
             self._checkpoints = Checkpoints(run.folder / "checkpoints")
+        if self._writes:
             self._writer = MetricsWriter(run.folder, tensorboard=run.settings.tensorboard)
 
     def seconds(self) -> float:
@@ -110,7 +114,7 @@ class Keeper:
 
     def finish(self, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
         """Writes `result.json` and `bits.csv`."""
-        if self.run.folder is not None:
+        if self._writes:
             integer = jax.device_get(bits_of(variables))
             path = self.run.folder / "bits.csv"
             write_bits(path, self.run.costs, self.fractional, integer)
@@ -118,7 +122,7 @@ class Keeper:
 
     def fail(self, error: BaseException) -> None:
         """Writes a `result.json` that says why the run ended; `stopped` can be resumed."""
-        if self.run.folder is None:
+        if not self._writes:
             return
         stopped = type(error).__name__ in ("Stopped", "KeyboardInterrupt", "SystemExit")
         last = traceback.extract_tb(error.__traceback__)[-1:]

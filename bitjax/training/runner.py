@@ -12,22 +12,32 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bitjax.calibrate import attach
 from bitjax.cost import bits_of
-from bitjax.data import AUGMENTATIONS, Dataset, eval_batches, normalize, train_batch
+from bitjax.data import (
+    AUGMENTATIONS,
+    Dataset,
+    batch_indices,
+    eval_batches,
+    normalize,
+    train_batch,
+)
 from bitjax.linen import QUANT, STATS, Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.sites import Costs, site_costs
 from bitjax.tap import first_nonfinite
+from bitjax.training.hosts import is_first
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
+from bitjax.training.parallel import Placement, part_of_batch, placement
 from bitjax.training.results import StageResult, result_of
 from bitjax.training.run_folder import provenance
 from bitjax.training.settings import Settings as Settings
 from bitjax.training.settings import check_settings
 from bitjax.training.state import TrainState, initial_state, variables_of, with_variables
-from bitjax.training.step import make_eval_step, make_train_step
+from bitjax.training.step import make_eval_step, make_train_step, step_keys
 
 _ORDER_SEED = 0x5EED  # of the images that preparation sees; the same in every run
 
@@ -52,6 +62,10 @@ class Run:
       folder: an opened run folder; None keeps nothing on disk.
       facts: what `result.json` says beside the measurements: name, config_hash, budget, ...
       show: whether progress is shown.
+      place: where it computes; chosen by the settings unless given.
+
+    Raises:
+      ValueError: a setting is out of its range or does not go with the devices.
 
     Example:
       >>> import bitjax as bj
@@ -75,18 +89,22 @@ class Run:
         folder: Path | None = None,
         facts: Mapping[str, Any] | None = None,
         show: bool = True,
+        place: Placement | None = None,
     ):
-        self.method, self.model, self.dataset = method, model, dataset
+        self.method, self.dataset = method, dataset
         self.settings = check_settings(settings or Settings())
-        self.folder, self.facts, self.show = folder, dict(facts or {}), show
+        self.place = place or placement(self.settings.parallel, self.settings.devices)
+        _check_place(self.settings, self.place, method)
+        self.model = _computing_in(model, self.settings.compute_dtype)
+        self.folder, self.facts, self.show = folder, dict(facts or {}), show and is_first()
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
         self.stopping = False  # set from a signal handler; read between steps
         self.key = jax.random.PRNGKey(self.settings.seed)
         sample = self.preprocess(None, jnp.asarray(dataset.eval_images[:2]))
         if variables is None:
-            variables = jax.jit(model.init)(jax.random.fold_in(self.key, 0x1417), sample)
+            variables = jax.jit(self.model.init)(jax.random.fold_in(self.key, 0x1417), sample)
         self.start: dict[str, Any] = dict(variables)
-        self.costs: Costs = site_costs(model, sample)
+        self.costs: Costs = site_costs(self.model, sample)
 
     def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
         """Raw pixels to what the model takes; augmented where there is a key."""
@@ -96,7 +114,10 @@ class Run:
         return normalize(images, data.mean, data.std, data.max_value)
 
     def batches(self, count: int, augment: bool) -> Iterator[jax.Array]:
-        """`count` model inputs from the training images, the same ones at every call."""
+        """`count` model inputs from the training images, the same ones at every call.
+
+        Whole batches on every host: what is prepared is computed by each of them alike.
+        """
         augmented, plain = jax.jit(self.preprocess), jax.jit(lambda x: self.preprocess(None, x))
         for i in range(count):
             images = train_batch(self.dataset, self.settings.batch_size, i, _ORDER_SEED)["image"]
@@ -114,10 +135,15 @@ class Run:
 
         Over the evaluation examples. It compiles once, so keep it where it is used again.
         """
-        step = jax.jit(make_eval_step(model, self.preprocess))
+        place = self.place
+        step = place.evaluate(make_eval_step(model, self.preprocess, axis_name=place.axis_name))
+        # What fills a batch up counts nowhere, so it may as well divide over the devices.
+        size = self.settings.eval_batch_size
+        size += -size % len(place.devices)
 
         def evaluate(variables):
-            batches = eval_batches(self.dataset, self.settings.eval_batch_size)
+            variables = place.put_state(variables)
+            batches = map(place.put_batch, eval_batches(self.dataset, size, shard=place.shard))
             sums = [jax.device_get(step(variables, batch)) for batch in batches]
             total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
             return total["correct"] / total["count"], total["loss"] / total["count"]
@@ -221,17 +247,27 @@ class Run:
         done, offset = int(state.step), int(state.offset)
         if done >= stage.steps:
             return state
-        model = self.wrap(stage)
-        step = jax.jit(
-            make_train_step(model, stage, self.costs, self.preprocess, teacher=self.model),
-            donate_argnums=0,
+        model, place, together = self.wrap(stage), self.place, settings.steps_per_dispatch
+        step = place.train(
+            make_train_step(
+                model,
+                stage,
+                self.costs,
+                self.preprocess,
+                teacher=self.model,
+                axis_name=place.axis_name,
+                accumulate=settings.accumulate,
+            ),
+            scanned=together > 1,
         )
+        state, data = place.put_state(state), self._resident()
+        feed = self._feed(offset + done, indices=bool(data))
         progress.stage(stage.name, stage.steps, done=done)
         began = time.monotonic()
         while done < stage.steps:
-            batch = train_batch(self.dataset, settings.batch_size, offset + done, settings.seed)
-            state, metrics = step(state, batch)
-            done += 1
+            count = min(together, stage.steps - done)
+            state, metrics = step(state, self._next(feed, count), data)
+            done += count
             progress.update(
                 done,
                 loss=metrics["loss"],
@@ -249,17 +285,44 @@ class Run:
                 keeper.row(offset + done, {"stage": stage.name, **row})
             if stage.every is not None and done % stage.every[0] == 0:
                 # The preceding variables are those of this stage: there is no earlier form to read.
-                context = self._context(index, variables_of(state))
-                new = stage.every[1](context, variables_of(state))
-                state = jax.tree.map(jnp.copy, with_variables(state, new))
+                here = place.local(state)
+                context = self._context(index, variables_of(here))
+                new = stage.every[1](context, variables_of(here))
+                state = place.put_state(jax.tree.map(jnp.copy, with_variables(here, new)))
             if settings.eval_every and done % settings.eval_every == 0 and not last:
                 accuracy, loss = evaluate(variables_of(state))
                 keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
             if save:
-                keeper.save(Place(index, "train", done), {"state": state})
+                keeper.save(Place(index, "train", done), {"state": place.local(state)})
             if stopping and not last:  # a stage that is done is evaluated and saved first
                 raise _stopped(offset + done)
-        return state
+        return place.local(state)
+
+    def _resident(self) -> dict[str, jax.Array]:
+        """The training set on the accelerator's devices, where it is small enough; else {}."""
+        images, labels = self.dataset.images, self.dataset.labels
+        if not self.place.accelerator or images.nbytes > self.settings.device_data_mb * 2**20:
+            return {}
+        return self.place.put_data({"image": images, "label": labels})
+
+    def _feed(self, step: int, *, indices: bool) -> Iterator[dict[str, np.ndarray]]:
+        """This host's part of the batch of `step` and of every later one; or its indices alone."""
+        size, seed, shard = self.settings.batch_size, self.settings.seed, self.place.shard
+        while True:
+            if indices:
+                every = batch_indices(len(self.dataset.labels), size, step, seed)
+                yield {"index": np.split(every.astype(np.int32), shard[1])[shard[0]]}
+            else:
+                yield train_batch(self.dataset, size, step, seed, shard=shard)
+            step += 1
+
+    def _next(self, feed: Iterator[dict[str, np.ndarray]], count: int) -> Any:
+        """What the next dispatch takes: one batch, or the next `count`, stacked."""
+        if self.settings.steps_per_dispatch == 1:
+            return self.place.put_batch(next(feed))
+        batches = [next(feed) for _ in range(count)]
+        stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+        return self.place.put_batch(stacked, scanned=True)
 
     def _stop_if_asked(self, index: int) -> None:
         if self.stopping:
@@ -272,8 +335,13 @@ class Run:
         # The state stood still since then, and batches are functions of the step: look again.
         step = int(state.offset) + bad
         batch = train_batch(self.dataset, self.settings.batch_size, step, self.settings.seed)
-        key = jax.random.split(jax.random.fold_in(state.key, step), 3)[0]
-        x = self.preprocess(key, jnp.asarray(batch["image"]))
+        state = self.place.local(state)
+        x = jnp.concatenate(
+            [
+                self.preprocess(key, jnp.asarray(images))
+                for key, images in zip(*self._draws(state, step, batch["image"]), strict=True)
+            ]
+        )
         site = first_nonfinite(model, variables_of(state), x)
         where = (
             f"at {site!r}"
@@ -284,6 +352,50 @@ class Run:
             f"step {step + 1} is not finite {where}. The last good checkpoint is kept; check the "
             "data, lower the learning rates or warm up, then start a new run."
         )
+
+    def _draws(self, state: TrainState, step: int, images: np.ndarray) -> tuple[list, list]:
+        """The keys by which a step augments its images, and the images of each key."""
+        devices, parts = len(self.place.devices), self.settings.accumulate
+        keys = [
+            step_keys(
+                state.key,
+                step,
+                device if self.place.axis_name else None,
+                part if parts > 1 else None,
+            )[0]
+            for device in range(devices)
+            for part in range(parts)
+        ]
+        return keys, np.split(images, devices * parts)
+
+
+def _check_place(settings: Settings, place: Placement, method: Method) -> None:
+    """Raises what is wrong with the settings on these devices."""
+    part_of_batch(settings.batch_size, settings.accumulate, place)
+    together = settings.steps_per_dispatch
+    if together > 1 and not place.accelerator:
+        raise ValueError(
+            f"`steps_per_dispatch` must be 1 on the CPU, got {together}: a convolution inside a "
+            "loop that is compiled runs ten times slower there."
+        )
+    for stage in method.stages:
+        if stage.every is not None and stage.every[0] % together:
+            raise ValueError(
+                f"`steps_per_dispatch` must divide {stage.every[0]}, the steps between two calls "
+                f"of stage {stage.name!r}'s function on the host, got {together}."
+            )
+
+
+def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
+    """The model, in another dtype than the one of its parameters where that is asked for."""
+    if dtype == "float32":
+        return model
+    if not hasattr(model, "dtype"):
+        raise ValueError(
+            f"`compute_dtype` must be 'float32' for {type(model).__name__}, which has no field "
+            f"`dtype`, got {dtype!r}."
+        )
+    return model.clone(dtype=jnp.dtype(dtype))
 
 
 def _stopped(step: int) -> Stopped:

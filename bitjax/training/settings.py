@@ -3,6 +3,13 @@
 from typing import NamedTuple
 
 from bitjax.data import AUGMENTATIONS
+from bitjax.training.parallel import FORMS
+
+_CHOICES = {
+    "augmentation": AUGMENTATIONS,
+    "parallel": FORMS,
+    "compute_dtype": ("float32", "bfloat16"),
+}
 
 
 class Settings(NamedTuple):
@@ -18,6 +25,14 @@ class Settings(NamedTuple):
       checkpoint_every: steps between two checkpoints inside a stage.
       eval_every: steps between two evaluations inside a stage; 0 evaluates at its end only.
       tensorboard: also write TensorBoard's files.
+      parallel: in which form a step runs on several devices, one of `parallel.FORMS`.
+      devices: how many, over all hosts; 0 takes all.
+      accumulate: parts in which a device takes its share of a batch, to save memory.
+      steps_per_dispatch: steps that run as one program, on accelerators.
+      compute_dtype: in which the model computes, `float32` or `bfloat16`; parameters, quantizers
+        and the loss are float32 in either.
+      device_data_mb: training images of up to so many MB are kept on an accelerator, which then
+        is sent indices only; 0 never does.
     """
 
     batch_size: int = 128
@@ -29,6 +44,12 @@ class Settings(NamedTuple):
     checkpoint_every: int = 100
     eval_every: int = 0
     tensorboard: bool = False
+    parallel: str = "auto"
+    devices: int = 0
+    accumulate: int = 1
+    steps_per_dispatch: int = 1
+    compute_dtype: str = "float32"
+    device_data_mb: int = 1024
 
 
 def check_settings(settings: Settings) -> Settings:
@@ -42,17 +63,25 @@ def check_settings(settings: Settings) -> Settings:
       Traceback (most recent call last):
       ValueError: `log_every` must be an integer of 1 or more, got 0.
     """
-    least = {"seed": 0, "eval_every": 0}
+    least = {"seed": 0, "eval_every": 0, "devices": 0, "device_data_mb": 0}
     for name, value in settings._asdict().items():
-        if name in ("augmentation", "tensorboard"):
+        if name == "tensorboard" or name in _CHOICES:
             continue
         low = least.get(name, 1)
         if not isinstance(value, int) or value < low:
             raise ValueError(f"`{name}` must be an integer of {low} or more, got {value!r}.")
     if settings.seed >= 2**32:
         raise ValueError(f"`seed` must be below 2**32, got {settings.seed}.")
-    if settings.augmentation not in AUGMENTATIONS:
-        raise ValueError(
-            f"`augmentation` must be one of {sorted(AUGMENTATIONS)}, got {settings.augmentation!r}."
-        )
+    for name, choices in _CHOICES.items():
+        if getattr(settings, name) not in choices:
+            raise ValueError(
+                f"`{name}` must be one of {sorted(choices)}, got {getattr(settings, name)!r}."
+            )
+    together = settings.steps_per_dispatch
+    for name in ("log_every", "checkpoint_every", "eval_every"):
+        if getattr(settings, name) % together:
+            raise ValueError(
+                f"`{name}` must be a multiple of `steps_per_dispatch`, {together}, got "
+                f"{getattr(settings, name)}: nothing can happen between steps of one dispatch."
+            )
     return settings

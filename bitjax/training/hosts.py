@@ -1,0 +1,158 @@
+"""Several hosts as one run: connecting them, speaking once, agreeing on what is run."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bitjax.training.run_folder import flatten
+
+# How many processes a launcher has started together; each of them finds the number here.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher says that this process is one of several: Slurm's srun, MPI, a TPU slice.
+
+    Example:
+      >>> in_cluster({"SLURM_STEP_NUM_TASKS": "2"}), in_cluster({"SLURM_STEP_NUM_TASKS": "1"})
+      (True, False)
+    """
+    several = any(environment.get(name, "1") not in ("", "1") for name in _COUNTS)
+    # Cloud TPUs and GKE list the hosts of a slice.
+    return several or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def connect(
+    asked: bool | None = None,
+    *,
+    coordinator: str | None = None,
+    hosts: int | None = None,
+    host: int | None = None,
+) -> None:
+    """Connects this process with the others of its run; before anything that asks for devices.
+
+    Args:
+      asked: True connects, False does not, None does where `in_cluster` or a coordinator is given.
+      coordinator: `address:port` of the first host, where no launcher tells.
+      hosts: how many, likewise.
+      host: which of them this is, from 0, likewise.
+
+    Raises:
+      ValueError: it was asked for and nothing says who the others are, or they cannot be reached.
+
+    Example:
+      >>> connect(False)
+    """
+    if asked is None:
+        asked = coordinator is not None or in_cluster()
+    if not asked or jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(coordinator, hosts, host)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the hosts of this run cannot be connected: {' '.join(str(error).split())} Start it "
+            "with srun, mpirun or on a TPU slice, or say --coordinator=address:port --hosts=N "
+            "--host=I."
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this is the host that writes what only one may write.
+
+    Example:
+      >>> is_first()
+      True
+    """
+    return jax.process_index() == 0
+
+
+def check_same(config: Mapping[str, Any]) -> None:
+    """Stops every host if one of them was started with another config.
+
+    All hosts must call it, before anything that one of them might refuse.
+
+    Args:
+      config: plain data, as JSON takes it.
+
+    Raises:
+      ValueError: on every host; the message shows each key that differs with the hosts' values.
+
+    Example:
+      >>> check_same({"seed": 0})
+    """
+    found = [flatten(json.loads(text)) for text in gather(json.dumps(config))]
+    differ = differences(found)
+    if differ:
+        raise ValueError(
+            f"the {len(found)} hosts were started with different configs ({differ}). Give all of "
+            "them the same command and the same code."
+        )
+
+
+def differences(configs: list[dict[str, Any]]) -> str:
+    """The keys in which flat configs differ, with each host's value.
+
+    Example:
+      >>> differences([{"seed": 0, "name": "a"}, {"seed": 1, "name": "a"}])
+      'seed: 0 on host 0, 1 on host 1'
+    """
+    keys = sorted({key for config in configs for key in config})
+    shown = []
+    for key in keys:
+        values = [repr(c[key]) if key in c else "absent" for c in configs]
+        if len(set(values)) > 1:
+            held = ", ".join(f"{value} on host {i}" for i, value in enumerate(values))
+            shown.append(f"{key}: {held}")
+    return "; ".join(shown)
+
+
+def gather(text: str) -> list[str]:
+    """The texts of all hosts, in their order, on each of them.
+
+    Example:
+      >>> gather("seed 0")
+      ['seed 0']
+    """
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(max(1, int(np.max(sizes))), np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        np.asarray(row[:size]).tobytes().decode() for row, size in zip(rows, sizes, strict=True)
+    ]
+
+
+def on_first(action: Callable[[], Any]) -> None:
+    """Does something on the first host; what goes wrong there stops all of them.
+
+    Args:
+      action: called without arguments on the first host alone.
+
+    Raises:
+      ValueError: on every host, if there are several and the action raised one or an OSError.
+
+    Example:
+      >>> on_first(lambda: print("once"))
+      once
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    problem = ""
+    if is_first():
+        try:
+            action()
+        except (ValueError, OSError) as error:
+            problem = str(error) or type(error).__name__
+    problem = gather(problem)[0]
+    if problem:
+        raise ValueError(problem)
