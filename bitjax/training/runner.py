@@ -4,8 +4,9 @@ It checkpoints at each unit of preparation, inside training and between stages, 
 of them with the same result, bit for bit on one machine.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ import jax.numpy as jnp
 
 from bitjax.calibrate import attach
 from bitjax.cost import bits_of
-from bitjax.data import AUGMENTATIONS, Dataset, eval_batches, normalize, train_batch
+from bitjax.data import (
+    AUGMENTATIONS,
+    Dataset,
+    StreamedDataset,
+    eval_batches,
+    normalize,
+    to_device,
+    train_batch,
+    train_batches,
+)
 from bitjax.linen import QUANT, STATS, Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.sites import Costs, site_costs
@@ -68,7 +78,7 @@ class Run:
         self,
         method: Method,
         model: nn.Module,
-        dataset: Dataset,
+        dataset: Dataset | StreamedDataset,
         variables: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
         *,
@@ -82,7 +92,7 @@ class Run:
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
         self.stopping = False  # set from a signal handler; read between steps
         self.key = jax.random.PRNGKey(self.settings.seed)
-        sample = self.preprocess(None, jnp.asarray(dataset.eval_images[:2]))
+        sample = self.preprocess(None, jnp.asarray(dataset.eval_sample(2)))
         if variables is None:
             variables = jax.jit(model.init)(jax.random.fold_in(self.key, 0x1417), sample)
         self.start: dict[str, Any] = dict(variables)
@@ -98,16 +108,30 @@ class Run:
     def batches(self, count: int, augment: bool) -> Iterator[jax.Array]:
         """`count` model inputs from the training images, the same ones at every call."""
         augmented, plain = jax.jit(self.preprocess), jax.jit(lambda x: self.preprocess(None, x))
-        for i in range(count):
-            images = train_batch(self.dataset, self.settings.batch_size, i, _ORDER_SEED)["image"]
-            key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
-            yield augmented(key, images) if augment else plain(images)
+        size = self.settings.batch_size
+        batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
+        with contextlib.closing(batches):
+            for i, batch in enumerate(batches):
+                key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
+                yield augmented(key, batch["image"]) if augment else plain(batch["image"])
 
     def calibration_batch(self) -> jax.Array:
         """The training images on which new ranges are fitted."""
-        size = min(self.settings.calibration_size, len(self.dataset.labels))
-        images = train_batch(self.dataset, size, 0, _ORDER_SEED)["image"]
-        return self.preprocess(None, jnp.asarray(images))
+        size = min(self.settings.calibration_size, self.dataset.num_train)
+        batch = train_batch(self.dataset, size, 0, _ORDER_SEED, augment=False)
+        return self.preprocess(None, jnp.asarray(batch["image"]))
+
+    def feed(self, index: int, state: TrainState) -> Generator[Any, None, None]:
+        """The batches of what is left of a stage, on the device before the steps ask for them."""
+        done, offset = int(state.step), int(state.offset)
+        batches = train_batches(
+            self.dataset,
+            self.settings.batch_size,
+            offset + done,
+            self.settings.seed,
+            stop=offset + self.method.stages[index].steps,
+        )
+        return to_device(batches, jax.device_put)
 
     def evaluator(self, model: Any) -> Callable[[Any], tuple[float, float]]:
         """A function of variables: (top-1 accuracy as a fraction, mean loss in nats).
@@ -118,7 +142,8 @@ class Run:
 
         def evaluate(variables):
             batches = eval_batches(self.dataset, self.settings.eval_batch_size)
-            sums = [jax.device_get(step(variables, batch)) for batch in batches]
+            with contextlib.closing(batches):
+                sums = [jax.device_get(step(variables, batch)) for batch in batches]
             total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
             return total["correct"] / total["count"], total["loss"] / total["count"]
 
@@ -181,7 +206,8 @@ class Run:
                         self._stop_if_asked(index)
                 state = self.fresh_state(index, variables)
             evaluate = self.evaluator(self.wrap(stage))
-            state = self._train(index, state, evaluate, keeper, progress)
+            with contextlib.closing(self.feed(index, state)) as feed:
+                state = self._train(index, state, feed, evaluate, keeper, progress)
             variables = variables_of(state)
             accuracy, loss = evaluate(variables)
             done = StageResult(stage.name, stage.steps, keeper.stage_seconds(), accuracy, loss)
@@ -215,7 +241,13 @@ class Run:
         )
 
     def _train(
-        self, index: int, state: TrainState, evaluate: Any, keeper: Keeper, progress: Progress
+        self,
+        index: int,
+        state: TrainState,
+        feed: Iterator[Any],
+        evaluate: Any,
+        keeper: Keeper,
+        progress: Progress,
     ) -> TrainState:
         stage, settings = self.method.stages[index], self.settings
         done, offset = int(state.step), int(state.offset)
@@ -229,8 +261,7 @@ class Run:
         progress.stage(stage.name, stage.steps, done=done)
         began = time.monotonic()
         while done < stage.steps:
-            batch = train_batch(self.dataset, settings.batch_size, offset + done, settings.seed)
-            state, metrics = step(state, batch)
+            state, metrics = step(state, next(feed))
             done += 1
             progress.update(
                 done,
