@@ -1,9 +1,11 @@
 """A user's own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, or PATH/CLASS/*.jpg."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from bitjax.data.cache import cached
 from bitjax.data.images import open_image
 from bitjax.data.records import Records, Shape, Source, digest_of
 
@@ -12,15 +14,13 @@ _EVALUATION = {"validation": ("validation", "val"), "test": ("test",)}
 _FORM = "expected PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, or PATH/CLASS/*.jpg"
 
 
-def open_folder(name: str, path: Path, *, memory_limit: int) -> Source:
+def open_folder(name: str, path: Path) -> Source:
     """The images of a folder, a folder of images for each class; classes in alphabetical order.
 
     Args:
       name: What a config calls it.
       path: The folder. With `train` in it, `val`, `validation` or `test` beside that are for
         evaluation; without it, every folder is a class and there are only training examples.
-      memory_limit: Where the images may have one shape, and together no more bytes than this,
-        every file's header is read to find out.
 
     Returns:
       The examples.
@@ -60,7 +60,7 @@ def open_folder(name: str, path: Path, *, memory_limit: int) -> Source:
             raise ValueError(
                 f"{name}: {splits['train'] / each} holds no image ({', '.join(SUFFIXES)})."
             )
-    shape, channels = _shape(records, memory_limit)
+    shape, channels = _shape(records)
     return Source(name, records, len(classes), shape, channels)
 
 
@@ -86,26 +86,30 @@ def _records(folder: Path, classes: list[str], split: str) -> Records:
     )
 
 
-def _shape(records: dict[str, Records], limit: int) -> tuple[Shape | None, int]:
+def _shape(records: Mapping[str, Records]) -> tuple[Shape | None, int]:
     """The one shape of all images, or None; and the channels: 3, or 1 if the first one is grey."""
-    count = sum(len(each) for each in records.values())
-    shape: Shape | None = None
+    digest = digest_of(*(each.digest for each in records.values()))
+    # Every file is opened, 0.1 ms each, so the answer is kept.
+    found = cached(f"shape-{digest}", lambda: np.asarray(_look(records), np.int64)).tolist()
+    shape = (found[0], found[1], found[2]) if found[0] else None
+    return shape, found[2]
+
+
+def _look(records: Mapping[str, Records]) -> Shape:
+    """The one shape of all images; height and width 0 where they differ."""
+    shape: Shape = (0, 0, 3)
     for each in records.values():
         for number in each.indices.tolist():
-            content, _ = each.read(number)
             try:
-                image = open_image(content)
+                image = open_image(each.read(number)[0])
             except Exception as error:  # Of any kind: damaged headers raise what they like.
                 raise ValueError(
                     f"{each.where(number)} is no image ({type(error).__name__}: {error}); "
                     "copy it again or remove it."
                 ) from error
             here = (image.height, image.width)
-            if shape is None:
-                grey = image.mode in ("1", "L", "I;16", "I", "F")
-                shape = (*here, 1 if grey else 3)
-                if count * shape[0] * shape[1] * shape[2] > limit:
-                    return None, shape[2]
+            if shape[0] == 0:
+                shape = (*here, 1 if image.mode in ("1", "L") else 3)
             elif here != shape[:2]:
-                return None, shape[2]
-    return shape, 3 if shape is None else shape[2]
+                return (0, 0, shape[2])
+    return shape

@@ -48,6 +48,8 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
     mode = _MODES[channels]
+    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255.
+        raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits")
     return image if image.mode == mode else image.convert(mode)
 
 

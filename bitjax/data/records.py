@@ -1,5 +1,6 @@
 """Encoded images that are read one by one: what folders and TFDS sets have in common."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ from bitjax.data.images import open_image, pixels
 Shape = tuple[int, int, int]
 
 
-class Records(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # a NamedTuple has a length of its own
+class Records:
     """Some of the examples of one split.
 
     Attributes:
@@ -38,7 +40,7 @@ class Records(NamedTuple):
     def subset(self, chosen: np.ndarray | slice) -> "Records":
         """Those of the examples that a mask, a slice or an array of positions selects."""
         labels = None if self.labels is None else self.labels[chosen]
-        return self._replace(indices=self.indices[chosen], labels=labels)
+        return dataclasses.replace(self, indices=self.indices[chosen], labels=labels)
 
 
 class Source(NamedTuple):

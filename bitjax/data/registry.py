@@ -104,7 +104,7 @@ def load(
         _check_arrays(name, image_size, augmentation, splits)
         dataset = _arrays(name, root, train, validation, eval_split)
     else:
-        source = _open(name, root, splits, memory_limit)
+        source = _open(name, root, splits)
         evaluation = evaluation_split(source, validation, eval_split)
         _check_validation(name, validation, len(source.splits["train"]))
         if fits_memory(source, evaluation, image_size, augmentation, memory_limit):
@@ -194,14 +194,14 @@ def _arrays(
     return dataset
 
 
-def _open(name: str, root: str | Path | None, splits: Sequence[str], memory_limit: int) -> Source:
+def _open(name: str, root: str | Path | None, splits: Sequence[str]) -> Source:
     if name.startswith("tfds:"):
         return open_tfds(name.removeprefix("tfds:"), root, splits=splits)
     if splits:
         raise ValueError(
             f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
         )
-    return open_folder(name, _path(name, root), memory_limit=memory_limit)
+    return open_folder(name, _path(name, root))
 
 
 def _path(name: str, root: str | Path | None) -> Path:
