@@ -13,11 +13,13 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # float weights: a run folder, or a file under the data folder
 
     config.data = ConfigDict()
-    config.data.name = ""  # digits, cifar10 or fashion_mnist
-    config.data.root = ""  # folder of local files; the environment's BITJAX_DATA if empty
+    config.data.name = ""  # digits, cifar10, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH
+    config.data.root = ""  # folder of local files; BITJAX_DATA if empty, for tfds: TFDS_DATA_DIR
     config.data.batch_size = 128
     config.data.eval_batch_size = 500
-    config.data.augmentation = "none"  # none, shift or crop_flip, on the device
+    config.data.augmentation = "none"  # shift, crop_flip: on the device; random_resized_crop
+    config.data.image_size = 0  # of tfds: and folder: sets; their own, or 224 if it varies
+    config.data.splits = ()  # of tfds: sets, train and test, e.g. ("train[:90%]", "train[90%:]")
     config.data.validation = 0  # training examples held out, the same ones every time
     config.data.eval_split = "test"  # test, or validation while choosing hyper-parameters
     config.data.mean = ()  # of value / max_value; the data set's own if empty

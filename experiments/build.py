@@ -178,20 +178,27 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
     return method
 
 
-def build_data(config: Mapping[str, Any]) -> data.Dataset:
+def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
     """The data set, normalised as the config says."""
     spec = config["data"]
-    check_name(data.SOURCES, "data", spec)
+    if not data.is_known(spec["name"]):
+        raise ValueError(
+            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
+            f"or 'npz:PATH', got {spec['name']!r}."
+        )
     try:
         dataset = data.load(
             spec["name"],
             root=spec["root"] or None,
             validation=spec["validation"],
             eval_split=spec["eval_split"],
+            image_size=spec["image_size"],
+            augmentation=spec["augmentation"],
+            splits=spec["splits"],
         )
     except ValueError as error:
         raise ValueError(f"config.data ({spec['name']}): {error}") from error
-    channels = dataset.images.shape[-1]
+    channels = dataset.image_shape[-1]
     for name in ("mean", "std"):
         if spec[name]:
             if len(spec[name]) != channels:
@@ -257,7 +264,7 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
             f"config.model.num_classes must be {dataset.num_classes} for {dataset.name!r}, got "
             f"{classes}."
         )
-    sample = np.zeros((2, *dataset.images.shape[1:]), np.float32)
+    sample = np.zeros((2, *dataset.image_shape), np.float32)
     settings = Settings(
         batch_size=spec["data"]["batch_size"],
         eval_batch_size=spec["data"]["eval_batch_size"],

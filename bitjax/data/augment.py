@@ -110,4 +110,9 @@ def none(key: jax.Array, images: jax.Array) -> jax.Array:
     return images
 
 
-AUGMENTATIONS: Mapping[str, Augmentation] = {"none": none, "crop_flip": crop_flip, "shift": shift}
+AUGMENTATIONS: Mapping[str, Augmentation] = {
+    "none": none,
+    "crop_flip": crop_flip,
+    "shift": shift,
+    "random_resized_crop": none,  # done already, where records are decoded
+}

@@ -3,13 +3,15 @@
 import numpy as np
 
 from bitjax.data.pipeline import Dataset
+from bitjax.data.stream import StreamedDataset
 
 
-def check_dataset(dataset: Dataset) -> None:
+def check_dataset(dataset: Dataset | StreamedDataset) -> None:
     """Raise a ValueError where a data set breaks what `Dataset` promises.
 
     Args:
-      dataset: The data, yours perhaps: `load` has checked its own.
+      dataset: The data, yours perhaps: `load` has checked its own. The records of a streamed set
+        are checked when they are read.
 
     Raises:
       ValueError: If a shape, a dtype, a label, a pixel or a statistic is not as promised.
@@ -20,7 +22,22 @@ def check_dataset(dataset: Dataset) -> None:
       Traceback (most recent call last):
       ValueError: `labels` of digits must be in [0, 9), got [0, 9].
     """
-    name, channels = dataset.name, dataset.images.shape[-1]
+    name, channels = dataset.name, dataset.image_shape[-1]
+    if isinstance(dataset, Dataset):
+        _check_examples(dataset, name, channels)
+    if len(dataset.mean) != channels or len(dataset.std) != channels:
+        raise ValueError(
+            f"`mean` and `std` of {name} must have {channels} numbers, one a channel, "
+            f"got {dataset.mean} and {dataset.std}."
+        )
+    if not (np.isfinite(dataset.mean).all() and np.all(np.asarray(dataset.std) > 0)):
+        raise ValueError(
+            f"`mean` of {name} must be finite and `std` positive, "
+            f"got {dataset.mean} and {dataset.std}."
+        )
+
+
+def _check_examples(dataset: Dataset, name: str, channels: int) -> None:
     for prefix in ("", "eval_"):
         images = getattr(dataset, f"{prefix}images")
         labels = getattr(dataset, f"{prefix}labels")
@@ -46,13 +63,3 @@ def check_dataset(dataset: Dataset) -> None:
                 f"`{prefix}images` of {name} must be at most {dataset.max_value}, "
                 f"got {images.max()}; correct `max_value`."
             )
-    if len(dataset.mean) != channels or len(dataset.std) != channels:
-        raise ValueError(
-            f"`mean` and `std` of {name} must have {channels} numbers, one a channel, "
-            f"got {dataset.mean} and {dataset.std}."
-        )
-    if not (np.isfinite(dataset.mean).all() and np.all(np.asarray(dataset.std) > 0)):
-        raise ValueError(
-            f"`mean` of {name} must be finite and `std` positive, "
-            f"got {dataset.mean} and {dataset.std}."
-        )

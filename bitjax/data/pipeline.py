@@ -1,12 +1,14 @@
-"""Data in memory, cut into batches by pure functions of step and seed; resuming needs no state."""
+"""Data cut into batches by pure functions of step and seed; resuming needs no state."""
 
-import functools
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
 
-Batch = dict[str, np.ndarray]
+from bitjax.data.order import batch_indices, shard_slice
+from bitjax.data.prefetch import in_background
+from bitjax.data.stream import Batch, StreamedDataset, eval_stream, train_stream
 
 
 class Dataset(NamedTuple):
@@ -36,82 +38,85 @@ class Dataset(NamedTuple):
     std: tuple[float, ...]
     max_value: float
 
+    @property
+    def num_train(self) -> int:
+        """Number of training examples."""
+        return len(self.labels)
 
-def seeded_order(num_examples: int, seed: int, stream: int) -> np.ndarray:
-    """A permutation of range(num_examples) that depends on (seed, stream) only.
+    @property
+    def num_eval(self) -> int:
+        """Number of evaluation examples."""
+        return len(self.eval_labels)
 
-    It sorts raw Philox words: NumPy promises that those never change between releases, and does
-    not promise it of `Generator.permutation`.
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image."""
+        return self.images.shape[1:]
 
-    Args:
-      num_examples: How many numbers to permute.
-      seed: In [0, 2**64).
-      stream: Which of the seed's permutations, in [0, 2**64): the epoch, say.
-
-    Returns:
-      int64 [num_examples].
-
-    Example:
-      >>> sorted(seeded_order(4, seed=0, stream=0).tolist())
-      [0, 1, 2, 3]
-    """
-    for name, value in (("seed", seed), ("stream", stream)):
-        if not 0 <= value < 2**64:
-            raise ValueError(f"`{name}` must be in [0, 2**64), got {value}.")
-    words = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(num_examples)
-    return np.argsort(words, kind="stable").astype(np.int64)
+    def eval_sample(self, count: int) -> np.ndarray:
+        """The first `count` evaluation images, uint8 [count, H, W, C]."""
+        return self.eval_images[:count]
 
 
-@functools.lru_cache(maxsize=4)
-def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    order = seeded_order(num_examples, seed, epoch)
-    order.flags.writeable = False  # It is shared by every batch of the epoch.
-    return order
+def train_batches(
+    dataset: Dataset | StreamedDataset,
+    batch_size: int,
+    start: int,
+    seed: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    stop: int | None = None,
+    augment: bool = True,
+) -> Generator[Batch, None, None]:
+    """The training batches from one step on, made in the background before they are asked for.
 
-
-def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Which examples the batch of one step holds.
-
-    The epochs' permutations form one endless stream, and step `s` takes the positions from
-    `s * batch_size` on. A batch may cross the border of two epochs, so that no example is
-    dropped: each is seen exactly once per epoch, whatever the batch size.
+    What they hold depends on step and seed only: a run may stop at any step and go on with
+    another number of hosts, and every example is still seen exactly once per epoch.
 
     Args:
-      num_examples: Size of the training set, at least 1.
-      batch_size: Examples in the batch over all hosts, at least 1.
-      step: The training step, from 0.
+      dataset: The data.
+      batch_size: Examples in a batch over all hosts.
+      start: The first step, from 0.
       seed: Seed of the order, in [0, 2**64).
+      shard: (index, count): this host's index and the number of hosts.
+      stop: The step before which to end; None: never.
+      augment: Whether a streamed data set crops at random, where it does; what is in memory is
+        augmented on the device.
 
     Returns:
-      int64 [batch_size], each in [0, num_examples).
+      A generator of batches as `train_batch` makes them. It holds threads: `close` it, or use
+      `contextlib.closing`, where it is left before its end.
 
     Raises:
-      ValueError: If an argument is out of its range.
+      ValueError: If an argument is out of its range, or `batch_size` does not divide by `count`.
 
     Example:
-      >>> epoch = [batch_indices(6, 2, step, seed=0) for step in range(3)]
-      >>> sorted(np.concatenate(epoch).tolist())
-      [0, 1, 2, 3, 4, 5]
+      >>> from bitjax.data import load
+      >>> with contextlib.closing(train_batches(load("digits"), 32, start=7, seed=0)) as batches:
+      ...     next(batches)["image"].shape
+      (32, 8, 8, 1)
     """
-    if num_examples < 1:
-        raise ValueError(
-            f"`num_examples` must be at least 1, got {num_examples}: there is nothing to train on."
-        )
-    _check_batch_size(batch_size)
-    if step < 0:
-        raise ValueError(f"`step` must be at least 0, got {step}.")
-    epochs, offsets = np.divmod(int(step) * batch_size + np.arange(batch_size), num_examples)
-    indices = np.empty(batch_size, np.int64)
-    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-        here = epochs == epoch
-        indices[here] = _epoch_order(num_examples, int(seed), epoch)[offsets[here]]
-    return indices
+    # The checks run here, not at the iterator's first `next`, where they would be far from home.
+    part = shard_slice(batch_size, shard)
+    if stop is None or start < stop:
+        batch_indices(dataset.num_train, batch_size, start, seed)
+    if isinstance(dataset, StreamedDataset):
+        return train_stream(dataset, batch_size, int(start), int(seed), part, stop, augment)
+    return in_background(
+        lambda step: train_batch(dataset, batch_size, step, seed, shard=shard), int(start), stop
+    )
 
 
 def train_batch(
-    dataset: Dataset, batch_size: int, step: int, seed: int, *, shard: tuple[int, int] = (0, 1)
+    dataset: Dataset | StreamedDataset,
+    batch_size: int,
+    step: int,
+    seed: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    augment: bool = True,
 ) -> Batch:
-    """The training batch of one step, or one host's part of it; raw pixels, not augmented.
+    """The training batch of one step, or one host's part of it; raw pixels.
 
     Args:
       dataset: The data.
@@ -120,6 +125,8 @@ def train_batch(
       seed: Seed of the order, in [0, 2**64).
       shard: (index, count): this host's index and the number of hosts. The shards of a step,
         concatenated, are the batch that one host would see.
+      augment: Whether a streamed data set crops at random, where it does; what is in memory is
+        augmented on the device.
 
     Returns:
       {'image': uint8 [batch_size / count, H, W, C], 'label': int32 [batch_size / count]}.
@@ -132,14 +139,19 @@ def train_batch(
       >>> train_batch(load("digits"), 32, step=0, seed=0, shard=(1, 4))["image"].shape
       (8, 8, 8, 1)
     """
-    part = _shard_slice(batch_size, shard)
-    indices = batch_indices(len(dataset.labels), batch_size, step, seed)[part]
+    part = shard_slice(batch_size, shard)
+    indices = batch_indices(dataset.num_train, batch_size, step, seed)[part]
+    if isinstance(dataset, StreamedDataset):
+        step, seed = int(step), int(seed)
+        batches = train_stream(dataset, batch_size, step, seed, part, step + 1, augment)
+        with contextlib.closing(batches):
+            return next(batches)
     return {"image": dataset.images[indices], "label": dataset.labels[indices]}
 
 
 def eval_batches(
-    dataset: Dataset, batch_size: int, *, shard: tuple[int, int] = (0, 1)
-) -> Iterator[Batch]:
+    dataset: Dataset | StreamedDataset, batch_size: int, *, shard: tuple[int, int] = (0, 1)
+) -> Generator[Batch, None, None]:
     """All evaluation examples, in order, in batches of one shape.
 
     The last batch is filled up with black images whose mask is 0. Multiply by the mask and
@@ -153,7 +165,8 @@ def eval_batches(
     Returns:
       An iterator of {'image': uint8 [batch_size / count, H, W, C], 'label': int32
       [batch_size / count], 'mask': float32 [batch_size / count], 1 for an example and 0 for
-      filling}. Every host gets the same number of batches.
+      filling}. Every host gets the same number of batches. `close` it where it is left before its
+      end: a streamed data set's holds threads.
 
     Raises:
       ValueError: If there are no evaluation examples, an argument is out of its range, or
@@ -166,16 +179,18 @@ def eval_batches(
       [256, 104]
     """
     # The checks run here, not at the iterator's first `next`, where they would be far from home.
-    part = _shard_slice(batch_size, shard)
-    if len(dataset.eval_labels) == 0:
+    part = shard_slice(batch_size, shard)
+    if dataset.num_eval == 0:
         raise ValueError(
             f"`dataset` {dataset.name!r} has no evaluation examples; "
             "load it with eval_split='test' or with `validation` > 0."
         )
+    if isinstance(dataset, StreamedDataset):
+        return eval_stream(dataset, batch_size, part)
     return _eval_batches(dataset, batch_size, part)
 
 
-def _eval_batches(dataset: Dataset, batch_size: int, part: slice) -> Iterator[Batch]:
+def _eval_batches(dataset: Dataset, batch_size: int, part: slice) -> Generator[Batch, None, None]:
     for start in range(0, len(dataset.eval_labels), batch_size):
         window = slice(start + part.start, start + part.stop)
         image, label = dataset.eval_images[window], dataset.eval_labels[window]
@@ -185,22 +200,3 @@ def _eval_batches(dataset: Dataset, batch_size: int, part: slice) -> Iterator[Ba
             "label": np.pad(label, (0, filling)),
             "mask": np.pad(np.ones(len(label), np.float32), (0, filling)),
         }
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-
-
-def _shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
-    index, count = shard
-    _check_batch_size(batch_size)
-    if not 0 <= index < count:
-        raise ValueError(f"`shard` must be (index, count) with 0 <= index < count, got {shard}.")
-    if batch_size % count:
-        raise ValueError(
-            f"`batch_size` must be a multiple of the {count} shards, got {batch_size}; "
-            f"use {batch_size - batch_size % count or count}."
-        )
-    size = batch_size // count
-    return slice(index * size, (index + 1) * size)

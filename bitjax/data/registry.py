@@ -1,19 +1,44 @@
 """`load`: a data set by its name, cut into training and evaluation examples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bitjax.data.check import check_dataset
+from bitjax.data.decoding import (
+    MEMORY_LIMIT,
+    RANDOM_CROP,
+    evaluation_split,
+    fits_memory,
+    in_memory,
+    streamed,
+)
 from bitjax.data.digits import digits
 from bitjax.data.files import cifar10, fashion_mnist
+from bitjax.data.folder import open_folder
+from bitjax.data.npz import npz
 from bitjax.data.pipeline import Dataset
+from bitjax.data.records import Source
 from bitjax.data.split import VALIDATION_SEED, held_out
+from bitjax.data.stream import StreamedDataset
+from bitjax.data.tfds import open_tfds
 
 SOURCES: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "cifar10": cifar10,
     "fashion_mnist": fashion_mnist,
 }
+KINDS = ("tfds", "folder", "npz")  # tfds:NAME, folder:PATH, npz:PATH
+
+
+def is_known(name: str) -> bool:
+    """Whether `load` knows a data set of this name or this kind.
+
+    Example:
+      >>> is_known("digits"), is_known("tfds:cifar10"), is_known("tfds:"), is_known("mnist")
+      (True, True, False, False)
+    """
+    kind, _, rest = name.partition(":")
+    return name in SOURCES or (rest != "" and kind in KINDS)
 
 
 def load(
@@ -24,64 +49,76 @@ def load(
     eval_split: str = "test",
     limit: int | None = None,
     train: bool = True,
-) -> Dataset:
+    image_size: int = 0,
+    augmentation: str = "none",
+    splits: Sequence[str] = (),
+    memory_limit: int = MEMORY_LIMIT,
+) -> Dataset | StreamedDataset:
     """Load a data set.
 
-    The same `validation` always holds out the same examples, equally many of every class, and
-    they are never among the training images, whichever split is evaluated: a number tuned on
+    The same `validation` always holds out the same examples, equally many of every class (of a
+    streamed TFDS set, whose classes only reading all of it would tell: a fixed choice), and they
+    are never among the training images, whichever split is evaluated: a number tuned on
     'validation' and reported on 'test' comes from one training set.
 
+    A `tfds:` or `folder:` set whose images have one shape and fit into memory becomes a `Dataset`
+    with its own mean and deviation; any other is streamed, and normalised with ImageNet's.
+
     Args:
-      name: 'digits' (needs no files), 'cifar10' or 'fashion_mnist'.
-      root: The folder that contains the data set's folder; None: `$BITJAX_DATA`.
+      name: 'digits' (needs no files), 'cifar10' or 'fashion_mnist' (local files); 'tfds:NAME',
+        an image classification of TensorFlow Datasets, prepared; 'folder:PATH', a folder of
+        images for each class; 'npz:PATH', arrays.
+      root: The folder that contains the data set's folder; None: `$BITJAX_DATA`, of a `tfds:` set
+        `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, and of a PATH the working folder.
       validation: How many training examples to hold out.
-      eval_split: What to evaluate on: 'test' or 'validation'.
+      eval_split: What to evaluate on. 'test' is the set's test split, or the validation split of
+        a set that has no (labelled) test split. 'validation' is what `validation` holds out;
+        where that is 0, the set's own.
       limit: Keep at most this many training and this many evaluation examples, the first ones;
         for trials. None: all.
       train: False leaves the training images empty, and reads fewer files.
+      image_size: Height and width of the images in a batch, of a `tfds:` or `folder:` set;
+        0: the set's own shape, or 224 where images differ in theirs.
+      augmentation: 'random_resized_crop' has random parts of the training images of a `tfds:` or
+        `folder:` set cut out, resized and mirrored while they are decoded. Others happen on the
+        device and change nothing here.
+      splits: Of a `tfds:` set, the training and the evaluation split in TFDS's language.
+      memory_limit: A `tfds:` or `folder:` set of more bytes of pixels is streamed.
 
     Returns:
       The data. The mean and the standard deviation are those of the whole training set,
       whatever `validation` and `limit`.
 
     Raises:
-      FileNotFoundError: If a file is missing.
+      FileNotFoundError: If a file is missing, or a `tfds:` set is not prepared.
       ValueError: If an argument is out of its range, or a file is damaged.
 
     Example:
       >>> data = load("digits", validation=100, eval_split="validation")
-      >>> len(data.labels), len(data.eval_labels)
+      >>> data.num_train, data.num_eval
       (1337, 100)
     """
-    if name not in SOURCES:
-        raise ValueError(f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}.")
-    if eval_split not in ("test", "validation"):
-        raise ValueError(f"`eval_split` must be 'test' or 'validation', got {eval_split!r}.")
-    if validation < 0:
-        raise ValueError(f"`validation` must be at least 0, got {validation}.")
-    if eval_split == "validation" and validation == 0:
-        raise ValueError(
-            "`eval_split` is 'validation' but `validation` is 0; "
-            "set `validation` to the number of training examples to hold out."
-        )
-    if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be at least 1 or None, got {limit}.")
-
-    splits = [
-        split
-        for split, needed in (
-            ("train", train or eval_split == "validation"),
-            ("test", eval_split == "test"),
-        )
-        if needed
-    ]
-    dataset = SOURCES[name](root, splits=splits)
-    if validation and "train" in splits:
-        if validation >= len(dataset.labels):
-            raise ValueError(
-                f"`validation` must be less than the {len(dataset.labels)} training examples of "
-                f"{name}, got {validation}."
+    kind = name.partition(":")[0]
+    _check(name, validation, eval_split, limit, image_size)
+    if kind not in ("tfds", "folder"):
+        _check_arrays(name, image_size, augmentation, splits)
+        dataset = _arrays(name, root, train, validation, eval_split)
+    else:
+        source = _open(name, root, splits)
+        evaluation = evaluation_split(source, validation, eval_split)
+        _check_validation(name, validation, len(source.splits["train"]))
+        if fits_memory(source, evaluation, image_size, augmentation, memory_limit):
+            dataset = in_memory(source, evaluation)
+        else:
+            stream = streamed(source, evaluation, validation, image_size, augmentation)
+            stream = stream._replace(
+                train=stream.train.subset(slice(limit if train else 0)),
+                evaluation=stream.evaluation.subset(slice(limit)),
             )
+            check_dataset(stream)
+            return stream
+    if validation and len(dataset.labels):
+        _check_validation(name, validation, len(dataset.labels))
         dataset = _hold_out(dataset, validation, eval_split)
     kept = slice(limit)
     trained = kept if train else slice(0)
@@ -93,6 +130,82 @@ def load(
     )
     check_dataset(dataset)
     return dataset
+
+
+def _check(name: str, validation: int, eval_split: str, limit: int | None, image_size: int) -> None:
+    if not is_known(name):
+        raise ValueError(
+            f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
+            "'folder:PATH' or 'npz:PATH'."
+        )
+    if eval_split not in ("test", "validation"):
+        raise ValueError(f"`eval_split` must be 'test' or 'validation', got {eval_split!r}.")
+    if validation < 0:
+        raise ValueError(f"`validation` must be at least 0, got {validation}.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be at least 1 or None, got {limit}.")
+    if image_size < 0:
+        raise ValueError(f"`image_size` must be at least 0, got {image_size}.")
+
+
+def _check_arrays(name: str, image_size: int, augmentation: str, splits: Sequence[str]) -> None:
+    """Refuses what only encoded images can do."""
+    if image_size:
+        raise ValueError(
+            f"`image_size` is for tfds: and folder: sets, got {image_size} for {name}; leave it 0."
+        )
+    if augmentation == RANDOM_CROP:
+        raise ValueError(
+            f"`augmentation` {RANDOM_CROP!r} is for tfds: and folder: sets, got it for {name}; "
+            "use 'crop_flip'."
+        )
+    if splits:
+        raise ValueError(
+            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
+        )
+
+
+def _check_validation(name: str, validation: int, count: int) -> None:
+    if validation >= max(count, 1):
+        raise ValueError(
+            f"`validation` must be less than the {count} training examples of {name}, "
+            f"got {validation}."
+        )
+
+
+def _arrays(
+    name: str, root: str | Path | None, train: bool, validation: int, eval_split: str
+) -> Dataset:
+    """A data set that is arrays from the start."""
+    if eval_split == "validation" and validation == 0:
+        raise ValueError(
+            "`eval_split` is 'validation' but `validation` is 0; "
+            "set `validation` to the number of training examples to hold out."
+        )
+    if name in SOURCES:
+        needed = {"train": train or eval_split == "validation", "test": eval_split == "test"}
+        return SOURCES[name](root, splits=[split for split, is_ in needed.items() if is_])
+    dataset = npz(name, _path(name, root))
+    if eval_split == "test" and dataset.num_eval == 0:
+        raise ValueError(
+            f"{name} has training examples only; set `eval_split` to 'validation' and "
+            "`validation` to the number of training examples to hold out."
+        )
+    return dataset
+
+
+def _open(name: str, root: str | Path | None, splits: Sequence[str]) -> Source:
+    if name.startswith("tfds:"):
+        return open_tfds(name.removeprefix("tfds:"), root, splits=splits)
+    if splits:
+        raise ValueError(
+            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
+        )
+    return open_folder(name, _path(name, root))
+
+
+def _path(name: str, root: str | Path | None) -> Path:
+    return Path(root or "") / Path(name.partition(":")[2]).expanduser()
 
 
 def _hold_out(dataset: Dataset, validation: int, eval_split: str) -> Dataset:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bitjax.data.pipeline import seeded_order
+from bitjax.data.order import seeded_order
 
 # Every validation split of the project is this one, so that results of different runs compare.
 VALIDATION_SEED = 1

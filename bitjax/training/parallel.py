@@ -6,12 +6,16 @@ same function; which of them, the runner does not see.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+if TYPE_CHECKING:
+    from bitjax.methods.base import Stage
+    from bitjax.training.settings import Settings
 
 AXIS = "data"
 FORMS = ("auto", "none", "pmap", "shard_map")
@@ -130,6 +134,23 @@ def part_of_batch(batch_size: int, accumulate: int, place: Placement) -> int:
     return batch_size // parts
 
 
+def check_place(settings: "Settings", place: Placement, stages: Sequence["Stage"]) -> None:
+    """Raises a ValueError that says what is wrong with a run's settings on these devices."""
+    part_of_batch(settings.batch_size, settings.accumulate, place)
+    together = settings.steps_per_dispatch
+    if together > 1 and not place.accelerator:
+        raise ValueError(
+            f"`steps_per_dispatch` must be 1 on the CPU, got {together}: a convolution inside a "
+            "loop that is compiled runs ten times slower there."
+        )
+    for stage in stages:
+        if stage.every is not None and stage.every[0] % together:
+            raise ValueError(
+                f"`steps_per_dispatch` must divide {stage.every[0]}, the steps between two calls "
+                f"of stage {stage.name!r}'s function on the host, got {together}."
+            )
+
+
 def _body(step: Callable, scanned: bool) -> Callable:
     """`(state, batch, data) -> (state, metrics)` of a device."""
 
@@ -160,7 +181,7 @@ def _one(devices: tuple[jax.Device, ...]) -> Placement:
         # Not committed to a device: programs are those of arrays that were never put anywhere.
         put_state=lambda tree: tree,
         put_data=jax.device_put,
-        put_batch=lambda batch, *, scanned=False: batch,
+        put_batch=lambda batch, *, scanned=False: jax.device_put(batch),
         local=lambda tree: tree,
         train=lambda step, *, scanned=False: jax.jit(_body(step, scanned), donate_argnums=0),
         evaluate=jax.jit,

@@ -4,6 +4,7 @@ It checkpoints at each unit of preparation, inside training and between stages, 
 of them with the same result, bit for bit on one machine.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,38 +13,36 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bitjax.calibrate import attach
 from bitjax.cost import bits_of
 from bitjax.data import (
     AUGMENTATIONS,
     Dataset,
-    batch_indices,
+    StreamedDataset,
     eval_batches,
     normalize,
     train_batch,
+    train_batches,
 )
 from bitjax.linen import QUANT, STATS, Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.sites import Costs, site_costs
-from bitjax.tap import first_nonfinite
+from bitjax.training.feeding import feed, resident
+from bitjax.training.finite import NonFiniteError as NonFiniteError
+from bitjax.training.finite import check_finite
 from bitjax.training.hosts import is_first
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
-from bitjax.training.parallel import Placement, part_of_batch, placement
+from bitjax.training.parallel import Placement, check_place, placement
 from bitjax.training.results import StageResult, result_of
 from bitjax.training.run_folder import provenance
 from bitjax.training.settings import Settings as Settings
 from bitjax.training.settings import check_settings
 from bitjax.training.state import TrainState, initial_state, variables_of, with_variables
-from bitjax.training.step import make_eval_step, make_train_step, step_keys
+from bitjax.training.step import make_eval_step, make_train_step
 
 _ORDER_SEED = 0x5EED  # of the images that preparation sees; the same in every run
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient was not finite; the message says at which step and site."""
 
 
 class Stopped(Exception):
@@ -82,7 +81,7 @@ class Run:
         self,
         method: Method,
         model: nn.Module,
-        dataset: Dataset,
+        dataset: Dataset | StreamedDataset,
         variables: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
         *,
@@ -94,13 +93,13 @@ class Run:
         self.method, self.dataset = method, dataset
         self.settings = check_settings(settings or Settings())
         self.place = place or placement(self.settings.parallel, self.settings.devices)
-        _check_place(self.settings, self.place, method)
+        check_place(self.settings, self.place, method.stages)
         self.model = _computing_in(model, self.settings.compute_dtype)
         self.folder, self.facts, self.show = folder, dict(facts or {}), show and is_first()
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
         self.stopping = False  # set from a signal handler; read between steps
         self.key = jax.random.PRNGKey(self.settings.seed)
-        sample = self.preprocess(None, jnp.asarray(dataset.eval_images[:2]))
+        sample = self.preprocess(None, jnp.asarray(dataset.eval_sample(2)))
         if variables is None:
             variables = jax.jit(self.model.init)(jax.random.fold_in(self.key, 0x1417), sample)
         self.start: dict[str, Any] = dict(variables)
@@ -119,16 +118,18 @@ class Run:
         Whole batches on every host: what is prepared is computed by each of them alike.
         """
         augmented, plain = jax.jit(self.preprocess), jax.jit(lambda x: self.preprocess(None, x))
-        for i in range(count):
-            images = train_batch(self.dataset, self.settings.batch_size, i, _ORDER_SEED)["image"]
-            key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
-            yield augmented(key, images) if augment else plain(images)
+        size = self.settings.batch_size
+        batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
+        with contextlib.closing(batches):
+            for i, batch in enumerate(batches):
+                key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
+                yield augmented(key, batch["image"]) if augment else plain(batch["image"])
 
     def calibration_batch(self) -> jax.Array:
         """The training images on which new ranges are fitted."""
-        size = min(self.settings.calibration_size, len(self.dataset.labels))
-        images = train_batch(self.dataset, size, 0, _ORDER_SEED)["image"]
-        return self.preprocess(None, jnp.asarray(images))
+        size = min(self.settings.calibration_size, self.dataset.num_train)
+        batch = train_batch(self.dataset, size, 0, _ORDER_SEED, augment=False)
+        return self.preprocess(None, jnp.asarray(batch["image"]))
 
     def evaluator(self, model: Any) -> Callable[[Any], tuple[float, float]]:
         """A function of variables: (top-1 accuracy as a fraction, mean loss in nats).
@@ -143,8 +144,11 @@ class Run:
 
         def evaluate(variables):
             variables = place.put_state(variables)
-            batches = map(place.put_batch, eval_batches(self.dataset, size, shard=place.shard))
-            sums = [jax.device_get(step(variables, batch)) for batch in batches]
+            batches = eval_batches(self.dataset, size, shard=place.shard)
+            with contextlib.closing(batches):
+                sums = [
+                    jax.device_get(step(variables, place.put_batch(batch))) for batch in batches
+                ]
             total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
             return total["correct"] / total["count"], total["loss"] / total["count"]
 
@@ -260,130 +264,48 @@ class Run:
             ),
             scanned=together > 1,
         )
-        state, data = place.put_state(state), self._resident()
-        feed = self._feed(offset + done, indices=bool(data))
+        state, data = place.put_state(state), resident(self.dataset, place, settings)
+        start, stop = offset + done, offset + stage.steps
         progress.stage(stage.name, stage.steps, done=done)
         began = time.monotonic()
-        while done < stage.steps:
-            count = min(together, stage.steps - done)
-            state, metrics = step(state, self._next(feed, count), data)
-            done += count
-            progress.update(
-                done,
-                loss=metrics["loss"],
-                accuracy=metrics["accuracy"],
-                bits=metrics.get("bits"),
-            )
-            last, stopping = done == stage.steps, self.stopping  # it may be set at any moment
-            save = not last and (done % settings.checkpoint_every == 0 or stopping)
-            log = last or done % settings.log_every == 0
-            if log or save:
-                self._check_finite(model, state)
-            if log:
-                row = {name: float(v) for name, v in jax.device_get(metrics).items()}
-                row["seconds"] = round(time.monotonic() - began, 3)
-                keeper.row(offset + done, {"stage": stage.name, **row})
-            if stage.every is not None and done % stage.every[0] == 0:
-                # The preceding variables are those of this stage: there is no earlier form to read.
-                here = place.local(state)
-                context = self._context(index, variables_of(here))
-                new = stage.every[1](context, variables_of(here))
-                state = place.put_state(jax.tree.map(jnp.copy, with_variables(here, new)))
-            if settings.eval_every and done % settings.eval_every == 0 and not last:
-                accuracy, loss = evaluate(variables_of(state))
-                keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
-            if save:
-                keeper.save(Place(index, "train", done), {"state": place.local(state)})
-            if stopping and not last:  # a stage that is done is evaluated and saved first
-                raise _stopped(offset + done)
+        batches = feed(self.dataset, place, settings, start, stop, indices=bool(data))
+        with contextlib.closing(batches):
+            for batch in batches:
+                state, metrics = step(state, batch, data)
+                before, done = done, min(done + together, stage.steps)
+                progress.update(
+                    done,
+                    loss=metrics["loss"],
+                    accuracy=metrics["accuracy"],
+                    bits=metrics.get("bits"),
+                )
+                last, stopping = done == stage.steps, self.stopping  # it may be set at any moment
+                save = not last and (_passed(settings.checkpoint_every, before, done) or stopping)
+                log = last or _passed(settings.log_every, before, done)
+                if log or save:
+                    check_finite(self, model, state)
+                if log:
+                    row = {name: float(v) for name, v in jax.device_get(metrics).items()}
+                    row["seconds"] = round(time.monotonic() - began, 3)
+                    keeper.row(offset + done, {"stage": stage.name, **row})
+                if stage.every is not None and done % stage.every[0] == 0:
+                    # The preceding variables are those of this stage: no earlier form is read.
+                    here = place.local(state)
+                    context = self._context(index, variables_of(here))
+                    new = stage.every[1](context, variables_of(here))
+                    state = place.put_state(jax.tree.map(jnp.copy, with_variables(here, new)))
+                if _passed(settings.eval_every, before, done) and not last:
+                    accuracy, loss = evaluate(variables_of(state))
+                    keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
+                if save:
+                    keeper.save(Place(index, "train", done), {"state": place.local(state)})
+                if stopping and not last:  # a stage that is done is evaluated and saved first
+                    raise _stopped(offset + done)
         return place.local(state)
-
-    def _resident(self) -> dict[str, jax.Array]:
-        """The training set on the accelerator's devices, where it is small enough; else {}."""
-        images, labels = self.dataset.images, self.dataset.labels
-        if not self.place.accelerator or images.nbytes > self.settings.device_data_mb * 2**20:
-            return {}
-        return self.place.put_data({"image": images, "label": labels})
-
-    def _feed(self, step: int, *, indices: bool) -> Iterator[dict[str, np.ndarray]]:
-        """This host's part of the batch of `step` and of every later one; or its indices alone."""
-        size, seed, shard = self.settings.batch_size, self.settings.seed, self.place.shard
-        while True:
-            if indices:
-                every = batch_indices(len(self.dataset.labels), size, step, seed)
-                yield {"index": np.split(every.astype(np.int32), shard[1])[shard[0]]}
-            else:
-                yield train_batch(self.dataset, size, step, seed, shard=shard)
-            step += 1
-
-    def _next(self, feed: Iterator[dict[str, np.ndarray]], count: int) -> Any:
-        """What the next dispatch takes: one batch, or the next `count`, stacked."""
-        if self.settings.steps_per_dispatch == 1:
-            return self.place.put_batch(next(feed))
-        batches = [next(feed) for _ in range(count)]
-        stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-        return self.place.put_batch(stacked, scanned=True)
 
     def _stop_if_asked(self, index: int) -> None:
         if self.stopping:
             raise _stopped(sum(stage.steps for stage in self.method.stages[:index]))
-
-    def _check_finite(self, model: Any, state: TrainState) -> None:
-        bad = int(state.bad_step)
-        if bad < 0:
-            return
-        # The state stood still since then, and batches are functions of the step: look again.
-        step = int(state.offset) + bad
-        batch = train_batch(self.dataset, self.settings.batch_size, step, self.settings.seed)
-        state = self.place.local(state)
-        x = jnp.concatenate(
-            [
-                self.preprocess(key, jnp.asarray(images))
-                for key, images in zip(*self._draws(state, step, batch["image"]), strict=True)
-            ]
-        )
-        site = first_nonfinite(model, variables_of(state), x)
-        where = (
-            f"at {site!r}"
-            if site
-            else "in the gradient or the update; every tensor of the forward pass is finite"
-        )
-        raise NonFiniteError(
-            f"step {step + 1} is not finite {where}. The last good checkpoint is kept; check the "
-            "data, lower the learning rates or warm up, then start a new run."
-        )
-
-    def _draws(self, state: TrainState, step: int, images: np.ndarray) -> tuple[list, list]:
-        """The keys by which a step augments its images, and the images of each key."""
-        devices, parts = len(self.place.devices), self.settings.accumulate
-        keys = [
-            step_keys(
-                state.key,
-                step,
-                device if self.place.axis_name else None,
-                part if parts > 1 else None,
-            )[0]
-            for device in range(devices)
-            for part in range(parts)
-        ]
-        return keys, np.split(images, devices * parts)
-
-
-def _check_place(settings: Settings, place: Placement, method: Method) -> None:
-    """Raises what is wrong with the settings on these devices."""
-    part_of_batch(settings.batch_size, settings.accumulate, place)
-    together = settings.steps_per_dispatch
-    if together > 1 and not place.accelerator:
-        raise ValueError(
-            f"`steps_per_dispatch` must be 1 on the CPU, got {together}: a convolution inside a "
-            "loop that is compiled runs ten times slower there."
-        )
-    for stage in method.stages:
-        if stage.every is not None and stage.every[0] % together:
-            raise ValueError(
-                f"`steps_per_dispatch` must divide {stage.every[0]}, the steps between two calls "
-                f"of stage {stage.name!r}'s function on the host, got {together}."
-            )
 
 
 def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
@@ -396,6 +318,11 @@ def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
             f"`dtype`, got {dtype!r}."
         )
     return model.clone(dtype=jnp.dtype(dtype))
+
+
+def _passed(every: int, before: int, done: int) -> bool:
+    """Whether a multiple of `every` is among the steps from `before` to `done`; 0 is never."""
+    return every > 0 and done // every > before // every
 
 
 def _stopped(step: int) -> Stopped:

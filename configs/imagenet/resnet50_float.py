@@ -16,7 +16,7 @@ def get_config():
     config.data.name = "tfds:imagenet2012"
     config.data.batch_size = 256
     config.data.eval_batch_size = 250
-    config.data.augmentation = "crop_flip"
+    config.data.augmentation = "random_resized_crop"
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
     config.method = {

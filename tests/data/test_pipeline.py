@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitjax.data import Dataset, batch_indices, eval_batches, train_batch
-from bitjax.data.pipeline import seeded_order
+from bitjax.data.order import seeded_order
 
 sizes = st.integers(1, 60)
 batch_sizes = st.integers(1, 80)

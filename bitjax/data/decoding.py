@@ -1,0 +1,140 @@
+"""Where the images of a folder or a TFDS set are decoded: once, into memory, or batch by batch."""
+
+import math
+
+import numpy as np
+
+from bitjax.data.order import seeded_order
+from bitjax.data.pipeline import Dataset
+from bitjax.data.records import Records, Source, decode_all
+from bitjax.data.split import VALIDATION_SEED, held_out
+from bitjax.data.statistics import mean_and_std, usual_moments
+from bitjax.data.stream import StreamedDataset
+
+MEMORY_LIMIT = 2**30  # bytes of decoded pixels, training and evaluation together
+DEFAULT_SIZE = 224  # pixels, of images that have no one shape
+RANDOM_CROP = "random_resized_crop"  # the augmentation that happens while records are decoded
+
+
+def evaluation_split(source: Source, validation: int, eval_split: str) -> str:
+    """Which of a source's splits is evaluated; 'train' where the examples are held out of it.
+
+    Args:
+      source: The data set.
+      validation: How many training examples are held out.
+      eval_split: 'test' or 'validation', as `load` explains.
+
+    Raises:
+      ValueError: If the source has no such examples.
+    """
+    if eval_split == "validation":
+        if validation == 0 and "validation" not in source.splits:
+            raise ValueError(
+                "`eval_split` is 'validation' but `validation` is 0; "
+                "set `validation` to the number of training examples to hold out."
+            )
+        return "train" if validation else "validation"
+    for split in ("test", "validation"):
+        if split in source.splits:
+            return split
+    raise ValueError(
+        f"{source.name} has training examples only; set `eval_split` to 'validation' and "
+        "`validation` to the number of training examples to hold out."
+    )
+
+
+def fits_memory(
+    source: Source, evaluation: str, image_size: int, augmentation: str, memory_limit: int
+) -> bool:
+    """Whether the images have one shape, which is the one wanted, and together are small.
+
+    Args:
+      source: The data set.
+      evaluation: The split that is evaluated.
+      image_size: Height and width wanted; 0: as they are.
+      augmentation: A random-resized crop needs the encoded images.
+      memory_limit: Bytes.
+    """
+    if source.shape is None or augmentation == RANDOM_CROP:
+        return False
+    if image_size and source.shape[:2] != (image_size, image_size):
+        return False
+    count = sum(len(source.splits[split]) for split in {"train", evaluation})
+    return count * math.prod(source.shape) <= memory_limit
+
+
+def in_memory(source: Source, evaluation: str) -> Dataset:
+    """All the examples decoded; no evaluation examples where they are to be held out.
+
+    Args:
+      source: A data set whose images have one shape.
+      evaluation: The split that is evaluated.
+    """
+    assert source.shape is not None
+    images, labels = decode_all(source.splits["train"], source.num_classes, source.shape)
+    if len(labels) == 0:
+        raise ValueError(f"{source.name} has no training examples.")
+    eval_images, eval_labels = images[:0], labels[:0]
+    if evaluation != "train":
+        records = source.splits[evaluation]
+        eval_images, eval_labels = decode_all(records, source.num_classes, source.shape)
+    mean, std = mean_and_std(images)
+    return Dataset(
+        name=source.name,
+        images=images,
+        labels=labels,
+        eval_images=eval_images,
+        eval_labels=eval_labels,
+        eval_split=source.splits[evaluation].split,
+        num_classes=source.num_classes,
+        mean=mean,
+        std=std,
+        max_value=255.0,
+    )
+
+
+def streamed(
+    source: Source, evaluation: str, validation: int, image_size: int, augmentation: str
+) -> StreamedDataset:
+    """The same examples, decoded when a batch needs them.
+
+    Args:
+      source: The data set.
+      evaluation: The split that is evaluated; 'train': what is held out of it.
+      validation: How many training examples to hold out.
+      image_size: Height and width of the images in a batch; 0: see `load`.
+      augmentation: Whether it is `RANDOM_CROP` matters here.
+    """
+    train, shape = source.splits["train"], source.shape
+    if len(train) == 0:
+        raise ValueError(f"{source.name} has no training examples.")
+    mask = _held_out(train, validation, source.num_classes)
+    held = evaluation == "train"
+    if image_size or shape is None:
+        size = image_size or DEFAULT_SIZE
+        wanted = (size, size, source.channels)
+        # 256 for 224, as everybody has it; where all images have one shape nothing is cut off.
+        shorter = round(size * 256 / 224) if shape is None else size
+    else:
+        wanted, shorter = shape, 0
+    mean, std = usual_moments(source.channels)
+    return StreamedDataset(
+        name=source.name,
+        train=train.subset(~mask),
+        evaluation=train.subset(mask) if held else source.splits[evaluation],
+        image_shape=wanted,
+        shorter=0 if wanted == shape else shorter,
+        random_crop=augmentation == RANDOM_CROP,
+        eval_split="validation" if held else source.splits[evaluation].split,
+        num_classes=source.num_classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def _held_out(records: Records, count: int, num_classes: int) -> np.ndarray:
+    if records.labels is not None:
+        return held_out(records.labels, count, num_classes, VALIDATION_SEED)
+    mask = np.zeros(len(records), bool)
+    mask[seeded_order(len(records), VALIDATION_SEED, 0)[:count]] = True
+    return mask

@@ -1,0 +1,160 @@
+"""From an encoded image to pixels of one shape: decoding, centre crop, random-resized crop.
+
+Pillow does the work, with its antialiased bilinear filter; it lets other threads run meanwhile.
+"""
+
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image
+ASPECT = (3 / 4, 4 / 3)  # of a random crop: width / height
+_TRIES = 10
+WORDS = 4 * _TRIES + 1  # random words that one random crop and flip take
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def open_image(content: bytes) -> Image.Image:
+    """An image of which only the header has been read."""
+    return Image.open(io.BytesIO(content))
+
+
+def pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """The uint8 pixels [H, W, channels], converted where the file has another colour space.
+
+    Args:
+      image: An image.
+      channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+
+    Example:
+      >>> pixels(Image.new("L", (3, 2), 7), 3)[0, 0].tolist()
+      [7, 7, 7]
+    """
+    array = np.asarray(_converted(image, channels))
+    return array[..., None] if channels == 1 else array
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    mode = _MODES[channels]
+    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255.
+        raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def centre_crop(
+    image: Image.Image, shorter: int, height: int, width: int, channels: int
+) -> np.ndarray:
+    """Resize until the shorter side is `shorter` pixels long, then cut out the centre.
+
+    Args:
+      image: An image of any size.
+      shorter: Length of the shorter side after resizing, at least `height` and `width`.
+      height: Of the result.
+      width: Of the result.
+      channels: Of the result.
+
+    Returns:
+      uint8 [height, width, channels].
+
+    Example:
+      >>> centre_crop(Image.new("RGB", (640, 480)), 256, 224, 224, 3).shape
+      (224, 224, 3)
+
+    Source: A. Krizhevsky et al., ImageNet Classification with Deep CNNs, 2012, section 2, with
+      the single centre crop of 224 out of 256 by which float networks are compared since.
+    """
+    image = _converted(image, channels)
+    if image.width <= image.height:
+        size = (shorter, max(shorter, int(shorter * image.height / image.width)))
+    else:
+        size = (max(shorter, int(shorter * image.width / image.height)), shorter)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return pixels(image.crop((left, top, left + width, top + height)), channels)
+
+
+def random_box(width: int, height: int, words: np.ndarray) -> Box:
+    """A random part of an image: 8 to 100 % of its area, of aspect ratio 3/4 to 4/3.
+
+    Ten draws of area (uniform) and aspect (uniform in its logarithm); the first that fits into
+    the image is put anywhere in it. Where none fits: the largest centre part of allowed aspect.
+
+    Args:
+      width: Of the image, in pixels.
+      height: Of the image.
+      words: uint64 [>= 40], random.
+
+    Returns:
+      A part that lies inside the image.
+
+    Example:
+      >>> random_box(100, 100, np.zeros(40, np.uint64))
+      Box(left=0, top=0, width=24, height=33)
+
+    Source: C. Szegedy et al., Going Deeper with Convolutions, 2015, section 6.
+    """
+    draws = (words >> np.uint64(11)) * 2.0**-53  # float64 in [0, 1)
+    for area, aspect, across, down in draws[: 4 * _TRIES].reshape(_TRIES, 4).tolist():
+        target = width * height * (AREA[0] + area * (AREA[1] - AREA[0]))
+        low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+        ratio = math.exp(low + aspect * (high - low))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(across * (width - w + 1)), int(down * (height - h + 1)), w, h)
+    w = min(width, max(1, round(height * ASPECT[1])))
+    h = min(height, max(1, round(width / ASPECT[0])))
+    return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def random_resized_crop(
+    image: Image.Image, words: np.ndarray, height: int, width: int, channels: int
+) -> np.ndarray:
+    """Resize a random part of an image to one size, and mirror half of them.
+
+    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that still has all the pixels
+    which the result needs: the decoder leaves out the frequencies that resizing would remove.
+
+    Args:
+      image: An image of any size, as opened.
+      words: uint64 [`WORDS`], random.
+      height: Of the result.
+      width: Of the result.
+      channels: Of the result.
+
+    Returns:
+      uint8 [height, width, channels].
+
+    Example:
+      >>> words = np.random.Philox(key=0).random_raw(WORDS)
+      >>> random_resized_crop(Image.new("RGB", (640, 480)), words, 224, 224, 3).shape
+      (224, 224, 3)
+    """
+    full = image.size
+    box = random_box(*full, words)
+    needed = (full[0] * width / box.width, full[1] * height / box.height)
+    image.draft(None, (math.ceil(needed[0]), math.ceil(needed[1])))
+    across, down = image.width / full[0], image.height / full[1]
+    corners = (
+        box.left * across,
+        box.top * down,
+        min(image.width, (box.left + box.width) * across),
+        min(image.height, (box.top + box.height) * down),
+    )
+    image = _converted(image, channels)
+    image = image.resize((width, height), Image.Resampling.BILINEAR, box=corners)
+    if int(words[WORDS - 1]) >> 63:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return pixels(image, channels)

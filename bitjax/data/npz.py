@@ -1,0 +1,95 @@
+"""A user's own arrays in one .npz file."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from bitjax.data.pipeline import Dataset
+from bitjax.data.statistics import mean_and_std
+
+_FORM = (
+    "expected x_train, y_train, x_test and y_test, or images and labels: pixels uint8 [N, H, W] "
+    "or [N, H, W, C], classes integers [N] from 0"
+)
+
+
+def npz(name: str, path: Path) -> Dataset:
+    """The images and labels of an .npz file.
+
+    Args:
+      name: What a config calls it.
+      path: The file. It holds `x_train`, `y_train`, `x_test` and `y_test` (as Keras writes
+        them), or `images` and `labels`, which are all for training.
+
+    Returns:
+      The data, evaluation split 'test' (empty where the file has none).
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If it is no .npz file, or an array is missing or not as it must be.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: {path.absolute()} is missing.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not an archive")
+            keys = set(file.files)
+            both = {"x_train", "y_train", "x_test", "y_test"} <= keys
+            if not both and not {"images", "labels"} <= keys:
+                raise ValueError(f"it has {sorted(keys)}")
+            pairs = ["train", "test"] if both else [""]
+            arrays = [
+                (file[f"x_{p}" if p else "images"], file[f"y_{p}" if p else "labels"])
+                for p in pairs
+            ]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name}: {path} cannot be read ({error}); {_FORM}.") from error
+    parts = [_checked(name, part, *pair) for part, pair in zip(pairs, arrays, strict=True)]
+    images, labels = parts[0]
+    if len(parts) == 1:
+        parts.append((images[:0], labels[:0]))
+    eval_images, eval_labels = parts[1]
+    if eval_images.shape[1:] != images.shape[1:]:
+        raise ValueError(
+            f"{name}: x_test must have the shape of x_train, {images.shape[1:]} an image, got "
+            f"{eval_images.shape[1:]}."
+        )
+    if len(labels) == 0:
+        raise ValueError(f"{name}: {path} has no training examples; {_FORM}.")
+    mean, std = mean_and_std(images)
+    return Dataset(
+        name=name,
+        images=images,
+        labels=labels,
+        eval_images=eval_images,
+        eval_labels=eval_labels,
+        eval_split="test",
+        num_classes=int(max(labels.max(), eval_labels.max(initial=0))) + 1,
+        mean=mean,
+        std=std,
+        max_value=255.0,
+    )
+
+
+def _checked(
+    name: str, part: str, images: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (f"x_{part}", f"y_{part}") if part else ("images", "labels")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"{name}: {x} must be uint8 [N, H, W] or [N, H, W, C], got {images.dtype} "
+            f"{images.shape}."
+        )
+    if labels.shape == (len(images), 1):  # Keras' CIFAR files.
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise ValueError(
+            f"{name}: {y} must be integers [{len(images)}], got {labels.dtype} {labels.shape}."
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**31:
+        raise ValueError(f"{name}: {y} must be classes from 0, got {labels.min()}.")
+    return images, labels.astype(np.int32)

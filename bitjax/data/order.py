@@ -1,0 +1,110 @@
+"""The order of the examples: permutations that follow from seed and epoch, cut into batches."""
+
+import functools
+
+import numpy as np
+
+
+def seeded_order(num_examples: int, seed: int, stream: int) -> np.ndarray:
+    """A permutation of range(num_examples) that depends on (seed, stream) only.
+
+    It sorts raw Philox words: NumPy promises that those never change between releases, and does
+    not promise it of `Generator.permutation`.
+
+    Args:
+      num_examples: How many numbers to permute.
+      seed: In [0, 2**64).
+      stream: Which of the seed's permutations, in [0, 2**64): the epoch, say.
+
+    Returns:
+      int64 [num_examples].
+
+    Example:
+      >>> sorted(seeded_order(4, seed=0, stream=0).tolist())
+      [0, 1, 2, 3]
+    """
+    for name, value in (("seed", seed), ("stream", stream)):
+        if not 0 <= value < 2**64:
+            raise ValueError(f"`{name}` must be in [0, 2**64), got {value}.")
+    words = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(num_examples)
+    return np.argsort(words, kind="stable").astype(np.int64)
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which one epoch sees the examples; read-only, int64 [num_examples]."""
+    order = seeded_order(num_examples, seed, epoch)
+    order.flags.writeable = False  # It is shared by every batch of the epoch.
+    return order
+
+
+def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+    """Which examples the batch of one step holds.
+
+    The epochs' permutations form one endless stream, and step `s` takes the positions from
+    `s * batch_size` on. A batch may cross the border of two epochs, so that no example is
+    dropped: each is seen exactly once per epoch, whatever the batch size.
+
+    Args:
+      num_examples: Size of the training set, at least 1.
+      batch_size: Examples in the batch over all hosts, at least 1.
+      step: The training step, from 0.
+      seed: Seed of the order, in [0, 2**64).
+
+    Returns:
+      int64 [batch_size], each in [0, num_examples).
+
+    Raises:
+      ValueError: If an argument is out of its range.
+
+    Example:
+      >>> epoch = [batch_indices(6, 2, step, seed=0) for step in range(3)]
+      >>> sorted(np.concatenate(epoch).tolist())
+      [0, 1, 2, 3, 4, 5]
+    """
+    if num_examples < 1:
+        raise ValueError(
+            f"`num_examples` must be at least 1, got {num_examples}: there is nothing to train on."
+        )
+    check_batch_size(batch_size)
+    if step < 0:
+        raise ValueError(f"`step` must be at least 0, got {step}.")
+    epochs, offsets = np.divmod(int(step) * batch_size + np.arange(batch_size), num_examples)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        here = epochs == epoch
+        indices[here] = epoch_order(num_examples, int(seed), epoch)[offsets[here]]
+    return indices
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise a ValueError where a batch would be empty."""
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+
+
+def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
+    """Which examples of a batch belong to one host.
+
+    Args:
+      batch_size: Examples in the batch over all hosts.
+      shard: (index, count): this host's index and the number of hosts.
+
+    Raises:
+      ValueError: If a number is out of its range, or `batch_size` does not divide by `count`.
+
+    Example:
+      >>> shard_slice(32, (1, 4))
+      slice(8, 16, None)
+    """
+    index, count = shard
+    check_batch_size(batch_size)
+    if not 0 <= index < count:
+        raise ValueError(f"`shard` must be (index, count) with 0 <= index < count, got {shard}.")
+    if batch_size % count:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {count} shards, got {batch_size}; "
+            f"use {batch_size - batch_size % count or count}."
+        )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)

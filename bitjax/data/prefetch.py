@@ -1,0 +1,74 @@
+"""Batches made ahead of the step that takes them: in a thread, and on their way to the device."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def in_background(
+    make: Callable[[int], T], start: int, stop: int | None, ahead: int = 2
+) -> Generator[T, None, None]:
+    """make(start), make(start + 1), ..., each made in a thread before it is asked for.
+
+    Args:
+      make: A function of the step.
+      start: The first step.
+      stop: The step before which to end; None: never.
+      ahead: How many results to keep ready, at least 1.
+
+    Returns:
+      A generator; `close` it where it is left before its end.
+
+    Example:
+      >>> list(in_background(lambda step: step**2, 2, 5))
+      [4, 9, 16]
+    """
+    steps = itertools.count(start) if stop is None else iter(range(start, stop))
+    pool = ThreadPoolExecutor(1, thread_name_prefix="bitjax-batches")
+    try:
+        waiting = deque(pool.submit(make, step) for step in itertools.islice(steps, ahead))
+        while waiting:
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def to_device(
+    batches: Iterator[T], put: Callable[[T], U], ahead: int = 2
+) -> Generator[U, None, None]:
+    """put(batch) for every batch, called `ahead` batches before they are asked for.
+
+    `put` starts a copy and does not wait for it: `jax.device_put`, or what makes a global array
+    of this host's part. The copies then run beside the steps.
+
+    Args:
+      batches: Batches; closed at the end or when this generator is.
+      put: What moves a batch.
+      ahead: How many moved batches to keep ready, at least 0.
+
+    Returns:
+      A generator; `close` it where it is left before its end.
+
+    Example:
+      >>> list(to_device(iter([1, 2, 3]), lambda batch: 10 * batch))
+      [10, 20, 30]
+    """
+    try:
+        moved: deque[U] = deque()
+        for batch in batches:
+            moved.append(put(batch))
+            if len(moved) > ahead:
+                yield moved.popleft()
+        while moved:
+            yield moved.popleft()
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,198 @@
+"""Image-classification data sets of TensorFlow Datasets, read without TensorFlow.
+
+They are prepared once, in the array_record format (`python -m experiments.prepare_data`), and read
+by `as_data_source`. Images stay encoded here; Pillow decodes them where a batch needs them.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitjax.data.records import Records, Shape, Source, digest_of
+
+PREPARE = "python -m experiments.prepare_data"
+_VERSION = re.compile(r"\d+\.\d+\.\d+$")
+
+
+def tfds_root(root: str | Path | None) -> Path:
+    """Where data sets are prepared: `root`, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`."""
+    folder = root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(folder).expanduser()
+
+
+def parse_name(name: str) -> tuple[str, str, str]:
+    """'NAME/CONFIG:VERSION' in its three parts; '' for those that are left out.
+
+    Raises:
+      ValueError: If it has another form.
+
+    Example:
+      >>> parse_name("emnist/letters:3.1.0"), parse_name("cifar10")
+      (('emnist', 'letters', '3.1.0'), ('cifar10', '', ''))
+    """
+    found = re.fullmatch(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?", name)
+    if found is None:
+        raise ValueError(
+            f"`name` must be tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:1.2.3, "
+            f"got 'tfds:{name}'."
+        )
+    return found[1], found[2] or "", found[3] or ""
+
+
+def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str] = ()) -> Source:
+    """A prepared data set's examples.
+
+    Args:
+      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION; the newest version if it is left out.
+      root: Where data sets are prepared; None: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+      splits: The training and the evaluation split in TFDS's language, ('train[:90%]',
+        'train[90%:]') say; empty: 'train', 'validation' and 'test', as far as they have labels.
+
+    Returns:
+      The examples.
+
+    Raises:
+      FileNotFoundError: If it is not prepared; the message says by which command it is.
+      ValueError: If there is no such data set, it has no images or no classes, or a split or a
+        version is not there.
+    """
+    folder = _find(name, tfds_root(root))
+    import tensorflow_datasets as tfds  # 1 s to import: only who reads such a set pays.
+
+    full = f"tfds:{name}"
+    builder = tfds.builder_from_directory(folder)
+    image, label = _keys(full, builder.info)
+    features = builder.info.features
+    if np.dtype(features[image].np_dtype) != np.uint8:
+        raise ValueError(f"{full} has {image} of {features[image].np_dtype}, expected uint8.")
+    *sides, channels = features[image].shape
+    channels = channels or 3
+    if channels not in (1, 3, 4):
+        raise ValueError(f"{full} has images of {channels} channels, expected 1, 3 or 4.")
+    shape: Shape | None = None if None in sides else (sides[0], sides[1], channels)
+    if splits and len(splits) != 2:
+        raise ValueError(f"`splits` must be empty or name two, for train and test, got {splits}.")
+    wanted = dict(zip(("train", "test"), splits, strict=False)) or {
+        split: split for split in ("train", "validation", "test") if split in builder.info.splits
+    }
+    opened = {
+        kind: _records(full, builder, split, image, label, folder) for kind, split in wanted.items()
+    }
+    if "train" not in opened:
+        raise ValueError(
+            f"{full} has no split 'train'; name two of {sorted(builder.info.splits)} in `splits`."
+        )
+    if not splits and "test" in opened and not _has_labels(opened["test"]):
+        del opened["test"]  # The test set of a challenge.
+    return Source(full, opened, features[label].num_classes, shape, channels)
+
+
+def _find(name: str, root: Path) -> Path:
+    """The folder of the newest prepared version."""
+    base, config, version = parse_name(name)
+    folder = root / base / config
+    versions = _versions(folder)
+    if not versions and not config and folder.is_dir():
+        configs = sorted(f.name for f in folder.iterdir() if f.is_dir() and _versions(f))
+        if len(configs) > 1:
+            choices = ", ".join(f"tfds:{base}/{each}" for each in configs)
+            raise ValueError(f"`name` must say which of tfds:{base} is meant: {choices}.")
+        if configs:
+            folder = folder / configs[0]
+            versions = _versions(folder)
+    if versions and version and version not in versions:
+        raise ValueError(
+            f"`name`: {folder} holds version {', '.join(versions)}, got 'tfds:{name}'."
+        )
+    if versions:
+        return folder / (version or versions[-1])
+    _check_known(base)
+    raise FileNotFoundError(
+        f"tfds:{name} is not prepared in {folder}; prepare it with `{PREPARE} tfds:{name} "
+        f"--root {root}` (--help tells how to do so from downloaded files), or say where it is: "
+        "config.data.root or TFDS_DATA_DIR."
+    )
+
+
+def _versions(folder: Path) -> list[str]:
+    """The prepared versions in a folder, oldest first."""
+    found = (f.parent.name for f in folder.glob("*/dataset_info.json"))
+    return sorted(filter(_VERSION.match, found), key=lambda v: [int(n) for n in v.split(".")])
+
+
+def _check_known(base: str) -> None:
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if base not in known:
+        close = difflib.get_close_matches(base, known)
+        hint = f"did you mean {' or '.join(f'tfds:{each}' for each in close)}?" if close else ""
+        raise ValueError(
+            f"`name`: TFDS has no data set {base!r}; "
+            f"{hint or 'see https://www.tensorflow.org/datasets/catalog'}"
+        )
+
+
+def _keys(full: str, info: Any) -> tuple[str, str]:
+    """The names of the image and of its class."""
+    import tensorflow_datasets as tfds
+
+    kinds = {"image": tfds.features.Image, "class": tfds.features.ClassLabel}
+    found = {
+        kind: [key for key, feature in info.features.items() if isinstance(feature, wanted)]
+        for kind, wanted in kinds.items()
+    }
+    chosen: list[str] = []
+    for place, (kind, keys) in enumerate(found.items()):
+        supervised = info.supervised_keys or ()
+        named = supervised[place] if len(supervised) == 2 else None
+        keys = [key for key in keys if key == named] or keys
+        if len(keys) != 1:
+            raise ValueError(
+                f"{full} is no image classification: it has {len(keys)} features that are "
+                f"{'an image' if kind == 'image' else 'a class'} among "
+                f"{sorted(info.features)}, expected one."
+            )
+        chosen.append(keys[0])
+    return chosen[0], chosen[1]
+
+
+def _records(full: str, builder: Any, split: str, image: str, label: str, folder: Path) -> Records:
+    import tensorflow_datasets as tfds
+
+    skip = {image: tfds.decode.SkipDecoding()}
+    try:
+        source = builder.as_data_source(split, decoders=skip)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{full} is prepared as {builder.info.file_format.value} in {folder}, which only "
+            f"TensorFlow reads; remove that folder and run `{PREPARE} {full}`."
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{full} has no split {split!r}; it has {sorted(builder.info.splits)}, and parts of "
+            "them as in 'train[:90%]'."
+        ) from error
+
+    def read(number: int) -> tuple[bytes, int]:
+        record = source[number]
+        return record[image], int(record[label])
+
+    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
+    return Records(
+        split,
+        read,
+        lambda number: f"record {number} of split {split!r} in {folder}",
+        np.arange(len(source)),
+        None,
+        digest_of(full, split, str(folder.absolute()), files),
+    )
+
+
+def _has_labels(records: Records) -> bool:
+    return len(records) > 0 and records.read(int(records.indices[0]))[1] >= 0
