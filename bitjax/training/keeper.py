@@ -50,11 +50,11 @@ class Keeper:
         self._stage_began = 0.0
         self._checkpoints = self._writer = None
         # Checkpoints are written by all hosts together, everything else by the first.
-        self._writes = run.folder is not None and is_first()
+        self._folder = run.folder if is_first() else None
         if run.folder is not None:
             self._checkpoints = Checkpoints(run.folder / "checkpoints")
-        if self._writes:
-            self._writer = MetricsWriter(run.folder, tensorboard=run.settings.tensorboard)
+        if self._folder is not None:
+            self._writer = MetricsWriter(self._folder, tensorboard=run.settings.tensorboard)
 
     def seconds(self) -> float:
         """Seconds this run has taken, earlier processes included."""
@@ -114,20 +114,20 @@ class Keeper:
 
     def finish(self, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
         """Writes `result.json` and `bits.csv`."""
-        if self._writes:
+        if self._folder is not None:
             integer = jax.device_get(bits_of(variables))
-            path = self.run.folder / "bits.csv"
+            path = self._folder / "bits.csv"
             write_bits(path, self.run.costs, self.fractional, integer)
-            write_json(self.run.folder / "result.json", result)
+            write_json(self._folder / "result.json", result)
 
     def fail(self, error: BaseException) -> None:
         """Writes a `result.json` that says why the run ended; `stopped` can be resumed."""
-        if not self._writes:
+        if self._folder is None:
             return
         stopped = type(error).__name__ in ("Stopped", "KeyboardInterrupt", "SystemExit")
         last = traceback.extract_tb(error.__traceback__)[-1:]
         write_json(
-            self.run.folder / "result.json",
+            self._folder / "result.json",
             {
                 "status": "stopped" if stopped else "failed",
                 **self.run.facts,

@@ -81,14 +81,14 @@ def preprocess(key, images):
     return x.astype(jnp.result_type(float))  # float64 where that is enabled
 
 
-def experiment(quantized):
-    """`(model, stage, costs, state)` at the start."""
+def experiment(rules):
+    """`(model, stage, costs, state)` at the start; of a float model if there are no rules."""
     x = preprocess(None, jnp.asarray(DATA.images[:32]))
     method = (
         bitpruning(
-            RULES, steps=60, fine_tune=0.0, gamma=0.2, learning_rate=0.05, bits_learning_rate=0.02
+            rules, steps=60, fine_tune=0.0, gamma=0.2, learning_rate=0.05, bits_learning_rate=0.02
         )
-        if quantized
+        if rules
         else full_precision(steps=60, learning_rate=0.05)
     )
     stage = method.stages[0]
@@ -97,7 +97,7 @@ def experiment(quantized):
     variables = Net().init(key, x)
     variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), variables)
     model = bj.Quantized(Net(), tuple(stage.rules))
-    if quantized:
+    if rules:
         variables = bj.attach(model, variables, x)
     return model, stage, bj.site_costs(Net(), x), initial_state(stage, variables, key=key)
 
@@ -139,9 +139,9 @@ def make_codes(axis_name):
 def run_form(form, devices, folder, what):
     """Everything one form has to say, as a tree of arrays."""
     place = placement(form, devices)
-    quantized = what != "float64"
+    rules = {"quantized": RULES, "quick": (), "float64": ()}[what]
     length, numbers = (1, (0,)) if what == "quick" else (STEPS, STARTS)
-    model, stage, costs, state = experiment(quantized)
+    model, stage, costs, state = experiment(rules)
     step = place.train(make_train_step(model, stage, costs, preprocess, axis_name=place.axis_name))
     codes_of = place.evaluate(make_codes(place.axis_name)) if what == "quantized" else None
 
