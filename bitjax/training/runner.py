@@ -16,26 +16,20 @@ import numpy as np
 
 from bitjax.calibrate import attach
 from bitjax.cost import bits_of
-from bitjax.data import (
-    AUGMENTATIONS,
-    Dataset,
-    batch_indices,
-    eval_batches,
-    normalize,
-    train_batch,
-)
+from bitjax.data import AUGMENTATIONS, Dataset, eval_batches, normalize, train_batch
 from bitjax.linen import QUANT, STATS, Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.sites import Costs, site_costs
 from bitjax.tap import first_nonfinite
+from bitjax.training.feed import feed, resident
 from bitjax.training.hosts import is_first
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
-from bitjax.training.parallel import Placement, part_of_batch, placement
+from bitjax.training.parallel import Placement, placement
 from bitjax.training.results import StageResult, result_of
 from bitjax.training.run_folder import provenance
 from bitjax.training.settings import Settings as Settings
-from bitjax.training.settings import check_settings
+from bitjax.training.settings import check_place, check_settings
 from bitjax.training.state import TrainState, initial_state, variables_of, with_variables
 from bitjax.training.step import make_eval_step, make_train_step, step_keys
 
@@ -94,7 +88,7 @@ class Run:
         self.method, self.dataset = method, dataset
         self.settings = check_settings(settings or Settings())
         self.place = place or placement(self.settings.parallel, self.settings.devices)
-        _check_place(self.settings, self.place, method)
+        check_place(self.settings, self.place, method)
         self.model = _computing_in(model, self.settings.compute_dtype)
         self.folder, self.facts, self.show = folder, dict(facts or {}), show and is_first()
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
@@ -247,7 +241,7 @@ class Run:
         done, offset = int(state.step), int(state.offset)
         if done >= stage.steps:
             return state
-        model, place, together = self.wrap(stage), self.place, settings.steps_per_dispatch
+        model, place = self.wrap(stage), self.place
         step = place.train(
             make_train_step(
                 model,
@@ -258,15 +252,15 @@ class Run:
                 axis_name=place.axis_name,
                 accumulate=settings.accumulate,
             ),
-            scanned=together > 1,
+            scanned=settings.steps_per_dispatch > 1,
         )
-        state, data = place.put_state(state), self._resident()
-        feed = self._feed(offset + done, indices=bool(data))
+        state = place.put_state(state)
+        data = resident(self.dataset, place, settings.device_data_mb)
+        steps = range(offset + done, offset + stage.steps)
         progress.stage(stage.name, stage.steps, done=done)
         began = time.monotonic()
-        while done < stage.steps:
-            count = min(together, stage.steps - done)
-            state, metrics = step(state, self._next(feed, count), data)
+        for count, batch in feed(self.dataset, settings, place, steps, indices=bool(data)):
+            state, metrics = step(state, batch, data)
             done += count
             progress.update(
                 done,
@@ -297,32 +291,6 @@ class Run:
             if stopping and not last:  # a stage that is done is evaluated and saved first
                 raise _stopped(offset + done)
         return place.local(state)
-
-    def _resident(self) -> dict[str, jax.Array]:
-        """The training set on the accelerator's devices, where it is small enough; else {}."""
-        images, labels = self.dataset.images, self.dataset.labels
-        if not self.place.accelerator or images.nbytes > self.settings.device_data_mb * 2**20:
-            return {}
-        return self.place.put_data({"image": images, "label": labels})
-
-    def _feed(self, step: int, *, indices: bool) -> Iterator[dict[str, np.ndarray]]:
-        """This host's part of the batch of `step` and of every later one; or its indices alone."""
-        size, seed, shard = self.settings.batch_size, self.settings.seed, self.place.shard
-        while True:
-            if indices:
-                every = batch_indices(len(self.dataset.labels), size, step, seed)
-                yield {"index": np.split(every.astype(np.int32), shard[1])[shard[0]]}
-            else:
-                yield train_batch(self.dataset, size, step, seed, shard=shard)
-            step += 1
-
-    def _next(self, feed: Iterator[dict[str, np.ndarray]], count: int) -> Any:
-        """What the next dispatch takes: one batch, or the next `count`, stacked."""
-        if self.settings.steps_per_dispatch == 1:
-            return self.place.put_batch(next(feed))
-        batches = [next(feed) for _ in range(count)]
-        stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-        return self.place.put_batch(stacked, scanned=True)
 
     def _stop_if_asked(self, index: int) -> None:
         if self.stopping:
@@ -367,23 +335,6 @@ class Run:
             for part in range(parts)
         ]
         return keys, np.split(images, devices * parts)
-
-
-def _check_place(settings: Settings, place: Placement, method: Method) -> None:
-    """Raises what is wrong with the settings on these devices."""
-    part_of_batch(settings.batch_size, settings.accumulate, place)
-    together = settings.steps_per_dispatch
-    if together > 1 and not place.accelerator:
-        raise ValueError(
-            f"`steps_per_dispatch` must be 1 on the CPU, got {together}: a convolution inside a "
-            "loop that is compiled runs ten times slower there."
-        )
-    for stage in method.stages:
-        if stage.every is not None and stage.every[0] % together:
-            raise ValueError(
-                f"`steps_per_dispatch` must divide {stage.every[0]}, the steps between two calls "
-                f"of stage {stage.name!r}'s function on the host, got {together}."
-            )
 
 
 def _computing_in(model: nn.Module, dtype: str) -> nn.Module:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.data import load
+from bitjax.data import load, train_batch
 from bitjax.methods import full_precision, uniform
 from bitjax.models import MLP, SmallCNN
 from bitjax.training import hosts
+from bitjax.training.feed import resident
 from bitjax.training.metrics import read_rows
 from bitjax.training.parallel import part_of_batch, placement
 from bitjax.training.runner import Run, Settings
@@ -256,7 +257,7 @@ def test_steps_of_one_dispatch_are_the_steps_one_by_one(form, tmp_path):
             show=False,
             place=place,
         )
-        assert bool(run._resident()) == bool(changes)
+        assert bool(resident(DATA, place, 1)) == bool(changes)
         run.execute()
         rows[name] = read_rows(tmp_path / name / "metrics.jsonl")
     assert [row["step"] for row in rows["apart"]] == [3, 3, 6, 6, 7]
@@ -280,7 +281,7 @@ def test_parts_of_a_batch_are_averaged(tmp_path):
     run = Run(full_precision(steps=3), Net(), DATA, None, settings, show=False)
     model = bj.Quantized(Net(), ())
     state = initial_state(stage, run.start, key=run.key)
-    batch = next(run._feed(0, indices=False))
+    batch = train_batch(DATA, 16, 0, seed=0)
 
     def step(batch, **options):
         made = make_train_step(model, stage, run.costs, run.preprocess, **options)
@@ -319,7 +320,7 @@ def test_in_bfloat16_only_the_model_is(quantized):
     stage = run.method.stages[0]
     state = run.fresh_state(0, run.enter(stage, run.start))
     step = make_train_step(run.wrap(stage), stage, run.costs, run.preprocess)
-    batch = next(run._feed(0, indices=False))
+    batch = train_batch(DATA, 16, 0, seed=0)
     text = jax.jit(step).lower(state, batch).as_text()
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     assert convolutions and all("f32" not in line for line in convolutions)
