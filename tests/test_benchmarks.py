@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import backward_memory, import_time, step_time, timing
+from benchmarks import backward_memory, import_time, scaling, step_time, timing
 from bitjax.models import CifarResNet
 
 TINY = CifarResNet(depth=8, width=2)
@@ -66,3 +66,39 @@ def test_importing_bitjax_loads_no_tensorflow():
     found = import_time.measure(rounds=1)["bitjax"]
     assert found[0, 1] > 0.0
     assert not found[:, 2].any()
+
+
+def test_all_reduces_are_counted_by_kind_also_where_they_were_merged():
+    text = """
+  %a = f32[2,16]{1,0} all-reduce(%x), channel_id=1, metadata={op_name="jit(run)/model/bn1/psum"}
+  %b = (f32[3]{0}, bf16[4]{0}) all-reduce-start(%y, %z), metadata={op_name="jit(run)/(\
+merge_gradients_params/psum:merge_metrics/psum)" stack_frame_id=4}
+  %c = f32[] all-reduce(%w), metadata={op_name="jit(run)/model/stem/quantize/pmax"}
+  %d = f32[] add(%w, %w), metadata={op_name="jit(run)/all-reduce"}
+"""
+    traffic, calls = scaling.collectives(text)
+    assert calls == 3
+    assert {kind: tuple(t) for kind, t in traffic.items()} == {
+        "gradients of parameters": (1, 12),
+        "gradients of quantizers": (0, 0),
+        "loss and accuracy": (1, 8),
+        "ranges of quantizers": (1, 4),
+        "batch normalisations": (1, 128),
+    }
+    with pytest.raises(ValueError, match="is no all-reduce"):
+        scaling.collectives(text.replace("all-reduce(%w)", "all-gather(%w)"))
+
+
+@pytest.mark.slow
+def test_gradients_cross_the_network_once_and_each_normalisation_twice():
+    found = scaling.compile_apart(4, "lsq w4a4", depth=8, width=2)
+    assert found.traffic["gradients of parameters"].bytes == found.parameters
+    assert 0 < found.traffic["gradients of quantizers"].bytes <= found.quantizers
+    channels = 2 + 2 * 2 + 2 * 4 + 2 * 8  # of the stem and of two normalisations a stage
+    # A mean and a mean square, forward and backward, 4 bytes each.
+    assert found.traffic["batch normalisations"].bytes == 2 * 2 * 4 * channels
+    assert found.traffic["loss and accuracy"].bytes == 12
+    on = scaling.Machine()
+    work, talk = scaling.predict(found, 128, 256, on)
+    assert 0 < talk and work == pytest.approx(6 * found.macs * 128 / on.rate)
+    assert scaling.predict(found, 128, 1, on) == (work, 0.0)

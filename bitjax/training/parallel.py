@@ -6,16 +6,12 @@ same function; which of them, the runner does not see.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-if TYPE_CHECKING:
-    from bitjax.methods.base import Stage
-    from bitjax.training.settings import Settings
 
 AXIS = "data"
 FORMS = ("auto", "none", "pmap", "shard_map")
@@ -132,23 +128,6 @@ def part_of_batch(batch_size: int, accumulate: int, place: Placement) -> int:
             f"{batch_size}; use {batch_size + -batch_size % parts}, or fewer `devices`."
         )
     return batch_size // parts
-
-
-def check_place(settings: "Settings", place: Placement, stages: Sequence["Stage"]) -> None:
-    """Raises a ValueError that says what is wrong with a run's settings on these devices."""
-    part_of_batch(settings.batch_size, settings.accumulate, place)
-    together = settings.steps_per_dispatch
-    if together > 1 and not place.accelerator:
-        raise ValueError(
-            f"`steps_per_dispatch` must be 1 on the CPU, got {together}: a convolution inside a "
-            "loop that is compiled runs ten times slower there."
-        )
-    for stage in stages:
-        if stage.every is not None and stage.every[0] % together:
-            raise ValueError(
-                f"`steps_per_dispatch` must divide {stage.every[0]}, the steps between two calls "
-                f"of stage {stage.name!r}'s function on the host, got {together}."
-            )
 
 
 def _body(step: Callable, scanned: bool) -> Callable:

@@ -28,17 +28,17 @@ from bitjax.data import (
 from bitjax.linen import QUANT, STATS, Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.sites import Costs, site_costs
-from bitjax.training.feeding import feed, resident
+from bitjax.training.feed import feed, resident
 from bitjax.training.finite import NonFiniteError as NonFiniteError
 from bitjax.training.finite import check_finite
 from bitjax.training.hosts import is_first
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
-from bitjax.training.parallel import Placement, check_place, placement
+from bitjax.training.parallel import Placement, placement
 from bitjax.training.results import StageResult, result_of
 from bitjax.training.run_folder import provenance
 from bitjax.training.settings import Settings as Settings
-from bitjax.training.settings import check_settings
+from bitjax.training.settings import check_place, check_settings
 from bitjax.training.state import TrainState, initial_state, variables_of, with_variables
 from bitjax.training.step import make_eval_step, make_train_step
 
@@ -93,7 +93,7 @@ class Run:
         self.method, self.dataset = method, dataset
         self.settings = check_settings(settings or Settings())
         self.place = place or placement(self.settings.parallel, self.settings.devices)
-        check_place(self.settings, self.place, method.stages)
+        check_place(self.settings, self.place, method)
         self.model = _computing_in(model, self.settings.compute_dtype)
         self.folder, self.facts, self.show = folder, dict(facts or {}), show and is_first()
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
@@ -251,7 +251,7 @@ class Run:
         done, offset = int(state.step), int(state.offset)
         if done >= stage.steps:
             return state
-        model, place, together = self.wrap(stage), self.place, settings.steps_per_dispatch
+        model, place = self.wrap(stage), self.place
         step = place.train(
             make_train_step(
                 model,
@@ -262,17 +262,18 @@ class Run:
                 axis_name=place.axis_name,
                 accumulate=settings.accumulate,
             ),
-            scanned=together > 1,
+            scanned=settings.steps_per_dispatch > 1,
         )
-        state, data = place.put_state(state), resident(self.dataset, place, settings)
-        start, stop = offset + done, offset + stage.steps
+        state = place.put_state(state)
+        data = resident(self.dataset, place, settings.device_data_mb)
+        steps = range(offset + done, offset + stage.steps)
         progress.stage(stage.name, stage.steps, done=done)
         began = time.monotonic()
-        batches = feed(self.dataset, place, settings, start, stop, indices=bool(data))
+        batches = feed(self.dataset, settings, place, steps, indices=bool(data))
         with contextlib.closing(batches):
-            for batch in batches:
+            for count, batch in batches:
                 state, metrics = step(state, batch, data)
-                before, done = done, min(done + together, stage.steps)
+                done += count
                 progress.update(
                     done,
                     loss=metrics["loss"],
@@ -280,8 +281,8 @@ class Run:
                     bits=metrics.get("bits"),
                 )
                 last, stopping = done == stage.steps, self.stopping  # it may be set at any moment
-                save = not last and (_passed(settings.checkpoint_every, before, done) or stopping)
-                log = last or _passed(settings.log_every, before, done)
+                save = not last and (done % settings.checkpoint_every == 0 or stopping)
+                log = last or done % settings.log_every == 0
                 if log or save:
                     check_finite(self, model, state)
                 if log:
@@ -294,7 +295,7 @@ class Run:
                     context = self._context(index, variables_of(here))
                     new = stage.every[1](context, variables_of(here))
                     state = place.put_state(jax.tree.map(jnp.copy, with_variables(here, new)))
-                if _passed(settings.eval_every, before, done) and not last:
+                if settings.eval_every and done % settings.eval_every == 0 and not last:
                     accuracy, loss = evaluate(variables_of(state))
                     keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
                 if save:
@@ -318,11 +319,6 @@ def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
             f"`dtype`, got {dtype!r}."
         )
     return model.clone(dtype=jnp.dtype(dtype))
-
-
-def _passed(every: int, before: int, done: int) -> bool:
-    """Whether a multiple of `every` is among the steps from `before` to `done`; 0 is never."""
-    return every > 0 and done // every > before // every
 
 
 def _stopped(step: int) -> Stopped:

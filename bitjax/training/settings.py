@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from bitjax.data import AUGMENTATIONS
-from bitjax.training.parallel import FORMS
+from bitjax.methods.base import Method
+from bitjax.training.parallel import FORMS, Placement, part_of_batch
 
 _CHOICES = {
     "augmentation": AUGMENTATIONS,
@@ -85,3 +86,28 @@ def check_settings(settings: Settings) -> Settings:
                 f"{getattr(settings, name)}: nothing can happen between steps of one dispatch."
             )
     return settings
+
+
+def check_place(settings: Settings, place: Placement, method: Method) -> None:
+    """Checks that the settings go with the devices and with the method.
+
+    Raises:
+      ValueError: they do not; the message names the setting.
+
+    Example:
+      >>> from bitjax.training.parallel import placement
+      >>> check_place(Settings(batch_size=6, accumulate=2), placement("none"), Method("none", ()))
+    """
+    part_of_batch(settings.batch_size, settings.accumulate, place)
+    together = settings.steps_per_dispatch
+    if together > 1 and not place.accelerator:
+        raise ValueError(
+            f"`steps_per_dispatch` must be 1 on the CPU, got {together}: a convolution inside a "
+            "loop that is compiled runs ten times slower there."
+        )
+    for stage in method.stages:
+        if stage.every is not None and stage.every[0] % together:
+            raise ValueError(
+                f"`steps_per_dispatch` must divide {stage.every[0]}, the steps between two calls "
+                f"of stage {stage.name!r}'s function on the host, got {together}."
+            )

@@ -135,8 +135,9 @@ def make_train_step(
         if axis_name:
             with jax.named_scope("merge_metrics"):
                 loss, task, hits = jax.lax.pmean((loss, task, hits), axis_name)
-            with jax.named_scope("merge_gradients"):
-                grads = jax.lax.pmean(grads, axis_name)
+            for name, tree in grads.items():
+                with jax.named_scope(f"merge_gradients_{name}"):
+                    grads[name] = jax.lax.pmean(tree, axis_name)
             # Batch normalisations and quantizers have merged theirs.
             own = {n: t for n, t in updates.items() if n not in (STATS, "batch_stats")}
             updates = {**updates, **_pmean_floats(own, axis_name)}
