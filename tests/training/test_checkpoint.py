@@ -1,10 +1,13 @@
 """Checkpoints come back bit for bit, or are reported damaged and the older one is used."""
 
+import contextlib
 import itertools
 import json
 import logging
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 
-from bitjax.training.checkpoint import Checkpoints, DamagedError
+from bitjax.training.checkpoint import Checkpoints, DamagedError, SaveError
 
 
 def some_state(seed: int = 0):
@@ -295,13 +298,61 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_failed_save_is_raised_by_the_next_call(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(1, {"x": jnp.zeros(3)}, {}, wait=True)
-    checkpoints.save(2, {"x": jnp.zeros(3_000_000)}, {})
-    (tmp_path / "1.removed" / "in the way").mkdir(parents=True)  # Of the removal of step 1.
-    with pytest.raises(OSError, match="1.removed"):
-        checkpoints.close()
+def test_an_old_checkpoint_that_cannot_be_removed_is_told_and_the_new_one_counts(tmp_path, caplog):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)}, {}, wait=True)
+        checkpoints.save(2, {"x": jnp.zeros(3_000_000)}, {})
+        (tmp_path / "1.removed" / "in the way").mkdir(parents=True)  # Of the removal of step 1.
+        checkpoints.wait()
+        assert "old checkpoint could not be removed" in caplog.text and "1.removed" in caplog.text
+        assert checkpoints.restore(like({"x": jnp.zeros(3_000_000)})).step == 2
+
+
+@contextlib.contextmanager
+def no_file_longer_than(limit: int):
+    """What a full disk is to a program: writing more fails with an error of the system."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("limit", [0, 100_000], ids=["no metadata", "no arrays"])
+def test_a_full_disk_is_told_leaves_the_older_checkpoint_and_the_next_save_tries_again(
+    limit, tmp_path, caplog
+):
+    state = {"x": jnp.asarray(np.random.default_rng(0).random(300_000, np.float32))}
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state, {}, wait=True)
+        with no_file_longer_than(limit):
+            checkpoints.save(2, state, {})
+            checkpoints.save(3, state, {})
+            with pytest.raises(
+                SaveError, match=r"step 3 .*/3 \(File too large: .* 1.2 MB, .* free"
+            ):
+                checkpoints.wait()
+        told = [record.message for record in caplog.records]
+        assert len(told) == 2 and all("Free space or quota there" in line for line in told)
+        assert [path.name for path in tmp_path.iterdir()] == ["1"], "nothing half-written is left"
+        assert checkpoints.restore(like(state)).step == 1
+        checkpoints.save(4, state, {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [4]
+        assert_same(checkpoints.restore(like(state)).state, state)
+        assert checkpoints.slowest > 0.0
+
+
+def test_a_failure_of_the_last_save_is_raised_at_the_end(tmp_path):
+    with (
+        no_file_longer_than(0),
+        pytest.raises(SaveError, match="older checkpoints are whole"),
+        Checkpoints(tmp_path) as checkpoints,
+    ):
+        checkpoints.save(1, {"x": jnp.zeros(3)}, {})
 
 
 def run_python(program: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
