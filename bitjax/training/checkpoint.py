@@ -273,11 +273,12 @@ class Checkpoints:
         """Waits for the save in progress.
 
         Raises:
-          SaveError: the last save could not be written.
+          SaveError: the last save could not be written; told once.
         """
         self._join()
-        if self._failed is not None:
-            raise self._failed
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
     def _join(self) -> None:
         pending, self._pending = self._pending, None

@@ -19,6 +19,8 @@ def trouble_of(error: BaseException) -> str | None:
       'No space left on device'
       >>> trouble_of(ValueError("`bits` must be at least 1"))
     """
+    if isinstance(error.__cause__, OSError):
+        return trouble_of(error.__cause__)
     if found := _NUMBER.search(str(error)):
         return os.strerror(int(found[1]))
     if isinstance(error, OSError):
@@ -38,3 +40,16 @@ def room(path: str | os.PathLike, needed: int) -> str:
         there = there.parent
     free = shutil.disk_usage(there).free
     return f"it takes up to {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free there"
+
+
+def unwritten(path: str | os.PathLike, needed: int, error: OSError) -> OSError:
+    """The error to raise from `error` for a file of a run that could not be written.
+
+    Example:
+      >>> str(unwritten("/metrics.jsonl", 100, OSError(28, "No space left on device")))
+      '/metrics.jsonl could not be written (No space left on device: it takes ...'
+    """
+    return OSError(
+        f"{os.fspath(path)} could not be written ({trouble_of(error)}: {room(path, needed)}). Free "
+        "space or quota there, then run the same command: the run goes on from its last checkpoint."
+    )

@@ -1,5 +1,6 @@
 """What a run keeps on disk while it lasts, and how it finds its place again."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import numpy as np
 
 from bitjax.cost import bits_of
 from bitjax.linen import QUANT, STATS
-from bitjax.training.checkpoint import Checkpoints
+from bitjax.training.checkpoint import Checkpoints, SaveError
 from bitjax.training.metrics import MetricsWriter, write_json
 from bitjax.training.results import StageResult
 from bitjax.training.run_folder import write_bits
@@ -55,6 +56,11 @@ class Keeper:
     def seconds(self) -> float:
         """Seconds this run has taken, earlier processes included."""
         return time.monotonic() - self._began
+
+    @property
+    def save_seconds(self) -> float:
+        """Seconds that the slowest checkpoint has taken."""
+        return self._checkpoints.slowest if self._checkpoints is not None else 0.0
 
     def stage_seconds(self) -> float:
         """Seconds the present stage has taken, earlier processes included."""
@@ -109,7 +115,9 @@ class Keeper:
             self._writer.write(step, values)
 
     def finish(self, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-        """Writes `result.json` and `bits.csv`."""
+        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
         if self.run.folder is not None:
             integer = jax.device_get(bits_of(variables))
             path = self.run.folder / "bits.csv"
@@ -117,23 +125,34 @@ class Keeper:
             write_json(self.run.folder / "result.json", result)
 
     def fail(self, error: BaseException) -> None:
-        """Writes a `result.json` that says why the run ended; `stopped` can be resumed."""
-        if self.run.folder is None:
+        """Writes a `result.json` that says why the run ended; `stopped` can be resumed.
+
+        Raises:
+          SaveError: the run stopped, and its last checkpoint could not be written.
+        """
+        if self.run.folder is None or self._checkpoints is None:
             return
         stopped = type(error).__name__ in ("Stopped", "KeyboardInterrupt", "SystemExit")
+        unsaved = None
+        try:
+            self._checkpoints.wait()
+        except SaveError as error_of_save:  # it is in the log too
+            if stopped:
+                unsaved = error = error_of_save
         last = traceback.extract_tb(error.__traceback__)[-1:]
-        write_json(
-            self.run.folder / "result.json",
-            {
-                "status": "stopped" if stopped else "failed",
-                **self.run.facts,
-                **self.run.provenance,
-                "error": f"{type(error).__name__}: {error}",
-                "where": [f"{frame.name}:{frame.lineno}" for frame in last],
-                "wall_seconds": round(self.seconds(), 3),
-                "stages": [stage._asdict() for stage in self.stages],
-            },
-        )
+        result = {
+            "status": "stopped" if stopped and unsaved is None else "failed",
+            **self.run.facts,
+            **self.run.provenance,
+            "error": f"{type(error).__name__}: {error}",
+            "where": [f"{frame.name}:{frame.lineno}" for frame in last],
+            "wall_seconds": round(self.seconds(), 3),
+            "stages": [stage._asdict() for stage in self.stages],
+        }
+        with contextlib.suppress(OSError):  # the disk may be full, and `error` say so
+            write_json(self.run.folder / "result.json", result)
+        if unsaved is not None:
+            raise unsaved
 
     def close(self) -> None:
         """Waits for the last checkpoint and closes the files."""

@@ -22,6 +22,7 @@ from bitjax.sites import Costs, site_costs
 from bitjax.tap import first_nonfinite
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
+from bitjax.training.preemption import Preemption
 from bitjax.training.results import StageResult, result_of
 from bitjax.training.run_folder import provenance
 from bitjax.training.settings import Settings as Settings
@@ -80,7 +81,7 @@ class Run:
         self.settings = check_settings(settings or Settings())
         self.folder, self.facts, self.show = folder, dict(facts or {}), show
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
-        self.stopping = False  # set from a signal handler; read between steps
+        self.preemption = Preemption()  # a signal's handler may ask it to stop the run
         self.key = jax.random.PRNGKey(self.settings.seed)
         sample = self.preprocess(None, jnp.asarray(dataset.eval_images[:2]))
         if variables is None:
@@ -134,20 +135,24 @@ class Run:
             return {k: v for k, v in variables.items() if k not in (QUANT, STATS)}
         return attach(self.wrap(stage), variables, self.calibration_batch())
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self, progress: Progress | None = None) -> dict[str, Any]:
         """Runs what is left of the method.
+
+        Args:
+          progress: where to show it; a new one unless given.
 
         Returns:
           What `result.json` holds.
 
         Raises:
           NonFiniteError: a loss or gradient was not finite.
-          Stopped: `stopping` was set; the state is saved.
+          Stopped: `preemption` asked for it; the state is saved.
+          SaveError: the last checkpoint could not be written.
           ValueError: a stage's inputs are wrong, see its method.
         """
         keeper = Keeper(self)
         try:
-            with Progress(enabled=self.show) as progress:
+            with progress or Progress(enabled=self.show) as progress:
                 variables = self._stages(keeper, progress)
             result = result_of(self, keeper, variables)
             keeper.finish(result, variables)
@@ -178,7 +183,7 @@ class Run:
                     for unit, variables in enumerate(units, here.unit + 1):
                         tree = {"variables": variables, "previous": previous}
                         keeper.save(Place(index, "prepare", unit), tree)
-                        self._stop_if_asked(index)
+                        self._stop_if_asked(index, keeper)
                 state = self.fresh_state(index, variables)
             evaluate = self.evaluator(self.wrap(stage))
             state = self._train(index, state, evaluate, keeper, progress)
@@ -192,7 +197,7 @@ class Run:
                 print(f"{stage.name}: {split} accuracy {accuracy:.2%}", flush=True)
             keeper.save(Place(index + 1, "enter"), {"variables": variables})
             if index + 1 < len(self.method.stages):
-                self._stop_if_asked(index + 1)
+                self._stop_if_asked(index + 1, keeper)
         return variables
 
     def fresh_state(self, index: int, variables: Mapping[str, Any]) -> TrainState:
@@ -238,7 +243,7 @@ class Run:
                 accuracy=metrics["accuracy"],
                 bits=metrics.get("bits"),
             )
-            last, stopping = done == stage.steps, self.stopping  # it may be set at any moment
+            last, stopping = done == stage.steps, self.preemption.reached(keeper.save_seconds)
             save = not last and (done % settings.checkpoint_every == 0 or stopping)
             log = last or done % settings.log_every == 0
             if log or save:
@@ -258,12 +263,16 @@ class Run:
             if save:
                 keeper.save(Place(index, "train", done), {"state": state})
             if stopping and not last:  # a stage that is done is evaluated and saved first
-                raise _stopped(offset + done)
+                raise self._stopped(offset + done)
         return state
 
-    def _stop_if_asked(self, index: int) -> None:
-        if self.stopping:
-            raise _stopped(sum(stage.steps for stage in self.method.stages[:index]))
+    def _stop_if_asked(self, index: int, keeper: Keeper) -> None:
+        if self.preemption.reached(keeper.save_seconds):
+            raise self._stopped(sum(stage.steps for stage in self.method.stages[:index]))
+
+    def _stopped(self, step: int) -> Stopped:
+        reason = self.preemption.reason
+        return Stopped(f"stopped at step {step} ({reason}); run the same command to resume.")
 
     def _check_finite(self, model: Any, state: TrainState) -> None:
         bad = int(state.bad_step)
@@ -284,7 +293,3 @@ class Run:
             f"step {step + 1} is not finite {where}. The last good checkpoint is kept; check the "
             "data, lower the learning rates or warm up, then start a new run."
         )
-
-
-def _stopped(step: int) -> Stopped:
-    return Stopped(f"stopped at step {step}; run the same command to resume.")

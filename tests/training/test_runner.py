@@ -57,7 +57,7 @@ class Interruption:
         if self.times == 0 and self.kind == "kill":
             raise Killed
         if self.times == 0:
-            self.run.stopping = True
+            self.run.preemption.request("the test")
 
 
 def method(interruption):
