@@ -48,9 +48,13 @@ class Keeper:
         self.fractional: dict[str, Any] = {}
         self._began = time.monotonic()
         self._stage_began = 0.0
-        self._checkpoints = self._writer = None
+        self._checkpoints = self._best = self._writer = None
+        self._best_score = (-1, -1.0)  # stage and accuracy: a later stage's model is another one
         if run.folder is not None:
-            self._checkpoints = Checkpoints(run.folder / "checkpoints")
+            keep = run.settings.keep_checkpoints
+            self._checkpoints = Checkpoints(run.folder / "checkpoints", keep=keep)
+            if run.settings.keep_best:
+                self._best = Checkpoints(run.folder / "best", keep=1)
             self._writer = MetricsWriter(run.folder, tensorboard=run.settings.tensorboard)
 
     def seconds(self) -> float:
@@ -89,6 +93,7 @@ class Keeper:
         self.fractional = {s: np.asarray(n, np.float32) for s, n in meta["fractional"].items()}
         self._began -= meta["seconds"]
         self._stage_began = meta["stage_began"]
+        self._best_score = tuple(meta.get("best", self._best_score))
         place = Place(*meta["place"])
         if self.run.show:
             print(f"resuming at step {restored.step} ({place.phase} of stage {place.stage})")
@@ -105,9 +110,23 @@ class Keeper:
             "fractional": {s: np.asarray(n).tolist() for s, n in self.fractional.items()},
             "seconds": self.seconds(),
             "stage_began": self._stage_began,
+            "best": list(self._best_score),
         }
         done = steps + (place.unit if place.phase == "train" else 0)
         self._checkpoints.save(done, dict(tree), meta)
+
+    def offer(self, stage: int, step: int, accuracy: float, variables: Mapping[str, Any]) -> None:
+        """Keeps the variables in `best/` if no others of this stage evaluated as well.
+
+        Args:
+          stage: index of the stage.
+          step: of the run.
+          accuracy: a fraction, on the evaluation split.
+          variables: the model's.
+        """
+        if self._best is not None and (stage, accuracy) > self._best_score:
+            self._best_score = (stage, accuracy)
+            self._best.save(step, {"variables": dict(variables)}, {"accuracy": accuracy})
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds a row to `metrics.jsonl`."""
@@ -116,8 +135,8 @@ class Keeper:
 
     def finish(self, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
         """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
-        if self._checkpoints is not None:
-            self._checkpoints.wait()
+        for checkpoints in self._both():
+            checkpoints.wait()
         if self.run.folder is not None:
             integer = jax.device_get(bits_of(variables))
             path = self.run.folder / "bits.csv"
@@ -130,15 +149,16 @@ class Keeper:
         Raises:
           SaveError: the run stopped, and its last checkpoint could not be written.
         """
-        if self.run.folder is None or self._checkpoints is None:
+        if self.run.folder is None:
             return
         stopped = type(error).__name__ in ("Stopped", "KeyboardInterrupt", "SystemExit")
         unsaved = None
-        try:
-            self._checkpoints.wait()
-        except SaveError as error_of_save:  # it is in the log too
-            if stopped:
-                unsaved = error = error_of_save
+        for checkpoints in self._both():
+            try:
+                checkpoints.wait()
+            except SaveError as error_of_save:  # it is in the log too
+                if stopped:
+                    unsaved = error = error_of_save
         last = traceback.extract_tb(error.__traceback__)[-1:]
         result = {
             "status": "stopped" if stopped and unsaved is None else "failed",
@@ -156,10 +176,13 @@ class Keeper:
 
     def close(self) -> None:
         """Waits for the last checkpoint and closes the files."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+        for checkpoints in self._both():
+            checkpoints.close()
         if self._writer is not None:
             self._writer.close()
+
+    def _both(self) -> list[Checkpoints]:
+        return [checkpoints for checkpoints in (self._checkpoints, self._best) if checkpoints]
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Shapes of what was saved at a place, without computing anything."""

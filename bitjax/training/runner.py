@@ -192,6 +192,7 @@ class Run:
             done = StageResult(stage.name, stage.steps, keeper.stage_seconds(), accuracy, loss)
             learned = bits_of(variables) if "bits" in stage.optimizers else None
             keeper.end_stage(done, learned)
+            keeper.offer(index, self._steps_before(index + 1), accuracy, variables)
             if self.show:
                 split = self.dataset.eval_split
                 print(f"{stage.name}: {split} accuracy {accuracy:.2%}", flush=True)
@@ -203,7 +204,7 @@ class Run:
     def fresh_state(self, index: int, variables: Mapping[str, Any]) -> TrainState:
         """The state in which a stage starts; its arrays are its own, because steps donate them."""
         stage = self.method.stages[index]
-        offset = sum(s.steps for s in self.method.stages[:index])
+        offset = self._steps_before(index)
         state = initial_state(stage, variables, key=self.key, offset=offset, teacher=self.start)
         return jax.tree.map(jnp.copy, state)
 
@@ -260,6 +261,7 @@ class Run:
             if settings.eval_every and done % settings.eval_every == 0 and not last:
                 accuracy, loss = evaluate(variables_of(state))
                 keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
+                keeper.offer(index, offset + done, accuracy, variables_of(state))
             if save:
                 keeper.save(Place(index, "train", done), {"state": state})
             if stopping and not last:  # a stage that is done is evaluated and saved first
@@ -268,7 +270,10 @@ class Run:
 
     def _stop_if_asked(self, index: int, keeper: Keeper) -> None:
         if self.preemption.reached(keeper.save_seconds):
-            raise self._stopped(sum(stage.steps for stage in self.method.stages[:index]))
+            raise self._stopped(self._steps_before(index))
+
+    def _steps_before(self, index: int) -> int:
+        return sum(stage.steps for stage in self.method.stages[:index])
 
     def _stopped(self, step: int) -> Stopped:
         reason = self.preemption.reason

@@ -1,12 +1,14 @@
 """A run that is killed, stopped or whose checkpoint is damaged ends as if nothing had happened.
 
-The kills fall at random moments, some inside the writing of a checkpoint; BITJAX_KILLS says how many
-there are, 5 unless given.
+The kills fall at random moments, some inside the writing of a checkpoint; BITJAX_KILLS says how
+many there are, 5 unless given.
 """
 
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bitjax.training.checkpoint import Checkpoints
 from bitjax.training.keeper import Keeper
 from bitjax.training.metrics import read_rows
 from experiments.build import build_run
@@ -33,7 +36,7 @@ from configs.base import get_config as base
 def get_config():
     config = base()
     config.name = "killed"
-    config.model = {"name": "mlp", "features": (24, 16)}
+    config.model = {"name": "mlp", "features": (128, 64)}
     config.data.name = "digits"
     config.data.augmentation = "shift"
     config.data.batch_size = 64
@@ -149,6 +152,7 @@ def wait_until(condition, process, seconds=240):
     until = time.monotonic() + seconds
     while process.poll() is None and not condition():
         assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.0005)
 
 
 def kill_at_random(process, folder, kind, chance, whole_seconds):
@@ -194,3 +198,82 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(setting, whole,
     assert_same_run(reference, tmp_path / f"run{runs}")
     print(f"{killed} kills in {runs} runs, {inside} of them inside the writing of a checkpoint")
     assert inside >= KILLS // 4
+
+
+@pytest.fixture(scope="module")
+def stopped(setting, tmp_path_factory):
+    """A run that SIGTERM stopped in its middle, and what it said."""
+    folder = tmp_path_factory.mktemp("stopped")
+    rows = folder / "metrics.jsonl"
+    with setting.start(folder) as process:
+        wait_until(lambda: rows.exists() and rows.read_text().count("\n") > 8, process)
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        said = process.communicate(timeout=60)[0]
+        seconds = time.monotonic() - told
+    assert process.returncode == os.EX_TEMPFAIL, said
+    assert seconds < 30.0, "what Slurm leaves a job between SIGTERM and SIGKILL"
+    return folder, said
+
+
+def newest(folder):
+    """The steps of a folder's checkpoints, the last save of each, newest first."""
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return checkpoints.steps()[::-1]
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 8
+    file.write_bytes(data)
+
+
+def cut_short(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [None, flip_a_bit, cut_short])
+def test_a_stopped_run_goes_on_at_its_step_or_at_the_one_before_if_that_is_damaged(
+    damage, setting, whole, stopped, tmp_path
+):
+    folder, said = stopped
+    step, before = newest(folder)
+    assert f"stopped at step {step} (SIGTERM); run the same command to resume." in said
+    assert max(row["step"] for row in read_rows(folder / "metrics.jsonl")) <= step
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    if damage is not None:
+        files = (again / "checkpoints" / str(step)).rglob("d/*")  # where Orbax keeps the arrays
+        damage(max(files, key=lambda file: file.stat().st_size))
+    said = setting.finish(again)
+    assert f"resuming at step {before if damage else step} (train of stage" in said
+    assert (f"The checkpoint {again}/checkpoints/{step} is damaged" in said) == bool(damage)
+    assert_same_run(whole[0], again)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_a_while_costs_a_run_nothing(setting, whole, tmp_path):
+    # A bound on the length of files: the arrays of a checkpoint do not fit, everything else does.
+    bound, none = 40_000, resource.RLIM_INFINITY
+    limit = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({bound}, {none}));"
+    limit += " runpy.run_module('experiments.train', run_name='__main__')"
+    command = [sys.executable, "-c", limit, *setting.command(tmp_path)[3:]]
+    options = {"cwd": ROOT, "env": setting.environment, "text": True}
+    full = subprocess.run(command, capture_output=True, timeout=300, **options)
+    told = "could not be written to"
+    lines = full.stderr.splitlines()
+    assert full.returncode == 1 and all(told in line for line in lines), full.stderr
+    assert lines[-1].startswith("error: The checkpoint of step 90 could not be written to")
+    assert len(lines) > 10 and "Training goes on" in lines[0]
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
+    assert newest(tmp_path) == []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    ) as process:
+        assert process.stderr is not None and told in process.stderr.readline()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (none, none))
+        err = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, err
+    assert all(told in line for line in err.splitlines())
+    assert_same_run(whole[0], tmp_path)

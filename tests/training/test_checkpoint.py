@@ -466,6 +466,42 @@ def test_two_processes_write_one_checkpoint_and_one_process_reads_it(tmp_path):
         assert checkpoints.steps() == [2]
 
 
+@pytest.mark.slow
+def test_what_four_devices_wrote_is_read_onto_two_and_onto_one(tmp_path):
+    program = """if True:
+        import sys, jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from bitjax.training.checkpoint import Checkpoints
+        folder, do = sys.argv[1:]
+        mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+        state = {"all": np.arange(8.0, dtype=np.float32), "split": np.arange(16.0).reshape(8, 2)}
+        places = {"all": NamedSharding(mesh, P()), "split": NamedSharding(mesh, P("data"))}
+        state = jax.device_put(state, places)
+        with Checkpoints(folder) as checkpoints:
+            if do == "save":
+                checkpoints.save(1, state, {})
+            else:
+                shapes = jax.eval_shape(lambda: state)
+                template = jax.tree.map(
+                    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                    shapes, places,
+                )
+                for asked in (template, state):
+                    read = checkpoints.restore(lambda meta: asked).state
+                    for name, leaf in read.items():
+                        assert leaf.sharding == places[name], (name, leaf.sharding)
+                        np.testing.assert_array_equal(leaf, state[name])
+                free = checkpoints.restore(lambda meta: shapes).state
+                assert not free["split"].committed
+                np.testing.assert_array_equal(free["split"], state["split"])
+    """
+    for devices, do in ((4, "save"), (2, "read"), (1, "read")):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        done = run_python(program, str(tmp_path), do, env=environment)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
 def test_the_manifest_is_plain_json_that_names_stage_and_leaves(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"a": {"b": jnp.zeros((2, 3))}}, {"stage": "codes"}, wait=True)

@@ -125,11 +125,15 @@ def test_all_processes_stop_at_the_same_step_when_one_is_asked(name):
         )
         for index in ("0", "1")
     ]
-    for process in both:
-        assert process.stdout is not None
-        assert any(line == "ready\n" for line in process.stdout)  # after what gloo has to say
-    both[1].send_signal(signal.Signals[name])
-    outputs = [process.communicate(timeout=120) for process in both]
+    try:
+        for process in both:
+            assert process.stdout is not None
+            assert any(line == "ready\n" for line in process.stdout)  # after what gloo has to say
+        both[1].send_signal(signal.Signals[name])
+        outputs = [process.communicate(timeout=120) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert [process.returncode for process in both] == [0, 0], outputs
     steps, reasons = zip(*(out.splitlines()[-1].split(" ", 1) for out, _ in outputs), strict=True)
     assert steps[0] == steps[1]
