@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import backward_memory, import_time, step_time, timing
+from benchmarks import backward_memory, import_time, loop_overhead, step_time, timing
 from bitjax.models import CifarResNet
 
 TINY = CifarResNet(depth=8, width=2)
@@ -66,3 +66,11 @@ def test_importing_bitjax_loads_no_tensorflow():
     found = import_time.measure(rounds=1)["bitjax"]
     assert found[0, 1] > 0.0
     assert not found[:, 2].any()
+
+
+@pytest.mark.slow
+def test_the_runners_loop_is_timed_against_bare_steps():
+    found = loop_overhead.measure(TINY, batch_size=2, rounds=3, steps=4)
+    assert found.step_seconds > 0.0
+    assert 0.2 < found.loop.median < 50.0  # of steps that take next to nothing
+    assert 0.1 < found.control.median < 10.0
