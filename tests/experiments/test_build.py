@@ -267,7 +267,7 @@ def test_a_run_starts_from_another_runs_final_weights(tmp_path):
     run.execute()
     again = build_run(digits(init_from=str(tmp_path / "float"), seed=9), None)
     jax.tree.map(np.testing.assert_array_equal, again.start, run.start)
-    with pytest.raises(ValueError, match=r"float has no folder 'best'. Train .* keep_best=True"):
+    with pytest.raises(ValueError, match=r"float has no folder 'best'. Train .*keep_best=True"):
         build_run(digits(init_from=str(tmp_path / "float@best")), None)
     better = jax.tree.map(lambda leaf: leaf + 1, run.start)
     with Checkpoints(tmp_path / "float" / "best") as best:
