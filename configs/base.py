@@ -33,6 +33,8 @@ def get_config() -> ConfigDict:
     config.log_every = 10  # steps
     config.checkpoint_every = 100  # steps
     config.eval_every = 0  # steps; 0 evaluates at the end of a stage
+    config.keep_checkpoints = 2  # the newest; an older one steps in for one that is damaged
+    config.keep_best = False  # also the variables that evaluated best; init_from = "RUN@best"
     config.tensorboard = False
 
     config.parallel = "auto"  # none, pmap or shard_map; auto is shard_map on several devices

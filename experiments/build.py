@@ -213,15 +213,28 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
 
 
 def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None:
-    """Float variables to start from: a run's folder, or a published file; None if empty."""
+    """Float variables to start from; None if empty.
+
+    Args:
+      init_from: a run's folder, with `@best` for those that evaluated best, or a published file.
+      model: what they are for.
+      sample: of its input.
+    """
     if not init_from:
         return None
-    path = Path(init_from)
+    name = init_from.removesuffix("@best")
+    kind = "best" if name != init_from else "checkpoints"
+    path = Path(name)
     if not path.exists():
-        path = Path(os.environ.get("BITJAX_DATA", ".")) / init_from
+        path = Path(os.environ.get("BITJAX_DATA", ".")) / name
+    if kind == "best" and not (path / kind).is_dir():
+        raise ValueError(
+            f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
+            "config.keep_best=True, or leave @best away."
+        )
     shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample))
-    if (path / "checkpoints").is_dir():
-        with Checkpoints(path / "checkpoints") as checkpoints:
+    if (path / kind).is_dir():
+        with Checkpoints(path / kind) as checkpoints:
             restored = checkpoints.restore(lambda meta: {"variables": dict(shapes)})
         if restored is None:
             raise ValueError(f"config.init_from={init_from!r} has no checkpoint; finish that run.")

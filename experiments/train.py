@@ -3,8 +3,9 @@
 python -m experiments.train --config configs/digits/bitpruning.py --workdir DIR [--config.key=value]
 """
 
+import os
 import re
-import signal
+import subprocess
 import sys
 
 from absl import app, flags, logging
@@ -13,6 +14,12 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, help_string="Config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it is not there.")
 _RESUME = flags.DEFINE_bool("resume", True, "Go on where the folder's run of this config stopped.")
+_TIME_LIMIT = flags.DEFINE_float(
+    "time_limit", None, "Minutes until this job is ended; 0 is no limit. Slurm's if not given."
+)
+_REQUEUE = flags.DEFINE_bool(
+    "requeue", False, "Have Slurm run the job again if its time limit or SIGUSR1, 2 stopped it."
+)
 _DOCTOR = flags.DEFINE_bool("doctor", True, "Check every site on one batch before the first step.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", None, "Connect several hosts; by default where srun, mpirun or a slice is found."
@@ -45,7 +52,8 @@ def main(argv: list[str]) -> None:
     """Runs what is left of the config's run, then prints its result."""
     if len(argv) > 1:
         sys.exit(f"error: unknown arguments {argv[1:]}; overrides are --config.key=value.")
-    from bitjax.training import hosts
+    from bitjax.training import hosts, preemption
+    from bitjax.training.runner import NonFiniteError, Stopped
     from experiments.build import build_run
     from experiments.show import print_result, run_doctor
 
@@ -57,25 +65,22 @@ def main(argv: list[str]) -> None:
             hosts=_HOSTS.value,
             host=_HOST.value,
         )
+        deadline = preemption.deadline_of(_TIME_LIMIT.value, os.environ)
         run = build_run(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value, source=source)
         if _DOCTOR.value:
             run_doctor(run)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-
-    def stop(number, frame):
-        del number, frame
-        run.stopping = True  # the runner saves after the step in hand and ends
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
-    from bitjax.training.runner import NonFiniteError, Stopped
-
+    run.preemption = preemption.Preemption(deadline)
+    preemption.listen(run.preemption)
     try:
         result = run.execute()
     except Stopped as error:
-        print(error)
-        sys.exit(75)  # EX_TEMPFAIL: a scheduler may requeue
+        print(error, flush=True)
+        command = preemption.requeue_command(run.preemption.reason, os.environ)
+        if _REQUEUE.value and command:
+            subprocess.run(command, check=False)  # what is wrong with it, it says itself
+        sys.exit(os.EX_TEMPFAIL)  # 75: a scheduler may requeue
     except (NonFiniteError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     if hosts.is_first():

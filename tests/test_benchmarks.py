@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import backward_memory, import_time, scaling, step_time, timing
+from benchmarks import (
+    backward_memory,
+    import_time,
+    loop_overhead,
+    scaling,
+    step_time,
+    timing,
+)
 from bitjax.models import CifarResNet
 
 TINY = CifarResNet(depth=8, width=2)
@@ -102,3 +109,11 @@ def test_gradients_cross_the_network_once_and_each_normalisation_twice():
     work, talk = scaling.predict(found, 128, 256, on)
     assert 0 < talk and work == pytest.approx(6 * found.macs * 128 / on.rate)
     assert scaling.predict(found, 128, 1, on) == (work, 0.0)
+
+
+@pytest.mark.slow
+def test_the_runners_loop_is_timed_against_bare_steps():
+    found = loop_overhead.measure(TINY, batch_size=2, rounds=3, steps=4)
+    assert found.step_seconds > 0.0
+    assert 0.2 < found.loop.median < 50.0  # of steps that take next to nothing
+    assert 0.1 < found.control.median < 10.0

@@ -6,14 +6,16 @@ notice surfaces as an error about handlers. So every checkpoint carries a manife
 and CRC-32 of each file, and Orbax is only asked to read what passes.
 """
 
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
 import threading
+import time
+import traceback
 import weakref
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,14 +27,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bitjax.training.metrics import write_json
+from bitjax.training.disk import room, trouble_of
+from bitjax.training.manifest import check_fits, describe, read_manifest, write_manifest
 
 PyTree = Any
 
 _log = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
 # A step, and a number that tells a step's later saves from its first.
 _NAME = re.compile(r"(\d+)(?:-(\d+))?")
+_ORBAX = f"{os.sep}orbax{os.sep}"
 # What a killed save or a killed removal leaves behind.
 _LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|.*\.removed")
 
@@ -55,11 +58,30 @@ class DamagedError(OSError):
     """No checkpoint can be read; the message names the folders."""
 
 
+class SaveError(OSError):
+    """A checkpoint could not be written; the message says where, why and what to do."""
+
+
+class _Job(NamedTuple):
+    """A save in progress: its manifest, the bytes of its arrays, and when it began."""
+
+    manifest: dict[str, Any]
+    size: int
+    began: float
+
+
 class Checkpoints:
     """The checkpoints of one run, the newest few of them kept.
 
     Several processes may write one checkpoint together: each of them makes this object and calls
     `save` and `restore` at the same steps, on a file system they share.
+
+    A full disk, or whatever else the operating system gives as its reason, does not stop a run: a
+    save that fails is reported in the log in one line, the checkpoints before it stay, and the next
+    save tries again. Only `wait` and `close` raise it, if no later save has succeeded.
+
+    Attributes:
+      slowest: seconds that the slowest save has taken.
 
     Args:
       folder: where they are; made by the first save.
@@ -89,6 +111,8 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._damaged: set[Path] = set()
+        self._failed: SaveError | None = None  # why the last save failed, if it did
+        self.slowest = 0.0
 
     def save(
         self, step: int, state: PyTree, meta: Mapping[str, Any], *, wait: bool = False
@@ -108,48 +132,82 @@ class Checkpoints:
         Raises:
           ValueError: if `step` is negative, an array is empty, or a number in `meta` is not finite.
           TypeError: if a leaf of `state` is no array, or JSON would change `meta`.
-          Exception: whatever stopped the save before this one.
+          SaveError: if `wait` and it could not be written.
         """
         if step < 0:
             raise ValueError(f"`step` must be 0 or more, got {step}.")
-        leaves = _describe(state)
+        leaves = describe(state)
         if not leaves or any(leaf.size == 0 for leaf in jax.tree.leaves(state)):
             raise ValueError(f"Orbax stores no empty arrays and no empty state, got {leaves}.")
         manifest = {"step": step, "meta": dict(meta), "leaves": leaves}
         if json.loads(json.dumps(manifest, allow_nan=False)) != manifest:
             raise TypeError(f"`meta` must come back from JSON as it is, got {meta!r}.")
         self._settle()
+        job = _Job(manifest, sum(leaf.nbytes for leaf in jax.tree.leaves(state)), time.monotonic())
+        try:
+            saving, path = self._begin(step, state)
+        except Exception as error:
+            self._note_failure(error, job, self._folder / str(step))
+        else:
+            self._pending = self._thread.submit(self._complete, saving, path, job)
+            _unfinished.add(self)
+        if wait:
+            self.wait()
+
+    def _begin(self, step: int, state: PyTree) -> tuple[Any, Path]:
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self._folder.iterdir():
-                if _LEFTOVER.fullmatch(leftover.name):
-                    shutil.rmtree(leftover)
+            self._remove_leftovers()
         again = max((count + 1 for other, count, _ in self._entries() if other == step), default=0)
         if jax.process_count() > 1:
             # Orbax refuses arrays that each process holds for itself.
             state = jax.tree.map(_to_host, state)
         path = self._folder / (f"{step}-{again}" if again else f"{step}")
-        saving = ocp.save_checkpointables_async(str(path), {"state": state})
-        self._pending = self._thread.submit(self._complete, saving, path, manifest)
-        _unfinished.add(self)
-        if wait:
-            self.wait()
+        return ocp.save_checkpointables_async(str(path), {"state": state}), path
 
-    def _complete(self, saving: Any, path: Path, manifest: dict[str, Any]) -> None:
-        saving.result()
-        if jax.process_index() != 0:
+    def _remove_leftovers(self) -> None:
+        for leftover in self._folder.iterdir():
+            if _LEFTOVER.fullmatch(leftover.name):
+                shutil.rmtree(leftover)
+
+    def _complete(self, saving: Any, path: Path, job: "_Job") -> None:
+        try:
+            saving.result()
+            if jax.process_index() == 0:
+                write_manifest(path, job.manifest)
+        except Exception as error:
+            self._note_failure(error, job, path)
             return
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        manifest["files"] = {
-            file.relative_to(path).as_posix(): _fingerprint(file) for file in files
-        }
-        write_json(path / _MANIFEST, manifest | {"crc32": _seal(manifest)})
+        self._failed = None
+        if jax.process_index() == 0:
+            try:
+                self._remove_older(path, job.manifest["step"])
+            except OSError as error:
+                _log.warning("An old checkpoint could not be removed: %s", error)
+        self.slowest = max(self.slowest, time.monotonic() - job.began)
 
+    def _note_failure(self, error: Exception, job: "_Job", path: Path) -> None:
+        reason = trouble_of(error)
+        if reason is None:
+            raise error  # Of the program, not of the disk.
+        step = job.manifest["step"]
+        self._failed = SaveError(
+            f"The checkpoint of step {step} could not be written to {path} ({reason}: "
+            f"{room(path, job.size)}). Free space or quota there; older checkpoints are whole."
+        )
+        self._failed.__cause__ = error
+        _log.warning("%s Training goes on, and the next checkpoint is tried.", self._failed)
+        if jax.process_index() == 0:  # What was written of it takes space that others may need.
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._remove_leftovers()
+
+    def _remove_older(self, path: Path, newest: int) -> None:
         # By step, so that the last save of a step stands for it.
         older = {
             step: other
             for step, _, other in self._entries()
-            if step < manifest["step"] and other not in self._damaged
+            if step < newest and other not in self._damaged
         }
         kept = [path, *list(older.values())[::-1][: self._keep - 1]]
         for _, _, other in self._entries():
@@ -192,13 +250,13 @@ class Checkpoints:
                 raise ValueError(f"{self._folder} has no checkpoint of step {step}; has {there}.")
         for _, _, path in reversed(entries):
             try:
-                manifest = _verify(path)
+                manifest = read_manifest(path)
             except (OSError, ValueError) as error:
                 _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
                 self._damaged.add(path)
                 continue
             abstract = template(manifest["meta"])
-            _check_fits(abstract, manifest["leaves"], path)
+            check_fits(abstract, manifest["leaves"], path)
             return Restored(manifest["step"], _load(path, abstract), manifest["meta"])
         if entries:
             names = ", ".join(str(path) for _, _, path in reversed(entries))
@@ -212,13 +270,23 @@ class Checkpoints:
         return sorted({step for step, _, _ in self._entries()})
 
     def wait(self) -> None:
-        """Waits for the save in progress, and raises what stopped it if something did."""
+        """Waits for the save in progress.
+
+        Raises:
+          SaveError: the last save could not be written; told once.
+        """
+        self._join()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def _join(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def _settle(self) -> None:
-        self.wait()
+        self._join()
         if jax.process_count() > 1:  # The others must not see what process 0 is removing.
             multihost_utils.sync_global_devices("checkpoints")
 
@@ -232,8 +300,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *exception: object) -> None:
+        try:
+            self.close()
+        except SaveError:  # It is in the log; what ended the block says more.
+            if kind is None:
+                raise
 
     def _entries(self) -> list[tuple[int, int, Path]]:
         """Step, number of the save and folder of each checkpoint, oldest first."""
@@ -242,67 +314,6 @@ class Checkpoints:
             if (match := _NAME.fullmatch(path.name)) and path.is_dir():
                 found.append((int(match[1]), int(match[2] or 0), path))
         return sorted(found)
-
-
-def _describe(tree: PyTree) -> dict[str, str]:
-    """The path of each leaf, with its dtype and shape."""
-    described = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-            raise TypeError(
-                f"the leaf {name} of a checkpoint is no array but {leaf!r}; use jnp.asarray."
-            )
-        described[name] = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    return described
-
-
-def _fingerprint(file: Path) -> list[int]:
-    """Length and CRC-32 of a file."""
-    length = crc = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            length, crc = length + len(block), zlib.crc32(block, crc)
-    return [length, crc]
-
-
-def _seal(manifest: dict[str, Any]) -> int:
-    """CRC-32 of the manifest itself: a flipped bit can leave it valid JSON."""
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _verify(path: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint; raises what is wrong with another."""
-    try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"it has no {_MANIFEST}") from None
-    except ValueError:
-        raise ValueError(f"{_MANIFEST} is not JSON") from None
-    if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _seal(manifest):
-        raise ValueError(f"{_MANIFEST} is not as it was written")
-    for name, fingerprint in manifest["files"].items():
-        if not (path / name).is_file():
-            raise ValueError(f"{name} is missing")
-        if _fingerprint(path / name) != fingerprint:
-            raise ValueError(f"{name} is not as it was written")
-    return manifest
-
-
-def _check_fits(abstract: PyTree, saved: dict[str, str], path: Path) -> None:
-    wanted = _describe(abstract)
-    differences = [
-        f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
-    ]
-    if differences:
-        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise ValueError(
-            f"The checkpoint {path} is whole but holds another state: "
-            f"{'; '.join(differences[:3])}{more}. Use the configuration it was saved with, or "
-            "another folder."
-        )
 
 
 def _load(path: Path, abstract: PyTree) -> PyTree:
@@ -349,10 +360,13 @@ def _to_host(leaf: Any) -> Any:
 
 
 class _NoOrbaxChatter(logging.Filter):
-    """Drops what Orbax logs below an error: several lines for every save."""
+    """Drops what Orbax logs: several lines for every save, and tracebacks of what it raises too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+        # absl gives its own file as the place of an exception that is logged.
+        stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else ()
+        files = (record.pathname, *(frame.filename for frame in stack))
+        return record.levelno > logging.ERROR or not any(_ORBAX in file for file in files)
 
 
 def _quiet_orbax() -> None:
@@ -366,7 +380,7 @@ _unfinished: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
 
 def _finish_all() -> None:
     for checkpoints in list(_unfinished):
-        checkpoints.wait()
+        checkpoints._join()
 
 
 # A program may end without closing its Checkpoints. Once the interpreter has begun to end its

@@ -1,5 +1,6 @@
 """What a run keeps on disk while it lasts, and how it finds its place again."""
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import numpy as np
 
 from bitjax.cost import bits_of
 from bitjax.linen import QUANT, STATS
-from bitjax.training.checkpoint import Checkpoints
+from bitjax.training.checkpoint import Checkpoints, SaveError
 from bitjax.training.hosts import is_first
 from bitjax.training.metrics import MetricsWriter, write_json
 from bitjax.training.results import StageResult
@@ -48,17 +49,26 @@ class Keeper:
         self.fractional: dict[str, Any] = {}
         self._began = time.monotonic()
         self._stage_began = 0.0
-        self._checkpoints = self._writer = None
+        self._checkpoints = self._best = self._writer = None
+        self._best_score = (-1, -1.0)  # stage and accuracy: a later stage's model is another one
         # Checkpoints are written by all hosts together, everything else by the first.
         self._folder = run.folder if is_first() else None
         if run.folder is not None:
-            self._checkpoints = Checkpoints(run.folder / "checkpoints")
+            keep = run.settings.keep_checkpoints
+            self._checkpoints = Checkpoints(run.folder / "checkpoints", keep=keep)
+            if run.settings.keep_best:
+                self._best = Checkpoints(run.folder / "best", keep=1)
         if self._folder is not None:
             self._writer = MetricsWriter(self._folder, tensorboard=run.settings.tensorboard)
 
     def seconds(self) -> float:
         """Seconds this run has taken, earlier processes included."""
         return time.monotonic() - self._began
+
+    @property
+    def save_seconds(self) -> float:
+        """Seconds that the slowest checkpoint has taken."""
+        return self._checkpoints.slowest if self._checkpoints is not None else 0.0
 
     def stage_seconds(self) -> float:
         """Seconds the present stage has taken, earlier processes included."""
@@ -87,6 +97,7 @@ class Keeper:
         self.fractional = {s: np.asarray(n, np.float32) for s, n in meta["fractional"].items()}
         self._began -= meta["seconds"]
         self._stage_began = meta["stage_began"]
+        self._best_score = tuple(meta.get("best", self._best_score))
         place = Place(*meta["place"])
         if self.run.show:
             print(f"resuming at step {restored.step} ({place.phase} of stage {place.stage})")
@@ -103,9 +114,23 @@ class Keeper:
             "fractional": {s: np.asarray(n).tolist() for s, n in self.fractional.items()},
             "seconds": self.seconds(),
             "stage_began": self._stage_began,
+            "best": list(self._best_score),
         }
         done = steps + (place.unit if place.phase == "train" else 0)
         self._checkpoints.save(done, dict(tree), meta)
+
+    def offer(self, stage: int, step: int, accuracy: float, variables: Mapping[str, Any]) -> None:
+        """Keeps the variables in `best/` if no others of this stage evaluated as well.
+
+        Args:
+          stage: index of the stage.
+          step: of the run.
+          accuracy: a fraction, on the evaluation split.
+          variables: the model's.
+        """
+        if self._best is not None and (stage, accuracy) > self._best_score:
+            self._best_score = (stage, accuracy)
+            self._best.save(step, {"variables": dict(variables)}, {"accuracy": accuracy})
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds a row to `metrics.jsonl`."""
@@ -113,7 +138,9 @@ class Keeper:
             self._writer.write(step, values)
 
     def finish(self, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-        """Writes `result.json` and `bits.csv`."""
+        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
+        for checkpoints in self._both():
+            checkpoints.wait()
         if self._folder is not None:
             integer = jax.device_get(bits_of(variables))
             path = self._folder / "bits.csv"
@@ -121,30 +148,46 @@ class Keeper:
             write_json(self._folder / "result.json", result)
 
     def fail(self, error: BaseException) -> None:
-        """Writes a `result.json` that says why the run ended; `stopped` can be resumed."""
-        if self._folder is None:
+        """Writes a `result.json` that says why the run ended; `stopped` can be resumed.
+
+        Raises:
+          SaveError: the run stopped, and its last checkpoint could not be written.
+        """
+        if self.run.folder is None:
             return
         stopped = type(error).__name__ in ("Stopped", "KeyboardInterrupt", "SystemExit")
+        unsaved = None
+        for checkpoints in self._both():
+            try:
+                checkpoints.wait()
+            except SaveError as error_of_save:  # it is in the log too
+                if stopped:
+                    unsaved = error = error_of_save
         last = traceback.extract_tb(error.__traceback__)[-1:]
-        write_json(
-            self._folder / "result.json",
-            {
-                "status": "stopped" if stopped else "failed",
-                **self.run.facts,
-                **self.run.provenance,
-                "error": f"{type(error).__name__}: {error}",
-                "where": [f"{frame.name}:{frame.lineno}" for frame in last],
-                "wall_seconds": round(self.seconds(), 3),
-                "stages": [stage._asdict() for stage in self.stages],
-            },
-        )
+        result = {
+            "status": "stopped" if stopped and unsaved is None else "failed",
+            **self.run.facts,
+            **self.run.provenance,
+            "error": f"{type(error).__name__}: {error}",
+            "where": [f"{frame.name}:{frame.lineno}" for frame in last],
+            "wall_seconds": round(self.seconds(), 3),
+            "stages": [stage._asdict() for stage in self.stages],
+        }
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # the disk may be full, and `error` say so
+                write_json(self._folder / "result.json", result)
+        if unsaved is not None:
+            raise unsaved
 
     def close(self) -> None:
         """Waits for the last checkpoint and closes the files."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
+        for checkpoints in self._both():
+            checkpoints.close()
         if self._writer is not None:
             self._writer.close()
+
+    def _both(self) -> list[Checkpoints]:
+        return [checkpoints for checkpoints in (self._checkpoints, self._best) if checkpoints]
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Shapes of what was saved at a place, without computing anything."""

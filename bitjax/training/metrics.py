@@ -1,5 +1,6 @@
 """What a run tells while it works: JSON files, rows of metrics, and a progress bar."""
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.progress
+
+from bitjax.training.disk import unwritten
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -27,11 +30,16 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
     Raises:
       TypeError: if something in `obj` has no JSON form.
+      OSError: it could not be written; the message names the file and what is free there.
     """
     # Beside the target, because os.replace is atomic within one file system only.
     temporary = Path(f"{os.fspath(path)}.tmp")
-    temporary.write_text(json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n"
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritten(path, len(text), error) from error
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -90,7 +98,7 @@ class MetricsWriter:
         self._purge_step: int | None = None
         if self.path.exists():
             self._keep(lambda row: True)
-        self._file = self.path.open("a")
+        self._file = self._append()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one row and hands it to the operating system, so that a kill does not lose it.
@@ -98,10 +106,12 @@ class MetricsWriter:
         Args:
           step: the step the values belong to; the row's first key.
           values: what `write_json` takes; numbers that are not finite become strings as there.
+
+        Raises:
+          OSError: the row could not be written; the file ends with the row before it.
         """
         row = _plain({"step": step, **values})
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        self._add((json.dumps(row, allow_nan=False) + "\n").encode())
         if self._tensorboard is None:
             return
         if self._events is None:
@@ -115,11 +125,24 @@ class MetricsWriter:
             if isinstance(row[name], int | float) or row[name] in _NON_FINITE:
                 self._events.add_scalar(name, float(row[name]), step)
 
+    def _append(self) -> io.FileIO:
+        return io.FileIO(self.path, "a")  # No buffer, which would keep what a full disk refused.
+
+    def _add(self, line: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = line
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise unwritten(self.path, len(line), error) from error
+
     def rewind(self, step: int) -> None:
         """Removes the rows of later steps: a resumed run will write them again."""
         self._file.close()
         self._keep(lambda row: row["step"] <= step)
-        self._file = self.path.open("a")
+        self._file = self._append()
         self._purge_step = step + 1
         if self._events is not None:
             self._events.close()

@@ -35,6 +35,7 @@ from bitjax.training.hosts import is_first
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
 from bitjax.training.parallel import Placement, placement
+from bitjax.training.preemption import Preemption
 from bitjax.training.results import StageResult, result_of
 from bitjax.training.run_folder import provenance
 from bitjax.training.settings import Settings as Settings
@@ -97,7 +98,7 @@ class Run:
         self.model = _computing_in(model, self.settings.compute_dtype)
         self.folder, self.facts, self.show = folder, dict(facts or {}), show and is_first()
         self.provenance = provenance()  # of the code as it is loaded, not as it is at the end
-        self.stopping = False  # set from a signal handler; read between steps
+        self.preemption = Preemption()  # a signal's handler may ask it to stop the run
         self.key = jax.random.PRNGKey(self.settings.seed)
         sample = self.preprocess(None, jnp.asarray(dataset.eval_sample(2)))
         if variables is None:
@@ -164,20 +165,24 @@ class Run:
             return {k: v for k, v in variables.items() if k not in (QUANT, STATS)}
         return attach(self.wrap(stage), variables, self.calibration_batch())
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self, progress: Progress | None = None) -> dict[str, Any]:
         """Runs what is left of the method.
+
+        Args:
+          progress: where to show it; a new one unless given.
 
         Returns:
           What `result.json` holds.
 
         Raises:
           NonFiniteError: a loss or gradient was not finite.
-          Stopped: `stopping` was set; the state is saved.
+          Stopped: `preemption` asked for it; the state is saved.
+          SaveError: the last checkpoint could not be written.
           ValueError: a stage's inputs are wrong, see its method.
         """
         keeper = Keeper(self)
         try:
-            with Progress(enabled=self.show) as progress:
+            with progress or Progress(enabled=self.show) as progress:
                 variables = self._stages(keeper, progress)
             result = result_of(self, keeper, variables)
             keeper.finish(result, variables)
@@ -208,7 +213,7 @@ class Run:
                     for unit, variables in enumerate(units, here.unit + 1):
                         tree = {"variables": variables, "previous": previous}
                         keeper.save(Place(index, "prepare", unit), tree)
-                        self._stop_if_asked(index)
+                        self._stop_if_asked(index, keeper)
                 state = self.fresh_state(index, variables)
             evaluate = self.evaluator(self.wrap(stage))
             state = self._train(index, state, evaluate, keeper, progress)
@@ -217,18 +222,19 @@ class Run:
             done = StageResult(stage.name, stage.steps, keeper.stage_seconds(), accuracy, loss)
             learned = bits_of(variables) if "bits" in stage.optimizers else None
             keeper.end_stage(done, learned)
+            keeper.offer(index, self._steps_before(index + 1), accuracy, variables)
             if self.show:
                 split = self.dataset.eval_split
                 print(f"{stage.name}: {split} accuracy {accuracy:.2%}", flush=True)
             keeper.save(Place(index + 1, "enter"), {"variables": variables})
             if index + 1 < len(self.method.stages):
-                self._stop_if_asked(index + 1)
+                self._stop_if_asked(index + 1, keeper)
         return variables
 
     def fresh_state(self, index: int, variables: Mapping[str, Any]) -> TrainState:
         """The state in which a stage starts; its arrays are its own, because steps donate them."""
         stage = self.method.stages[index]
-        offset = sum(s.steps for s in self.method.stages[:index])
+        offset = self._steps_before(index)
         state = initial_state(stage, variables, key=self.key, offset=offset, teacher=self.start)
         return jax.tree.map(jnp.copy, state)
 
@@ -280,7 +286,8 @@ class Run:
                     accuracy=metrics["accuracy"],
                     bits=metrics.get("bits"),
                 )
-                last, stopping = done == stage.steps, self.stopping  # it may be set at any moment
+                last = done == stage.steps
+                stopping = self.preemption.reached(keeper.save_seconds)
                 save = not last and (done % settings.checkpoint_every == 0 or stopping)
                 log = last or done % settings.log_every == 0
                 if log or save:
@@ -298,15 +305,23 @@ class Run:
                 if settings.eval_every and done % settings.eval_every == 0 and not last:
                     accuracy, loss = evaluate(variables_of(state))
                     keeper.row(offset + done, {"eval_accuracy": accuracy, "eval_loss": loss})
+                    keeper.offer(index, offset + done, accuracy, variables_of(place.local(state)))
                 if save:
                     keeper.save(Place(index, "train", done), {"state": place.local(state)})
                 if stopping and not last:  # a stage that is done is evaluated and saved first
-                    raise _stopped(offset + done)
+                    raise self._stopped(offset + done)
         return place.local(state)
 
-    def _stop_if_asked(self, index: int) -> None:
-        if self.stopping:
-            raise _stopped(sum(stage.steps for stage in self.method.stages[:index]))
+    def _stop_if_asked(self, index: int, keeper: Keeper) -> None:
+        if self.preemption.reached(keeper.save_seconds):
+            raise self._stopped(self._steps_before(index))
+
+    def _steps_before(self, index: int) -> int:
+        return sum(stage.steps for stage in self.method.stages[:index])
+
+    def _stopped(self, step: int) -> Stopped:
+        reason = self.preemption.reason
+        return Stopped(f"stopped at step {step} ({reason}); run the same command to resume.")
 
 
 def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
@@ -319,7 +334,3 @@ def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
             f"`dtype`, got {dtype!r}."
         )
     return model.clone(dtype=jnp.dtype(dtype))
-
-
-def _stopped(step: int) -> Stopped:
-    return Stopped(f"stopped at step {step}; run the same command to resume.")

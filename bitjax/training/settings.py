@@ -25,6 +25,8 @@ class Settings(NamedTuple):
       log_every: steps between two rows of metrics.
       checkpoint_every: steps between two checkpoints inside a stage.
       eval_every: steps between two evaluations inside a stage; 0 evaluates at its end only.
+      keep_checkpoints: how many of the newest are kept, to fall back on one if another is damaged.
+      keep_best: also keep the variables of the last stage that evaluated best, in `best/`.
       tensorboard: also write TensorBoard's files.
       parallel: in which form a step runs on several devices, one of `parallel.FORMS`.
       devices: how many, over all hosts; 0 takes all.
@@ -44,6 +46,8 @@ class Settings(NamedTuple):
     log_every: int = 10
     checkpoint_every: int = 100
     eval_every: int = 0
+    keep_checkpoints: int = 2
+    keep_best: bool = False
     tensorboard: bool = False
     parallel: str = "auto"
     devices: int = 0
@@ -66,7 +70,7 @@ def check_settings(settings: Settings) -> Settings:
     """
     least = {"seed": 0, "eval_every": 0, "devices": 0, "device_data_mb": 0}
     for name, value in settings._asdict().items():
-        if name == "tensorboard" or name in _CHOICES:
+        if name in ("keep_best", "tensorboard") or name in _CHOICES:
             continue
         low = least.get(name, 1)
         if not isinstance(value, int) or value < low:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import bitjax as bj
 from bitjax.data import Dataset
 from bitjax.rules import quantizer_of
+from bitjax.training.checkpoint import Checkpoints
 from configs.base import get_config as base
 from experiments import build
 from experiments.build import (
@@ -266,6 +267,13 @@ def test_a_run_starts_from_another_runs_final_weights(tmp_path):
     run.execute()
     again = build_run(digits(init_from=str(tmp_path / "float"), seed=9), None)
     jax.tree.map(np.testing.assert_array_equal, again.start, run.start)
+    with pytest.raises(ValueError, match=r"float has no folder 'best'. Train .*keep_best=True"):
+        build_run(digits(init_from=str(tmp_path / "float@best")), None)
+    better = jax.tree.map(lambda leaf: leaf + 1, run.start)
+    with Checkpoints(tmp_path / "float" / "best") as best:
+        best.save(0, {"variables": better}, {"accuracy": 0.5})
+    again = build_run(digits(init_from=str(tmp_path / "float@best"), seed=9), None)
+    jax.tree.map(np.testing.assert_array_equal, again.start, better)
 
 
 def test_make_takes_scalars_of_the_annotated_types_only():

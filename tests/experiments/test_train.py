@@ -40,6 +40,10 @@ def train(*arguments, timeout=300):
         ([DIGITS, "--workdir=X", "--nope=1"], "Unknown command line flag 'nope'"),
         ([DIGITS, "--workdir=X", "more"], "unknown arguments ['more']"),
         ([DIGITS], "--config and --workdir must be given"),
+        (
+            [DIGITS, "--workdir=X", "--time_limit=-1"],
+            "--time_limit must be 0 (none) or more minutes",
+        ),
         (["--workdir=X"], "--config and --workdir must be given"),
         (["--config=configs/nope.py", "--workdir=X"], "No such file or directory: 'configs/nope"),
         (
@@ -113,18 +117,37 @@ def check_result(result):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
-    slow = [DIGITS, f"--workdir={tmp_path}", *SMALL, "--config.method.steps=100000"]
+def test_a_run_that_slurm_tells_to_stop_saves_and_is_requeued_where_that_was_asked_for(tmp_path):
+    slurm, folder = tmp_path / "slurm", tmp_path / "run"
+    slurm.mkdir()
+    (slurm / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {slurm}/asked\n')
+    (slurm / "scontrol").chmod(0o755)
+    environment = {"PATH": f"{slurm}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    slow = [DIGITS, f"--workdir={folder}", *SMALL, "--config.method.steps=100000", "--requeue"]
     with subprocess.Popen(
-        command(*slow), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*slow),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
-        rows = tmp_path / "metrics.jsonl"
+        rows = folder / "metrics.jsonl"
         deadline = time.monotonic() + 200
         while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGUSR2)
         out, err = process.communicate(timeout=100)
-    assert process.returncode == os.EX_TEMPFAIL, err
-    assert "run the same command to resume" in out
-    assert json.loads((tmp_path / "result.json").read_text())["status"] == "stopped"
-    assert any((tmp_path / "checkpoints").iterdir())
+    assert (process.returncode, err) == (os.EX_TEMPFAIL, "")
+    assert "(SIGUSR2); run the same command to resume" in out
+    assert (slurm / "asked").read_text() == "requeue 17\n"
+    assert json.loads((folder / "result.json").read_text())["status"] == "stopped"
+    assert any((folder / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_whose_time_is_nearly_over_saves_after_its_first_step(tmp_path):
+    limit = "--time_limit=0.1"  # of a minute: less than what is left to spare
+    done = train(DIGITS, f"--workdir={tmp_path}", *SMALL, limit)
+    assert (done.returncode, done.stderr) == (os.EX_TEMPFAIL, "")
+    assert "stopped at step 1 (the time limit); run the same command to resume." in done.stdout

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -229,3 +230,22 @@ def test_a_terminal_gets_a_bar_with_the_same_values():
     last = stream.getvalue().split("learn_bits")[-1]
     assert "2/2  loss 0.25  accuracy 90.00%  bits 3.00" in last
     assert "━" in last
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_row(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, {"loss": 0.5})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"metrics.jsonl could not be written \(File too lar"):
+                writer.write(2, {"loss": 0.25})
+            with pytest.raises(OSError, match=r"result.json could not be .* Free space or quota"):
+                write_json(tmp_path / "result.json", {"text": "x" * 100})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
+        writer.write(2, {"loss": 0.25})
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]

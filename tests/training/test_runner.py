@@ -13,6 +13,7 @@ import bitjax as bj
 from bitjax.data import batch_indices, load
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
+from bitjax.training.checkpoint import Checkpoints
 from bitjax.training.keeper import Keeper
 from bitjax.training.metrics import read_rows
 from bitjax.training.runner import NonFiniteError, Run, Settings, Stopped
@@ -57,7 +58,7 @@ class Interruption:
         if self.times == 0 and self.kind == "kill":
             raise Killed
         if self.times == 0:
-            self.run.stopping = True
+            self.run.preemption.request("the test")
 
 
 def method(interruption):
@@ -156,7 +157,7 @@ def programs_are_compiled_once(tmp_path_factory):
 def whole(tmp_path_factory):
     """A run that nothing interrupted: its folder and its result."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, make(folder).execute()
+    return folder, make(folder, keep_best=True).execute()
 
 
 def interrupted(folder, interruption):
@@ -221,6 +222,38 @@ def test_rows_are_those_of_the_log_steps_and_of_evaluations(whole):
     assert [row["stage"] for row in rows if "stage" in row] == ["learn_bits"] * 2 + [
         "freeze_bits"
     ] * 2
+
+
+def test_the_variables_that_evaluated_best_are_kept_apart(tmp_path):
+    def run_it(**settings):
+        settings = SETTINGS._replace(eval_every=1, log_every=20, keep_best=True, **settings)
+        method = full_precision(steps=9, learning_rate=0.5)
+        run = Run(method, MLP((4,)), DATA, None, settings, folder=tmp_path, show=False)
+        run.execute()
+        return run
+
+    run = run_it(keep_checkpoints=3)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    seen = {row["step"]: row["eval_accuracy"] for row in rows if "eval_accuracy" in row}
+    seen[9] = json.loads((tmp_path / "result.json").read_text())["accuracy"]
+    first_best = max(seen, key=lambda step: seen[step])
+    assert first_best < 9, "the test needs a run that gets worse again"
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [6, 8, 9]
+    with Checkpoints(tmp_path / "best") as checkpoints:
+        best = checkpoints.restore(lambda meta: {"variables": jax.eval_shape(lambda: run.start)})
+    assert (best.step, best.meta) == (first_best, {"accuracy": seen[first_best]})
+    evaluate = run.evaluator(run.wrap(run.method.stages[0]))
+    assert evaluate(best.state["variables"])[0] == seen[first_best]
+
+
+def test_the_best_of_a_later_stage_takes_the_place_of_an_earlier_ones(whole):
+    folder, result = whole
+    variables = final_state(make(folder))
+    with Checkpoints(folder / "best") as checkpoints:
+        best = checkpoints.restore(lambda meta: {"variables": jax.eval_shape(lambda: variables)})
+    assert best.meta == {"accuracy": result["accuracy"]}  # its last stage evaluates once
+    jax.tree.map(np.testing.assert_array_equal, best.state["variables"], variables)
 
 
 def test_a_finished_run_is_not_trained_again(whole):

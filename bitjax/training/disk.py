@@ -1,0 +1,55 @@
+"""What to say when a file cannot be written: why, how much it takes, how much is free."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+# TensorStore raises a ValueError for a full disk, and tells the system's number in its text.
+_NUMBER = re.compile(r"os_error_code='(\d+)'")
+
+
+def trouble_of(error: BaseException) -> str | None:
+    """The operating system's reason why something could not be written, or None if it gave none.
+
+    Example:
+      >>> trouble_of(OSError(28, "No space left on device"))
+      'No space left on device'
+      >>> trouble_of(ValueError("Failed to write: [os_error_code='28']"))
+      'No space left on device'
+      >>> trouble_of(ValueError("`bits` must be at least 1"))
+    """
+    if isinstance(error.__cause__, OSError):
+        return trouble_of(error.__cause__)
+    if found := _NUMBER.search(str(error)):
+        return os.strerror(int(found[1]))
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return None
+
+
+def room(path: str | os.PathLike, needed: int) -> str:
+    """What a file takes and what is free where `path` is or will be, for an error's message.
+
+    Example:
+      >>> room("/", 1_500_000)
+      'it takes up to 1.5 MB, ... MB are free there'
+    """
+    there = Path(path).absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    return f"it takes up to {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free there"
+
+
+def unwritten(path: str | os.PathLike, needed: int, error: OSError) -> OSError:
+    """The error to raise from `error` for a file of a run that could not be written.
+
+    Example:
+      >>> str(unwritten("/metrics.jsonl", 100, OSError(28, "No space left on device")))
+      '/metrics.jsonl could not be written (No space left on device: it takes ...'
+    """
+    return OSError(
+        f"{os.fspath(path)} could not be written ({trouble_of(error)}: {room(path, needed)}). Free "
+        "space or quota there, then run the same command: the run goes on from its last checkpoint."
+    )
