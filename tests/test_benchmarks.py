@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import backward_memory, import_time, step_time, timing
+from benchmarks import backward_memory, import_time, step_time, throughput, timing
 from bitjax.models import CifarResNet
 
 TINY = CifarResNet(depth=8, width=2)
@@ -52,6 +52,15 @@ def test_step_and_compile_times_are_finite_ratios():
     numbers = jnp.asarray([[*cost.step, *cost.total] for cost in found.values()])
     assert numbers.shape == (3, 6)
     assert bool(jnp.isfinite(numbers).all() and (numbers > 0).all())
+
+
+@pytest.mark.slow
+def test_every_source_of_batches_is_compared_with_the_step(capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "resnet20", lambda: TINY)  # the whole one takes a minute
+    found = throughput.input_section(rounds=2, batch=16)
+    assert list(found)[0] == "step" and len(found) == 6
+    assert all(ratio.median > 0 for name, ratio in found.items() if name != "step")
+    assert "TFDS streamed" in capsys.readouterr().out
 
 
 @pytest.mark.slow
