@@ -24,7 +24,7 @@ def run_doctor(run: Run) -> None:
         return
     variables = run.enter(stage, run.start)
     size = min(run.settings.batch_size, 64)
-    batch = train_batch(run.dataset, size, 0, run.settings.seed)
+    batch = train_batch(run.dataset, size, 0, run.settings.seed, augment=False)
     x = run.preprocess(None, jnp.asarray(batch["image"]))
     findings = doctor(run.wrap(stage), variables, x, labels=jnp.asarray(batch["label"]))
     if any(finding.level == "error" for finding in findings):

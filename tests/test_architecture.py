@@ -84,6 +84,15 @@ def test_imports_go_one_way(path):
 
 
 @pytest.mark.parametrize("path", PUBLIC, ids=name_of)
+def test_what_takes_long_to_import_is_imported_where_it_is_used(path):
+    slow = {"grain", "tensorflow_datasets", "sklearn"}  # 1 to 2 s each
+    top = ast.parse(path.read_text()).body
+    names = {a.name for node in top if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
+    assert not slow & {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=name_of)
 def test_what_is_public_has_a_docstring(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), f"{name_of(path)} does not say what it is for"

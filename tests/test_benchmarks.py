@@ -10,6 +10,7 @@ from benchmarks import (
     loop_overhead,
     scaling,
     step_time,
+    throughput,
     timing,
 )
 from bitjax.models import CifarResNet
@@ -59,6 +60,15 @@ def test_step_and_compile_times_are_finite_ratios():
     numbers = jnp.asarray([[*cost.step, *cost.total] for cost in found.values()])
     assert numbers.shape == (3, 6)
     assert bool(jnp.isfinite(numbers).all() and (numbers > 0).all())
+
+
+@pytest.mark.slow
+def test_every_source_of_batches_is_compared_with_the_step(capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "resnet20", lambda: TINY)  # the whole one takes a minute
+    found = throughput.input_section(rounds=2, batch=16)
+    assert list(found)[0] == "step" and len(found) == 6
+    assert all(ratio.median > 0 for name, ratio in found.items() if name != "step")
+    assert "TFDS streamed" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitjax.data.archives import decode_idx
 from bitjax.data.cache import cached
 from bitjax.data.pipeline import Dataset
 from bitjax.data.verify import Checksum, read_verified
@@ -125,7 +126,7 @@ def fashion_mnist(
 
     def read(prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:
         images, labels = (
-            _decode_idx(read_verified(folder / name, files[name], remedy))
+            decode_idx(gzip.decompress(read_verified(folder / name, files[name], remedy)))
             for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
         )
         return [(images[..., None], labels)]
@@ -160,14 +161,6 @@ def _decode_webp(stream: bytes, offsets: np.ndarray) -> np.ndarray:
         for start, end in zip(offsets[:-1], offsets[1:], strict=True)
     )
     return np.concatenate([column.reshape(-1, 32, 32, 3) for column in columns])
-
-
-def _decode_idx(content: bytes) -> np.ndarray:
-    """The idx format: byte 3 counts the dimensions, a big-endian int32 for each, then uint8."""
-    raw = gzip.decompress(content)
-    rank = raw[3]
-    shape = np.frombuffer(raw, ">i4", count=rank, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def _join(

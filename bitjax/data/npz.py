@@ -32,7 +32,8 @@ def npz(name: str, path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path.absolute()} is missing.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content:
+            file = np.load(content, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an archive")
             keys = set(file.files)

@@ -50,7 +50,7 @@ class StreamedDataset(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_value: float = 255.0
-    threads: int = max(4, 2 * (os.cpu_count() or 1))
+    threads: int = min(32, 2 * (os.cpu_count() or 1))  # more only wait for Python's lock
 
     @property
     def num_train(self) -> int:

@@ -92,8 +92,16 @@ def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str
     return Source(full, opened, features[label].num_classes, shape, channels)
 
 
-def _find(name: str, root: Path) -> Path:
-    """The folder of the newest prepared version."""
+def find_prepared(name: str, root: Path) -> Path | None:
+    """The folder of a prepared data set, its newest version; None where it is not prepared.
+
+    Args:
+      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
+      root: Where data sets are prepared.
+
+    Raises:
+      ValueError: If several configurations are there and none is named.
+    """
     base, config, version = parse_name(name)
     folder = root / base / config
     versions = _versions(folder)
@@ -105,15 +113,23 @@ def _find(name: str, root: Path) -> Path:
         if configs:
             folder = folder / configs[0]
             versions = _versions(folder)
-    if versions and version and version not in versions:
-        raise ValueError(
-            f"`name`: {folder} holds version {', '.join(versions)}, got 'tfds:{name}'."
-        )
-    if versions:
-        return folder / (version or versions[-1])
-    _check_known(base)
+    if not versions or (version and version not in versions):
+        return None
+    return folder / (version or versions[-1])
+
+
+def _find(name: str, root: Path) -> Path:
+    found = find_prepared(name, root)
+    if found is not None:
+        return found
+    base, config, version = parse_name(name)
+    folder = root / base / config
+    there = _versions(folder)
+    if not there:
+        check_known(base)  # a user's own set may be unknown to TFDS
+    others = f" (version {', '.join(there)} is)" if there else ""
     raise FileNotFoundError(
-        f"tfds:{name} is not prepared in {folder}; prepare it with `{PREPARE} tfds:{name} "
+        f"tfds:{name} is not prepared in {folder}{others}; prepare it with `{PREPARE} tfds:{name} "
         f"--root {root}` (--help tells how to do so from downloaded files), or say where it is: "
         "config.data.root or TFDS_DATA_DIR."
     )
@@ -125,7 +141,8 @@ def _versions(folder: Path) -> list[str]:
     return sorted(filter(_VERSION.match, found), key=lambda v: [int(n) for n in v.split(".")])
 
 
-def _check_known(base: str) -> None:
+def check_known(base: str) -> None:
+    """Raise a ValueError, with similar names, where TFDS has no data set of a name."""
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)

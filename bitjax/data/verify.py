@@ -41,16 +41,33 @@ def read_verified(path: Path, expected: Checksum, remedy: str) -> bytes:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {remedy}.")
-    content = path.read_bytes()
-    if len(content) != expected.size:
+    verify_file(path, expected, remedy)
+    return path.read_bytes()
+
+
+def verify_file(path: Path, expected: Checksum, remedy: str) -> None:
+    """Check the size and the hash of a file of any size, a part at a time.
+
+    Args:
+      path: The file, which is there.
+      expected: What it must be.
+      remedy: What to do where it is damaged; the end of the error's sentence.
+
+    Raises:
+      ValueError: If its size or its hash differs.
+    """
+    size = path.stat().st_size
+    if size != expected.size:
         raise ValueError(
-            f"{path} is damaged: expected {expected.size} bytes, found {len(content)}; {remedy}."
+            f"{path} is damaged: expected {expected.size} bytes, found {size}; {remedy}."
         )
     # The hash guards against accidents here, so systems that forbid MD5 for security may use it.
-    found = hashlib.new(expected.algorithm, content, usedforsecurity=False).hexdigest()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(
+            file, lambda: hashlib.new(expected.algorithm, usedforsecurity=False)
+        ).hexdigest()
     if found != expected.digest:
         raise ValueError(
             f"{path} is damaged: expected {expected.algorithm} {expected.digest}, "
             f"found {found}; {remedy}."
         )
-    return content

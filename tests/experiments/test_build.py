@@ -11,11 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import bitjax as bj
-from bitjax.data import Dataset
 from bitjax.rules import quantizer_of
 from bitjax.training.checkpoint import Checkpoints
 from configs.base import get_config as base
-from experiments import build
 from experiments.build import (
     MODELS,
     build_data,
@@ -26,6 +24,7 @@ from experiments.build import (
     make,
     plain,
 )
+from tests.data.sets import encoded, picture, write_tfds
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(p for p in ROOT.glob("configs/*/*.py"))
@@ -107,7 +106,7 @@ WRONG = {
     ),
     "unknown augmentation": (
         {"data__augmentation": "flip"},
-        r"`augmentation` must be one of \['crop_flip', 'none', 'shift'\], got 'flip'",
+        r"`augmentation` must be one of \['crop_flip', 'none', 'random_.*got 'flip'",
     ),
     "mean of another number of channels": (
         {"data__mean": (0.5, 0.5, 0.5)},
@@ -122,6 +121,23 @@ WRONG = {
     "missing files": (
         {"data__name": "cifar10", "data__root": "/no/such/folder"},
         "/no/such/folder/cifar10/cifar10_train_1.npz is missing; copy it again",
+    ),
+    "TFDS set that is not prepared": (
+        {"data__name": "tfds:cifar10", "data__root": "/no/such/folder"},
+        "tfds:cifar10 is not prepared in /no/such/folder/cifar10; prepare it with `python -m "
+        "experiments.prepare_data tfds:cifar10 --root /no/such/folder`",
+    ),
+    "TFDS set that does not exist": (
+        {"data__name": "tfds:cifar11", "data__root": "/no/such/folder"},
+        r"config.data \(tfds:cifar11\): `name`: TFDS has no data set 'cifar11'; did you mean tfds:",
+    ),
+    "folder that is missing": (
+        {"data__name": "folder:no/such", "data__root": "/folder"},
+        "folder:no/such: /folder/no/such is not a folder; expected PATH/train/CLASS",
+    ),
+    "random crops of a set in memory": (
+        {"data__augmentation": "random_resized_crop"},
+        r"config.data \(digits\): `augmentation` 'random_resized_crop' is for tfds: and folder:",
     ),
     "unknown quantizer": (
         {"rules": ((".*", {"name": "uniformm"}),)},
@@ -351,17 +367,39 @@ def config_of(path, arg):
     return module.get_config(arg) if arg else module.get_config()
 
 
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A prepared TFDS set of ImageNet's name and form, of four images a split."""
+    root = tmp_path_factory.mktemp("tfds")
+    splits = {
+        split: [
+            {"image": encoded(picture(start + i, 70 + i, 80), "JPEG"), "label": 300 * i, "id": ""}
+            for i in range(4)
+        ]
+        for split, start in (("train", 0), ("validation", 9))
+    }
+    write_tfds(root, "imagenet2012", splits, shape=(None, None, 3), num_classes=1000)
+    return root
+
+
+def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagenet):
+    config = config_of(ROOT / "configs/imagenet/resnet50_float.py", "")
+    config.data.root = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="prepare_data tfds:imagenet2012 --root"):
+        build_run(config, None)
+    config.data.root = str(imagenet)
+    dataset = build_data(plain(config))
+    assert dataset.image_shape == (224, 224, 3) and dataset.shorter == 256
+    assert dataset.random_crop and dataset.num_classes == 1000
+    assert dataset.eval_split == "validation"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/imagenet/*.py")), ids=lambda p: p.stem)
-def test_every_imagenet_config_takes_a_step_on_generated_data(path, monkeypatch):
+def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(path, imagenet):
     config = config_of(path, "")
-    side = SIDES.get(config.model.name, 32)
-    rng = np.random.default_rng(0)
-    images = rng.integers(256, size=(4, side, side, 3), dtype=np.uint8)
-    labels = np.arange(4, dtype=np.int32)
-    moments = ((0.5,) * 3, (0.25,) * 3)
-    generated = Dataset("generated", images, labels, images, labels, "test", 1000, *moments, 255.0)
-    monkeypatch.setattr(build, "build_data", lambda config: generated)
+    config.data.root = str(imagenet)
+    config.data.image_size = SIDES.get(config.model.name, 32)
     config.update(init_from="", calibration_size=2)
     config.data.update(batch_size=2, eval_batch_size=4)
     config.method.update({"warmup": 0, "code_steps" if "tsq" in path.stem else "steps": 1})

@@ -1,0 +1,63 @@
+"""A run on a streamed data set: stopped anywhere, it ends as one that was not."""
+
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.base import get_config as base
+from experiments.build import build_run
+from tests.data.sets import write_folder
+
+
+def config(folder, steps=9) -> ConfigDict:
+    config = base()
+    config.model = {"name": "mlp", "features": (6,), "num_classes": 3}
+    config.data.update(
+        name=f"folder:{folder}",
+        image_size=6,
+        augmentation="random_resized_crop",
+        batch_size=4,
+        eval_batch_size=4,
+    )
+    config.method = {"name": "lsq", "steps": steps, "learning_rate": 0.05, "warmup": 0}
+    config.rules = ((".*", {"name": "lsq", "bits": 4}),)
+    config.update(calibration_size=8, log_every=1, checkpoint_every=2)
+    return config
+
+
+def execute(folder, workdir, stop_at=()):
+    """The run's rows and result; stopped and resumed at some steps on the way."""
+    from bitjax.training.runner import Stopped
+
+    for step in (*stop_at, None):
+        run = build_run(config(folder), str(workdir))
+        run.show = False
+        feed = run.feed
+
+        def counted(index, state, run=run, feed=feed, step=step):
+            for done, batch in enumerate(feed(index, state), int(state.step) + 1):
+                run.stopping = done == step
+                yield batch
+
+        run.feed = counted
+        if step is None:
+            result = run.execute()
+        else:
+            with pytest.raises(Stopped):
+                run.execute()
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows], result
+
+
+@pytest.mark.slow
+def test_a_streamed_run_that_was_stopped_twice_ends_as_one_that_was_not(tmp_path):
+    sizes = ((9, 12), (14, 8), (10, 10))
+    write_folder(tmp_path / "set", "train", (5, 4, 5), sizes, form="jpg")
+    write_folder(tmp_path / "set", "val", (2, 2, 2), sizes, form="jpg", start=50)
+    rows, result = execute(tmp_path / "set", tmp_path / "whole")
+    stopped_rows, stopped = execute(tmp_path / "set", tmp_path / "stopped", stop_at=(3, 4))
+    assert rows == stopped_rows and len(rows) >= 9
+    assert result["stages"][-1]["loss"] == stopped["stages"][-1]["loss"]
+    assert np.isfinite(result["stages"][-1]["loss"]) and result["eval_split"] == "validation"
