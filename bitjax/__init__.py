@@ -16,7 +16,7 @@ from bitjax.cost import macs as macs
 from bitjax.cost import model_bytes as model_bytes
 from bitjax.doctor import Finding as Finding
 from bitjax.doctor import doctor as doctor
-from bitjax.doctor import report as report
+from bitjax.doctor import report as doctor_report
 from bitjax.layer_solving import solve_layers as solve_layers
 from bitjax.linen import Quantized as Quantized
 from bitjax.plane_allocation import allocate as allocate
