@@ -3,8 +3,8 @@
 Times are relative to 16-bit weights and inputs on the same accelerator, the fixed-point baseline of
 all three papers; a tensor of more bits, float among them, counts as 16.
 
-Simplified, and so an upper limit: every unit is busy in every cycle (no tiling, no ragged edges), and
-memory is never waited for. A tensor whose channels differ in bits counts its mean.
+Simplified, and so an upper limit: every unit is busy in every cycle (no tiling, no ragged edges),
+and memory is never waited for. A tensor whose channels differ in bits counts its mean.
 """
 
 import math
@@ -44,8 +44,8 @@ def reuses_weights(layer: LayerBits) -> bool:
 def stripes(layer: LayerBits) -> float:
     """Stripes' time relative to 16 bits: input bits / 16 where weights are reused, else 1.
 
-    Inputs are fed bit by bit; the units that this takes are filled by 16 windows that share weights,
-    which a dense layer does not have.
+    Inputs are fed bit by bit; the units that this takes are filled by 16 windows that share
+    weights, which a dense layer does not have.
 
     Example:
       >>> stripes(LayerBits(macs=73728, weights=4608, weight_bits=2, input_bits=4))

@@ -1,4 +1,4 @@
-"""The command that makes a run again: its config file, and what was overridden on the command line."""
+"""The command that makes a run again: its config file, and what was overridden beside it."""
 
 import functools
 import importlib.util
@@ -20,7 +20,8 @@ def command_of(run: RunRecord, root: Path = ROOT) -> str:
     """Lines for a shell: the run's command, and before it what it needs to know.
 
     Overrides are what differs between the run's config.json and its config file as it is in this
-    checkout. Only files under `configs/` are looked into: a run folder is data, and names no program.
+    checkout. Only files under `configs/` are looked into: a run folder is data, and what it names
+    is not run.
     """
     lines = []
     if run.commit != "unknown":
@@ -56,7 +57,7 @@ def _slug(name: str) -> str:
     return kept or "run"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _defaults(config: str, root: Path) -> Mapping[str, Any] | None:
     """What a config file of this checkout gives; None where it is not one or does not run."""
     name, colon, variant = config.partition(":")

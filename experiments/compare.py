@@ -16,7 +16,9 @@ _MARKDOWN = flags.DEFINE_string("markdown", "", "File to write with the tables."
 _JSON = flags.DEFINE_string("json", "", "File to write with everything as data.")
 _GROUP = flags.DEFINE_bool("group", False, "Allow several models, data or evaluation sets.")
 _COST = flags.DEFINE_string("cost", "bops", "Cost of the Pareto front; a wrong name lists them.")
-_ONLY = flags.DEFINE_string("only", "", "Regular expression: only runs whose name or folder has it.")
+_ONLY = flags.DEFINE_string(
+    "only", "", "Regular expression: only runs whose name or folder has it."
+)
 _BASELINE = flags.DEFINE_string("baseline", "", "Row that differences are to; else the float one.")
 _CONFIDENCE = flags.DEFINE_float("confidence", 0.95, "Of intervals, between 0 and 1.")
 _TITLE = flags.DEFINE_string("title", "Comparison of runs", "Of the page.")
@@ -49,7 +51,9 @@ def main(argv: list[str]) -> None:
         found, skipped = read_runs(argv[1:])
         runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
         for left in skipped:
-            console.print(f"not compared: {left.folder} {left.reason}", markup=False, soft_wrap=True)
+            console.print(
+                f"not compared: {left.folder} {left.reason}", markup=False, soft_wrap=True
+            )
         if not runs:
             only = f" and a name with {_ONLY.value!r}" if _ONLY.value else ""
             raise ValueError(

@@ -185,9 +185,7 @@ def _labels(rows: list[list[RunRecord]]) -> list[str]:
     ]
 
 
-def _group(
-    title: str, rows: list[Row], cost: str, baseline: str, confidence: float
-) -> Group:
+def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: float) -> Group:
     warnings = []
     floats = [row for row in rows if row.label == baseline] or [
         row for row in rows if row.method == BASELINE
@@ -216,7 +214,9 @@ def _group(
     for row in rows:
         seeds = [run.seed for run in row.runs]
         if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
-            warnings.append(f"{row.label}: seeds {twice} were run more than once; each counts once.")
+            warnings.append(
+                f"{row.label}: seeds {twice} were run more than once, each counts once."
+            )
         if len(commits := {run.commit for run in row.runs}) > 1:
             warnings.append(f"{row.label}: its runs are of {len(commits)} commits.")
     costs = [row_cost(row, cost) for row in rows]
@@ -224,9 +224,7 @@ def _group(
     front = pareto_front(
         [c for c in costs if c is not None], [rows[i].figures["accuracy"].mean for i in known]
     )
-    rows = [
-        row._replace(front=i in known and front[known.index(i)]) for i, row in enumerate(rows)
-    ]
+    rows = [row._replace(front=i in known and front[known.index(i)]) for i, row in enumerate(rows)]
     quantized = [
         (c, row) for c, row in zip(costs, rows, strict=True) if c and row.method != BASELINE
     ]

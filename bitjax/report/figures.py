@@ -32,7 +32,6 @@ def _bits(key, title, about):
     return Figure(f"bits_{key}", f"bits {title}", 2, 1.0, f"Average bits of {about}.", True)
 
 
-_SHARE = "network's time relative to 16 bits is its inverse"
 FIGURES = (
     Figure("accuracy", "top-1 %", 2, 0.01, "Accuracy of the final integer model."),
     _bits("weights", "w", "weights over sites, after rounding; float counts 32"),
@@ -50,9 +49,9 @@ FIGURES = (
     Figure("model_bytes", "model kB", 1, 1024, "Codes, scales, bit tables, float leaves.", True),
     Figure("activation_bytes", "act. kB", 1, 1024, "Inputs of layers, for one example.", True),
     Figure("bops", "MBOPs", 1, 1e6, "MACs * weight bits * input bits, for one example.", True),
-    Figure("stripes", "Stripes x", 2, 1.0, f"Speed-up over 16 bits; the {_SHARE}."),
-    Figure("loom", "Loom x", 2, 1.0, f"Speed-up over 16 bits; the {_SHARE}."),
-    Figure("bit_fusion", "Bit Fusion x", 2, 1.0, f"Speed-up over 16 bits; the {_SHARE}."),
+    Figure("stripes", "Stripes x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
+    Figure("loom", "Loom x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
+    Figure("bit_fusion", "Bit Fusion x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
     Figure("steps", "steps", 0, 1.0, "Of training."),
     Figure("wall_seconds", "s", 0, 1.0, "Wall time of the run on its device."),
 )
@@ -72,7 +71,7 @@ def layer_of(site: str) -> str:
 
 
 def layers_of(sites: Iterable[SiteBits]) -> dict[str, LayerBits]:
-    """The layers of a run with their final bits, in forward order; an input without a site is float.
+    """The layers of a run with their final bits; an input without a site is float.
 
     Example:
       >>> kernel = SiteBits("conv/kernel", "kernel", 2.5, 3, 100, 10)

@@ -1,8 +1,8 @@
 """A comparison as one page that needs nothing else: data, script and style are all inside it.
 
 The script (`page.js`) draws everything from the data, and puts text only where text goes, never as
-HTML. The page's security policy lets exactly this script run and nothing be fetched, so that a run's
-name cannot do either.
+HTML. The page's security policy lets exactly this script run and nothing be fetched, so that a
+run's name cannot do either.
 """
 
 import base64
@@ -150,7 +150,9 @@ def _row(row: Row, runs: Sequence[int]) -> dict[str, Any]:
         "method": row.method,
         "config": row.config,
         "runs": list(runs),
-        "mean": [_short(row.figures[f.key].mean) if f.key in row.figures else None for f in FIGURES],
+        "mean": [
+            _short(row.figures[f.key].mean) if f.key in row.figures else None for f in FIGURES
+        ],
         "std": [_short(row.figures[f.key].std) if f.key in row.figures else None for f in FIGURES],
         "count": row.figures["accuracy"].count,
         "difference": row.difference._asdict() if row.difference else None,

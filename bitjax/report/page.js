@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = Object.fromEntries(data.figures.map((f, i) => [f.key, i]));
   const ACC = at.accuracy;
-  const state = { filter: "", cost: data.cost, run: null,
+  const state = { filter: "", cost: data.cost, run: null, all: false,
     rows: { key: data.cost, down: true }, runs: { key: "accuracy", down: true } };
   const methods = [...new Set(data.runs.map(r => r.method))].sort();
   const colour = method => "s" + methods.indexOf(method) % 10;
@@ -109,6 +109,9 @@
     data.runs.some(r => r.figures[at[f.key]] !== null)
     && (!f.key.includes("fractional") || told(f.key)));
 
+  const costFirst = (a, b) => (b.key === "accuracy") - (a.key === "accuracy")
+    || (b.key === state.cost) - (a.key === state.cost);
+
   function rowsTable(group, place, runs) {
     const there = new Set(runs.map(r => r.row));
     const entries = group.rows.filter((_, i) => there.has(i));
@@ -124,8 +127,8 @@
         value: r => r.label === group.baseline ? 0 : r.difference?.mean ?? null,
         show: r => r.label === group.baseline ? "baseline" : points(r.difference) },
       { key: "seeds", title: "seeds", value: r => r.count },
-      ...figures.filter(f => f.key !== "accuracy").map(f => ({ key: f.key, title: f.title,
-        about: f.about, value: r => r.mean[at[f.key]],
+      ...figures.filter(f => f.key !== "accuracy").sort(costFirst).map(f => ({ key: f.key,
+        title: f.title, about: f.about, value: r => r.mean[at[f.key]],
         show: r => shown(r.mean[at[f.key]], f, r.std[at[f.key]]) })),
     ];
     return table(`rows-${place}`, columns, entries, state.rows,
@@ -137,7 +140,7 @@
         show: r => [dot(r.method), rowOf(r).label] },
       { key: "method", title: "method", text: true, value: r => r.method },
       { key: "seed", title: "seed", value: r => r.seed },
-      ...figures.map(f => ({ key: f.key, title: f.title, about: f.about,
+      ...[...figures].sort(costFirst).map(f => ({ key: f.key, title: f.title, about: f.about,
         value: r => r.figures[at[f.key]], show: r => shown(r.figures[at[f.key]], f) })),
       { key: "commit", title: "commit", text: true, value: r => r.commit },
       { key: "config", title: "config", text: true, value: r => r.config },
@@ -217,25 +220,32 @@
     if (!dots.length) return make("p", { class: "soft" }, "No run to draw.");
     const xs = dots.map(p => p.x), ys = dots.map(p => 100 * p.y);
     const low = Math.min(...xs), high = Math.max(...xs), log = low > 0 && high > 8 * low;
+    // Runs that failed would leave all others on one line.
+    const ranked = [...ys].sort((a, b) => a - b), q = share => ranked[Math.floor(share * (ys.length - 1))];
+    const floor = q(0.25) - 3 * Math.max(1, q(0.75) - q(0.25));
+    const lost = state.all ? 0 : ys.filter(y => y < floor).length;
+    const least = lost ? floor : ranked[0];
     const f = frame({ x: log ? [low / 1.2, high * 1.2] : padded(low, high), log,
-      y: padded(Math.min(...ys), Math.max(...ys)), xTitle: cost.title, yTitle: "top-1 %" });
+      y: padded(least, ranked[ranked.length - 1]), xTitle: cost.title, yTitle: "top-1 %" });
+    const drawn = p => 100 * p.y >= least;
     const front = [];
-    for (const p of [...rows].sort((a, b) => a.x - b.x || b.y - a.y))
+    for (const p of rows.filter(drawn).sort((a, b) => a.x - b.x || b.y - a.y))
       if (!front.length || p.y > front[front.length - 1].y) front.push(p);
     if (front.length) f.svg.append(draw("path", { class: "front", d: front.map((p, i) => i
       ? `H${f.px(p.x).toFixed(1)}V${f.py(100 * p.y).toFixed(1)}`
       : `M${f.px(p.x).toFixed(1)},${f.py(100 * p.y).toFixed(1)}`).join("") }));
-    for (const p of dots) f.svg.append(point(f, p, p.run, 3, "fade"));
-    for (const p of rows) {
+    for (const p of dots.filter(drawn)) f.svg.append(point(f, p, p.run, 3, "fade"));
+    for (const p of rows.filter(drawn)) {
       const x = f.px(p.x), mark = colour(p.row.method);
       if (p.s) f.svg.append(draw("line", { class: `whisker ${mark}`, x1: x, x2: x,
-        y1: f.py(100 * (p.y - p.s)), y2: f.py(100 * (p.y + p.s)) }));
+        y1: Math.min(f.box.b, f.py(100 * (p.y - p.s))), y2: f.py(100 * (p.y + p.s)) }));
       const first = data.runs[p.row.runs.find(i => passes(data.runs[i]))];
       f.svg.append(point(f, p, first, 6, "", `mean of ${p.row.runs.length} run(s)\n`));
     }
     const used = methods.filter(m => runs.some(r => r.method === m));
     return figure("Accuracy against cost", f.svg,
-      "Large: means over seeds, with their standard deviation; small: runs. Dashed: the front.",
+      "Large: means over seeds, with their standard deviation; small: runs. Dashed: the front."
+      + (lost ? ` ${lost} of ${dots.length} runs lie far below and are not drawn.` : ""),
       legend(used.map(m => [colour(m), m])), `pareto-${place}`);
   }
   function point(f, p, run, radius, extra, lead = "") {
@@ -356,11 +366,16 @@
     render();
   } }, ...data.costs.map(c => make("option", { value: c.key }, c.title)));
   select.value = state.cost;
+  const every = make("input", { type: "checkbox", id: "all", onchange: event => {
+    state.all = event.target.checked;
+    render();
+  } });
   const count = make("span", { class: "soft", id: "count" });
   const body = make("div");
   main.replaceChildren(
     make("div", { class: "controls" }, make("label", {}, "Filter ", search),
-      make("label", {}, "Cost ", select), count), body, tip);
+      make("label", {}, "Cost ", select), make("label", {}, every, " draw runs far below too"),
+      count), body, tip);
 
   function render() {
     const runs = visible();
@@ -373,7 +388,7 @@
       const own = runs.filter(r => r.group === place);
       parts.push(make("section", {}, make("h2", {}, group.title),
         ...group.warnings.map(text => make("p", { class: "warn" }, text)),
-        rowsTable(group, place, own), pareto(place, own)));
+        rowsTable(group, place, own), make("div", { class: "charts" }, pareto(place, own))));
     });
     parts.push(make("h2", {}, "Runs"), runsTable(runs));
     if (state.run !== null) parts.push(detail(data.runs[state.run]));

@@ -1,7 +1,7 @@
 """Run folders as plain values; whatever cannot be compared is listed with the reason.
 
-Nothing here raises because of what a folder holds: a folder is data from elsewhere, perhaps of a run
-that was killed, of an older version, or no run at all.
+`read_runs` never raises because of what a folder holds: a folder is data from elsewhere, perhaps of
+a run that was killed, of an older version, or no run at all.
 """
 
 import csv
@@ -291,7 +291,10 @@ def _distortion(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
         numbers = [*value["rates"], *(v for curve in value["sqnr"].values() for v in curve)]
         if not all(isinstance(v, int | float) for v in numbers):
             raise ValueError("not all of it are numbers")
-        return {"rates": list(value["rates"]), "sqnr": {k: list(v) for k, v in value["sqnr"].items()}}
+        return {
+            "rates": list(value["rates"]),
+            "sqnr": {k: list(v) for k, v in value["sqnr"].items()},
+        }
     except (_Unfit, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"no distortion against rate: distortion.json is damaged ({_one_line(error)})")
         return None

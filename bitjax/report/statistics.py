@@ -1,4 +1,4 @@
-"""What seeds say about a method: mean, spread, difference to a baseline, and who is on the front."""
+"""What seeds say about a method: mean, spread, difference to a baseline; and the Pareto front."""
 
 import math
 import statistics

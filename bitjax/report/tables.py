@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bitjax.report.comparison import Comparison, Group, Row
-from bitjax.report.figures import BY_KEY, FIGURES, Figure
+from bitjax.report.figures import BY_KEY, FIGURES, Figure, figures_of
 from bitjax.report.statistics import Difference, Summary
 
 _TERMINAL = ("bits_weights", "bits_activations", "bits_inner")
@@ -52,13 +52,19 @@ def markdown(comparison: Comparison) -> str:
     for group in comparison.groups:
         keys = [f for f in FIGURES if any(f.key in row.figures for row in group.rows)]
         keys = [f for f in keys if "fractional" not in f.key or _learned(group, f)]
-        head = ["method", "setting", "seeds", "top-1 %", f"difference to float, {_level(comparison)}"]
+        head = [
+            "method",
+            "setting",
+            "seeds",
+            "top-1 %",
+            f"difference to float, {_level(comparison)}",
+        ]
         head += [f.title for f in keys[1:]] + ["front"]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for row in group.rows:
             cells = [
                 _cell(row.method),
-                f"`{_cell(row.label)}`",
+                _code(row.label),
                 str(row.figures["accuracy"].count),
                 number(row.figures["accuracy"], FIGURES[0]),
                 "baseline" if row.label == group.baseline else difference(row.difference),
@@ -70,7 +76,7 @@ def markdown(comparison: Comparison) -> str:
         notes.append(f"- Front: of top-1 against {BY_KEY[comparison.cost].title}.")
         parts += [f"### {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
     if comparison.skipped:
-        left = [f"- `{_cell(s.folder)}`: {_cell(s.reason)}" for s in comparison.skipped]
+        left = [f"- {_code(s.folder)}: {_cell(s.reason)}" for s in comparison.skipped]
         parts += ["Not compared:", "\n".join(left)]
     return "\n\n".join(parts) + "\n"
 
@@ -90,8 +96,6 @@ def csv_text(comparison: Comparison) -> str:
 
 def run_values(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat mapping for each run of a comparison."""
-    from bitjax.report.figures import figures_of
-
     return [
         {
             "group": group.title,
@@ -111,7 +115,7 @@ def run_values(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def json_value(comparison: Comparison) -> dict[str, Any]:
-    """All of it as plain data: groups with rows and their statistics, runs, and what was left out."""
+    """All of it as plain data: groups with rows and their statistics, runs, what was left out."""
     return {
         "cost": comparison.cost,
         "confidence": comparison.confidence,
@@ -179,6 +183,11 @@ def _level(comparison: Comparison) -> str:
 
 def _cell(text: str) -> str:
     # Markdown passes HTML on, and a bar or a line's end ends a cell.
-    for raw, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+    for raw, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
         text = text.replace(raw, safe)
     return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    # Nothing is HTML here, but a backtick would end it.
+    return "`" + " ".join(text.replace("`", "'").replace("|", "\\|").split()) + "`"
