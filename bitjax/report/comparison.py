@@ -232,7 +232,7 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
         low, high = min(quantized, key=lambda p: p[0]), max(quantized, key=lambda p: p[0])
         if high[0] > _FAR_APART * low[0]:
             warnings.append(
-                f"Costs differ by {high[0] / low[0]:.1f}x in {BY_KEY[cost].title} between quantized "
+                f"Costs differ by {high[0] / low[0]:.1f}x ({BY_KEY[cost].title}) between quantized "
                 f"rows ({low[1].label} to {high[1].label}): read accuracies along with the cost."
             )
     order = sorted(range(len(rows)), key=lambda i: (costs[i] is None, -(costs[i] or 0.0)))

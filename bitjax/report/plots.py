@@ -247,9 +247,8 @@ def distortion_rate(
             for site_R in sites_SxR:
                 axes.plot(rates, site_R, "o", color=f"C{i % 10}", alpha=0.3, ms=4)
         axes.plot(rates, np.median(sites_SxR, axis=0), color=f"C{i % 10}", label=name)
-    for style, (name, values) in zip(
-        ("k-", "k--", "k:", "k-."), (bounds or {}).items(), strict=False
-    ):
+    styles = itertools.cycle(("k-", "k--", "k:", "k-."))
+    for (name, values), style in zip((bounds or {}).items(), styles, strict=False):
         axes.plot(rates, np.asarray(values, float), style, lw=1, label=name)
     axes.set(xlabel="bits per element", ylabel="SQNR, dB")
     axes.grid(alpha=0.3)
