@@ -43,7 +43,8 @@ def main(argv: list[str]) -> None:
 
     if len(argv) < 2:
         sys.exit("error: no run folder is named: python -m experiments.compare runs/*")
-    console = Console(highlight=False)
+    # Where nobody looks at a terminal, a table need not fit into one.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     try:
         wanted = re.compile(_ONLY.value)
         if not 0 < _CONFIDENCE.value < 1:

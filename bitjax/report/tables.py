@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -136,26 +138,31 @@ def json_value(comparison: Comparison) -> dict[str, Any]:
 
 def terminal(group: Group, comparison: Comparison) -> Table:
     """A table of rich, with as many columns as a terminal holds; files have all of them."""
-    table = Table(title=escape(group.title), title_justify="left", caption_justify="left")
     cost = BY_KEY[comparison.cost]
     shown = [BY_KEY[k] for k in _TERMINAL if k != comparison.cost] + [cost]
-    table.add_column("setting", overflow="fold")
-    table.add_column("top-1 %", justify="right")
-    table.add_column(f"to float, {_level(comparison)}", justify="right")
-    for figure in (*shown, BY_KEY["steps"], BY_KEY["wall_seconds"]):
-        table.add_column(figure.title, justify="right")
-    table.add_column("front", justify="center")
+    title = f"{group.title}; differences with their {_level(comparison)}, * is the front"
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    table.add_column("setting", overflow="fold", min_width=16)
+    for name in ("top-1 %", "to float", *(f.title for f in shown), "steps", "s", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    # What all names begin with, a folder of configs say, tells nothing here.
+    folder = os.path.commonprefix([row.label for row in group.rows]).rpartition("/")
+    skip = len(folder[0] + folder[1])
     for row in group.rows:
         table.add_row(
-            escape(row.label),
+            escape(row.label[skip:]),
             number(row.figures["accuracy"], FIGURES[0]),
             "baseline" if row.label == group.baseline else escape(difference(row.difference)),
-            *(number(row.figures.get(f.key), f) for f in shown),
-            number(row.figures["steps"], BY_KEY["steps"]),
-            number(row.figures["wall_seconds"]._replace(std=None), BY_KEY["wall_seconds"]),
+            *(number(_mean(row, f.key), f) for f in shown),
+            *(number(_mean(row, key), BY_KEY[key]) for key in ("steps", "wall_seconds")),
             "*" if row.front else "",
         )
     return table
+
+
+def _mean(row: Row, key: str) -> Summary | None:
+    summary = row.figures.get(key)
+    return summary and summary._replace(std=None)
 
 
 def _row_value(row: Row) -> dict[str, Any]:
