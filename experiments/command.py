@@ -72,8 +72,8 @@ def _defaults(config: str, root: Path) -> Mapping[str, Any] | None:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config(variant) if colon else module.get_config()
-        return json.loads(json.dumps(config.to_dict()))
+        found = module.get_config(variant) if colon else module.get_config()
+        return json.loads(json.dumps(found.to_dict()))
     except Exception:  # a config file is a program; one that no longer runs tells nothing
         return None
     finally:

@@ -48,11 +48,16 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
     from bitjax.vitals import vitals
     from experiments.build import build_run
 
-    # The weights it started from may be gone, and are not needed.
-    run = build_run({**record.settings, "init_from": ""}, None)
+    folder = Path(record.folder) / "checkpoints"
+    if not folder.is_dir():
+        raise ValueError(f"there is no {folder}, and they need the weights.")
+    try:  # The weights it started from may be gone, and are not needed.
+        run = build_run({**record.settings, "init_from": ""}, None)
+    except KeyError as error:
+        raise ValueError(f"config.json has no {error}, it is of another version.") from None
     stage = run.method.stages[-1]
     model = run.wrap(stage)
-    variables = _restored(Path(record.folder) / "checkpoints", run, model)
+    variables = _restored(folder, run, model)
     size = min(batch_size, len(run.dataset.labels))
     batch = train_batch(run.dataset, size, 0, run.settings.seed)
     x, labels = run.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
@@ -88,9 +93,6 @@ def _restored(folder: Path, run: Any, model: Any) -> Mapping[str, Any]:
 
     from bitjax.linen import QUANT, STATS
     from bitjax.training.checkpoint import Checkpoints
-
-    if not folder.is_dir():
-        raise ValueError(f"there is no {folder}: saturation and sparsity need the weights.")
 
     def template(meta):
         if meta["place"][:2] != [len(run.method.stages), "enter"]:

@@ -1,7 +1,7 @@
 """The figures of a run that tables, charts and the page show, each named and explained once."""
 
-import math
 from collections.abc import Iterable
+from statistics import fmean
 from typing import NamedTuple
 
 from bitjax.accelerators import RULES, LayerBits, speedup
@@ -103,8 +103,8 @@ def figures_of(run: RunRecord) -> dict[str, float]:
     for name, role in (("weights", "kernel"), ("activations", "input")):
         chosen = [s for s in run.sites if s.role == role and layer_of(s.site) in inner]
         if chosen:
-            mean = [math.fsum(s[i] for s in chosen) / len(chosen) for i in (2, 3)]
-            found[f"bits_{name}_inner_fractional"], found[f"bits_{name}_inner"] = mean
+            found[f"bits_{name}_inner"] = fmean(s.integer for s in chosen)
+            found[f"bits_{name}_inner_fractional"] = fmean(s.fractional for s in chosen)
     for name in ("model_bytes", "activation_bytes", "bops"):
         found[name] = run.costs[name]
     layers = layers_of(run.sites).values()

@@ -167,10 +167,10 @@ def code_changes(before: Any, after: Any, *, axes: Axes | None = None) -> Axes:
     codes = np.unique(np.concatenate([old, new]))
     counts = np.zeros((len(codes), len(codes)), int)
     np.add.at(counts, (np.searchsorted(codes, old), np.searchsorted(codes, new)), 1)
-    image = axes.imshow(np.log1p(counts), cmap="Blues")
+    axes.imshow(np.log1p(counts), cmap="Blues")
     if len(codes) <= 16:
         for (i, j), count in np.ndenumerate(counts):
-            colour = "white" if image.norm(np.log1p(count)) > 0.6 else "black"
+            colour = "white" if np.log1p(count) > 0.6 * np.log1p(counts.max()) else "black"
             axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=8)
     ticks = range(0, len(codes), max(1, len(codes) // 16))
     names = [f"{codes[i]:g}" for i in ticks]

@@ -16,6 +16,7 @@ from bitjax.training.metrics import read_rows
 from bitjax.training.run_folder import config_hash
 
 _BITS_COLUMNS = ["site", "role", "bits_fractional", "bits_integer", "macs", "elements"]
+_ROLES = ("kernel", "input")
 _BITS = ("weights", "activations", "all", "inner")
 _COSTS = ("model_bytes", "float_model_bytes", "activation_bytes", "bops", "macs")
 _FILES = ("result.json", "config.json", "metrics.jsonl")
@@ -65,7 +66,8 @@ class RunRecord(NamedTuple):
       costs: `model_bytes`, `float_model_bytes`, `activation_bytes`, `bops` and `macs`.
       sites: in forward order.
       metrics: the rows of `metrics.jsonl`; empty where the folder has none.
-      distortion: what `distortion.json` says, see `bitjax.report.distortion`; None without it.
+      distortion: of `distortion.json`, where `experiments.rate_distortion` wrote one: `rates` and
+        `sqnr` in dB by name, medians over sites.
       notes: what is wrong with parts that a comparison can do without.
     """
 
@@ -257,14 +259,15 @@ def _sites(path: Path) -> tuple[SiteBits, ...]:
     rows = []
     for number, line in enumerate(lines[1:], 2):
         try:
-            site, role, *figures = line
-            values = [float(text) for text in figures]
-            fine = len(values) == 4 and all(0 <= v < math.inf for v in values)
-        except ValueError:
-            fine = False
-        if not fine or role not in ("kernel", "input"):
+            site, role, *texts = line
+            figures = [float(text) for text in texts]
+            row = SiteBits(site, role, *figures)
+        except (ValueError, TypeError):
+            row = None
+        # NaN is not in any range.
+        if row is None or row.role not in _ROLES or not all(0 <= v < math.inf for v in row[2:]):
             raise _Unfit(f"is damaged: line {number} of bits.csv is {_short(','.join(line))}")
-        rows.append(SiteBits(site, role, *values))
+        rows.append(row)
     if not rows:
         raise _Unfit("is damaged: bits.csv has no sites")
     return tuple(rows)
