@@ -53,7 +53,8 @@
     if (!difference) return "";
     const p = x => (100 * x).toFixed(2);
     const ends = difference.low === null ? "" : ` [${p(difference.low)}, ${p(difference.high)}]`;
-    return (difference.mean > 0 ? "+" : "") + `${p(difference.mean)}${ends} (${difference.seeds.length})`;
+    const sign = difference.mean > 0 ? "+" : "";
+    return `${sign}${p(difference.mean)}${ends} (${difference.seeds.length})`;
   }
   function costOf(figures, key) {
     const value = figures[at[key]];
@@ -161,7 +162,7 @@
   function logTicks(low, high) {
     const found = [];
     for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++)
-      for (const m of [1, 2, 5]) if (m * 10 ** p >= low && m * 10 ** p <= high) found.push(m * 10 ** p);
+      found.push(...[1, 2, 5].map(m => m * 10 ** p).filter(t => t >= low && t <= high));
     const few = found.filter(t => /^1/.test(t.toExponential()));
     return found.length > 9 && few.length > 2 ? few : found;
   }
@@ -221,7 +222,8 @@
     const xs = dots.map(p => p.x), ys = dots.map(p => 100 * p.y);
     const low = Math.min(...xs), high = Math.max(...xs), log = low > 0 && high > 8 * low;
     // Runs that failed would leave all others on one line.
-    const ranked = [...ys].sort((a, b) => a - b), q = share => ranked[Math.floor(share * (ys.length - 1))];
+    const ranked = [...ys].sort((a, b) => a - b);
+    const q = share => ranked[Math.floor(share * (ys.length - 1))];
     const floor = q(0.25) - 3 * Math.max(1, q(0.75) - q(0.25));
     const lost = state.all ? 0 : ys.filter(y => y < floor).length;
     const least = lost ? floor : ranked[0];
@@ -262,7 +264,7 @@
 
   function bitBars(run) {
     const sites = data.site_sets[run.sites];
-    const layers = [...new Set(sites.map(([s]) => s.slice(0, Math.max(0, s.lastIndexOf("/")))))];
+    const layers = [...new Set(sites.map(([s]) => layerOf(s)))];
     const tallest = Math.max(8, ...run.bits.filter(b => b <= 16));
     const left = Math.min(230, 30 + 6.2 * Math.max(...layers.map(l => l.length)));
     const rise = 22, width = 640, height = layers.length * rise + 54;
@@ -280,12 +282,13 @@
       clean.append(draw("text", { x: left - 6, y: y + 14, "text-anchor": "end" },
         layer || "(model)"));
       sites.forEach(([site, role], s) => {
-        if (site.slice(0, Math.max(0, site.lastIndexOf("/"))) !== layer) return;
+        if (layerOf(site) !== layer) return;
         const bits = run.bits[s], top = y + (role === "kernel" ? 2 : 11);
         const end = f.px(Math.min(bits, tallest * 1.08));
         clean.append(tipped(draw("rect", { class: `bar ${role === "kernel" ? "s0" : "s1"}`
-          + (bits > 16 ? " fade" : ""), x: left, y: top, width: Math.max(0, end - left), height: 8 }),
-        `${site}\n${bits} bits` + (run.fractional[s] === bits ? "" : `, learned ${run.fractional[s]}`)));
+          + (bits > 16 ? " fade" : ""), x: left, y: top, width: Math.max(0, end - left),
+        height: 8 }), `${site}\n${bits} bits`
+          + (run.fractional[s] === bits ? "" : `, learned ${run.fractional[s]}`)));
         const learned = f.px(Math.min(run.fractional[s], tallest * 1.08));
         if (run.fractional[s] !== bits) clean.append(draw("line", { class: "axis", x1: learned,
           x2: learned, y1: top - 1, y2: top + 9 }));
@@ -295,6 +298,52 @@
     });
     return figure("Bits per layer", clean, "", legend([["s0", "weights"], ["s1", "inputs"]]),
       "bits-chart");
+  }
+
+  const layerOf = site => site.slice(0, Math.max(0, site.lastIndexOf("/")));
+
+  function bitMap(place, runs) {
+    const group = data.groups[place];
+    const rows = group.rows.map((row, i) => [row, runs.filter(r => r.row === i)])
+      .filter(([, own]) => own.length);
+    const sites = runs.flatMap(r => data.site_sets[r.sites]);
+    const layers = [...new Set(sites.map(([site]) => layerOf(site)))];
+    const cell = 17, names = 6.1 * Math.min(44, Math.max(...rows.map(([r]) => r.label.length)));
+    const left = names + 10, top = 10 + 5.6 * Math.max(5, ...layers.map(l => l.length));
+    const gap = 12, width = left + 2 * layers.length * cell + gap + 6;
+    const height = top + rows.length * cell + 22;
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
+      width, height });
+    ["kernel", "input"].forEach((role, side) => {
+      const x0 = left + side * (layers.length * cell + gap);
+      svg.append(draw("text", { x: x0, y: height - 6 }, role === "kernel" ? "weights" : "inputs"));
+      layers.forEach((layer, j) => {
+        const x = x0 + (j + 0.7) * cell;
+        svg.append(draw("text", { x, y: top - 5, transform: `rotate(-90 ${x} ${top - 5})` },
+          layer || "(model)"));
+        rows.forEach(([row, own], i) => {
+          const found = own.flatMap(r => data.site_sets[r.sites].flatMap(([site, kind], s) =>
+            kind === role && layerOf(site) === layer ? [r.bits[s]] : []));
+          if (!found.length) return;
+          const mean = found.reduce((a, b) => a + b, 0) / found.length;
+          const y = top + i * cell;
+          svg.append(tipped(draw("rect", { class: mean > 16 ? "cell float" : "cell", x: x0 + j * cell, y, width: cell - 1,
+            height: cell - 1, "fill-opacity": mean > 16 ? 1 : Math.min(1, 0.08 + mean / 10) }),
+          `${row.label}\n${layer}/${role}: ${brief(mean)} bits`
+            + (found.length > 1 ? `, mean of ${found.length} runs` : "")));
+          const mark = mean > 5 && mean <= 16 ? "inside" : "outside";
+          svg.append(draw("text", { class: mark, x: x0 + (j + 0.47) * cell, y: y + 12,
+            "text-anchor": "middle" }, String(Math.round(mean))));
+        });
+      });
+    });
+    rows.forEach(([row, own], i) => svg.append(tipped(draw("text", { class: "pick", x: left - 6,
+      y: top + i * cell + 12, "text-anchor": "end",
+      onclick: () => choose(data.runs.indexOf(own[0])) },
+    row.label.length > 44 ? row.label.slice(0, 42) + "\u2026" : row.label), row.label)));
+    return make("figure", { id: `map-${place}` }, make("figcaption", {}, "Bits per layer"),
+      make("p", { class: "soft" }, "After rounding, mean over seeds; 32 is float."),
+      make("div", { class: "scroll fixed" }, svg));
   }
 
   function curves(run, key, title, scale) {
@@ -386,9 +435,11 @@
     const parts = [];
     data.groups.forEach((group, place) => {
       const own = runs.filter(r => r.group === place);
+      if (!own.length) return;
       parts.push(make("section", {}, make("h2", {}, group.title),
         ...group.warnings.map(text => make("p", { class: "warn" }, text)),
-        rowsTable(group, place, own), make("div", { class: "charts" }, pareto(place, own))));
+        rowsTable(group, place, own),
+        make("div", { class: "charts" }, pareto(place, own), bitMap(place, own))));
     });
     parts.push(make("h2", {}, "Runs"), runsTable(runs));
     if (state.run !== null) parts.push(detail(data.runs[state.run]));

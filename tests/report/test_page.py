@@ -168,6 +168,7 @@ def test_a_browser_sorts_filters_and_shows_every_run_without_an_error(tmp_path):
         assert browser.run("document.getElementById('command').textContent") == f"make {chosen}"
         assert browser.run("document.querySelectorAll('#bits-chart rect').length") == 40
         assert browser.run("document.querySelectorAll('#curve-accuracy path.curve').length") == 5
+        assert browser.run("document.querySelectorAll('#map-0 rect').length") == 40 * len(wanted)
         # a name is text
         browser.run("document.getElementById('filter').value = 'script'")
         browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
