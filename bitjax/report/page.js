@@ -227,16 +227,18 @@
     const floor = q(0.25) - 3 * Math.max(1, q(0.75) - q(0.25));
     const lost = state.all ? 0 : ys.filter(y => y < floor).length;
     const least = lost ? floor : ranked[0];
+    const drawn = p => 100 * p.y >= least, ends = rows.filter(drawn);
     const f = frame({ x: log ? [low / 1.2, high * 1.2] : padded(low, high), log,
-      y: padded(least, ranked[ranked.length - 1]), xTitle: cost.title, yTitle: "top-1 %" });
-    const drawn = p => 100 * p.y >= least;
+      y: padded(Math.min(least, ...ends.map(p => 100 * (p.y - p.s))),
+        Math.max(ranked[ranked.length - 1], ...ends.map(p => 100 * (p.y + p.s)))),
+      xTitle: cost.title, yTitle: "top-1 %" });
     const front = [];
     for (const p of rows.filter(drawn).sort((a, b) => a.x - b.x || b.y - a.y))
       if (!front.length || p.y > front[front.length - 1].y) front.push(p);
     if (front.length) f.svg.append(draw("path", { class: "front", d: front.map((p, i) => i
       ? `H${f.px(p.x).toFixed(1)}V${f.py(100 * p.y).toFixed(1)}`
       : `M${f.px(p.x).toFixed(1)},${f.py(100 * p.y).toFixed(1)}`).join("") }));
-    for (const p of dots.filter(drawn)) f.svg.append(point(f, p, p.run, 3, "fade"));
+    for (const p of dots.filter(drawn)) f.svg.append(point(f, p, p.run, 3.5, "fade"));
     for (const p of rows.filter(drawn)) {
       const x = f.px(p.x), mark = colour(p.row.method);
       if (p.s) f.svg.append(draw("line", { class: `whisker ${mark}`, x1: x, x2: x,
@@ -327,8 +329,9 @@
           if (!found.length) return;
           const mean = found.reduce((a, b) => a + b, 0) / found.length;
           const y = top + i * cell;
-          svg.append(tipped(draw("rect", { class: mean > 16 ? "cell float" : "cell", x: x0 + j * cell, y, width: cell - 1,
-            height: cell - 1, "fill-opacity": mean > 16 ? 1 : Math.min(1, 0.08 + mean / 10) }),
+          svg.append(tipped(draw("rect", { class: mean > 16 ? "cell float" : "cell",
+            x: x0 + j * cell, y, width: cell - 1, height: cell - 1,
+            "fill-opacity": mean > 16 ? 1 : Math.min(1, 0.08 + mean / 10) }),
           `${row.label}\n${layer}/${role}: ${brief(mean)} bits`
             + (found.length > 1 ? `, mean of ${found.length} runs` : "")));
           const mark = mean > 5 && mean <= 16 ? "inside" : "outside";

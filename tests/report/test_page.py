@@ -78,6 +78,8 @@ def test_names_with_html_in_them_stay_text(tmp_path):
     parts = Parts(text)
     assert [a.get("id") for a, _ in parts.scripts] == ["data", None]
     assert not [tag for tag, _ in parts.tags if tag == "img"]
+    # "</script " and "<!--" would do harm as well: no "<" at all is the rule that covers all.
+    assert not set("<>") & set(parts.scripts[0][1])
     data = json.loads(parts.scripts[0][1])
     assert data["runs"][0]["command"] == data["skipped"][0]["folder"] == NASTY
 

@@ -37,6 +37,25 @@ def test_a_finished_run_is_read_with_its_sites_and_curves(tmp_path):
     assert set(figures) == {f.key for f in FIGURES}
 
 
+def test_inner_bits_leave_out_the_first_and_the_last_layer(tmp_path):
+    run = write_run(tmp_path / "run", bits=(4, 4))
+    lines = (run / "bits.csv").read_text().splitlines()
+    lines[1] = lines[1].replace("4.25,4", "8,8")  # conv1/kernel
+    lines[3] = lines[3].replace("4.25,4", "3,2")  # conv2/kernel
+    lines[8] = lines[8].replace("4.25,4", "6,6")  # head/input
+    (run / "bits.csv").write_text("\n".join(lines))
+    (record,), _ = read_runs([run])
+    figures = figures_of(record)
+    assert figures["bits_weights_inner"] == 3.0 and figures["bits_activations_inner"] == 4.0
+    assert figures["bits_weights_inner_fractional"] == (3 + 4.25) / 2
+
+
+def test_a_model_of_two_layers_has_no_inner_figures(tmp_path):
+    layers = (("a", 10, 10, 5), ("b", 10, 10, 5))
+    (record,), _ = read_runs([write_run(tmp_path / "run", layers=layers)])
+    assert "bits_weights_inner" not in figures_of(record)
+
+
 def test_folders_that_hold_runs_are_searched_and_none_is_read_twice(tmp_path):
     for seed in (0, 1):
         run = write_run(tmp_path / "results" / f"seed{seed}", seed=seed)
