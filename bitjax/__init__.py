@@ -16,7 +16,9 @@ from bitjax.cost import macs as macs
 from bitjax.cost import model_bytes as model_bytes
 from bitjax.doctor import Finding as Finding
 from bitjax.doctor import doctor as doctor
-from bitjax.doctor import report as report
+
+# Public; `report` alone would be hidden by the package of that name once it is imported.
+from bitjax.doctor import report as doctor_report  # noqa: F401
 from bitjax.layer_solving import solve_layers as solve_layers
 from bitjax.linen import Quantized as Quantized
 from bitjax.plane_allocation import allocate as allocate

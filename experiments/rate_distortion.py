@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of a bottleneck.")
 _OUT = flags.DEFINE_string("out", "rate_distortion.png", "Picture to write.")
+_JSON = flags.DEFINE_string("json", "", "Also write the medians: RUN/distortion.json, say.")
 _BATCHES = flags.DEFINE_integer("batches", 8, "Calibration batches.", lower_bound=1)
 _MAX_BITS = flags.DEFINE_integer("max_bits", 6, "Highest rate.", lower_bound=1, upper_bound=8)
 
@@ -66,40 +67,48 @@ def allocation_rows(curves, costs, weights, rates) -> list[tuple[float, float, f
 
 
 def draw(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
-    """Each site's free-scale points, the medians of the others, and the half-normal's bound."""
+    """Each site's free-scale points, the medians of all quantizers, and the half-normal's bound."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from bitjax.report.plots import distortion_rate
+
+    median = medians(curves)
+    shown = {
+        "best scale (uniform): sites and median": [site["free"] for site in curves.values()],
+        "window of an 8-bit code": median["window"],
+        "Lloyd-Max levels": median["Lloyd-Max"],
+        "truncated planes (the paper's)": median["truncated"],
+    }
+    bits = np.arange(1, len(median["free"]) + 1)
+    limit = {"Shannon's lower bound, half-normal": bound(bits)}
+    axes = distortion_rate(bits.tolist(), shown, limit)
+    axes.set(xlabel=RATES, title=f"medians over {len(curves)} sites", xticks=bits)
+    plt.gcf().savefig(path, dpi=150)
+    plt.close(plt.gcf())
+
+
+def medians(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """SQNR in dB by quantizer, the median over sites at every rate."""
+    names = next(iter(curves.values()))
+    return {name: np.median([site[name] for site in curves.values()], axis=0) for name in names}
+
+
+def bound(bits: np.ndarray) -> np.ndarray:
+    """The highest SQNR in dB that any code of a half-normal source can have."""
     from bitjax.quantizers.bounds import half_normal_bound
 
-    bits = np.arange(1, len(next(iter(curves.values()))["free"]) + 1)
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    for name, site in curves.items():
-        axes.plot(
-            bits,
-            site["free"],
-            "o",
-            color="C0",
-            alpha=0.35,
-            ms=4,
-            label="sites, rounded at the best scale" if name == next(iter(curves)) else None,
-        )
-    for name, label, style in (
-        ("free", "median, best scale (uniform)", "C0-"),
-        ("window", "median, window of an 8-bit code", "C1--"),
-        ("truncated", "median, truncated planes (the paper's)", "C3:"),
-        ("Lloyd-Max", "median, Lloyd-Max levels", "C2-."),
-    ):  # fmt: skip
-        axes.plot(bits, np.median([c[name] for c in curves.values()], axis=0), style, label=label)
-    bound = [-10 * np.log10(half_normal_bound(float(k))) for k in bits]
-    axes.plot(bits, bound, "k-", lw=1, label="Shannon's lower bound, half-normal")
-    axes.set(xlabel=RATES, ylabel="SQNR, dB", title=f"{len(curves)} sites", xticks=bits)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return np.array([-10 * np.log10(half_normal_bound(float(k))) for k in bits])
+
+
+def distortion_value(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
+    """What `distortion.json` in a run's folder holds, for the page that compares runs."""
+    sqnr = {name: values.tolist() for name, values in medians(curves).items()}
+    bits = np.arange(1, len(sqnr["free"]) + 1)
+    sqnr["bound: half-normal"] = bound(bits).tolist()
+    return {"rates": bits.tolist(), "sqnr": sqnr}
 
 
 def main(argv: list[str]) -> None:
@@ -109,6 +118,7 @@ def main(argv: list[str]) -> None:
     from bitjax.rate_curves import rate_curves
     from bitjax.sensitivity import fisher
     from bitjax.site_histograms import site_histograms
+    from bitjax.training.metrics import write_json
     from experiments.build import build_run
 
     try:
@@ -126,12 +136,14 @@ def main(argv: list[str]) -> None:
         allocated = allocation_rows(rate_curves(seen), run.costs, weights, _RATES)
         curves = {site: site_curves(found, _MAX_BITS.value) for site, found in seen.items()}
         draw(curves, Path(_OUT.value))
+        if _JSON.value:
+            write_json(_JSON.value, distortion_value(curves))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("SQNR in dB, median over sites:")
+    median = medians(curves)
     for name in ("truncated", "window", "free", "Lloyd-Max"):
-        row = np.median([c[name] for c in curves.values()], axis=0)
-        print(f"  {name:10s} " + "  ".join(f"{value:5.2f}" for value in row))
+        print(f"  {name:10s} " + "  ".join(f"{value:5.2f}" for value in median[name]))
     print("predicted loss of a rate, nats per example: equal rates, allocated, saved")
     for rate, equal, found in allocated:
         print(f"  {rate:.1f}  {equal:.5f}  {found:.5f}  {100 * (1 - found / equal):.0f} %")

@@ -78,6 +78,12 @@ def test_imports_go_one_way(path):
         allowed = {"jax", "numpy", "collections", "typing", "functools", "math", "dataclasses"}
         others = {m for m in modules if m.split(".")[0] not in allowed and layer(m) != own}
         assert not others, f"quantizers know only arrays; {name_of(path)} imports {sorted(others)}"
+    if own == "report":
+        # It knows runs by their folders alone, so that it reads those of any model and method.
+        files = {"bitjax.training.metrics", "bitjax.training.run_folder", "bitjax.accelerators"}
+        known = {m for m in modules if m.split(".")[0] == "bitjax" and layer(m) != own}
+        others = {m for m in known if m.rpartition(".")[0] not in files}
+        assert not others, f"report reads run folders; {name_of(path)} imports {sorted(others)}"
     if own != "experiments":
         # A ConfigDict stops at experiments/.
         assert not {m for m in modules if m.split(".")[0] == "ml_collections"}

@@ -1,5 +1,7 @@
 """The picture's numbers stand in the order that theory gives them, and the picture is drawn."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import bitjax as bj
 from bitjax.histogram import empty, observe
 from bitjax.quantizers.bounds import half_normal_bound
-from experiments.rate_distortion import allocation_rows, draw, site_curves
+from experiments.rate_distortion import allocation_rows, distortion_value, draw, site_curves
 
 
 def half_normal(seed, spread=1.0):
@@ -33,6 +35,14 @@ def test_each_way_to_quantize_loses_no_more_than_the_one_before_and_none_beats_t
 def test_the_picture_is_a_png(curves, tmp_path):
     draw(curves, tmp_path / "rates.png")
     assert (tmp_path / "rates.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_is_kept_for_the_comparison_has_every_quantizer_below_the_bound(curves):
+    kept = json.loads(json.dumps(distortion_value(curves)))
+    assert kept["rates"] == [1, 2, 3, 4, 5]
+    limit = np.array(kept["sqnr"].pop("bound: half-normal"))
+    assert set(kept["sqnr"]) == {"free", "window", "truncated", "Lloyd-Max"}
+    assert all((np.array(values) < limit).all() for values in kept["sqnr"].values())
 
 
 def test_an_allocation_saves_loss_where_sites_differ_and_nothing_where_they_do_not():

@@ -1,0 +1,258 @@
+"""Runs put side by side: what is comparable in one group, seeds of one setting in one row."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bitjax.report.figures import BY_KEY, COSTS, cost_of, figures_of
+from bitjax.report.runs import RunRecord, Skipped
+from bitjax.report.statistics import (
+    Difference,
+    Summary,
+    paired_difference,
+    pareto_front,
+    summarize,
+)
+from bitjax.training.run_folder import flatten
+
+BASELINE = "full_precision"
+_FAR_APART = 2.0  # accuracies at costs further apart than this say little without the costs
+# Settings that leave the result as it is, or that a seed brings with it.
+_IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
+               "tensorboard", "data.root")  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One setting, run with one seed or several.
+
+    Attributes:
+      label: what tables call it; unique in its group.
+      method: its name.
+      config: path of the config file, with its variant.
+      runs: by seed; where a seed was run twice, both.
+      figures: of `FIGURES` over seeds; a seed that was run twice counts its mean once.
+      difference: in accuracy to the baseline over common seeds; None without one.
+      front: whether no other row of the group is as accurate at no higher cost.
+    """
+
+    label: str
+    method: str
+    config: str
+    runs: tuple[RunRecord, ...]
+    figures: Mapping[str, Summary]
+    difference: Difference | None = None
+    front: bool = False
+
+
+class Group(NamedTuple):
+    """Rows that may be compared: one model, one data set, one evaluation set.
+
+    Attributes:
+      title: what they share.
+      rows: in the order of their cost.
+      baseline: label of the float row that differences are to; None without one.
+      warnings: what a reader of the table must know.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    baseline: str | None
+    warnings: tuple[str, ...]
+
+
+class Comparison(NamedTuple):
+    """All of it.
+
+    Attributes:
+      groups: one, unless several were asked for.
+      cost: that fronts are drawn against.
+      skipped: folders that are not in it, and why.
+      confidence: of the intervals.
+    """
+
+    groups: tuple[Group, ...]
+    cost: str
+    skipped: tuple[Skipped, ...] = ()
+    confidence: float = 0.95
+
+
+def compare(
+    runs: Sequence[RunRecord],
+    *,
+    skipped: Sequence[Skipped] = (),
+    group: bool = False,
+    cost: str = "bops",
+    baseline: str = "",
+    confidence: float = 0.95,
+) -> Comparison:
+    """Puts finished runs side by side.
+
+    Args:
+      runs: at least one.
+      skipped: to be listed beside them.
+      group: allow several models, data sets or evaluation sets, each in a group of its own.
+      cost: of `COSTS`, for the Pareto front and the order of rows.
+      baseline: label of the row that differences are to; the float row with most seeds if empty,
+        of several the most accurate.
+      confidence: of intervals, in (0, 1).
+
+    Raises:
+      ValueError: there is no run, a name is unknown, or runs are not comparable and `group` is off.
+    """
+    if not runs:
+        raise ValueError("there is no finished run to compare.")
+    if cost not in COSTS:
+        raise ValueError(f"`cost` must be one of {', '.join(COSTS)}, got {cost!r}.")
+    apart: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        apart.setdefault(comparable(run), []).append(run)
+    if len(apart) > 1 and not group:
+        raise ValueError(
+            f"the runs are of {len(apart)} different models, data or evaluation sets: "
+            + "; ".join(f"{title} ({_shown(found)})" for title, found in apart.items())
+            + ". Choose one, or pass --group for a table of each."
+        )
+    rows = {title: _rows(found) for title, found in apart.items()}
+    labels = {row.label for found in rows.values() for row in found}
+    if baseline and baseline not in labels:
+        raise ValueError(
+            f"`baseline` must be the label of a row: {', '.join(sorted(labels))}; got {baseline!r}."
+        )
+    groups = tuple(_group(t, found, cost, baseline, confidence) for t, found in rows.items())
+    return Comparison(groups, cost, tuple(skipped), confidence)
+
+
+def comparable(run: RunRecord) -> str:
+    """What runs must share to be compared: the model with its settings, data, evaluation set."""
+    model = dict(run.settings["model"])
+    name = model.pop("name")
+    settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(model.items()))
+    held_out = run.settings["data"].get("validation", 0)
+    split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
+    return f"{name}({settings}) on {run.data}, {split} examples"
+
+
+def _rows(runs: Sequence[RunRecord]) -> list[Row]:
+    """Runs that differ in nothing but their seed share a row."""
+    settings: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        settings.setdefault(_key(run), []).append(run)
+    labels = _labels(list(settings.values()))
+    rows = []
+    for label, found in zip(labels, settings.values(), strict=True):
+        found = sorted(found, key=lambda run: run.seed)
+        by_seed = _by_seed(found)
+        keys = [k for k in BY_KEY if all(k in figures for figures in by_seed.values())]
+        figures = {k: summarize([f[k] for f in by_seed.values()]) for k in keys}
+        rows.append(Row(label, found[0].method, found[0].config, tuple(found), figures))
+    return rows
+
+
+def _by_seed(runs: Sequence[RunRecord]) -> dict[int, dict[str, float]]:
+    found: dict[int, list[dict[str, float]]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(figures_of(run))
+    return {
+        seed: {k: summarize([f[k] for f in several]).mean for k in several[0]}
+        for seed, several in found.items()
+    }
+
+
+def _settings(run: RunRecord) -> dict[str, str]:
+    flat = {k: _plain(v) for k, v in flatten(run.settings).items() if k not in _IRRELEVANT}
+    # Which float run it started from is the seed's matter; whether from one is not.
+    return flat | {"init_from": "weights" if run.settings.get("init_from") else ""}
+
+
+def _key(run: RunRecord) -> str:
+    return json.dumps([run.config, _settings(run)], sort_keys=True)
+
+
+def _labels(rows: list[list[RunRecord]]) -> list[str]:
+    """The runs' names, followed by what tells rows of one name apart."""
+    labels = []
+    for found in rows:
+        name = found[0].name
+        same = [_settings(other[0]) for other in rows if other[0].name == name]
+        own = _settings(found[0])
+        keys = [k for k in sorted(set().union(*same)) if len({s.get(k) for s in same}) > 1]
+        shown = [f"{k}={_cut(own.get(k, 'unset'))}" for k in keys]
+        labels.append(f"{name} [{', '.join(shown)}]" if shown else name)
+    # Differences may lie behind what is cut off, or in the config's path alone.
+    return [
+        label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"
+        for i, label in enumerate(labels)
+    ]
+
+
+def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: float) -> Group:
+    warnings = []
+    floats = [row for row in rows if row.label == baseline] or [
+        row for row in rows if row.method == BASELINE
+    ]
+    floats.sort(key=lambda r: (len({run.seed for run in r.runs}), r.figures["accuracy"].mean))
+    base = floats[-1] if floats else None
+    if base is None:
+        warnings.append("There is no float run, so no difference to one: add a full_precision run.")
+    elif len(floats) > 1:
+        warnings.append(f"Of {len(floats)} float rows, differences are to {base.label!r}.")
+    if base is not None:
+        against = {seed: f["accuracy"] for seed, f in _by_seed(base.runs).items()}
+        rows = [
+            row if row is base else row._replace(
+                difference=paired_difference(
+                    {seed: f["accuracy"] for seed, f in _by_seed(row.runs).items()},
+                    against,
+                    confidence,
+                )
+            )
+            for row in rows
+        ]  # fmt: skip
+        unpaired = [row.label for row in rows if row.label != base.label and not row.difference]
+        if unpaired:
+            warnings.append(f"No seed in common with the float row: {', '.join(unpaired)}.")
+    for row in rows:
+        seeds = [run.seed for run in row.runs]
+        if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
+            warnings.append(
+                f"{row.label}: seeds {twice} were run more than once, each counts once."
+            )
+        if len(commits := {run.commit for run in row.runs}) > 1:
+            warnings.append(f"{row.label}: its runs are of {len(commits)} commits.")
+    costs = [row_cost(row, cost) for row in rows]
+    known = [i for i, c in enumerate(costs) if c is not None]
+    front = pareto_front(
+        [c for c in costs if c is not None], [rows[i].figures["accuracy"].mean for i in known]
+    )
+    rows = [row._replace(front=i in known and front[known.index(i)]) for i, row in enumerate(rows)]
+    quantized = [
+        (c, row) for c, row in zip(costs, rows, strict=True) if c and row.method != BASELINE
+    ]
+    if quantized:
+        low, high = min(quantized, key=lambda p: p[0]), max(quantized, key=lambda p: p[0])
+        if high[0] > _FAR_APART * low[0]:
+            warnings.append(
+                f"Costs differ by {high[0] / low[0]:.1f}x ({BY_KEY[cost].title}) between quantized "
+                f"rows ({low[1].label} to {high[1].label}): read accuracies along with the cost."
+            )
+    order = sorted(range(len(rows)), key=lambda i: (costs[i] is None, -(costs[i] or 0.0)))
+    ordered = tuple(rows[i] for i in order)
+    return Group(title, ordered, base.label if base else None, tuple(warnings))
+
+
+def row_cost(row: Row, cost: str) -> float | None:
+    """A row's mean place on the axis of a cost; None where it has none."""
+    return cost_of({k: s.mean for k, s in row.figures.items()}, cost)
+
+
+def _shown(runs: Sequence[RunRecord]) -> str:
+    more = f" and {len(runs) - 2} more" if len(runs) > 2 else ""
+    return ", ".join(run.folder for run in runs[:2]) + more
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,124 @@
+"""The figures of a run that tables, charts and the page show, each named and explained once."""
+
+from collections.abc import Iterable
+from statistics import fmean
+from typing import NamedTuple
+
+from bitjax.accelerators import RULES, LayerBits, speedup
+from bitjax.report.runs import RunRecord, SiteBits
+
+
+class Figure(NamedTuple):
+    """One figure of a run.
+
+    Attributes:
+      key: its name in files.
+      title: its name in tables.
+      digits: behind the decimal point in tables.
+      scale: what tables divide it by.
+      about: what it is, in a sentence.
+      cost: whether less is better and it may be the axis of a Pareto front.
+    """
+
+    key: str
+    title: str
+    digits: int
+    scale: float
+    about: str
+    cost: bool = False
+
+
+def _bits(key, title, about):
+    return Figure(f"bits_{key}", f"bits {title}", 2, 1.0, f"Average bits of {about}.", True)
+
+
+FIGURES = (
+    Figure("accuracy", "top-1 %", 2, 0.01, "Accuracy of the final integer model."),
+    _bits("weights", "w", "weights over sites, after rounding; float counts 32"),
+    _bits("activations", "a", "activations over sites, after rounding"),
+    _bits("all", "all", "all sites, after rounding"),
+    _bits("inner", "inner", "the sites of all layers but the first and the last"),
+    _bits("weights_inner", "w inner", "weights without the first and the last layer"),
+    _bits("activations_inner", "a inner", "activations without the first and the last layer"),
+    _bits("weights_fractional", "w frac", "weights before rounding"),
+    _bits("activations_fractional", "a frac", "activations before rounding"),
+    _bits("all_fractional", "all frac", "all sites before rounding"),
+    _bits("inner_fractional", "inner frac", "inner sites before rounding"),
+    _bits("weights_inner_fractional", "w inner frac", "inner weights before rounding"),
+    _bits("activations_inner_fractional", "a inner frac", "inner activations before rounding"),
+    Figure("model_bytes", "model kB", 1, 1024, "Codes, scales, bit tables, float leaves.", True),
+    Figure("activation_bytes", "act. kB", 1, 1024, "Inputs of layers, for one example.", True),
+    Figure("bops", "MBOPs", 1, 1e6, "MACs * weight bits * input bits, for one example.", True),
+    Figure("stripes", "Stripes x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
+    Figure("loom", "Loom x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
+    Figure("bit_fusion", "Bit Fusion x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
+    Figure("steps", "steps", 0, 1.0, "Of training."),
+    Figure("wall_seconds", "s", 0, 1.0, "Wall time of the run on its device."),
+)
+BY_KEY = {figure.key: figure for figure in FIGURES}
+# A front may also be drawn against an accelerator's time, which is 1 / speed-up.
+COSTS = tuple(f.key for f in FIGURES if f.cost) + tuple(RULES)
+
+
+def layer_of(site: str) -> str:
+    """The layer of a site.
+
+    Example:
+      >>> layer_of("stage1/block0/conv1/kernel")
+      'stage1/block0/conv1'
+    """
+    return site.rpartition("/")[0]
+
+
+def layers_of(sites: Iterable[SiteBits]) -> dict[str, LayerBits]:
+    """The layers of a run with their final bits; an input without a site is float.
+
+    Example:
+      >>> kernel = SiteBits("conv/kernel", "kernel", 2.5, 3, 100, 10)
+      >>> layers_of([kernel, kernel._replace(site="conv/input", role="input", integer=4)])
+      {'conv': LayerBits(macs=100, weights=10, weight_bits=3, input_bits=4)}
+    """
+    sites = tuple(sites)
+    inputs = {layer_of(s.site): s.integer for s in sites if s.role == "input"}
+    return {
+        (layer := layer_of(s.site)): LayerBits(
+            s.macs, s.elements, s.integer, inputs.get(layer, 32.0)
+        )
+        for s in sites
+        if s.role == "kernel"
+    }
+
+
+def figures_of(run: RunRecord) -> dict[str, float]:
+    """Every figure of `FIGURES`, in its own unit; without an inner layer those are missing.
+
+    Args:
+      run: a finished run.
+    """
+    order = list(dict.fromkeys(layer_of(s.site) for s in run.sites))
+    inner = set(order[1:-1])
+    found: dict[str, float] = {"accuracy": run.accuracy}
+    for name, (fractional, integer) in run.bits.items():
+        found[f"bits_{name}"], found[f"bits_{name}_fractional"] = integer, fractional
+    for name, role in (("weights", "kernel"), ("activations", "input")):
+        chosen = [s for s in run.sites if s.role == role and layer_of(s.site) in inner]
+        if chosen:
+            found[f"bits_{name}_inner"] = fmean(s.integer for s in chosen)
+            found[f"bits_{name}_inner_fractional"] = fmean(s.fractional for s in chosen)
+    for name in ("model_bytes", "activation_bytes", "bops"):
+        found[name] = run.costs[name]
+    layers = layers_of(run.sites).values()
+    found |= {name: speedup(rule, layers) for name, rule in RULES.items()}
+    found |= {"steps": run.steps, "wall_seconds": run.wall_seconds}
+    return {f.key: found[f.key] for f in FIGURES if f.key in found}
+
+
+def cost_of(figures: dict[str, float], cost: str) -> float | None:
+    """A run's place on the axis of a cost, less is better; None where it has none.
+
+    Example:
+      >>> cost_of({"loom": 4.0}, "loom")
+      0.25
+    """
+    value = figures.get(cost)
+    return 1.0 / value if cost in RULES and value is not None else value

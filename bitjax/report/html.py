@@ -1,0 +1,184 @@
+"""A comparison as one page that needs nothing else: data, script and style are all inside it.
+
+The script (`page.js`) draws everything from the data, and puts text only where text goes, never as
+HTML. The page's security policy lets exactly this script run and nothing be fetched, so that a
+run's name cannot do either.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from bitjax.report.comparison import Comparison, Row
+from bitjax.report.figures import BY_KEY, COSTS, FIGURES, figures_of
+from bitjax.report.runs import RunRecord
+
+_POINTS = 120  # of a curve: more than its picture has room for
+_CURVES = ("accuracy", "bits", "loss", "eval_accuracy")
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
+script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; base-uri 'none'; \
+form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{title}</h1></header>
+<main id="main"><noscript>This page draws its tables with JavaScript.</noscript></main>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def page(
+    comparison: Comparison, commands: Mapping[str, str], *, title: str = "Comparison of runs"
+) -> str:
+    """The whole page as text.
+
+    Args:
+      comparison: what to show.
+      commands: by run folder, what a shell must be given to make the run again.
+      title: of the page.
+    """
+    files = resources.files("bitjax.report")
+    script = files.joinpath("page.js").read_text(encoding="utf-8")
+    style = files.joinpath("page.css").read_text(encoding="utf-8")
+    return _PAGE.format(
+        title=html.escape(title),
+        data=_script_safe(page_data(comparison, commands)),
+        script=script,
+        style=style,
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+    )
+
+
+def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:
+    """What the page's script draws, as plain data.
+
+    Args:
+      comparison: what to show.
+      commands: by run folder; one that is missing is left empty.
+    """
+    site_sets: dict[tuple[tuple[str, str], ...], int] = {}
+    machines: dict[str, int] = {}
+    runs: list[dict[str, Any]] = []
+    groups = []
+    for place, group in enumerate(comparison.groups):
+        rows = []
+        for number, row in enumerate(group.rows):
+            first = len(runs)
+            for run in row.runs:
+                names = tuple((s.site, s.role) for s in run.sites)
+                versions = ", ".join(f"{k} {v}" for k, v in run.versions.items())
+                machine = f"{run.device} ({versions})"
+                figures = figures_of(run)
+                runs.append(
+                    {
+                        "group": place,
+                        "row": number,
+                        "folder": run.folder,
+                        "method": run.method,
+                        "config": run.config,
+                        "seed": run.seed,
+                        "commit": run.commit,
+                        "machine": machines.setdefault(machine, len(machines)),
+                        "command": commands.get(run.folder, ""),
+                        "figures": [_short(figures.get(f.key)) for f in FIGURES],
+                        "stages": run.stages,
+                        "sites": site_sets.setdefault(names, len(site_sets)),
+                        "bits": [_short(s.integer) for s in run.sites],
+                        "fractional": [_short(s.fractional) for s in run.sites],
+                        "curve": curve(run),
+                        "distortion": run.distortion,
+                        "notes": run.notes,
+                    }
+                )
+            rows.append(_row(row, range(first, len(runs))))
+        groups.append(
+            {
+                "title": group.title,
+                "rows": rows,
+                "baseline": group.baseline,
+                "warnings": group.warnings,
+            }
+        )
+    return {
+        "figures": [f._asdict() | {"is_cost": f.key in COSTS} for f in FIGURES],
+        "costs": [{"key": k, "title": _axis(k), "scale": BY_KEY[k].scale} for k in COSTS],
+        "cost": comparison.cost,
+        "confidence": comparison.confidence,
+        "groups": groups,
+        "runs": runs,
+        "site_sets": [[list(site) for site in names] for names in site_sets],
+        "machines": list(machines),
+        "skipped": [s._asdict() for s in comparison.skipped],
+    }
+
+
+def curve(run: RunRecord) -> dict[str, list[Any]]:
+    """A run's training curves, thinned to what a picture shows: `step` and what was logged.
+
+    The last row of a thinned curve is the last one logged.
+    """
+    rows = run.metrics
+    every = max(1, math.ceil(len(rows) / _POINTS))
+    rows = rows[(len(rows) - 1) % every :: every] if rows else ()
+    found: dict[str, list[Any]] = {"step": [row["step"] for row in rows]} if rows else {}
+    for key in _CURVES:
+        values = [row.get(key) for row in rows]
+        if any(isinstance(v, int | float) for v in values):
+            found[key] = [_short(v) for v in values]
+    return found
+
+
+def _row(row: Row, runs: Sequence[int]) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "method": row.method,
+        "config": row.config,
+        "runs": list(runs),
+        "mean": [
+            _short(row.figures[f.key].mean) if f.key in row.figures else None for f in FIGURES
+        ],
+        "std": [_short(row.figures[f.key].std) if f.key in row.figures else None for f in FIGURES],
+        "count": row.figures["accuracy"].count,
+        "difference": row.difference._asdict() if row.difference else None,
+        "front": row.front,
+    }
+
+
+def _axis(key: str) -> str:
+    figure = BY_KEY[key]
+    if figure.cost:
+        return figure.title
+    return f"time on {figure.title.removesuffix(' x')}, 16 bits = 1"
+
+
+def _short(value: Any) -> Any:
+    """A number with six digits, as a page needs no more; None for what is none or not finite."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _script_safe(value: Any) -> str:
+    # "</script>" or "<!--" inside a string would end the element that holds it.
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,264 @@
+"""Pictures as functions of data, for notebooks and papers; each returns the axes it drew on.
+
+Every function takes `axes` to draw on, and makes a figure of its own without. Nothing here reads a
+file or a model: `bitjax.report.runs.read_runs` gives what `bits_per_layer` and `curves` take.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from bitjax.report.comparison import Group, row_cost
+from bitjax.report.figures import BY_KEY, layer_of
+from bitjax.report.runs import SiteBits
+from bitjax.report.statistics import pareto_front
+
+_FLOAT = 16.0  # more bits than this are float, and cut off
+
+
+def bits_per_layer(sites: Sequence[SiteBits], *, axes: Axes | None = None) -> Axes:
+    """Final bits of weights and inputs by layer; marks are bits before rounding.
+
+    Args:
+      sites: of a run, as `RunRecord.sites` has them.
+      axes: to draw on.
+
+    Example:
+      >>> sites = [SiteBits("conv/kernel", "kernel", 2.6, 3, 100, 10)]
+      >>> bits_per_layer(sites).get_ylabel()
+      'bits'
+    """
+    axes = _axes(axes, (max(5.0, 0.35 * len(sites)), 3.5))
+    layers = list(dict.fromkeys(layer_of(s.site) for s in sites))
+    top = max([8.0, *(s.integer for s in sites if s.integer <= _FLOAT)])
+    for shift, role, colour in ((-0.2, "kernel", "C0"), (0.2, "input", "C1")):
+        chosen = [s for s in sites if s.role == role]
+        x = [layers.index(layer_of(s.site)) + shift for s in chosen]
+        heights = [min(s.integer, 1.05 * top) for s in chosen]
+        label = "weights" if role == "kernel" else "inputs"
+        bars = axes.bar(x, heights, 0.38, color=colour, label=label)
+        for bar, place, site in zip(bars, x, chosen, strict=True):
+            if site.integer > _FLOAT:
+                bar.set_alpha(0.35)
+                axes.annotate(f"{site.integer:g}", (place, 1.05 * top), ha="center", va="bottom")
+        learned = [(p, s.fractional) for p, s in zip(x, chosen, strict=True)
+                   if s.fractional != s.integer]  # fmt: skip
+        if learned:
+            axes.plot(*zip(*learned, strict=True), "_", color="black", ms=9)
+    axes.set_xticks(range(len(layers)), [name or "(model)" for name in layers], rotation=90)
+    axes.set(ylabel="bits", ylim=(0, 1.18 * top))
+    axes.legend(frameon=False)
+    return axes
+
+
+def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axes:
+    """Accuracy of a group's rows against a cost, spread over seeds, and the front.
+
+    Args:
+      group: of a comparison.
+      cost: of `bitjax.report.figures.COSTS`; on an accelerator it is the time relative to 16 bits.
+      axes: to draw on.
+    """
+    axes = _axes(axes, (6.5, 4.5))
+    known = [(c, row) for row in group.rows if (c := row_cost(row, cost)) is not None]
+    scale = BY_KEY[cost].scale if BY_KEY[cost].cost else 1.0
+    x = np.array([c / scale for c, _ in known])
+    y = np.array([100 * row.figures["accuracy"].mean for _, row in known])
+    methods = list(dict.fromkeys(row.method for _, row in known))
+    for i, method in enumerate(methods):
+        own = [k for k, (_, row) in enumerate(known) if row.method == method]
+        spread = [100 * (known[k][1].figures["accuracy"].std or 0.0) for k in own]
+        axes.errorbar(x[own], y[own], spread, fmt="o", color=f"C{i % 10}", label=method)
+    front = np.flatnonzero(pareto_front(x.tolist(), y.tolist()))
+    front = front[np.argsort(x[front])]
+    axes.step(x[front], y[front], "k--", where="post", lw=1, label="front")
+    if len(x) and x.min() > 0 and x.max() > 8 * x.min():
+        axes.set_xscale("log")
+    title = BY_KEY[cost].title
+    if not BY_KEY[cost].cost:
+        title = f"time on {title.removesuffix(' x')}, 16 bits = 1"
+    axes.set(xlabel=title, ylabel="top-1 %", title=group.title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return axes
+
+
+def tensor_histogram(
+    x: Any, levels: Any = (), *, bins: int = 100, axes: Axes | None = None
+) -> Axes:
+    """How a tensor's elements are spread, and the levels that they are quantized to.
+
+    Args:
+      x: any shape.
+      levels: the numbers that quantization leaves, `[L]` say; an x_hat of any shape does as well.
+      bins: of the histogram.
+      axes: to draw on.
+
+    Example:
+      >>> tensor_histogram([0.1, 0.2, 0.4], [0.0, 0.25]).get_xlabel()
+      'x'
+    """
+    axes = _axes(axes, (6, 3.5))
+    axes.hist(_flat(x), bins=bins, density=True, color="C0", alpha=0.6)
+    for i, level in enumerate(np.unique(_flat(levels))):
+        axes.axvline(float(level), color="C3", lw=1, label=None if i else "levels")
+    axes.set(xlabel="x", ylabel="density")
+    if len(_flat(levels)):
+        axes.legend(frameon=False)
+    return axes
+
+
+def planes(codes: Any, bits: int, *, axes: Sequence[Axes] | None = None) -> list[Axes]:
+    """The bit planes of a picture of codes, from the most significant to the least.
+
+    Args:
+      codes: `[H, W]` integers in [0, 2^bits).
+      bits: B, the number of planes.
+      axes: B of them to draw on.
+
+    Returns:
+      B axes.
+
+    Example:
+      >>> [a.get_title() for a in planes(np.array([[0, 3], [1, 2]]), bits=2)]
+      ['plane 1', 'plane 0']
+    """
+    codes_HxW = np.asarray(codes)
+    whole = codes_HxW.ndim == 2 and np.all(codes_HxW == np.rint(codes_HxW))
+    if not whole or codes_HxW.min() < 0 or codes_HxW.max() >= 2**bits:
+        raise ValueError(
+            f"`codes` must be [H, W] integers in [0, {2**bits}), got shape {codes_HxW.shape} in "
+            f"[{codes_HxW.min()}, {codes_HxW.max()}]."
+        )
+    if axes is None:
+        _, made = plt.subplots(1, bits, figsize=(1.8 * bits, 2.2), squeeze=False)
+        axes = list(made[0])
+    if len(axes) != bits:
+        raise ValueError(f"`axes` must be {bits}, one for each plane, got {len(axes)}.")
+    for plane, one in zip(reversed(range(bits)), axes, strict=True):
+        one.imshow(codes_HxW.astype(np.int64) >> plane & 1, cmap="gray", vmin=0, vmax=1)
+        one.set_title(f"plane {plane}")
+        one.set_axis_off()
+    return list(axes)
+
+
+def code_changes(before: Any, after: Any, *, axes: Axes | None = None) -> Axes:
+    """How many codes went from where to where: a row for each code before, a column for each after.
+
+    Args:
+      before: integers of any shape.
+      after: integers of the same shape.
+      axes: to draw on.
+
+    Example:
+      >>> code_changes([-1, 0, 0, 1], [-1, 0, 1, 1]).get_title()
+      '25.0 % of codes changed'
+    """
+    old, new = _flat(before), _flat(after)
+    if old.shape != new.shape:
+        raise ValueError(
+            f"`before` and `after` must have one size, got {old.size} and {new.size} codes."
+        )
+    axes = _axes(axes, (4.5, 4))
+    codes = np.unique(np.concatenate([old, new]))
+    counts = np.zeros((len(codes), len(codes)), int)
+    np.add.at(counts, (np.searchsorted(codes, old), np.searchsorted(codes, new)), 1)
+    axes.imshow(np.log1p(counts), cmap="Blues")
+    if len(codes) <= 16:
+        for (i, j), count in np.ndenumerate(counts):
+            colour = "white" if np.log1p(count) > 0.6 * np.log1p(counts.max()) else "black"
+            axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=8)
+    ticks = range(0, len(codes), max(1, len(codes) // 16))
+    names = [f"{codes[i]:g}" for i in ticks]
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names)
+    share = 100 * np.mean(old != new) if old.size else 0.0
+    axes.set(xlabel="code after", ylabel="code before", title=f"{share:.1f} % of codes changed")
+    return axes
+
+
+def curves(
+    metrics: Sequence[Mapping[str, Any]],
+    keys: Sequence[str] = ("accuracy", "bits"),
+    *,
+    axes: Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """What a run logged against its steps, one picture below the other.
+
+    Args:
+      metrics: rows of `metrics.jsonl`, as `RunRecord.metrics` has them.
+      keys: of the rows; rows without one are left out of its curve.
+      axes: one for each key.
+
+    Returns:
+      One for each key. Dashed lines are borders of stages.
+
+    Example:
+      >>> [a.get_ylabel() for a in curves([{"step": 1, "accuracy": 0.5, "bits": 8.0}])]
+      ['accuracy', 'bits']
+    """
+    if axes is None:
+        _, made = plt.subplots(
+            len(keys), 1, sharex=True, squeeze=False, figsize=(6, 2.4 * len(keys))
+        )
+        axes = list(made[:, 0])
+    staged = [(row["step"], row["stage"]) for row in metrics if "stage" in row]
+    borders = [step for (step, name), (_, later) in zip(staged, staged[1:], strict=False)
+               if name != later]  # fmt: skip
+    for key, one in zip(keys, axes, strict=True):
+        rows = [row for row in metrics if isinstance(row.get(key), int | float)]
+        one.plot([row["step"] for row in rows], [row[key] for row in rows])
+        for step in borders:
+            one.axvline(step, color="black", ls="--", lw=0.8)
+        one.set_ylabel(key)
+        one.grid(alpha=0.3)
+    axes[-1].set_xlabel("step")
+    return list(axes)
+
+
+def distortion_rate(
+    rates: Sequence[float],
+    sqnr: Mapping[str, Any],
+    bounds: Mapping[str, Any] | None = None,
+    *,
+    axes: Axes | None = None,
+) -> Axes:
+    """Signal over quantization noise against rate, beside the limits of rate-distortion theory.
+
+    Args:
+      rates: `[R]` bits per element.
+      sqnr: dB by name, `[R]` each, or `[S, R]` of several sites: faint points, and their median.
+      bounds: dB by name, `[R]` each; nothing can lie above them.
+      axes: to draw on.
+
+    Example:
+      >>> rates = [1.0, 2.0]
+      >>> distortion_rate(rates, {"uniform": [4.0, 9.0]}, {"Gaussian": [6.0, 12.0]}).get_ylabel()
+      'SQNR, dB'
+    """
+    axes = _axes(axes, (6.5, 4.5))
+    for i, (name, values) in enumerate(sqnr.items()):
+        sites_SxR = np.atleast_2d(np.asarray(values, float))
+        if len(sites_SxR) > 1:
+            for site_R in sites_SxR:
+                axes.plot(rates, site_R, "o", color=f"C{i % 10}", alpha=0.3, ms=4)
+        axes.plot(rates, np.median(sites_SxR, axis=0), color=f"C{i % 10}", label=name)
+    styles = itertools.cycle(("k-", "k--", "k:", "k-."))
+    for (name, values), style in zip((bounds or {}).items(), styles, strict=False):
+        axes.plot(rates, np.asarray(values, float), style, lw=1, label=name)
+    axes.set(xlabel="bits per element", ylabel="SQNR, dB")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return axes
+
+
+def _axes(axes: Axes | None, size: tuple[float, float]) -> Axes:
+    return plt.subplots(figsize=size, layout="constrained")[1] if axes is None else axes
+
+
+def _flat(x: Any) -> np.ndarray:
+    return np.asarray(x).ravel()

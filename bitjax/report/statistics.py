@@ -1,0 +1,105 @@
+"""What seeds say about a method: mean, spread, difference to a baseline; and the Pareto front."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Summary(NamedTuple):
+    """Values over seeds.
+
+    Attributes:
+      mean: of them.
+      std: sample standard deviation (divided by count - 1); None of one value.
+      count: how many there are.
+    """
+
+    mean: float
+    std: float | None
+    count: int
+
+
+class Difference(NamedTuple):
+    """A paired difference over seeds that both have.
+
+    Attributes:
+      mean: of the differences.
+      low: end of the confidence interval of the mean; None of one seed.
+      high: its other end.
+      seeds: that both have.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: tuple[int, ...]
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Mean and sample standard deviation of at least one value.
+
+    Example:
+      >>> summarize([1.0, 3.0])
+      Summary(mean=2.0, std=1.4142135623730951, count=2)
+    """
+    values = list(values)
+    return Summary(
+        statistics.fmean(values),
+        statistics.stdev(values) if len(values) > 1 else None,
+        len(values),
+    )
+
+
+def paired_difference(
+    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
+) -> Difference | None:
+    """Mean over common seeds of value - baseline, with Student's interval.
+
+    mean +- t((1 + confidence) / 2, n - 1) * s / sqrt(n), of the n differences and their sample
+    standard deviation s. It assumes normal differences, which few seeds can neither show nor deny.
+
+    Args:
+      values: by seed.
+      baseline: by seed.
+      confidence: of the interval, in (0, 1).
+
+    Returns:
+      None where no seed is common.
+
+    Example:
+      >>> paired_difference({0: 0.90, 1: 0.92, 2: 0.97}, {0: 0.95, 1: 0.95})
+      Difference(mean=-0.04, low=-0.167, high=0.087, seeds=(0, 1))
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}.")
+    seeds = tuple(sorted(values.keys() & baseline.keys()))
+    if not seeds:
+        return None
+    mean, std, count = summarize([values[seed] - baseline[seed] for seed in seeds])
+    if std is None:
+        return Difference(mean, None, None, seeds)
+    from scipy.special import stdtrit  # scipy.stats would take a second to import
+
+    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * std / math.sqrt(count)
+    return Difference(mean, mean - half, mean + half, seeds)
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Whether no other point costs at most as much and has at least the value, one of them better.
+
+    Args:
+      costs: less is better.
+      values: more is better.
+
+    Example:
+      >>> pareto_front([1.0, 2.0, 2.0], [0.5, 0.9, 0.4])
+      [True, True, False]
+    """
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], -values[i]))
+    front = [False] * len(costs)
+    best, cheapest = -math.inf, math.inf  # of what is on the front so far, and its last cost
+    for i in order:
+        if values[i] > best or (values[i] == best and costs[i] == cheapest):
+            front[i], best, cheapest = True, values[i], costs[i]
+    return front

@@ -1,0 +1,200 @@
+"""A comparison as Markdown, CSV, JSON, and a table for the terminal."""
+
+import csv
+import io
+import os
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from bitjax.report.comparison import Comparison, Group, Row
+from bitjax.report.figures import BY_KEY, FIGURES, Figure, figures_of
+from bitjax.report.statistics import Difference, Summary
+
+_TERMINAL = ("bits_weights", "bits_activations", "bits_inner")
+
+
+def number(summary: Summary | None, figure: Figure) -> str:
+    """Mean and spread in a figure's unit; the spread is left out where it would show as zero.
+
+    Example:
+      >>> number(Summary(0.912, 0.0021, 3), BY_KEY["accuracy"])
+      '91.20 ± 0.21'
+    """
+    if summary is None:
+        return ""
+    form = f".{figure.digits}f"
+    text = format(summary.mean / figure.scale, form)
+    spread = format((summary.std or 0.0) / figure.scale, form)
+    return f"{text} ± {spread}" if float(spread) else text
+
+
+def difference(value: Difference | None) -> str:
+    """A difference in points of a percent, with its interval and its number of pairs.
+
+    Example:
+      >>> difference(Difference(-0.01, -0.02, 0.0, (0, 1, 2)))
+      '-1.00 [-2.00, 0.00] (3)'
+      >>> difference(Difference(-0.01, None, None, (0,)))
+      '-1.00 (1)'
+    """
+    if value is None:
+        return ""
+    ends = ""
+    if value.low is not None and value.high is not None:
+        ends = f" [{100 * value.low:.2f}, {100 * value.high:.2f}]"
+    return f"{100 * value.mean:+.2f}{ends} ({len(value.seeds)})"
+
+
+def markdown(comparison: Comparison) -> str:
+    """A table for each group, with its warnings below, and the folders that are left out."""
+    parts = []
+    for group in comparison.groups:
+        keys = [f for f in FIGURES if any(f.key in row.figures for row in group.rows)]
+        keys = [f for f in keys if "fractional" not in f.key or _learned(group, f)]
+        head = [
+            "method",
+            "setting",
+            "seeds",
+            "top-1 %",
+            f"difference to float, {_level(comparison)}",
+        ]
+        head += [f.title for f in keys[1:]] + ["front"]
+        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for row in group.rows:
+            cells = [
+                _cell(row.method),
+                _code(row.label),
+                str(row.figures["accuracy"].count),
+                number(row.figures["accuracy"], FIGURES[0]),
+                "baseline" if row.label == group.baseline else difference(row.difference),
+                *(number(row.figures.get(f.key), f) for f in keys[1:]),
+                "yes" if row.front else "",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        notes = [f"- {_cell(warning)}" for warning in group.warnings]
+        notes.append(f"- Front: of top-1 against {BY_KEY[comparison.cost].title}.")
+        parts += [f"### {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
+    if comparison.skipped:
+        left = [f"- {_code(s.folder)}: {_cell(s.reason)}" for s in comparison.skipped]
+        parts += ["Not compared:", "\n".join(left)]
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(comparison: Comparison) -> str:
+    """A line for each run, its figures in their own units (fractions, bits, bytes, operations)."""
+    text = io.StringIO()
+    head = ["group", "row", "method", "config", "seed", "commit", "device", "folder"]
+    writer = csv.DictWriter(
+        text, [*head, *(f.key for f in FIGURES)], restval="", lineterminator="\n"
+    )
+    writer.writeheader()
+    for entry in run_values(comparison):
+        writer.writerow({k: v for k, v in entry.items() if k in writer.fieldnames})
+    return text.getvalue()
+
+
+def run_values(comparison: Comparison) -> list[dict[str, Any]]:
+    """One flat mapping for each run of a comparison."""
+    return [
+        {
+            "group": group.title,
+            "row": row.label,
+            "method": run.method,
+            "config": run.config,
+            "seed": run.seed,
+            "commit": run.commit,
+            "device": run.device,
+            "folder": run.folder,
+            **figures_of(run),
+        }
+        for group in comparison.groups
+        for row in group.rows
+        for run in row.runs
+    ]
+
+
+def json_value(comparison: Comparison) -> dict[str, Any]:
+    """All of it as plain data: groups with rows and their statistics, runs, what was left out."""
+    return {
+        "cost": comparison.cost,
+        "confidence": comparison.confidence,
+        "figures": {f.key: f.about for f in FIGURES},
+        "groups": [
+            {
+                "title": group.title,
+                "baseline": group.baseline,
+                "warnings": list(group.warnings),
+                "rows": [_row_value(row) for row in group.rows],
+            }
+            for group in comparison.groups
+        ],
+        "runs": run_values(comparison),
+        "skipped": [skipped._asdict() for skipped in comparison.skipped],
+    }
+
+
+def terminal(group: Group, comparison: Comparison) -> Table:
+    """A table of rich, with as many columns as a terminal holds; files have all of them."""
+    cost = BY_KEY[comparison.cost]
+    shown = [BY_KEY[k] for k in _TERMINAL if k != comparison.cost] + [cost]
+    title = f"{group.title}; differences with their {_level(comparison)}, * is the front"
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    table.add_column("setting", overflow="fold", min_width=16)
+    for name in ("top-1 %", "to float", *(f.title for f in shown), "steps", "s", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    # What all names begin with, a folder of configs say, tells nothing here.
+    folder = os.path.commonprefix([row.label for row in group.rows]).rpartition("/")
+    skip = len(folder[0] + folder[1])
+    for row in group.rows:
+        table.add_row(
+            escape(row.label[skip:]),
+            number(row.figures["accuracy"], FIGURES[0]),
+            "baseline" if row.label == group.baseline else escape(difference(row.difference)),
+            *(number(_mean(row, f.key), f) for f in shown),
+            *(number(_mean(row, key), BY_KEY[key]) for key in ("steps", "wall_seconds")),
+            "*" if row.front else "",
+        )
+    return table
+
+
+def _mean(row: Row, key: str) -> Summary | None:
+    summary = row.figures.get(key)
+    return summary and summary._replace(std=None)
+
+
+def _row_value(row: Row) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "method": row.method,
+        "config": row.config,
+        "seeds": sorted({run.seed for run in row.runs}),
+        "figures": {key: summary._asdict() for key, summary in row.figures.items()},
+        "difference": row.difference._asdict() if row.difference else None,
+        "front": row.front,
+    }
+
+
+def _learned(group: Group, figure: Figure) -> bool:
+    """Whether bits before rounding say something that bits after it do not."""
+    key = figure.key.removesuffix("_fractional")
+    both = [(row.figures.get(key), row.figures.get(figure.key)) for row in group.rows]
+    return any(a and b and abs(a.mean - b.mean) >= 0.005 for a, b in both)
+
+
+def _level(comparison: Comparison) -> str:
+    return f"{100 * comparison.confidence:g} % interval (pairs)"
+
+
+def _cell(text: str) -> str:
+    # Markdown passes HTML on, and a bar or a line's end ends a cell.
+    for raw, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        text = text.replace(raw, safe)
+    return " ".join(text.split())
+
+
+def _code(text: str) -> str:
+    # Nothing is HTML here, but a backtick would end it.
+    return "`" + " ".join(text.replace("`", "'").replace("|", "\\|").split()) + "`"

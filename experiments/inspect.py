@@ -1,0 +1,177 @@
+"""Looks into one run: sites, bits and costs, what saturates, what is zero, the doctor's findings.
+
+python -m experiments.inspect runs/digits-bitpruning
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import app, flags, logging
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
+from bitjax.report.runs import RunRecord, read_runs
+
+_BATCH = flags.DEFINE_integer("batch", 64, "Training images that sites see.", lower_bound=1)
+_MODEL = flags.DEFINE_bool("model", True, "Also load the checkpoint and run it on a batch.")
+
+
+class SiteLook(NamedTuple):
+    """What a site made of one batch: shares of its elements, in [0, 1]."""
+
+    saturated: float
+    zeros: float
+
+
+def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook], str]:
+    """Runs the final model of a run on one training batch.
+
+    Returns:
+      What every quantized site made of it, and the doctor's report.
+
+    Raises:
+      ValueError, OSError: the data, the checkpoint or the model's code is not there; one line.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from bitjax.data import train_batch
+    from bitjax.doctor import doctor, report
+    from bitjax.probe import compile_quickly, jit_arrays, probe
+    from bitjax.vitals import vitals
+    from experiments.build import build_run
+
+    folder = Path(record.folder) / "checkpoints"
+    if not folder.is_dir():
+        raise ValueError(f"there is no {folder}, and they need the weights.")
+    try:  # The weights it started from may be gone, and are not needed.
+        run = build_run({**record.settings, "init_from": ""}, None)
+    except KeyError as error:
+        raise ValueError(f"config.json has no {error}, it is of another version.") from None
+    stage = run.method.stages[-1]
+    model = run.wrap(stage)
+    variables = _restored(folder, run, model)
+    size = min(batch_size, len(run.dataset.labels))
+    batch = train_batch(run.dataset, size, 0, run.settings.seed)
+    x, labels = run.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
+
+    def on_layer(seen):
+        found = {}
+        for role, use in seen.uses.items():
+            q, params, stats = use.quantizer, use.params, use.stats
+            x_hat = q.apply(params, stats, use.x, train=False)
+            own = vitals(q, params, stats, use.x)
+            found[role] = jnp.stack([jnp.mean(own.saturated), jnp.mean(x_hat == 0)])
+        return found
+
+    records: list[tuple[str, Any]] = []
+
+    def look(variables, x):
+        seen = probe(model, variables, (x,), {}, on_layer, strict=False)
+        records[:] = [(name, None) for name, _ in seen.records]
+        return [found for _, found in seen.records]
+
+    outcome = jit_arrays(look, variables, x, **compile_quickly())
+    looks = {
+        f"{name}/{role}" if name else role: SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
+        for (name, _), found in zip(records, jax.device_get(outcome), strict=True)
+        for role, pair in found.items()
+    }
+    return looks, report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
+
+
+def _restored(folder: Path, run: Any, model: Any) -> Mapping[str, Any]:
+    """The variables that the last stage left."""
+    import jax
+
+    from bitjax.linen import QUANT, STATS
+    from bitjax.training.checkpoint import Checkpoints
+
+    def template(meta):
+        if meta["place"][:2] != [len(run.method.stages), "enter"]:
+            raise ValueError(f"the newest checkpoint in {folder} is not of the end of the run.")
+        floats = {k: v for k, v in run.start.items() if k not in (QUANT, STATS)}
+        shapes = jax.eval_shape(lambda: floats)
+        sample = jax.eval_shape(run.calibration_batch)
+        fresh = jax.eval_shape(lambda x: model.init(run.key, x), sample)
+        quant = {name: fresh[name] for name in (QUANT, STATS) if name in fresh}
+        return {"variables": {**shapes, **quant}}
+
+    with Checkpoints(folder) as checkpoints:
+        restored = checkpoints.restore(template)
+    if restored is None:
+        raise ValueError(f"there is no checkpoint in {folder}.")
+    return restored.state["variables"]
+
+
+def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:
+    """A row for each site: bits, size, share of the model's BOPs, and what a batch showed."""
+    layers = layers_of(record.sites)
+    bops = {n: v.macs * v.weight_bits * v.input_bits for n, v in layers.items()}
+    total = math.fsum(bops.values()) or 1.0
+    title = escape(f"{record.name}  seed {record.seed}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    table.add_column("site", overflow="fold", min_width=12)
+    for name in ("bits", "elements", "kB", "MACs", "BOPs %", "saturated %", "zeros %"):
+        table.add_column(name, justify="right")
+    for site in record.sites:
+        kernel, look = site.role == "kernel", looks.get(site.site)
+        bits = f"{site.integer:g}" if site.integer < 32 else "float"
+        if abs(site.fractional - site.integer) >= 0.005:
+            bits = f"{site.fractional:.2f} -> {bits}"
+        table.add_row(
+            escape(site.site),
+            bits,
+            f"{site.elements:,.0f}",
+            f"{site.elements * site.integer / 8192:.1f}",
+            f"{site.macs:,.0f}" if kernel else "",
+            f"{100 * bops[layer_of(site.site)] / total:.1f}" if kernel else "",
+            f"{100 * look.saturated:.1f}" if look else "",
+            f"{100 * look.zeros:.1f}" if look else "",
+        )
+    return table
+
+
+def main(argv: list[str]) -> None:
+    """Prints what the folder holds, then what its model does with a batch."""
+    if len(argv) != 2:
+        sys.exit("error: name one run folder: python -m experiments.inspect RUN")
+    console = Console(highlight=False)
+    found, skipped = read_runs([argv[1]])
+    if len(found) != 1 or skipped:
+        reasons = [f"{left.folder} {left.reason}" for left in skipped]
+        inside = [f"holds several runs, name one: {', '.join(r.folder for r in found[:3])}"]
+        sys.exit(f"error: {'; '.join(reasons or inside)}")
+    record = found[0]
+    looks: dict[str, SiteLook] = {}
+    text = ""
+    if _MODEL.value:
+        try:
+            looks, text = look_inside(record, _BATCH.value)
+        except (ValueError, OSError, ImportError) as error:
+            first = " ".join(str(error).split())
+            text = f"saturation, zeros and the doctor's findings are left out: {first}"
+    console.print(site_table(record, looks))
+    figures = figures_of(record)
+    for figure in FIGURES:
+        if figure.key in figures and not figure.key.endswith("_fractional"):
+            value = f"{figures[figure.key] / figure.scale:.{figure.digits}f}"
+            console.print(
+                f"{figure.title:>12} {value:>8}  [dim]{escape(figure.about)}[/dim]", soft_wrap=True
+            )
+    for line in (f"config {record.config}, commit {record.commit}, {record.device}", *record.notes):
+        console.print(line, markup=False, soft_wrap=True)
+    if text:
+        console.print(text, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)

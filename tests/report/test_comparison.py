@@ -1,0 +1,152 @@
+"""Runs side by side: what shares a group, what shares a row, and what a reader must be told."""
+
+import csv
+import io
+import json
+
+import pytest
+import scipy.stats
+
+from bitjax.report.comparison import compare
+from bitjax.report.figures import COSTS
+from bitjax.report.runs import Skipped, read_runs
+from bitjax.report.tables import csv_text, json_value, markdown
+from tests.run_folders import write_run
+
+
+def records(tmp_path, *runs):
+    folders = [write_run(tmp_path / f"run{i}", **run) for i, run in enumerate(runs)]
+    found, skipped = read_runs(folders)
+    assert not skipped
+    return found
+
+
+def seeds(method, accuracies, **rest):
+    return [{"method": method, "seed": i, "accuracy": a, **rest} for i, a in enumerate(accuracies)]
+
+
+FLOAT = seeds("full_precision", (0.95, 0.96, 0.97), bits=(32, 32))
+LSQ = seeds("lsq", (0.90, 0.93, 0.93))
+
+
+def test_seeds_share_a_row_with_mean_spread_and_difference_to_float(tmp_path):
+    (group,) = compare(records(tmp_path, *FLOAT, *LSQ)).groups
+    lsq = next(row for row in group.rows if row.method == "lsq")
+    assert group.baseline == "digits/full_precision"
+    assert lsq.figures["accuracy"].mean == pytest.approx(0.92)
+    assert lsq.figures["accuracy"].std == pytest.approx(0.0173205, rel=1e-5)
+    wanted = scipy.stats.ttest_rel((0.90, 0.93, 0.93), (0.95, 0.96, 0.97)).confidence_interval()
+    assert lsq.difference.mean == pytest.approx(-0.04)
+    assert (lsq.difference.low, lsq.difference.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_another_setting_of_a_method_is_another_row_and_its_label_says_which(tmp_path):
+    wide = {"settings": {"method": {"name": "lsq", "steps": 400}}}
+    found = records(tmp_path, LSQ[0], {**LSQ[1], **wide})
+    labels = {row.label for row in compare(found).groups[0].rows}
+    assert labels == {"digits/lsq [method.steps=200]", "digits/lsq [method.steps=400]"}
+
+
+def test_logging_and_the_run_that_weights_come_from_make_no_other_row(tmp_path):
+    changes = [{"log_every": 10, "init_from": "runs/float-seed0"},
+               {"log_every": 50, "init_from": "runs/float-seed1"}]  # fmt: skip
+    found = records(tmp_path, *({**r, "settings": c} for r, c in zip(LSQ, changes, strict=False)))
+    assert len(compare(found).groups[0].rows) == 1
+    scratch = records(tmp_path / "more", {**LSQ[2], "settings": {"init_from": ""}})
+    assert len(compare(found + scratch).groups[0].rows) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": {"name": "resnet20", "num_classes": 10}},
+        {"model": {"name": "small_cnn", "num_classes": 10, "width": 8}},
+        {"data": "cifar10"},
+        {"split": "validation"},
+    ],
+)
+def test_what_is_not_comparable_is_refused_and_named_unless_it_is_grouped(tmp_path, other):
+    found = records(tmp_path, LSQ[0], {**LSQ[1], **other})
+    with pytest.raises(ValueError, match=r"2 different models, data .*run1\). .*--group"):
+        compare(found)
+    groups = compare(found, group=True).groups
+    assert [len(group.rows) for group in groups] == [1, 1]
+    assert len({group.title for group in groups}) == 2
+
+
+def test_runs_on_different_validation_sets_are_not_comparable(tmp_path):
+    sizes = [{"data": {"name": "digits", "eval_split": "validation", "validation": n}}
+             for n in (100, 200)]  # fmt: skip
+    found = records(tmp_path, *({**r, "split": "validation", "settings": s}
+                                for r, s in zip(LSQ, sizes, strict=False)))  # fmt: skip
+    with pytest.raises(ValueError, match="100 validation examples.*200 validation examples"):
+        compare(found)
+
+
+def test_a_seed_that_was_run_twice_counts_once_and_is_told(tmp_path):
+    found = records(tmp_path, *LSQ, {**LSQ[0], "accuracy": 0.92})
+    (group,) = compare(found).groups
+    (row,) = group.rows
+    assert row.figures["accuracy"].count == 3 and len(row.runs) == 4
+    assert row.figures["accuracy"].mean == pytest.approx((0.91 + 0.93 + 0.93) / 3)
+    assert any("seeds [0] were run more than once" in text for text in group.warnings)
+
+
+def test_costs_more_than_twice_apart_are_told(tmp_path):
+    def warnings(bits):
+        runs = records(tmp_path / str(bits), *FLOAT, {"method": "lsq", "bits": (4, 4)},
+                       {"method": "tsq", "bits": bits})  # fmt: skip
+        return " ".join(compare(runs).groups[0].warnings)
+
+    assert "read accuracies along with the cost" in warnings((2, 2))
+    assert "4.0x (MBOPs)" in warnings((2, 4 * 0.5))
+    assert "cost" not in warnings((4, 3))
+
+
+def test_without_a_float_run_there_is_no_difference_and_the_reader_is_told(tmp_path):
+    (group,) = compare(records(tmp_path, *LSQ)).groups
+    assert group.rows[0].difference is None and "no float run" in group.warnings[0].lower()
+
+
+def test_of_several_float_rows_the_one_with_most_seeds_is_the_baseline(tmp_path):
+    better = {"method": "full_precision", "accuracy": 0.99, "bits": (32, 32), "name": "digits/best"}
+    found = records(tmp_path, *FLOAT, better, *LSQ)
+    (group,) = compare(found).groups
+    assert group.baseline == "digits/full_precision"
+    assert any("Of 2 float rows" in text for text in group.warnings)
+    assert compare(found, baseline="digits/best").groups[0].baseline == "digits/best"
+    with pytest.raises(ValueError, match="`baseline` must be the label of a row: .*digits/best"):
+        compare(found, baseline="best")
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_the_front_is_of_accuracy_against_the_chosen_cost(tmp_path, cost):
+    found = records(
+        tmp_path,
+        *FLOAT,
+        {"method": "lsq", "accuracy": 0.94, "bits": (8, 8)},
+        {"method": "pact", "accuracy": 0.93, "bits": (8, 8)},
+        {"method": "tsq", "accuracy": 0.92, "bits": (2, 2)},
+    )
+    front = {row.method for row in compare(found, cost=cost).groups[0].rows if row.front}
+    assert front == {"full_precision", "lsq", "tsq"}
+
+
+def test_an_unknown_cost_is_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="`cost` must be one of .*bops.*stripes.*got 'watts'"):
+        compare(records(tmp_path, LSQ[0]), cost="watts")
+
+
+def test_the_files_hold_every_run_and_every_row(tmp_path):
+    comparison = compare(
+        records(tmp_path, *FLOAT, *LSQ), skipped=[Skipped("x|y", "is <b>`gone`</b>")]
+    )
+    rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
+    assert len(rows) == 6 and {row["seed"] for row in rows} == {"0", "1", "2"}
+    assert float(rows[-1]["accuracy"]) == 0.93 and float(rows[-1]["loom"]) > 1
+    value = json.loads(json.dumps(json_value(comparison)))
+    assert len(value["runs"]) == 6 and len(value["groups"][0]["rows"]) == 2
+    assert value["skipped"] == [{"folder": "x|y", "reason": "is <b>`gone`</b>"}]
+    text = markdown(comparison)
+    assert "| lsq | `digits/lsq` | 3 | 92.00 ± 1.73 | -4.00 [-6.48, -1.52] (3) |" in text
+    assert "- `x\\|y`: is &lt;b&gt;`gone`&lt;/b&gt;" in text
