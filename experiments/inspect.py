@@ -58,7 +58,7 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
     stage = run.method.stages[-1]
     model = run.wrap(stage)
     variables = _restored(folder, run, model)
-    size = min(batch_size, len(run.dataset.labels))
+    size = min(batch_size, run.dataset.num_train)
     batch = train_batch(run.dataset, size, 0, run.settings.seed)
     x, labels = run.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
 
