@@ -16,6 +16,7 @@ import bitjax as bj
 from bitjax.data import load, train_batch
 from bitjax.methods import full_precision, uniform
 from bitjax.models import MLP, SmallCNN
+from bitjax.probe import compile_quickly
 from bitjax.training import hosts
 from bitjax.training.feed import resident
 from bitjax.training.metrics import read_rows
@@ -294,7 +295,7 @@ def test_parts_of_a_batch_are_averaged(tmp_path):
 
     def step(batch, **options):
         made = make_train_step(model, stage, run.costs, run.preprocess, **options)
-        return jax.jit(made)(state, batch)
+        return jax.jit(made, **compile_quickly())(state, batch)
 
     new, metrics = step(batch, accumulate=2)
     halves = [step({k: v[part] for k, v in batch.items()}) for part in (slice(8), slice(8, 16))]
