@@ -34,25 +34,31 @@ class Overhead(NamedTuple):
     Attributes:
       loop: of the runner's loop.
       control: of bare steps again.
+      work: of the loop, in seconds that all processors worked; these say less of what else the
+        machine did than the wall's do.
+      work_control: likewise, of bare steps again.
       step_seconds: of one bare step, by the wall's clock.
-      host_seconds: of the processor, that the loop's thread takes per step beyond what bare steps
-        take; less a matter of the machine's load than `loop` is.
+      host_seconds: that the loop's own thread worked per step, beyond what it did in bare steps.
     """
 
     loop: Ratio
     control: Ratio
+    work: Ratio
+    work_control: Ratio
     step_seconds: float
     host_seconds: float
 
 
-class _Clock:
-    """The wall's clock and that of this thread's processor, from the start on."""
+Seconds = tuple[float, float, float]  # by the wall, of all processors, of this thread
 
-    def __init__(self):
-        self.began = time.perf_counter(), time.thread_time()
 
-    def seconds(self) -> tuple[float, float]:
-        return time.perf_counter() - self.began[0], time.thread_time() - self.began[1]
+def _now() -> Seconds:
+    return time.perf_counter(), time.process_time(), time.thread_time()
+
+
+def _since(began: Seconds) -> Seconds:
+    wall, work, thread = (b - a for a, b in zip(began, _now(), strict=True))
+    return wall, work, thread
 
 
 def synthetic_data(examples: int = 10_000) -> Dataset:
@@ -78,12 +84,12 @@ class _BareSteps:
         self.step = jax.jit(step, donate_argnums=0)
         self()  # compiles
 
-    def __call__(self) -> tuple[float, float]:
-        clock, metrics = _Clock(), None
+    def __call__(self) -> Seconds:
+        began, metrics = _now(), None
         for batch in self.batches:
             self.state, metrics = self.step(self.state, batch)
         jax.block_until_ready(metrics)
-        return clock.seconds()
+        return _since(began)
 
 
 class _Pauses(Progress):
@@ -93,22 +99,22 @@ class _Pauses(Progress):
         # Drawn as often as in a log, but out of sight.
         super().__init__(console=rich.console.Console(file=io.StringIO()))
         self.bare, self.block = bare, steps
-        self.loop: list[tuple[float, float]] = []
-        self.before: list[tuple[float, float]] = []
-        self.after: list[tuple[float, float]] = []
-        self.clock = _Clock()
+        self.loop: list[Seconds] = []
+        self.before: list[Seconds] = []
+        self.after: list[Seconds] = []
+        self.began = _now()
 
     def update(self, step: int, **values: Any) -> None:
         super().update(step, **values)
         if step % self.block:
             return
         jax.block_until_ready(values)
-        seconds = self.clock.seconds()
+        seconds = _since(self.began)
         if step > self.block:  # the first block compiles
             self.loop.append(seconds)
             self.after.append(self.bare())
         self.before.append(self.bare())
-        self.clock = _Clock()
+        self.began = _now()
 
 
 def measure(net: nn.Module, batch_size: int, rounds: int, steps: int) -> Overhead:
@@ -128,14 +134,16 @@ def measure(net: nn.Module, batch_size: int, rounds: int, steps: int) -> Overhea
         )
         pauses = _Pauses(_BareSteps(run, steps), steps)
         run.execute(pauses)
-    loop, after = np.asarray(pauses.loop), np.asarray(pauses.after)  # [rounds, wall and thread]
+    loop, after = np.asarray(pauses.loop), np.asarray(pauses.after)  # [rounds, clocks]
     before = np.asarray(pauses.before[: len(loop)])
     around = (before + after) / 2
     return Overhead(
         paired_ratio(loop[:, 0], around[:, 0]),
         paired_ratio(after[:, 0], before[:, 0]),
+        paired_ratio(loop[:, 1], around[:, 1]),
+        paired_ratio(after[:, 1], before[:, 1]),
         median(around[:, 0]) / steps,
-        float(np.mean(loop[:, 1] - around[:, 1])) / steps,
+        float(np.mean(loop[:, 2] - around[:, 2])) / steps,
     )
 
 
@@ -153,11 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"ResNet-20, batch {flags.batch}; blocks of {flags.steps} steps, {flags.rounds} rounds; a "
         f"row every {Settings().log_every} steps, a checkpoint every "
         f"{Settings().checkpoint_every}; target {TARGET}",
-        ("what", "over bare steps"),
-        [("the runner's loop", found.loop), ("bare steps again (control)", found.control)],
+        ("what", "over bare steps", "the same of processors' seconds"),
+        [
+            ("the runner's loop", found.loop, found.work),
+            ("bare steps again (control)", found.control, found.work_control),
+        ],
     )
     print(
-        f"a bare step takes {found.step_seconds:.3f} s; the loop's thread computes for "
+        f"a bare step takes {found.step_seconds:.3f} s; the loop's thread works "
         f"{1000 * found.host_seconds:.2f} ms a step beside it, "
         f"{found.host_seconds / found.step_seconds:.1%}"
     )

@@ -127,3 +127,4 @@ def test_the_runners_loop_is_timed_against_bare_steps():
     assert found.step_seconds > 0.0
     assert 0.2 < found.loop.median < 50.0  # of steps that take next to nothing
     assert 0.1 < found.control.median < 10.0
+    assert 0.2 < found.work.median < 50.0 and 0.1 < found.work_control.median < 10.0

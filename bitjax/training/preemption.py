@@ -67,14 +67,14 @@ class Preemption:
             return bool(self.reason)
         if self._agreed:
             return True
-        if self.reason and not self._passed_on:
-            self._passed_on = True
-            os.kill(os.getpid(), signal.SIGTERM)
         # The service compares numbers for equality: they must have no gap, as a run's steps may.
         self._asked += 1
         self._agreed = multihost_utils.reached_preemption_sync_point(self._asked)
         if self._agreed:
             self.request(_ELSEWHERE)
+        elif self.reason and not self._passed_on:  # after a first answer: the service does listen
+            self._passed_on = True
+            os.kill(os.getpid(), signal.SIGTERM)
         return self._agreed
 
     def _watch_clock(self, save_seconds: float) -> None:
