@@ -1,7 +1,7 @@
 """ResNet-50 on ImageNet in float: what the quantized configs start from and are compared with.
 
-90 epochs of batch 256. Accelerator; ImageNet must be prepared as a TFDS data set. No result yet.
-Command:
+90 epochs of batch 256. Accelerator; no result yet. Commands, the first of them once:
+  python -m experiments.prepare_data tfds:imagenet2012 --from FOLDER_OF_THE_TWO_TAR_FILES
   python -m experiments.train --config configs/imagenet/resnet50_float.py --workdir runs/resnet50
 """
 
