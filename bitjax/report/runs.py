@@ -234,7 +234,7 @@ def _folders(path: Path) -> list[Path]:
 
 def _object(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise _Unfit(f"is damaged: there is no {path.name}") from None
     except (ValueError, RecursionError) as error:
@@ -277,7 +277,7 @@ def _number(mapping: Mapping[str, Any], *keys: str) -> float:
 def _sites(path: Path) -> tuple[SiteBits, ...]:
     if not path.exists():
         raise _Unfit("is damaged: there is no bits.csv")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     if not lines or lines[0] != _BITS_COLUMNS:
         raise _Unfit(f"is of another version of bitjax: bits.csv must begin with {_BITS_COLUMNS}")
