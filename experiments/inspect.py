@@ -5,11 +5,11 @@ python -m experiments.inspect runs/digits-bitpruning
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import app, flags, logging
+from absl import logging
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -17,9 +17,7 @@ from rich.table import Table
 
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.report.runs import RunRecord, read_runs
-
-_BATCH = flags.DEFINE_integer("batch", 64, "Training images that sites see.", lower_bound=1)
-_MODEL = flags.DEFINE_bool("model", True, "Also load the checkpoint and run it on a batch.")
+from experiments.arguments import Parser
 
 
 class SiteLook(NamedTuple):
@@ -139,12 +137,17 @@ def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:
     return table
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints what the folder holds, then what its model does with a batch."""
-    if len(argv) != 2:
-        sys.exit("error: name one run folder: python -m experiments.inspect RUN")
+    parser = Parser(__doc__)
+    parser.add_argument("run", help="a run's folder")
+    parser.add_argument("--batch", type=int, default=64, help="training images that sites see")
+    parser.add_argument("--no-model", action="store_true", help="leave the checkpoint alone")
+    args = parser.parse_args(argv)
+    if args.batch < 1:
+        parser.error(f"--batch must be 1 or more, got {args.batch}")
     console = Console(highlight=False)
-    found, skipped = read_runs([argv[1]])
+    found, skipped = read_runs([args.run])
     if len(found) != 1 or skipped:
         reasons = [f"{left.folder} {left.reason}" for left in skipped]
         inside = [f"holds several runs, name one: {', '.join(r.folder for r in found[:3])}"]
@@ -152,9 +155,9 @@ def main(argv: list[str]) -> None:
     record = found[0]
     looks: dict[str, SiteLook] = {}
     text = ""
-    if _MODEL.value:
+    if not args.no_model:
         try:
-            looks, text = look_inside(record, _BATCH.value)
+            looks, text = look_inside(record, args.batch)
         except (ValueError, OSError, ImportError) as error:
             first = " ".join(str(error).split())
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
@@ -174,4 +177,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    main()

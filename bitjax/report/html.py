@@ -16,7 +16,7 @@ from typing import Any
 
 from bitjax.report.comparison import Comparison, Row
 from bitjax.report.figures import BY_KEY, COSTS, FIGURES, figures_of
-from bitjax.report.runs import RunRecord
+from bitjax.report.runs import RunRecord, is_number
 
 _POINTS = 120  # of a curve: more than its picture has room for
 _CURVES = ("accuracy", "bits", "loss", "eval_accuracy")
@@ -139,7 +139,7 @@ def curve(run: RunRecord) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {"step": [row["step"] for row in rows]} if rows else {}
     for key in _CURVES:
         values = [row.get(key) for row in rows]
-        if any(isinstance(v, int | float) for v in values):
+        if any(map(is_number, values)):
             found[key] = [_short(v) for v in values]
     return found
 
@@ -169,7 +169,7 @@ def _axis(key: str) -> str:
 
 def _short(value: Any) -> Any:
     """A number with six digits, as a page needs no more; None for what is none or not finite."""
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.6g}")
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from bitjax.report.comparison import Group, row_cost
 from bitjax.report.figures import BY_KEY, layer_of
-from bitjax.report.runs import SiteBits
+from bitjax.report.runs import SiteBits, is_number
 from bitjax.report.statistics import pareto_front
 
 _FLOAT = 16.0  # more bits than this are float, and cut off
@@ -210,7 +210,7 @@ def curves(
     borders = [step for (step, name), (_, later) in zip(staged, staged[1:], strict=False)
                if name != later]  # fmt: skip
     for key, one in zip(keys, axes, strict=True):
-        rows = [row for row in metrics if isinstance(row.get(key), int | float)]
+        rows = [row for row in metrics if is_number(row.get(key))]
         one.plot([row["step"] for row in rows], [row[key] for row in rows])
         for step in borders:
             one.axvline(step, color="black", ls="--", lw=0.8)

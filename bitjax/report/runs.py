@@ -130,8 +130,8 @@ def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list
                     continue
                 seen.add(place)
                 records.append(read_run(folder))
-            except (_Unfit, ValueError, OSError) as error:
-                skipped.append(Skipped(str(folder), _one_line(error)))
+            except (_Unfit, ValueError, OSError, csv.Error) as error:
+                skipped.append(Skipped(_name(folder), _one_line(error)))
     return records, skipped
 
 
@@ -165,12 +165,14 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     stages = result.get("stages")
     if not isinstance(stages, list) or not all(isinstance(s, Mapping) for s in stages):
         raise _old("result.json", "stages")
+    versions = result.get("versions")
+    versions = versions if isinstance(versions, Mapping) else {}
     notes: list[str] = []
     accuracy = _number(result, "accuracy")
     if not 0 <= accuracy <= 1:
         raise _Unfit(f"is damaged: the accuracy in result.json must be in [0, 1], got {accuracy}")
     return RunRecord(
-        folder=str(folder),
+        folder=_name(folder),
         name=_text(result, "name") or folder.name,
         method=_text(result, "method"),
         model=_text(result, "model"),
@@ -181,7 +183,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         settings=settings,
         commit=str(result.get("commit") or "unknown"),
         device=str(result.get("device") or "unknown"),
-        versions={str(k): str(v) for k, v in dict(result.get("versions") or {}).items()},
+        versions={str(k): str(v) for k, v in versions.items()},
         accuracy=accuracy,
         steps=int(_number(result, "steps")),
         wall_seconds=_number(result, "wall_seconds"),
@@ -201,6 +203,26 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     )
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float can hold.
+
+    Example:
+      >>> is_number(0.5), is_number(True), is_number("1"), is_number(10**400)
+      (True, False, False, False)
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _name(folder: Path) -> str:
+    # A folder's name is bytes, of any encoding.
+    return os.fsencode(folder).decode("utf-8", "replace")
+
+
 def _folders(path: Path) -> list[Path]:
     """The path itself if it is a run's or nothing is found in it, else the runs inside."""
     if not path.is_dir() or any((path / name).exists() for name in _FILES):
@@ -212,11 +234,15 @@ def _folders(path: Path) -> list[Path]:
 
 def _object(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise _Unfit(f"is damaged: there is no {path.name}") from None
     except (ValueError, RecursionError) as error:
         raise _Unfit(f"is damaged: {path.name} is not JSON ({error})") from None
+    try:  # JSON can escape half a character, which no file can then hold
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Unfit(f"is damaged: {path.name} holds text that is no Unicode") from None
     if not isinstance(value, Mapping):
         raise _Unfit(f"is damaged: {path.name} holds no object")
     return value
@@ -240,8 +266,7 @@ def _number(mapping: Mapping[str, Any], *keys: str) -> float:
         if not isinstance(value, Mapping) or key not in value:
             raise _old("result.json", ".".join(keys))
         value = value[key]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not is_number(value):
         raise _Unfit(
             f"is damaged: {'.'.join(keys)} in result.json must be a finite number, "
             f"got {_short(value)}"
@@ -252,7 +277,7 @@ def _number(mapping: Mapping[str, Any], *keys: str) -> float:
 def _sites(path: Path) -> tuple[SiteBits, ...]:
     if not path.exists():
         raise _Unfit("is damaged: there is no bits.csv")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
     if not lines or lines[0] != _BITS_COLUMNS:
         raise _Unfit(f"is of another version of bitjax: bits.csv must begin with {_BITS_COLUMNS}")
@@ -278,8 +303,8 @@ def _metrics(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
         return ()  # results/ keeps runs without them
     try:
         rows = read_rows(path)
-        if not all(isinstance(row.get("step"), int) for row in rows):
-            raise ValueError("a row has no step")
+        if not all(is_number(row.get("step")) for row in rows):
+            raise ValueError("the step of a row is no number")
         return tuple(rows)
     except (ValueError, AttributeError, TypeError, OSError) as error:
         notes.append(f"no training curves: metrics.jsonl is damaged ({_one_line(error)})")
@@ -292,7 +317,7 @@ def _distortion(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
     try:
         value = _object(path)
         numbers = [*value["rates"], *(v for curve in value["sqnr"].values() for v in curve)]
-        if not all(isinstance(v, int | float) for v in numbers):
+        if not all(map(is_number, numbers)):
             raise ValueError("not all of it are numbers")
         return {
             "rates": list(value["rates"]),

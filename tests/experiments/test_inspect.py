@@ -1,26 +1,19 @@
 """One run in the terminal: what the folder holds, and what its model does with a batch."""
 
 import pytest
-from absl.testing import flagsaver
 
 from experiments import inspect
 from tests.run_folders import write_run
 
 
 def call(capsys, *words):
-    inspect.main(["inspect", *map(str, words)])
+    inspect.main([str(word) for word in words])
     return capsys.readouterr().out
-
-
-@pytest.fixture(autouse=True)
-def parsed_flags():
-    inspect.flags.FLAGS(["inspect"])
 
 
 def test_sites_bits_and_costs_are_printed_without_loading_the_model(tmp_path, capsys):
     run = write_run(tmp_path / "run", bits=(3, 32))
-    with flagsaver.flagsaver(model=False):
-        text = call(capsys, run)
+    text = call(capsys, run, "--no-model")
     row = next(line for line in text.splitlines() if "conv2/kernel" in line)
     # 4608 weights of 3 bits are 1.7 kB; 73,728 of all 159,232 MACs are 46.3 % where bits are equal.
     assert row.split() == ["conv2/kernel", "3.25", "->", "3", "4,608", "1.7", "73,728", "46.3"]
@@ -46,12 +39,13 @@ def test_no_run_or_several_end_in_one_line(tmp_path):
     for i in range(2):
         write_run(tmp_path / "runs" / str(i), seed=i)
     for words, said in (
-        ([], "name one run folder"),
+        ([], "arguments are required: run"),
+        ([tmp_path, "--batch=0"], "--batch must be 1 or more, got 0"),
         ([tmp_path / "none"], "there is no such folder"),
         ([tmp_path / "runs"], "holds several runs, name one"),
     ):
         with pytest.raises(SystemExit, match=said) as found:
-            inspect.main(["inspect", *map(str, words)])
+            inspect.main([str(word) for word in words])
         assert str(found.value).startswith("error: ")
 
 

@@ -122,6 +122,8 @@ def test_a_page_of_200_runs_is_built_in_10_seconds_and_below_5_megabytes(tmp_pat
 def test_a_browser_sorts_filters_and_shows_every_run_without_an_error(tmp_path):
     folders = write_many(tmp_path / "runs", 200)
     folders.append(write_run(tmp_path / "nasty", name=NASTY, method="lsq", seed=0))
+    rates = {"rates": [1, 2], "sqnr": {NASTY: [4.0, 9.5], "bound: Gaussian": [6.0, 12.0]}}
+    (folders[-1] / "distortion.json").write_text(json.dumps(rates))
     broken = tmp_path / "runs" / "broken <b>"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
@@ -175,6 +177,9 @@ def test_a_browser_sorts_filters_and_shows_every_run_without_an_error(tmp_path):
         browser.run("document.getElementById('filter').value = 'script'")
         browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
         assert column("label") == [NASTY]
+        browser.click("#runs tbody tr td")
+        assert browser.run("document.querySelectorAll('#distortion path.curve').length") == 1
+        assert browser.run("document.querySelectorAll('#distortion path.front').length") == 1
         assert browser.run("document.title") == " ".join(NASTY.split())
         assert browser.run("window.hacked") is None
         assert browser.run("document.querySelectorAll('img').length") == 0

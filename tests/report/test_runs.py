@@ -1,6 +1,7 @@
 """Run folders become values; whatever is none is listed with its reason."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -82,6 +83,7 @@ def test_the_results_of_this_repository_are_all_read():
         (lambda run: (run / "result.json").write_text('{"a": '), "result.json is not JSON"),
         (lambda run: (run / "result.json").write_bytes(b"\xff\xfe\x00"), "result.json is not JSON"),
         (lambda run: (run / "result.json").write_text("[" * 100_000), "result.json is not JSON"),
+        (lambda run: edit(run, "result.json", device="\ud800"), "holds text that is no Unicode"),
         (lambda run: (run / "result.json").write_text("[1]"), "result.json holds no object"),
         (lambda run: edit(run, "config.json", seed=9), "config.json is not the one that"),
         (
@@ -126,6 +128,14 @@ def test_a_folder_that_cannot_be_compared_says_why_and_stops_no_other(tmp_path, 
     fine = write_run(tmp_path / "fine")
     records, skipped = read_runs([run, fine])
     assert [r.folder for r in records] == [str(fine)] and len(skipped) == 1
+
+
+def test_a_folder_whose_name_is_no_text_can_be_shown(tmp_path):
+    odd = tmp_path / os.fsdecode(b"run-\xff")
+    write_run(odd)
+    (record,), _ = read_runs([odd])
+    assert record.folder.encode().endswith("run-\ufffd".encode())
+    assert read_runs([odd / os.fsdecode(b"\xfe")])[1][0].folder.encode()
 
 
 def test_a_half_written_last_row_of_metrics_is_left_out(tmp_path):
