@@ -54,13 +54,13 @@ def run_queue(
     for run in runs:
         if run.finished:
             progress.note(run.name, "finished", "before; not repeated")
-    running: dict[Slot, _Running] = {}
+    running: dict[str, _Running] = {}  # by slot
     stuck: Counter[str] = Counter()
     told = 0
     with _signals() as stop, progress:
         while running or (waiting and not stop.asked):
             for slot in slots:
-                if waiting and slot not in running and not stop.asked:
+                if waiting and slot.name not in running and not stop.asked:
                     _start(slot, waiting.popleft(), command, running, progress)
             if stop.asked > told:
                 told = stop.asked
@@ -128,7 +128,7 @@ def _start(slot, run, command, running, progress) -> None:
     if slot.cores:
         # The program's threads are counted and made later, once JAX is imported.
         os.sched_setaffinity(process.pid, slot.cores)
-    running[slot] = _Running(run, process, last_row(run.folder).get("step", 0))
+    running[slot.name] = _Running(run, process, last_row(run.folder).get("step", 0))
     progress.note(run.name, "running", f"on {slot.name}")
 
 
