@@ -85,8 +85,3 @@ def run_locally(sweep: Sweep, slots: int) -> int:
     if stopped:
         return STOPPED
     return int(any(status != "finished" for status in progress.statuses.values()))
-
-
-def run_vectorized(sweep: Sweep, slots: int) -> int:
-    """Runs all runs as rows of one program on one device; the exit code."""
-    raise NotImplementedError

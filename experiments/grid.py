@@ -279,6 +279,8 @@ def _product(grid: Sequence[str], base: ConfigDict) -> Iterable[tuple[list[str],
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        value = f"{value:g}"
     text = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
     return _shorten(text, 40) or "none"
 

@@ -60,7 +60,9 @@ def main(argv: list[str]) -> None:
         if _EXECUTOR.value == "slurm":
             executors.submit_to_slurm(sweep, _SLURM.value, sys.argv[1:] * _VECTORIZE.value)
             return
-        run = executors.run_vectorized if _VECTORIZE.value else executors.run_locally
+        run = executors.run_locally
+        if _VECTORIZE.value:
+            from experiments.vectorize import run_vectorized as run
         code = run(sweep, _SLOTS.value)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
