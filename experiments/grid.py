@@ -110,22 +110,18 @@ def load_config(path: str, arguments: Sequence[str] = ()) -> ConfigDict:
     Raises:
       ValueError: in one line, for whatever is wrong with either.
     """
-    argv = ["sweep", f"--config={path}", *arguments]
-    values = flags.FlagValues()
+    argv, values = ["sweep", *arguments], flags.FlagValues()
     try:
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        base = _module(path).get_config(*path.split(":", 1)[1:])
+        config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
         left = values(argv)[1:]
         config = values["config"].value
-        config.keys()  # a file that could not be loaded says so when it is looked into
     except Exception as error:  # a config file is a program: it may raise anything
-        text = str(error).strip()
-        if "Traceback" in text:  # of the config file; its last line says what was wrong
-            text = text.splitlines()[-1]
+        text = " ".join(str(error).split())
         key = re.search(r"\w+", text)
-        if isinstance(error, AttributeError | KeyError) and key:
-            known = list(flatten(load_config(path).to_dict())) if arguments else []
-            text = f"no key {key[0]!r}{_close(key[0], known)}"
-        raise ValueError(f"config {path}: {' '.join(text.split())}") from error
+        if isinstance(error, AttributeError | KeyError) and key and arguments:
+            text = f"no key {key[0]!r}{_close(key[0], list(flatten(load_config(path).to_dict())))}"
+        raise ValueError(f"config {path}: {text}") from error
     if left:
         raise ValueError(f"unknown arguments {left}; overrides are --config.key=value.")
     return config
@@ -178,11 +174,7 @@ def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
     Raises:
       ValueError: there is no such function, or it gives something else than overrides.
     """
-    file = path.split(":", 1)[0]
-    spec = importlib.util.spec_from_file_location("sweep_config", file)
-    assert spec is not None and spec.loader is not None, "the config was loaded before"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    file, module = path.split(":", 1)[0], _module(path)
     found = {n.removeprefix("sweep_"): f for n, f in vars(module).items() if n.startswith("sweep_")}
     if name not in found:
         have = ", ".join(sorted(found)) or "none"
@@ -267,6 +259,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _module(path: str) -> Any:
+    """A config file's module, loaded anew, so that what a caller changes stays with it."""
+    spec = importlib.util.spec_from_file_location("swept_config", path.split(":", 1)[0])
+    if spec is None or spec.loader is None:
+        raise ValueError("a config must be a Python file, see configs/")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _product(grid: Sequence[str], base: ConfigDict) -> Iterable[tuple[list[str], tuple[str, ...]]]:

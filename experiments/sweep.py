@@ -51,14 +51,13 @@ def main(argv: list[str]) -> None:
         runs = plan(
             _CONFIG.value, workdir, fixed=argv[1:], grid=_GRID.value, sweep=_SWEEP.value
         )
-        sweep = executors.Sweep(_CONFIG.value, workdir, tuple(argv[1:]), tuple(runs))
-        again = shlex.join(["python", "-m", "experiments.sweep", *sys.argv[1:]])
+        arguments = tuple(argv[1:]), tuple(runs), tuple(sys.argv[1:])
+        sweep = executors.Sweep(_CONFIG.value, workdir, *arguments)
         if _EXECUTOR.value == "print":
-            executors.print_commands(sweep, again if _VECTORIZE.value else "")
+            executors.print_commands(sweep, _VECTORIZE.value)
             return
-        executors.write_record(sweep, again)
         if _EXECUTOR.value == "slurm":
-            executors.submit_to_slurm(sweep, _SLURM.value, sys.argv[1:] * _VECTORIZE.value)
+            executors.submit_to_slurm(sweep, _SLURM.value, _VECTORIZE.value)
             return
         run = executors.run_locally
         if _VECTORIZE.value:
@@ -67,7 +66,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     if code == executors.STOPPED:
-        print(f"stopped; to resume: {again}")
+        print(f"stopped; to resume: {shlex.join(['python', *sweep.again()])}")
     sys.exit(code)
 
 

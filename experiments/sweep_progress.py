@@ -150,4 +150,5 @@ class SweepProgress:
         for run in runs:
             if self.statuses[run.name] == "failed":
                 self.say(f"{run.name} failed: {error_of(run)}")
-                self.say(f"  log: {run.folder / LOG}")
+                if (run.folder / LOG).exists():
+                    self.say(f"  log: {run.folder / LOG}")

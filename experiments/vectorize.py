@@ -9,7 +9,7 @@ from bitjax.training.run_folder import flatten
 from bitjax.training.runner import Run, Settings, Stopped
 from bitjax.training.vectorized import VectorizedRuns
 from experiments.build import build_run
-from experiments.executors import STOPPED, Sweep
+from experiments.executors import STOPPED, Sweep, write_record
 from experiments.grid import load_config, arguments_of
 from experiments.sweep_progress import SweepProgress
 
@@ -35,6 +35,7 @@ def run_vectorized(sweep: Sweep, slots: int) -> int:
         rows[run.name] = _build(sweep, run.overrides)
         rows[run.name].dataset = next(iter(rows.values())).dataset  # one copy in memory
     check_programs(sweep, rows)
+    write_record(sweep)
     for run in sweep.runs:
         rows[run.name].folder = run_folder.open_run(run.folder, run.spec, True)
     group = VectorizedRuns(rows, sweep.workdir / "vectorized")
@@ -85,7 +86,7 @@ def check_programs(sweep: Sweep, rows: dict[str, Run]) -> None:
             mixed = {**first.overrides, key: run.overrides.get(key, first.overrides.get(key, ""))}
             if programs(_build(sweep, mixed)) != wanted:
                 raise _refusal(key, "it is part of the compiled program, not of its state")
-        raise _refusal(" and ".join(keys), "part of the compiled program, not of its state")
+        raise _refusal(" and ".join(keys), "it is part of the compiled program, not of its state")
 
 
 def varying_keys(sweep: Sweep) -> list[str]:

@@ -1,0 +1,369 @@
+"""Rows of a vectorized group take the steps that the runs alone take, and stop and fail as they."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bitjax as bj
+from bitjax.cost import bits_of
+from bitjax.data import load, train_batch
+from bitjax.methods import Method, Stage, bitpruning, full_precision, lsq
+from bitjax.probe import probe
+from bitjax.rules import quantizer_of
+from bitjax.models import MLP
+from bitjax.training.metrics import read_rows
+from bitjax.training.rows import programs, rows_of, stack
+from bitjax.training.runner import Run, Settings, Stopped
+from bitjax.training.state import variables_of
+from bitjax.training.step import make_train_step
+from bitjax.training.vectorized import VectorizedRuns
+from bitjax.trees import read_site
+
+DATA = load("digits", limit=100)
+SETTINGS = Settings(
+    batch_size=16,
+    eval_batch_size=64,
+    augmentation="shift",
+    calibration_size=32,
+    log_every=3,
+    checkpoint_every=2,
+    eval_every=4,
+)
+
+
+class Net(nn.Module):
+    """A convolution with batch normalisation, dropout, and a head."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.Conv(4, (3, 3), strides=2, use_bias=False, name="conv")(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, name="bn")(x))
+        x = nn.Dropout(0.2, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(10, name="head")(x)
+
+
+LAYER = MLP(features=())
+
+
+def learned(**changes):
+    rules = [bj.rule(".*", bj.bitlength(init=6.0))]
+    return bitpruning(
+        rules, **{"steps": 12, "fine_tune": 0.5, "settle": 0.0, "learning_rate": 0.05, **changes}
+    )
+
+
+def group_of(methods, folder=None, model=None, data=DATA, **settings):
+    """Runs by name, each with its number as its seed."""
+    runs = {}
+    for seed, method in enumerate(methods):
+        own = folder / f"row{seed}" if folder else None
+        chosen = SETTINGS._replace(**{"seed": seed, **settings})
+        facts = {"config_hash": f"{seed}"}
+        runs[f"row{seed}"] = Run(
+            method, model or Net(), data, settings=chosen, folder=own, facts=facts, show=False
+        )
+        if own:
+            own.mkdir(parents=True, exist_ok=True)
+    return runs
+
+
+class Steps:
+    """The step of a stage for one run, and for all rows at once."""
+
+    def __init__(self, runs, index=0):
+        self.runs = list(runs.values())
+        first = self.runs[0]
+        self.model = first.wrap(first.method.stages[index])
+        self.alone = [jax.jit(self._step(run, index)) for run in self.runs]
+        self.codes = jax.jit(lambda *args: codes_of(self.model, *args))
+        self.together = jax.jit(jax.vmap(self._step(first, index)))
+        states = []
+        for run in self.runs:
+            states.append(run.fresh_state(index, run.enter(run.method.stages[index], run.start)))
+        self.start = stack(states)
+
+    def _step(self, run, index):
+        stage = run.method.stages[index]
+        return make_train_step(run.wrap(stage), stage, run.costs, run.preprocess)
+
+    def batches(self, step):
+        size = self.runs[0].settings.batch_size
+        return [train_batch(run.dataset, size, step, run.settings.seed) for run in self.runs]
+
+    def check(self, state, step):
+        """Every row's step from a state is the run's own; returns the state behind it."""
+        batches = self.batches(step)
+        after, metrics = self.together(state, stack(batches))
+        rows, afters = rows_of(state, len(batches)), rows_of(after, len(batches))
+        for i, (row, new, batch) in enumerate(zip(rows, afters, batches, strict=True)):
+            own, own_metrics = self.alone[i](row, batch)
+            np.testing.assert_allclose(
+                metrics["loss"][i], own_metrics["loss"], rtol=1e-6, atol=1e-6
+            )
+            assert_updates_equal(row, new, own)
+            x = self.runs[i].preprocess(None, jnp.asarray(batch["image"]))
+            assert_codes_equal(self.codes(variables_of(new), variables_of(own), x))
+        return after
+
+
+def assert_updates_equal(old, new, other):
+    """What the step moved, leaf by leaf: momenta, which hold the gradients, and all else."""
+    leaves = zip(*map(jax.tree.leaves, (old, new, other)), strict=True)
+    for (path, _), (before, after, wanted) in zip(
+        jax.tree_util.tree_leaves_with_path(other), leaves, strict=True
+    ):
+        before, after, wanted = map(np.asarray, (before, after, wanted))
+        if not np.issubdtype(wanted.dtype, np.floating):
+            np.testing.assert_array_equal(after, wanted)
+            continue
+        # Of a difference of two float32 numbers only what is above their rounding is known.
+        floor = 1e-6 * np.linalg.norm(wanted) + 1e-9
+        distance = np.linalg.norm(after - wanted)
+        assert distance <= 1e-4 * np.linalg.norm(wanted - before) + floor, path
+
+
+def codes_of(model, variables, other, x):
+    """By site: codes under both variables, and the others' of tensors 1e-5 lower and higher."""
+
+    def look(seen):
+        return {role: seen.raw(role) for role in seen.tensors}
+
+    def encode(variables, site, x):
+        params = read_site(variables["quant"], site)
+        observing = quantizer_of(model.rules, site).measure is not None
+        stats = read_site(variables["quant_stats"], site) if observing else {}
+        return quantizer_of(model.rules, site).encode(params, stats, x).codes
+
+    found, wanted = (
+        dict(probe(model, v, (x,), {}, look, lambda *_: None).records) for v in (variables, other)
+    )
+    codes = {}
+    for layer, tensors in wanted.items():
+        for role, tensor in tensors.items():
+            site = f"{layer}/{role}"
+            bits = read_site(other["quant"], site)["bits"]
+            near = 1e-5 * jnp.max(jnp.abs(tensor)) / 2.0 ** (bits - 1)  # of a step's width
+            around = (encode(other, site, tensor + shift) for shift in (0.0, -near, near))
+            codes[site] = (encode(variables, site, found[layer][role]), *around)
+    return codes
+
+
+def assert_codes_equal(codes):
+    """Codes are the same but within 1e-5 of a boundary, up to the first layer where one differs."""
+    for site, (own, wanted, low, high) in codes.items():
+        assert np.all((own == wanted) | ((low <= own) & (own <= high))), site
+        if np.any(own != wanted):
+            return  # what lies behind a flipped code has other inputs
+
+
+@pytest.mark.slow
+def test_each_row_of_a_learned_network_takes_the_step_of_the_run_alone():
+    methods = [learned(gamma=0.1), learned(gamma=0.3, learning_rate=0.02)]
+    steps = Steps(group_of(methods))
+    state = steps.start
+    for step in range(2):
+        state = steps.check(state, step)
+    first, second = rows_of(state, 2)
+    assert float(first.controls["gamma"]) == pytest.approx(0.1)
+    assert not np.array_equal(first.params["head"]["kernel"], second.params["head"]["kernel"])
+
+
+def test_each_row_takes_the_step_that_the_run_alone_takes():
+    rules = [bj.rule(".*", bj.lsq(bits=4))]
+    methods = [lsq(rules, steps=2, learning_rate=rate) for rate in (0.05, 0.02)]
+    steps = Steps(group_of(methods, model=LAYER))
+    first, second = rows_of(steps.check(steps.start, 0), 2)
+    # The rows are not copies of each other.
+    assert not np.array_equal(first.params["head"]["kernel"], second.params["head"]["kernel"])
+
+
+@pytest.mark.slow
+def test_steps_0_10_and_50_of_the_digits_are_those_of_the_runs_alone():
+    from experiments.build import build_run
+    from experiments.grid import load_config
+
+    path, runs = "configs/digits/bitpruning.py", {}
+    for seed, rate in enumerate((0.05, 0.02, 0.1)):
+        arguments = [f"--config.seed={seed}", f"--config.method.learning_rate={rate}"]
+        runs[str(seed)] = build_run(load_config(path, arguments), None)
+    steps = Steps(runs)
+    state = steps.start
+    for step in range(51):
+        if step in (0, 10, 50):
+            state = steps.check(state, step)
+        else:
+            state, _ = steps.together(state, stack(steps.batches(step)))
+    assert int(state.step[0]) == 51
+    assert float(np.mean(state.bad_step)) == -1
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"gamma": 0.3}, True),
+        ({"weight_decay": 0.1}, False),
+        *(
+            pytest.param(change, same, marks=pytest.mark.slow)
+            for change, same in [
+                ({"learning_rate": 0.5}, True),
+                ({"bits_learning_rate": 0.5}, True),
+                ({"range_learning_rate": 0.5}, True),
+                ({"criterion": {"head/kernel": 0.5}}, False),
+                ({"steps": 14}, False),
+                ({"distill": 0.5}, False),
+            ]
+        ),
+    ],
+    ids=str,
+)
+def test_programs_are_equal_where_the_change_is_in_the_state(change, same, plain_programs):
+    (run,) = group_of([learned(**{"gamma": 0.1, **change})], model=LAYER).values()
+    assert (programs(run) == plain_programs) == same
+
+
+@pytest.fixture(scope="module")
+def plain_programs():
+    (run,) = group_of([learned(gamma=0.1)], model=LAYER, seed=7).values()
+    return programs(run)
+
+
+def test_programs_differ_in_the_arrays_they_close_over():
+    def closing(value):
+        table = jnp.arange(10.0) * value
+
+        def loss(logits, labels, soft):
+            del labels, soft
+            return jnp.mean(logits * table)
+
+        stage = full_precision(steps=2).stages[0]._replace(loss=loss)
+        (run,) = group_of([Method("test", (stage,))], model=LAYER).values()
+        return programs(run)
+
+    assert closing(1.0) == closing(1.0)
+    assert closing(1.0) != closing(2.0)
+
+
+def clockless(folder):
+    result = json.loads((folder / "result.json").read_text())
+    stages = [{k: v for k, v in s.items() if k != "wall_seconds"} for s in result.pop("stages")]
+    for key in ("wall_seconds", "commit"):
+        del result[key]
+    rows = [{k: v for k, v in r.items() if k != "seconds"} for r in read_rows(folder / "metrics.jsonl")]
+    return {**result, "stages": stages}, rows, (folder / "bits.csv").read_text()
+
+
+def watched(method, passing):
+    """A method whose rows call `passing(stage's name)` on the host behind every step."""
+
+    def watch(stage):
+        def between(context, variables):
+            del context
+            passing(stage.name)
+            return variables
+
+        return stage._replace(every=(1, between)) if stage.steps else stage
+
+    return Method(method.name, tuple(map(watch, method.stages)))
+
+
+def watched_group(folder, passing=lambda name: None):
+    methods = [
+        watched(learned(gamma=g, budgets=(bj.budget("bits", 5.0),)), passing) for g in (0.1, 0.3)
+    ]
+    return VectorizedRuns(group_of(methods, folder), folder, show=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stop", "kill"])
+def test_a_group_interrupted_everywhere_ends_as_one_that_was_not(kind, tmp_path):
+    whole = watched_group(tmp_path / "whole")
+    results = whole.execute()
+    assert sorted(results) == ["row0", "row1"]
+    for name, count in (("learn_bits", 3), ("learn_bits", 9), ("freeze_bits", 7)):
+        left = [count]
+
+        def passing(stage, name=name, left=left):
+            left[0] -= stage == name
+            if left[0] == 0 and kind == "kill":
+                raise KeyboardInterrupt
+            if left[0] == 0:
+                group.stopping = True
+
+        group = watched_group(tmp_path / "parts", passing)
+        with pytest.raises(Stopped if kind == "stop" else KeyboardInterrupt):
+            group.execute()
+        for row in ("row0", "row1"):
+            path = tmp_path / "parts" / row / "result.json"
+            assert json.loads(path.read_text())["status"] == "stopped"
+    watched_group(tmp_path / "parts").execute()
+    for row in ("row0", "row1"):
+        assert clockless(tmp_path / "parts" / row) == clockless(tmp_path / "whole" / row)
+
+
+@pytest.mark.slow
+def test_a_group_ends_where_the_runs_alone_end(tmp_path):
+    methods = [learned(gamma=g) for g in (0.1, 0.3)]
+    together = VectorizedRuns(group_of(methods, tmp_path / "group"), None, show=False).execute()
+    for name, run in group_of(methods, tmp_path / "alone").items():
+        alone = run.execute()
+        for key in ("fractional", "integer"):
+            for sites, bits in alone["bits"].items():
+                assert together[name]["bits"][sites][key] == pytest.approx(bits[key], abs=1e-3)
+        assert together[name]["cost"]["macs"] == alone["cost"]["macs"]
+        rows, own = (read_rows(tmp_path / d / name / "metrics.jsonl") for d in ("group", "alone"))
+        assert [r["step"] for r in rows] == [r["step"] for r in own]
+        assert rows[0].keys() == own[0].keys()
+        assert rows[0]["loss"] == pytest.approx(own[0]["loss"], abs=1e-3)
+        # The row's folder is that of a run: it can start another one, or go on.
+        again = group_of(methods, tmp_path / "group")[name].execute()
+        assert again["accuracy"] == together[name]["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_row_that_is_not_finite_fails_alone(tmp_path):
+    methods = [learned(), learned(learning_rate=1e30), learned()]
+    group = VectorizedRuns(group_of(methods, tmp_path), tmp_path, show=False)
+    results = group.execute()
+    assert sorted(results) == ["row0", "row2"] and list(group.failed) == ["row1"]
+    assert "is not finite" in group.failed["row1"]
+    statuses = [
+        json.loads((tmp_path / f"row{i}" / "result.json").read_text())["status"] for i in range(3)
+    ]
+    assert statuses == ["finished", "failed", "finished"]
+    # What the others are does not depend on it.
+    alone = group_of(methods, tmp_path / "alone")["row2"].execute()
+    assert results["row2"]["bits"]["all"]["fractional"] == pytest.approx(
+        alone["bits"]["all"]["fractional"], abs=1e-3
+    )
+
+
+@pytest.mark.slow
+def test_a_group_does_not_go_on_with_other_runs(tmp_path):
+    VectorizedRuns(group_of([learned()] * 2, tmp_path), tmp_path, show=False).execute()
+    with pytest.raises(ValueError, match="checkpoint is of other runs: row0, row1 there, row0 now"):
+        VectorizedRuns(group_of([learned()], tmp_path), tmp_path, show=False).execute()
+
+
+def test_a_row_whose_preparation_is_refused_fails_alone(tmp_path):
+    def refusing(word):
+        def prepare(context, variables, start):
+            if word:
+                raise ValueError(word)
+            return iter(())
+
+        return Method("test", (Stage("prepare", (), prepare=prepare),))
+
+    runs = group_of([refusing(""), refusing("no such thing")], tmp_path, LAYER)
+    group = VectorizedRuns(runs, tmp_path, show=False)
+    assert list(group.execute()) == ["row0"]
+    assert group.failed == {"row1": "ValueError: no such thing"}
+
+
+def test_bits_of_rows_are_arrays_of_their_own():
+    trees = [{"quant": {"kernel": {"bits": jnp.float32(b)}}} for b in (4.0, 2.0)]
+    rows = rows_of(stack(trees), 2)
+    assert [float(bits_of(row["quant"])["kernel"]) for row in rows] == [4.0, 2.0]
