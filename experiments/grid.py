@@ -1,4 +1,4 @@
-"""From a config and what varies to a list of runs, each with a name, a folder and a checked config."""
+"""From a config and what varies to runs, each with a name, a folder and a checked config."""
 
 import difflib
 import hashlib
@@ -115,7 +115,7 @@ def load_config(path: str, arguments: Sequence[str] = ()) -> ConfigDict:
         base = _module(path).get_config(*path.split(":", 1)[1:])
         config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
         left = values(argv)[1:]
-        config = values["config"].value
+        config: ConfigDict = values["config"].value  # pyrefly: ignore (absl: of any type)
     except Exception as error:  # a config file is a program: it may raise anything
         text = " ".join(str(error).split())
         key = re.search(r"\w+", text)

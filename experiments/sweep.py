@@ -43,16 +43,14 @@ def main(argv: list[str]) -> None:
     from experiments import executors
     from experiments.grid import plan
 
-    workdir = Path(_WORKDIR.value)
+    config, workdir = str(_CONFIG.value), Path(str(_WORKDIR.value))
     if not _VECTORIZE.value or _EXECUTOR.value != "local":
         # Methods are built to be checked. The accelerators' memory is for the runs.
         jax.config.update("jax_platforms", "cpu")
     try:
-        runs = plan(
-            _CONFIG.value, workdir, fixed=argv[1:], grid=_GRID.value, sweep=_SWEEP.value
-        )
+        runs = plan(config, workdir, fixed=argv[1:], grid=_GRID.value, sweep=_SWEEP.value)
         arguments = tuple(argv[1:]), tuple(runs), tuple(sys.argv[1:])
-        sweep = executors.Sweep(_CONFIG.value, workdir, *arguments)
+        sweep = executors.Sweep(config, workdir, *arguments)
         if _EXECUTOR.value == "print":
             executors.print_commands(sweep, _VECTORIZE.value)
             return

@@ -145,7 +145,9 @@ class SweepProgress:
     def summarize(self) -> None:
         """Prints the table of results, and for each run that failed why and where to look."""
         runs = list(self._runs.values())
-        wide = Console(file=self._console.file, highlight=False, width=max(120, self._console.width))
+        wide = Console(
+            file=self._console.file, highlight=False, width=max(120, self._console.width)
+        )
         wide.print(result_table(runs, self.statuses))
         for run in runs:
             if self.statuses[run.name] == "failed":

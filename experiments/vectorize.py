@@ -10,7 +10,7 @@ from bitjax.training.runner import Run, Settings, Stopped
 from bitjax.training.vectorized import VectorizedRuns
 from experiments.build import build_run
 from experiments.executors import STOPPED, Sweep, write_record
-from experiments.grid import load_config, arguments_of
+from experiments.grid import arguments_of, load_config
 from experiments.sweep_progress import SweepProgress
 
 # Read on the host at every step, for the whole group.

@@ -155,9 +155,7 @@ class VectorizedRuns:
         done, offset = int(state.step[0]), int(state.offset[0])
         if done >= stage.steps:
             return state
-        one = make_train_step(
-            run.wrap(stage), stage, run.costs, run.preprocess, teacher=run.model
-        )
+        one = make_train_step(run.wrap(stage), stage, run.costs, run.preprocess, teacher=run.model)
         step = jax.jit(jax.vmap(one), donate_argnums=0)
         progress.stage(f"{stage.name} x {len(names)}", stage.steps, done=done)
         began = time.monotonic()

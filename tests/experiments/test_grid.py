@@ -21,7 +21,8 @@ def sweep_rates():
     return [{"method.learning_rate": rate, "method.steps": 10} for rate in (0.1, 0.05)]
 
 def sweep_limits():
-    return [{"config.budgets": ({"metric": "bits", "limit": x},), "name": f"a={x}"} for x in (2.0, 3.0)]
+    limits = ({"metric": "bits", "limit": x} for x in (2.0, 3.0))
+    return [{"config.budgets": (limit,), "name": f"a={limit['limit']}"} for limit in limits]
 
 def sweep_wrong():
     return [{"seed": "1"}]

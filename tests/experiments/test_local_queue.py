@@ -1,4 +1,4 @@
-"""The queue keeps to its slots, outlives failures, resumes what was preempted and stops in order."""
+"""The queue keeps to its slots, outlives failures, resumes preempted runs and stops in order."""
 
 import io
 import json

@@ -32,7 +32,13 @@ def slurm(tmp_path, monkeypatch):
     return tmp_path
 
 
-PARAMETERS = ["timeout_min=90", "partition=gpu", "gpus_per_node=1", "slurm_account=lab", "mem_gb=16"]
+PARAMETERS = [
+    "timeout_min=90",
+    "partition=gpu",
+    "gpus_per_node=1",
+    "slurm_account=lab",
+    "mem_gb=16",
+]
 
 
 def test_a_sweep_is_one_array_of_jobs_that_are_warned_before_their_end(slurm):
@@ -53,9 +59,7 @@ def test_a_sweep_is_one_array_of_jobs_that_are_warned_before_their_end(slurm):
     ):
         assert f"#SBATCH {line}" in lines
     for i in range(3):
-        saved = submitit.core.utils.DelayedSubmission.load(
-            slurm / "logs" / f"42_{i}_submitted.pkl"
-        )
+        saved = submitit.core.utils.DelayedSubmission.load(slurm / "logs" / f"42_{i}_submitted.pkl")
         assert saved.function.command == ["true"] and saved._timeout_countdown == 100
 
 

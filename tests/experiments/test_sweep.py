@@ -1,4 +1,4 @@
-"""The sweep's command line: what it prints, what it leaves behind, and how it says what is wrong."""
+"""The sweep's command line: what it prints and leaves behind, and how it says what is wrong."""
 
 import csv
 import json
@@ -75,7 +75,10 @@ def test_the_record_keeps_the_runs_of_all_commands(tmp_path):
     record = json.loads((tmp_path / "sweep.json").read_text())
     assert sorted(record["runs"]) == ["seed=0", "seed=1", "seed=2"]
     assert record["runs"]["seed=2"]["overrides"] == {"seed": "2"}
-    assert [shlex.split(c)[-4] for c in record["commands"]] == ["--grid=seed=0,1", "--grid=seed=1,2"]
+    assert [shlex.split(c)[-4] for c in record["commands"]] == [
+        "--grid=seed=0,1",
+        "--grid=seed=1,2",
+    ]
 
 
 @pytest.mark.parametrize(
