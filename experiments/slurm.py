@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ class SlurmRun:
         Raises:
           RuntimeError: it failed.
         """
-        self._process = subprocess.Popen(
-            self.command,
-            # Slurm sends its warning to every process of a job; only this one shall act on it.
-            preexec_fn=lambda: signal.signal(_warning(), signal.SIG_IGN),
-        )
+        # Slurm sends its warning to every process of a job; only this one shall act on it.
+        deaf = f'trap "" {_warning().name.removeprefix("SIG")}; exec "$@"'
+        self._process = subprocess.Popen(["sh", "-c", deaf, "sh", *self.command])
         code = self._process.wait()
         if code == os.EX_TEMPFAIL:  # it was preempted; submitit requeues at its own signal
             if callable(signal.getsignal(_warning())):
@@ -49,7 +48,8 @@ class SlurmRun:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             # Not `wait`: the call that this signal interrupted holds its lock.
-            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(SlurmRun(self.command))
 
 

@@ -1,11 +1,12 @@
 """A sweep as one vectorized program: whether its runs can be rows of one, and running them so."""
 
 import signal
+from pathlib import Path
 from typing import Any
 
 from bitjax.training import run_folder
 from bitjax.training.rows import programs
-from bitjax.training.run_folder import flatten
+from bitjax.training.run_folder import config_hash, flatten
 from bitjax.training.runner import Run, Settings, Stopped
 from bitjax.training.vectorized import VectorizedRuns
 from experiments.build import build_run
@@ -27,31 +28,48 @@ def run_vectorized(sweep: Sweep, slots: int) -> int:
     if slots > 1:
         raise ValueError(f"--vectorize uses one device: leave out --slots={slots}.")
     progress = SweepProgress(sweep.runs)
-    if all(run.finished for run in sweep.runs):
+    group, folder = choose_group(sweep)
+    if not group.runs:
         return _end(sweep, progress)
-    check_shared(sweep)
+    check_shared(group)
     rows: dict[str, Run] = {}
-    for run in sweep.runs:
+    for run in group.runs:
         rows[run.name] = _build(sweep, run.overrides)
         rows[run.name].dataset = next(iter(rows.values())).dataset  # one copy in memory
-    check_programs(sweep, rows)
+    check_programs(group, rows)
     write_record(sweep)
-    for run in sweep.runs:
+    for run in group.runs:
         rows[run.name].folder = run_folder.open_run(run.folder, run.spec, True)
-    group = VectorizedRuns(rows, sweep.workdir / "vectorized")
+    vectorized = VectorizedRuns(rows, folder)
 
     def stop(number, frame):
         del number, frame
-        group.stopping = True  # the group saves after the step in hand and ends
+        vectorized.stopping = True  # the group saves after the step in hand and ends
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
     try:
-        group.execute()
+        vectorized.execute()
     except Stopped as error:
         print(error)
         return STOPPED
     return _end(sweep, progress)
+
+
+def choose_group(sweep: Sweep) -> tuple[Sweep, Path]:
+    """The runs to make rows of, and the folder of their checkpoints.
+
+    All runs if they have begun as one group; else those that are not finished.
+    """
+    todo = tuple(run for run in sweep.runs if not run.finished)
+    folders = [
+        sweep.workdir
+        / "vectorized"
+        / config_hash({run.name: config_hash(run.spec) for run in runs})
+        for runs in (sweep.runs, todo)
+    ]
+    begun = todo and folders[0].exists()
+    return sweep._replace(runs=sweep.runs if begun else todo), folders[not begun]
 
 
 def check_shared(sweep: Sweep) -> None:

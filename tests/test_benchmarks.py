@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import backward_memory, import_time, step_time, timing
+from benchmarks import backward_memory, import_time, step_time, timing, vectorize
 from bitjax.models import CifarResNet
 
 TINY = CifarResNet(depth=8, width=2)
@@ -66,3 +66,10 @@ def test_importing_bitjax_loads_no_tensorflow():
     found = import_time.measure(rounds=1)["bitjax"]
     assert found[0, 1] > 0.0
     assert not found[:, 2].any()
+
+
+@pytest.mark.slow
+def test_rows_of_one_program_are_measured_against_runs_one_after_another():
+    ((name, count, gain, alone, together),) = vectorize.vectorized(["mlp"], [2], rounds=3)
+    assert (name, count) == ("mlp", 2) and gain.low > 0.0
+    assert 0.0 < alone and 0.0 < together

@@ -65,9 +65,12 @@ class VectorizedRuns:
           ValueError: the group's folder holds other runs.
         """
         self.keepers = {name: Keeper(run) for name, run in self.runs.items()}
+        begun = False
         try:
+            place, names, saved = self._restore()
+            begun = True
             with Progress(enabled=self.show) as progress:
-                variables = self._stages(progress)
+                variables = self._stages(place, names, saved, progress)
             results = {}
             for name, final in variables.items():
                 keeper, run = self.keepers[name], self.runs[name]
@@ -78,7 +81,8 @@ class VectorizedRuns:
             return results
         except BaseException as error:
             for name in self.runs.keys() - self.failed.keys():
-                self.keepers[name].fail(error)
+                if begun:  # else the folders may be those of other runs
+                    self.keepers[name].fail(error)
             raise
         finally:
             for keeper in self.keepers.values():
@@ -86,8 +90,9 @@ class VectorizedRuns:
             if self._checkpoints is not None:
                 self._checkpoints.close()
 
-    def _stages(self, progress: Progress) -> dict[str, PyTree]:
-        place, names, saved = self._restore()
+    def _stages(
+        self, place: Place, names: list[str], saved: dict[str, Any], progress: Progress
+    ) -> dict[str, PyTree]:
         if "variables" in saved:
             variables = dict(zip(names, rows_of(saved["variables"], len(names)), strict=True))
         else:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from bitjax.training.run_folder import config_hash
 from experiments.executors import Sweep, print_commands, write_record
 from experiments.grid import plan
 from experiments.sweep_progress import last_row
 from experiments.tabulate import keep, read
-from experiments.vectorize import check_programs, check_shared, run_vectorized
+from experiments.vectorize import check_programs, check_shared, choose_group, run_vectorized
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "configs/digits/float.py"
@@ -40,6 +41,12 @@ def planned(workdir, *grid, fixed=SMALL, config=DIGITS):
     return Sweep(config, workdir, fixed, tuple(runs), arguments)
 
 
+def finish(run):
+    run.folder.mkdir()
+    result = {"status": "finished", "config_hash": config_hash(run.spec)}
+    (run.folder / "result.json").write_text(json.dumps(result))
+
+
 def test_every_command_can_be_copied_into_a_shell(tmp_path, capsys):
     swept = planned(tmp_path / "a folder", "data.mean=(0.1,),(0.2,)", fixed=())
     print_commands(swept)
@@ -57,11 +64,7 @@ def test_a_vectorized_sweep_is_one_command(tmp_path, capsys):
 
 def test_what_is_finished_is_not_printed(tmp_path, capsys):
     swept = planned(tmp_path, "seed=0,1")
-    swept.runs[0].folder.mkdir()
-    from bitjax.training.run_folder import config_hash
-
-    result = {"status": "finished", "config_hash": config_hash(swept.runs[0].spec)}
-    (swept.runs[0].folder / "result.json").write_text(json.dumps(result))
+    finish(swept.runs[0])
     print_commands(swept)
     out, err = capsys.readouterr()
     assert "seed=1" in out and "seed=0" not in out
@@ -164,6 +167,20 @@ def test_a_vectorized_sweep_leaves_a_folder_for_every_run(tmp_path):
     # They are finished for a sweep of processes, too.
     again = sweep(*arguments[:-1])
     assert again.returncode == 0 and "before; not repeated" in again.stdout
+
+
+def test_a_group_that_began_goes_on_whole_and_a_new_one_is_of_what_is_left(tmp_path):
+    swept = planned(tmp_path, "seed=0,1,2")
+    whole, folder = choose_group(swept)
+    assert whole.runs == swept.runs and folder.parent == tmp_path / "vectorized"
+    finish(swept.runs[0])
+    left, other = choose_group(swept)
+    assert [run.name for run in left.runs] == ["seed=1", "seed=2"] and other != folder
+    folder.mkdir(parents=True)
+    assert choose_group(swept) == (swept, folder)
+    for run in swept.runs[1:]:
+        finish(run)
+    assert choose_group(swept)[0].runs == ()
 
 
 @pytest.mark.parametrize(
