@@ -12,6 +12,7 @@ from bitjax.training.vectorized import VectorizedRuns
 from experiments.build import build_run
 from experiments.executors import STOPPED, Sweep, write_record
 from experiments.grid import arguments_of, load_config
+from experiments.show import run_doctor
 from experiments.sweep_progress import SweepProgress
 
 # Read on the host at every step, for the whole group.
@@ -37,6 +38,7 @@ def run_vectorized(sweep: Sweep, slots: int) -> int:
         rows[run.name] = _build(sweep, run.overrides)
         rows[run.name].dataset = next(iter(rows.values())).dataset  # one copy in memory
     check_programs(group, rows)
+    run_doctor(next(iter(rows.values())))
     write_record(sweep)
     for run in group.runs:
         rows[run.name].folder = run_folder.open_run(run.folder, run.spec, True)

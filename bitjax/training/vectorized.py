@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from bitjax.cost import bits_of
-from bitjax.data import train_batch
+from bitjax.data import Dataset, train_batch
 from bitjax.training.checkpoint import Checkpoints
 from bitjax.training.keeper import Keeper, Place
 from bitjax.training.metrics import Progress
@@ -26,6 +26,10 @@ from bitjax.training.step import make_train_step
 
 PyTree = Any
 
+# The settings that a group's loop reads, or that are of each run's own model.
+_KNOWN = {"batch_size", "eval_batch_size", "seed", "augmentation", "calibration_size"}
+_KNOWN |= {"log_every", "checkpoint_every", "eval_every", "tensorboard", "compute_dtype"}
+
 
 class VectorizedRuns:
     """Runs of one program as the rows of one state.
@@ -35,6 +39,9 @@ class VectorizedRuns:
         or do on the host, see `rows.programs`. All use the first one's data set.
       folder: of the group's checkpoints; None keeps none.
       show: whether progress is shown.
+
+    Raises:
+      ValueError: a setting or the data set is of a kind that a group cannot follow.
 
     Example: see `tests/training/test_vectorized.py`; `experiments.sweep --vectorize` is the usual
       caller.
@@ -48,6 +55,7 @@ class VectorizedRuns:
         self.failed: dict[str, str] = {}
         self._checkpoints = Checkpoints(folder / "checkpoints") if folder else None
         for run in self.runs.values():
+            _check_known(run)
             run.dataset, run.show = self.first.dataset, False
             run.facts["vectorized"] = len(self.runs)
 
@@ -290,3 +298,18 @@ class VectorizedRuns:
 
 def _stopped(step: int) -> Stopped:
     return Stopped(f"stopped at step {step}; run the same command to resume.")
+
+
+def _check_known(run: Run) -> None:
+    defaults = type(run.settings)._field_defaults
+    for name, value in run.settings._asdict().items():
+        if name not in _KNOWN and value != defaults.get(name):
+            raise ValueError(
+                f"`{name}` must be {defaults.get(name)!r} in a vectorized group, got {value!r}: "
+                "leave it out, or run its rows one by one."
+            )
+    if not isinstance(run.dataset, Dataset):
+        raise ValueError(
+            f"the data set {run.dataset.name!r} must be in memory for a vectorized group, got a "
+            f"{type(run.dataset).__name__}: run its rows one by one."
+        )
