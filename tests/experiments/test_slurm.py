@@ -145,6 +145,7 @@ def test_a_preempted_job_saves_is_requeued_and_resumes(tmp_path):
     assert "Requeued job" in job.stdout()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_told_to_stop_by_itself_is_requeued_and_resumes(tmp_path):
     # As where Slurm sends SIGTERM to every process of a job.
     job = submitted(tmp_path, "stop()")
