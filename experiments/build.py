@@ -17,6 +17,7 @@ from bitjax import data, methods, models
 from bitjax.training import hosts, run_folder
 from bitjax.training.checkpoint import Checkpoints
 from bitjax.training.runner import Run, Settings
+from bitjax.training.settings import check_settings
 
 MODELS: dict[str, Callable] = {
     "mlp": models.MLP,
@@ -178,6 +179,28 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
     return method
 
 
+def build_settings(config: Mapping[str, Any]) -> Settings:
+    """How the run trains, apart from its method."""
+    return Settings(
+        batch_size=config["data"]["batch_size"],
+        eval_batch_size=config["data"]["eval_batch_size"],
+        augmentation=config["data"]["augmentation"],
+        **{k: config[k] for k in Settings._fields if k in config},
+    )
+
+
+def check_config(config: Mapping[str, Any]) -> methods.Method:
+    """Makes what a config names, without data and without a model's variables; the method.
+
+    Raises:
+      ValueError: one line, as `build_run` would say it.
+    """
+    method = build_method(config, build_rules(config["rules"]))
+    make(MODELS, "model", config["model"])
+    check_settings(build_settings(config))
+    return method
+
+
 def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
     """The data set, normalised as the config says."""
     spec = config["data"]
@@ -278,12 +301,7 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
             f"{classes}."
         )
     sample = np.zeros((2, *dataset.image_shape), np.float32)
-    settings = Settings(
-        batch_size=spec["data"]["batch_size"],
-        eval_batch_size=spec["data"]["eval_batch_size"],
-        augmentation=spec["data"]["augmentation"],
-        **{k: spec[k] for k in Settings._fields if k in spec},
-    )
+    settings = build_settings(spec)
     facts = {
         "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
         "model": spec["model"]["name"],

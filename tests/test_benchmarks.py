@@ -12,6 +12,7 @@ from benchmarks import (
     step_time,
     throughput,
     timing,
+    vectorize,
 )
 from bitjax.models import CifarResNet
 
@@ -128,3 +129,10 @@ def test_the_runners_loop_is_timed_against_bare_steps():
     assert 0.2 < found.loop.median < 50.0  # of steps that take next to nothing
     assert 0.1 < found.control.median < 10.0
     assert 0.2 < found.work.median < 50.0 and 0.1 < found.work_control.median < 10.0
+
+
+@pytest.mark.slow
+def test_rows_of_one_program_are_measured_against_runs_one_after_another():
+    ((name, count, gain, alone, together),) = vectorize.vectorized(["mlp"], [2], rounds=3)
+    assert (name, count) == ("mlp", 2) and gain.low > 0.0
+    assert 0.0 < alone and 0.0 < together

@@ -88,34 +88,44 @@ class Keeper:
     def restore(self) -> tuple[Place, dict[str, Any]]:
         """The place to go on from and what was saved there; the beginning if nothing was."""
         restored = self._checkpoints.restore(self._template) if self._checkpoints else None
-        if self._writer is not None:
-            self._writer.rewind(restored.step if restored else -1)
+        self.rewind(restored.step if restored else -1)
         if restored is None:
             return Place(), {}
-        meta = restored.meta
-        self.stages = [StageResult(**stage) for stage in meta["stages"]]
-        self.fractional = {s: np.asarray(n, np.float32) for s, n in meta["fractional"].items()}
-        self._began -= meta["seconds"]
-        self._stage_began = meta["stage_began"]
-        self._best_score = tuple(meta.get("best", self._best_score))
-        place = Place(*meta["place"])
+        self.recall(restored.meta)
+        place = Place(*restored.meta["place"])
         if self.run.show:
             print(f"resuming at step {restored.step} ({place.phase} of stage {place.stage})")
         return place, restored.state
 
-    def save(self, place: Place, tree: Mapping[str, Any]) -> None:
-        """Saves a checkpoint of `tree` at `place`, in the background."""
-        if self._checkpoints is None:
-            return
-        steps = sum(stage.steps for stage in self.run.method.stages[: place.stage])
-        meta = {
-            "place": list(place),
+    def rewind(self, step: int) -> None:
+        """Removes the rows of metrics behind a step."""
+        if self._writer is not None:
+            self._writer.rewind(step)
+
+    def notes(self) -> dict[str, Any]:
+        """What `recall` needs after a restart, as JSON."""
+        return {
             "stages": [stage._asdict() for stage in self.stages],
             "fractional": {s: np.asarray(n).tolist() for s, n in self.fractional.items()},
             "seconds": self.seconds(),
             "stage_began": self._stage_began,
             "best": list(self._best_score),
         }
+
+    def recall(self, notes: Mapping[str, Any]) -> None:
+        """Takes up what an earlier process noted."""
+        self.stages = [StageResult(**stage) for stage in notes["stages"]]
+        self.fractional = {s: np.asarray(n, np.float32) for s, n in notes["fractional"].items()}
+        self._began -= notes["seconds"]
+        self._stage_began = notes["stage_began"]
+        self._best_score = tuple(notes.get("best", self._best_score))
+
+    def save(self, place: Place, tree: Mapping[str, Any]) -> None:
+        """Saves a checkpoint of `tree` at `place`, in the background."""
+        if self._checkpoints is None:
+            return
+        steps = sum(stage.steps for stage in self.run.method.stages[: place.stage])
+        meta = {"place": list(place), **self.notes()}
         done = steps + (place.unit if place.phase == "train" else 0)
         self._checkpoints.save(done, dict(tree), meta)
 
@@ -193,15 +203,16 @@ class Keeper:
         """Shapes of what was saved at a place, without computing anything."""
         place = Place(*meta["place"])
         if place.phase == "train":
-            return {"state": self._abstract_state(place.stage)}
+            return {"state": self.abstract_state(place.stage)}
         if place.phase == "prepare":
             return {
-                "variables": self._abstract(place.stage),
-                "previous": self._abstract(place.stage - 1),
+                "variables": self.abstract_variables(place.stage),
+                "previous": self.abstract_variables(place.stage - 1),
             }
-        return {"variables": self._abstract(place.stage - 1)}
+        return {"variables": self.abstract_variables(place.stage - 1)}
 
-    def _abstract(self, index: int) -> dict[str, Any]:
+    def abstract_variables(self, index: int) -> dict[str, Any]:
+        """Shapes of the model's variables in a stage; -1: before the first."""
         run = self.run
         floats = {k: v for k, v in run.start.items() if k not in (QUANT, STATS)}
         shapes = jax.eval_shape(lambda: floats)
@@ -212,6 +223,7 @@ class Keeper:
         fresh = jax.eval_shape(lambda x: model.init(run.key, x), sample)
         return {**shapes, **{name: fresh[name] for name in (QUANT, STATS) if name in fresh}}
 
-    def _abstract_state(self, index: int) -> Any:
-        shapes = self._abstract(index)
+    def abstract_state(self, index: int) -> Any:
+        """Shapes of the state of a stage."""
+        shapes = self.abstract_variables(index)
         return jax.eval_shape(lambda v: self.run.fresh_state(index, v), shapes)
