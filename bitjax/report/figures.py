@@ -5,7 +5,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from bitjax.accelerators import RULES, LayerBits, speedup
-from bitjax.report.runs import RunRecord, SiteBits
+from bitjax.report.run_files import SiteBits
+from bitjax.report.runs import RunRecord
 
 
 class Figure(NamedTuple):

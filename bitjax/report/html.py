@@ -1,8 +1,8 @@
 """A comparison as one page that needs nothing else: data, script and style are all inside it.
 
-The script (`page.js`) draws everything from the data, and puts text only where text goes, never as
-HTML. The page's security policy lets exactly this script run and nothing be fetched, so that a
-run's name cannot do either.
+The script (the files of `page/`, joined) draws everything from the data, and puts text only where
+text goes, never as HTML. The page's security policy lets exactly this script run and nothing be
+fetched, so that a run's name cannot do either.
 """
 
 import base64
@@ -16,9 +16,11 @@ from typing import Any
 
 from bitjax.report.comparison import Comparison, Row
 from bitjax.report.figures import BY_KEY, COSTS, FIGURES, figures_of
-from bitjax.report.runs import RunRecord, is_number
+from bitjax.report.run_files import is_number
+from bitjax.report.runs import RunRecord
 
 _POINTS = 120  # of a curve: more than its picture has room for
+_SCRIPTS = ("base", "tables", "axes", "charts", "main")
 _CURVES = ("accuracy", "bits", "loss", "eval_accuracy")
 
 _PAGE = """<!DOCTYPE html>
@@ -52,9 +54,8 @@ def page(
       commands: by run folder, what a shell must be given to make the run again.
       title: of the page.
     """
-    files = resources.files("bitjax.report")
-    script = files.joinpath("page.js").read_text(encoding="utf-8")
-    style = files.joinpath("page.css").read_text(encoding="utf-8")
+    style = (resources.files("bitjax.report") / "page" / "page.css").read_text("utf-8")
+    script = page_script()
     return _PAGE.format(
         title=html.escape(title),
         data=_script_safe(page_data(comparison, commands)),
@@ -63,6 +64,13 @@ def page(
         script_hash=_hash(script),
         style_hash=_hash(style),
     )
+
+
+def page_script() -> str:
+    """The page's script: its files in a scope of their own."""
+    folder = resources.files("bitjax.report") / "page"
+    parts = [(folder / f"{name}.js").read_text("utf-8") for name in _SCRIPTS]
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:

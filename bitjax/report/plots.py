@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from bitjax.report.comparison import Group, row_cost
 from bitjax.report.figures import BY_KEY, layer_of
-from bitjax.report.runs import SiteBits, is_number
+from bitjax.report.run_files import SiteBits, is_number
 from bitjax.report.statistics import pareto_front
 
 _FLOAT = 16.0  # more bits than this are float, and cut off

@@ -161,6 +161,12 @@ def test_distortion_is_read_where_it_is_and_noted_where_it_is_damaged(tmp_path):
     path.write_text(json.dumps({"rates": [1, 2], "sqnr": {"uniform": [4.0, 9.5]}}))
     (record,), _ = read_runs([run])
     assert record.distortion == {"rates": [1, 2], "sqnr": {"uniform": [4.0, 9.5]}}
-    path.write_text(json.dumps({"rates": [1, 2], "sqnr": {"uniform": ["x", 9.5]}}))
-    (record,), _ = read_runs([run])
-    assert record.distortion is None and "distortion.json is damaged" in record.notes[0]
+    for rates, sqnr in (
+        ([1, 2], {"uniform": ["x", 9.5]}),
+        ([1, 2], {"uniform": [9.5]}),
+        ([], {}),
+        ([1, 2], [4.0, 9.5]),
+    ):
+        path.write_text(json.dumps({"rates": rates, "sqnr": sqnr}))
+        (record,), _ = read_runs([run])
+        assert record.distortion is None and "distortion.json is damaged" in record.notes[0]
