@@ -37,12 +37,13 @@ class Browser:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._timeout, self._count, self._buffer = timeout, 0, b""
+        chromium = find_chromium()
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         self._in, self._out = ours_in, ours_out
         # The browser wants exactly 3 and 4; a shell moves whatever they are there.
         command = (
-            f"exec {find_chromium()} --headless --no-sandbox --disable-gpu --no-first-run "
+            f"exec {chromium} --headless --no-sandbox --disable-gpu --no-first-run "
             f"--disable-dev-shm-usage --disable-background-networking --remote-debugging-pipe "
             f"--user-data-dir={profile} about:blank 3<&{theirs_in} 4>&{theirs_out}"
         )

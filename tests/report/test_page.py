@@ -12,7 +12,7 @@ import pytest
 from bitjax.report.comparison import compare
 from bitjax.report.html import curve, page, page_script
 from bitjax.report.runs import Skipped, read_runs
-from tests.browser import Browser
+from tests.browser import Browser, find_chromium
 from tests.run_folders import write_many, write_run
 
 NASTY = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>&amp;'\"`|"
@@ -120,6 +120,7 @@ def test_a_page_of_200_runs_is_built_in_10_seconds_and_below_5_megabytes(tmp_pat
 @pytest.mark.slow
 @pytest.mark.browser
 def test_a_browser_sorts_filters_and_shows_every_run_without_an_error(tmp_path):
+    find_chromium()
     folders = write_many(tmp_path / "runs", 200)
     folders.append(write_run(tmp_path / "nasty", name=NASTY, method="lsq", seed=0))
     rates = {"rates": [1, 2], "sqnr": {NASTY: [4.0, 9.5], "bound: Gaussian": [6.0, 12.0]}}
