@@ -298,7 +298,7 @@ ARGUMENTS = {
     "vgg_small_tsq_a2": ("w128", "w32"),
     "vgg_small_float": ("w128", "w32"),
 }
-SIDES = {"alexnet_bn": 67}  # the smallest picture it takes; others take 32
+SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take 32
 
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
@@ -343,8 +343,32 @@ def config_of(path, arg):
     return module.get_config(arg) if arg else module.get_config()
 
 
+IMAGENET = sorted(ROOT.glob("configs/imagenet/*.py"))
+
+
+def test_all_imagenet_configs_read_the_same_images():
+    # What they are compared with, and what they start from, must have seen the same pictures.
+    def images(path):
+        spec = plain(config_of(path, ""))
+        assert spec["model"]["num_classes"] == 1000
+        size = {"alexnet_bn": 227}.get(spec["model"]["name"], 0)  # 0: the data set's, 224
+        assert spec["data"].pop("image_size", 0) == size
+        return spec["data"]
+
+    assert images(IMAGENET[0])["name"] == "tfds:imagenet2012"
+    assert all(images(path) == images(IMAGENET[0]) for path in IMAGENET)
+
+
+def shrink(config):
+    """Makes a config's model small; dense layers of 4096 take minutes to solve."""
+    if config.model.name != "resnet50":
+        config.model.width = 4
+    if config.model.name == "mobilenet_v2":
+        config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 2))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/imagenet/*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
 def test_every_imagenet_config_takes_a_step_on_generated_data(path, monkeypatch):
     config = config_of(path, "")
     side = SIDES.get(config.model.name, 32)
@@ -357,14 +381,29 @@ def test_every_imagenet_config_takes_a_step_on_generated_data(path, monkeypatch)
     config.update(init_from="", calibration_size=2)
     config.data.update(batch_size=2, eval_batch_size=4)
     config.method.update({"warmup": 0, "code_steps" if "tsq" in path.stem else "steps": 1})
-    if config.model.name != "resnet50":
-        config.model.width = 4  # dense layers of 4096 take minutes to solve
+    shrink(config)
+    if "bitpruning" in path.stem:
+        config.method.update(fine_tune=0.0, settle=0.0)
     if "calibration_batches" in config.method:
         config.method.calibration_batches = 1
     run = build_run(config, None)
     run.show = False
     result = run.execute()
     assert result["steps"] == 1 and np.isfinite(result["stages"][-1]["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
+def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name):
+    config = config_of(ROOT / "configs" / "imagenet" / f"{name}_bitpruning.py", "")
+    shrink(config)
+    spec = plain(config)
+    side = SIDES.get(name, 32)
+    x = np.random.default_rng(0).normal(size=(4, side, side, 3)).astype(np.float32)
+    model = bj.Quantized(make(MODELS, "model", spec["model"]), build_rules(spec["rules"]))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    found = bj.doctor(model, variables, x, np.arange(4))
+    assert not [f for f in found if "below 0" in f.message or f.level == "error"]
 
 
 @pytest.mark.slow
