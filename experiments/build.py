@@ -30,7 +30,9 @@ MODELS: dict[str, Callable] = {
     "resnet56": models.resnet56,
     "vgg_small": models.VGGSmall,
     "vgg16": models.VGG16,
+    "alexnet": models.AlexNet,
     "alexnet_bn": models.AlexNetBN,
+    "mobilenet_v2": models.MobileNetV2,
 }
 QUANTIZERS: dict[str, Callable] = {
     "uniform": bj.uniform,

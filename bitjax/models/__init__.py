@@ -1,8 +1,11 @@
 """Plain Flax Linen models, with no quantization inside."""
 
+from bitjax.models.alexnet import AlexNet as AlexNet
 from bitjax.models.alexnet import AlexNetBN as AlexNetBN
 from bitjax.models.cnn import SmallCNN as SmallCNN
 from bitjax.models.mlp import MLP as MLP
+from bitjax.models.mobilenet import InvertedResidual as InvertedResidual
+from bitjax.models.mobilenet import MobileNetV2 as MobileNetV2
 from bitjax.models.pretrained import RESNET_MEAN as RESNET_MEAN
 from bitjax.models.pretrained import RESNET_STD as RESNET_STD
 from bitjax.models.pretrained import load_resnet as load_resnet

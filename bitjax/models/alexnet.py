@@ -1,10 +1,79 @@
-"""AlexNet with batch norms and without groups (Wang et al. 2018), to compare low bits on."""
+"""AlexNet as torchvision has it, and with batch norms and without groups (Wang et al. 2018)."""
 
 import math
 
 import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
+
+
+class AlexNet(nn.Module):
+    """Convolutions `conv1..5` and `fc1`, `fc2`, each with a bias and a ReLU; `head`.
+
+    Filters are 64, 192, 384, 256, 256; kernels 11x11 of stride 4, 5x5 and three of 3x3; behind
+    `conv1`, `conv2` and `conv5` a 3x3 pool of stride 2.
+
+    Attributes:
+      num_classes: Number of logits.
+      width: Filters of `conv1`; the others have 3, 6, 4, 4 times, `fc1` and `fc2` 64 times as many.
+      dropout: Probability of dropping an input of `fc1` and of `fc2` in training. A quantizer of
+        these inputs sees those that are left, at 1 / (1 - dropout) times their size.
+      dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = AlexNet(width=4)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+      >>> shapes["params"]["conv2"]["kernel"].shape, shapes["params"]["fc1"]["kernel"].shape
+      ((5, 5, 4, 12), (576, 256))
+
+    Source: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014, arXiv
+      1404.5997, laid out as torchvision's `alexnet`: 61,100,840 parameters and 0.714 G
+      multiply-adds at 224x224. Differs: `fc1` is as large as the images ask for, where torchvision
+      first brings every image to 6x6 by means; at 224x224 both are 6x6. Biases start at 0.
+    """
+
+    num_classes: int = 1000
+    width: int = 64
+    dropout: float = 0.5
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Compute logits.
+
+        Args:
+          x: [N, H, W, C] normalised images, H and W as at `init`; ImageNet's are 224x224x3.
+          train: Whether inputs are dropped, which needs the PRNG key `dropout`.
+
+        Returns:
+          [N, num_classes] logits.
+
+        Raises:
+          ValueError: If the images are smaller than 63x63.
+        """
+        _check_size(x, 63)
+        # Times of `width`, size, stride, padding, pool.
+        layers = (
+            (1, 11, 4, 2, True),
+            (3, 5, 1, 2, True),
+            (6, 3, 1, 1, False),
+            (4, 3, 1, 1, False),
+            (4, 3, 1, 1, True),
+        )
+        # PyTorch's start: no batch norm follows, so that the size of kernels counts.
+        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        for i, (times, size, stride, padding, pool) in enumerate(layers, 1):
+            filters = times * self.width
+            x = _conv(filters, size, stride, padding, self.dtype, f"conv{i}", True, init)(x)
+            x = nn.relu(x)
+            if pool:
+                x = nn.max_pool(x, (3, 3), strides=(2, 2))
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        for name in ("fc1", "fc2"):
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.relu(_dense(64 * self.width, self.dtype, name, True, init)(x))
+        return _dense(self.num_classes, self.dtype, "head", True, init)(x)
 
 
 class AlexNetBN(nn.Module):
@@ -51,10 +120,7 @@ class AlexNetBN(nn.Module):
         Raises:
           ValueError: If the images are smaller than 67x67.
         """
-        if min(x.shape[1:3]) < 67:
-            raise ValueError(
-                f"`x` must have images of 67x67 or more, got {x.shape[1]}x{x.shape[2]}."
-            )
+        _check_size(x, 67)
         # Times of `width`, size, stride, padding, pool. Caffe's pools count a last, partial window;
         # at 227 and 67 pixels there is none.
         layers = (
@@ -77,15 +143,22 @@ class AlexNetBN(nn.Module):
         return _dense(self.num_classes, self.dtype, "head")(x)
 
 
-def _conv(filters, size, stride, padding, dtype, name):
+def _check_size(x, least):
+    if min(x.shape[1:3]) < least:
+        raise ValueError(
+            f"`x` must have images of {least}x{least} or more, got {x.shape[1]}x{x.shape[2]}."
+        )
+
+
+def _conv(filters, size, stride, padding, dtype, name, bias=False, init=None):
     return nn.Conv(
         filters,
         (size, size),
         strides=(stride, stride),
         padding=padding,
-        use_bias=False,
+        use_bias=bias,
         dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=init or nn.initializers.he_normal(),
         name=name,
     )
 
@@ -102,5 +175,6 @@ def _norm(train, dtype, name):
     )
 
 
-def _dense(features, dtype, name):
-    return nn.Dense(features, use_bias=False, dtype=dtype, name=name)
+def _dense(features, dtype, name, bias=False, init=None):
+    init = init or nn.linear.default_kernel_init
+    return nn.Dense(features, use_bias=bias, dtype=dtype, kernel_init=init, name=name)

@@ -13,6 +13,7 @@ from configs.imagenet.resnet50_float import get_config as base_config
 def get_config():
     config = base_config()
     config.model = {"name": "alexnet_bn", "num_classes": 1000}
+    config.data.image_size = 227
     config.method = {
         "name": "full_precision",
         "steps": 320_000,

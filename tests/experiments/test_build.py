@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import bitjax as bj
 from bitjax.rules import quantizer_of
 from bitjax.training.checkpoint import Checkpoints
+from bitjax.visit import Visitor
 from configs.base import get_config as base
 from experiments.build import (
     MODELS,
@@ -322,7 +323,7 @@ ARGUMENTS = {
     "vgg_small_tsq_a2": ("w128", "w32"),
     "vgg_small_float": ("w128", "w32"),
 }
-SIDES = {"alexnet_bn": 67}  # the smallest picture it takes; others take 32
+SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take 32
 
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
@@ -367,6 +368,9 @@ def config_of(path, arg):
     return module.get_config(arg) if arg else module.get_config()
 
 
+IMAGENET = sorted(ROOT.glob("configs/imagenet/*.py"))
+
+
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
     """A prepared TFDS set of ImageNet's name and form, of four images a split."""
@@ -394,8 +398,29 @@ def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagene
     assert dataset.eval_split == "validation"
 
 
+def test_all_imagenet_configs_read_the_same_images():
+    # What they are compared with, and what they start from, must have seen the same pictures.
+    def images(path):
+        spec = plain(config_of(path, ""))
+        assert spec["model"]["num_classes"] == 1000
+        size = {"alexnet_bn": 227}.get(spec["model"]["name"], 0)  # 0: the data set's, 224
+        assert spec["data"].pop("image_size", 0) == size
+        return spec["data"]
+
+    assert images(IMAGENET[0])["name"] == "tfds:imagenet2012"
+    assert all(images(path) == images(IMAGENET[0]) for path in IMAGENET)
+
+
+def shrink(config):
+    """Makes a config's model small; dense layers of 4096 take minutes to solve."""
+    if config.model.name != "resnet50":
+        config.model.width = 4
+    if config.model.name == "mobilenet_v2":
+        config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 2))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/imagenet/*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
 def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(path, imagenet):
     config = config_of(path, "")
     config.data.root = str(imagenet)
@@ -403,14 +428,41 @@ def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(path, im
     config.update(init_from="", calibration_size=2)
     config.data.update(batch_size=2, eval_batch_size=4)
     config.method.update({"warmup": 0, "code_steps" if "tsq" in path.stem else "steps": 1})
-    if config.model.name != "resnet50":
-        config.model.width = 4  # dense layers of 4096 take minutes to solve
+    shrink(config)
+    if "bitpruning" in path.stem:
+        config.method.update(fine_tune=0.0, settle=0.0)
     if "calibration_batches" in config.method:
         config.method.calibration_batches = 1
     run = build_run(config, None)
     run.show = False
     result = run.execute()
     assert result["steps"] == 1 and np.isfinite(result["stages"][-1]["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
+def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name):
+    config = config_of(ROOT / "configs" / "imagenet" / f"{name}_bitpruning.py", "")
+    shrink(config)
+    spec = plain(config)
+    side = SIDES.get(name, 32)
+    x = np.random.default_rng(0).normal(size=(4, side, side, 3)).astype(np.float32)
+    model, least = bj.Quantized(make(MODELS, "model", spec["model"])), {}
+
+    class Least(Visitor):
+        def tensors(self, layer, tensors):
+            least[layer.site("input")] = tensors["input"].min()
+            return tensors
+
+    @jax.jit
+    def run(x):
+        variables = model.init(jax.random.key(0), x)
+        model.apply(variables, Least(), (x,), {}, method="observe")
+        return dict(least)
+
+    found = {site: value < 0 for site, value in run(x).items()}
+    rules = build_rules(spec["rules"])
+    assert {site: quantizer_of(rules, site).form["signed"] for site in found} == found
 
 
 @pytest.mark.slow

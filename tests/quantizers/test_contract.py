@@ -274,8 +274,15 @@ def test_decoding_the_codes_gives_exactly_what_apply_gives(name, seed, exponent,
     check_decoding(name, x, *jitted(name).init(x))
 
 
-@every_quantizer
-@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float64"])
+def dtypes_and_quantizers():
+    """Each is compiled anew for a dtype: by default float64 of one quantizer of each kind."""
+    for dtype in ("bfloat16", "float64"):
+        for name, row in ROWS.items():
+            slow = row.slow or dtype == "bfloat16" or name not in KINDS
+            yield pytest.param(name, dtype, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(dtypes_and_quantizers()))
 def test_decoding_is_exact_in_other_dtypes_too(name, dtype):
     params, stats = jitted(name).init(normal(7, 3.0, 1.0))
     with jax.enable_x64(dtype == "float64"):

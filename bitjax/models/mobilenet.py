@@ -1,0 +1,168 @@
+"""MobileNetV2 (Sandler et al. 2018): inverted residuals with linear bottlenecks."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+# Expansion, filters in quarters of the stem's, blocks, stride of the first block: table 2.
+STAGES = (
+    (1, 2, 1, 1),
+    (6, 3, 2, 2),
+    (6, 4, 3, 2),
+    (6, 8, 4, 2),
+    (6, 12, 3, 1),
+    (6, 20, 3, 2),
+    (6, 40, 1, 1),
+)
+
+
+class InvertedResidual(nn.Module):
+    """`expand` (1x1), `depthwise` (3x3, a filter per channel), `project` (1x1, no rectifier).
+
+    What leaves the block is signed: nothing rectifies it. Where the shape stays, x is added.
+
+    Attributes:
+      filters: Number of channels that leave the block.
+      stride: Stride of the depthwise convolution.
+      expansion: Times as many channels inside as come in; 1 leaves `expand` out.
+      dtype: Dtype of the computation.
+    """
+
+    filters: int
+    stride: int = 1
+    expansion: int = 6
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
+        inside = self.expansion * x.shape[-1]
+        y = x
+        if self.expansion > 1:
+            y = _conv(inside, 1, 1, 1, self.dtype, "expand")(y)
+            y = nn.relu6(_norm(train, self.dtype, "expand_bn")(y))
+        y = _conv(inside, 3, self.stride, inside, self.dtype, "depthwise")(y)
+        y = nn.relu6(_norm(train, self.dtype, "depthwise_bn")(y))
+        y = _conv(self.filters, 1, 1, 1, self.dtype, "project")(y)
+        y = _norm(train, self.dtype, "project_bn")(y)
+        return x + y if y.shape == x.shape else y
+
+
+class MobileNetStage(nn.Module):
+    """A row of blocks `block1`, `block2`, ... of one width; the first one has the stride.
+
+    Attributes:
+      blocks: Number of blocks.
+      filters: See `InvertedResidual`, as are the others.
+      stride: Stride of the first block.
+      expansion: Of every block.
+      dtype: Dtype of the computation.
+    """
+
+    blocks: int
+    filters: int
+    stride: int
+    expansion: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
+        for i in range(1, self.blocks + 1):
+            stride = self.stride if i == 1 else 1
+            block = InvertedResidual(
+                self.filters, stride, self.expansion, self.dtype, name=f"block{i}"
+            )
+            x = block(x, train)
+        return x
+
+
+class MobileNetV2(nn.Module):
+    """`stem`, `stage{1..7}/block{1..n}/{expand,depthwise,project}`, `last`, mean, `head`.
+
+    Every convolution has a batch norm, `stem_bn`, `expand_bn`, ..., and all but `project` a ReLU6
+    behind it. Signed therefore are the inputs of `stem`, `expand` and `last`; those of `depthwise`,
+    `project` and `head` are not below 0.
+
+    Attributes:
+      num_classes: Number of logits.
+      width: Filters of the stem, a multiple of 4; the others are in proportion.
+      stages: (expansion, quarters of `width` as filters, blocks, stride) of each stage.
+      dropout: Probability of dropping an input of the head in training.
+      dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Raises:
+      ValueError: If `width` is not a multiple of 4.
+
+    Example:
+      >>> model = MobileNetV2(width=8, stages=STAGES[:2])
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+      >>> block = shapes["params"]["stage2"]["block1"]
+      >>> [block[name]["kernel"].shape for name in ("expand", "depthwise", "project")]
+      [(1, 1, 4, 24), (3, 3, 1, 24), (1, 1, 24, 6)]
+
+    Source: Sandler et al., MobileNetV2, CVPR 2018, arXiv 1801.04381, table 2, laid out as
+      torchvision's `mobilenet_v2`: 3,504,872 parameters, 0.301 G multiply-adds at 224x224. Differs:
+      narrower ones are in proportion, where theirs round filters to multiples of 8 and never have
+      fewer than 1280 in `last`.
+    """
+
+    num_classes: int = 1000
+    width: int = 32
+    stages: Sequence[Sequence[int]] = STAGES
+    dropout: float = 0.2
+    dtype: DTypeLike | None = None
+
+    def __post_init__(self):
+        if self.width < 4 or self.width % 4:
+            raise ValueError(f"`width` must be a multiple of 4, got {self.width}.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Compute logits.
+
+        Args:
+          x: [N, H, W, 3] normalised images; ImageNet's are 224x224x3.
+          train: Whether batch norms use the batch's statistics and update `batch_stats`, and
+            whether inputs of the head are dropped, which needs the PRNG key `dropout`.
+
+        Returns:
+          [N, num_classes] logits.
+        """
+        x = _conv(self.width, 3, 2, 1, self.dtype, "stem")(x)
+        x = nn.relu6(_norm(train, self.dtype, "stem_bn")(x))
+        for i, (expansion, quarters, blocks, stride) in enumerate(self.stages, 1):
+            filters = self.width * quarters // 4
+            stage = MobileNetStage(blocks, filters, stride, expansion, self.dtype, name=f"stage{i}")
+            x = stage(x, train)
+        x = _conv(40 * self.width, 1, 1, 1, self.dtype, "last")(x)
+        x = nn.relu6(_norm(train, self.dtype, "last_bn")(x))
+        x = jnp.mean(x, axis=(1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        init = nn.initializers.normal(0.01)
+        return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=init, name="head")(x)
+
+
+def _conv(filters, size, stride, groups, dtype, name):
+    # Padding on both sides alike is PyTorch's rule; Flax's 'SAME' pads the far side only.
+    return nn.Conv(
+        filters,
+        (size, size),
+        strides=(stride, stride),
+        padding=size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        name=name,
+    )
+
+
+def _norm(train, dtype, name):
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
