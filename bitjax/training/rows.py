@@ -59,7 +59,4 @@ def programs(run: Run) -> list[str]:
 
 
 def _text(function: Callable, *args: Any) -> str:
-    traced = jax.jit(function).trace(*args)
-    # Arrays that the function closes over may be no part of the program's text.
-    consts = [np.asarray(c).tobytes().hex() for c in traced.jaxpr.consts]
-    return traced.lower().as_text() + "".join(consts)
+    return jax.jit(function).lower(*args).as_text()  # with the arrays that it closes over
