@@ -20,6 +20,11 @@ from bitjax.report.runs import RunRecord, read_runs
 from experiments.arguments import Parser
 
 
+# The weights it started from may be gone, and so may the devices that it was trained on.
+_HERE = {"init_from": "", "parallel": "none", "devices": 0, "accumulate": 1}
+_HERE |= {"steps_per_dispatch": 1}
+
+
 class SiteLook(NamedTuple):
     """What a site made of one batch: shares of its elements, in [0, 1]."""
 
@@ -49,8 +54,8 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
     folder = Path(record.folder) / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"there is no {folder}, and they need the weights.")
-    try:  # The weights it started from may be gone, and are not needed.
-        run = build_run({**record.settings, "init_from": ""}, None)
+    try:
+        run = build_run({**record.settings, **_HERE}, None)
     except KeyError as error:
         raise ValueError(f"config.json has no {error}, it is of another version.") from None
     stage = run.method.stages[-1]

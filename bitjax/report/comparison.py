@@ -19,7 +19,11 @@ BASELINE = "full_precision"
 _FAR_APART = 2.0  # accuracies at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
-               "tensorboard", "data.root")  # fmt: skip
+               "keep_checkpoints", "keep_best", "tensorboard", "parallel", "devices",
+               "steps_per_dispatch", "device_data_mb", "data.root")  # fmt: skip
+# What runs did before their configs could say so.
+_BEFORE = {"accumulate": "1", "compute_dtype": "float32", "data.image_size": "0",
+           "data.splits": "[]"}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -127,9 +131,12 @@ def comparable(run: RunRecord) -> str:
     model = dict(run.settings["model"])
     name = model.pop("name")
     settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(model.items()))
-    held_out = run.settings["data"].get("validation", 0)
+    data = run.settings["data"]
+    held_out = data.get("validation", 0)
     split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
-    return f"{name}({settings}) on {run.data}, {split} examples"
+    chosen = f", {_plain(data['splits'])}" if data.get("splits") else ""
+    size = f" of {data['image_size']} pixels" if data.get("image_size") else ""
+    return f"{name}({settings}) on {run.data}{chosen}, {split} examples{size}"
 
 
 def _rows(runs: Sequence[RunRecord]) -> list[Row]:
@@ -161,7 +168,7 @@ def _by_seed(runs: Sequence[RunRecord]) -> dict[int, dict[str, float]]:
 def _settings(run: RunRecord) -> dict[str, str]:
     flat = {k: _plain(v) for k, v in flatten(run.settings).items() if k not in _IRRELEVANT}
     # Which float run it started from is the seed's matter; whether from one is not.
-    return flat | {"init_from": "weights" if run.settings.get("init_from") else ""}
+    return _BEFORE | flat | {"init_from": "weights" if run.settings.get("init_from") else ""}
 
 
 def _key(run: RunRecord) -> str:

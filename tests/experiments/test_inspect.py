@@ -1,7 +1,10 @@
 """One run in the terminal: what the folder holds, and what its model does with a batch."""
 
+import json
+
 import pytest
 
+from bitjax.training.run_folder import config_hash
 from experiments import inspect
 from tests.run_folders import write_run
 
@@ -52,7 +55,7 @@ def test_no_run_or_several_end_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_saturation_zeros_and_findings_come_from_the_runs_own_model(tmp_path, capsys):
     from configs.digits.lsq import get_config
-    from experiments.build import build_run
+    from experiments.build import build_run, plain
 
     config = get_config()
     config.model = {"name": "mlp", "num_classes": 10, "features": (16,)}
@@ -72,5 +75,13 @@ def test_saturation_zeros_and_findings_come_from_the_runs_own_model(tmp_path, ca
             assert 0.2 < look.zeros < 0.8  # ternary kernels have about a third to a half
     # the image is normalised, so that an unsigned input loses what is below 0
     assert "use signed=True" in findings
+    text = call(capsys, tmp_path / "run")
+    assert "doctor:" in text and "left out" not in text
+    # looked into where there are neither so many devices nor an accelerator
+    config.devices, config.steps_per_dispatch, config.accumulate = 64, 5, 3
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result["config_hash"] = config_hash(plain(config))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(plain(config)))
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     text = call(capsys, tmp_path / "run")
     assert "doctor:" in text and "left out" not in text

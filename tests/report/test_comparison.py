@@ -56,6 +56,29 @@ def test_logging_and_the_run_that_weights_come_from_make_no_other_row(tmp_path):
     assert len(compare(found + scratch).groups[0].rows) == 2
 
 
+def test_where_a_run_was_computed_and_keys_that_older_runs_lack_make_no_other_row(tmp_path):
+    data = {"name": "digits", "eval_split": "test", "validation": 0}
+    new = {"devices": 8, "parallel": "pmap", "steps_per_dispatch": 10, "keep_best": True,
+           "keep_checkpoints": 3, "device_data_mb": 0, "accumulate": 1, "compute_dtype": "float32",
+           "data": {**data, "image_size": 0, "splits": []}}  # fmt: skip
+    found = records(tmp_path, LSQ[0], {**LSQ[1], "settings": new})
+    assert len(compare(found).groups[0].rows) == 1
+    half = {**LSQ[2], "settings": {**new, "compute_dtype": "bfloat16"}}
+    found += records(tmp_path / "more", half)
+    labels = {row.label for row in compare(found).groups[0].rows}
+    assert labels == {f"digits/lsq [compute_dtype={d}]" for d in ("float32", "bfloat16")}
+
+
+def test_runs_on_different_parts_or_sizes_of_a_data_set_are_not_comparable(tmp_path):
+    data = {"name": "digits", "eval_split": "test", "validation": 0}
+    parts = [{"splits": ["train", f"test[:{n}%]"]} for n in (50, 80)]
+    for i, changes in enumerate((parts, [{"image_size": n} for n in (160, 224)])):
+        settings = [{"settings": {"data": {**data, **change}}} for change in changes]
+        runs = ({**r, **s} for r, s in zip(LSQ, settings, strict=False))
+        with pytest.raises(ValueError, match=r"50%.*80%|160 pixels.*224 pixels"):
+            compare(records(tmp_path / str(i), *runs))
+
+
 @pytest.mark.parametrize(
     "other",
     [
