@@ -295,7 +295,7 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
     rules = build_rules(spec["rules"])
     method = build_method(spec, rules)
     model = make(MODELS, "model", spec["model"])
-    dataset = build_data(spec)
+    dataset = hosts.on_all(lambda: build_data(spec))  # one of them may lack the files
     classes = spec["model"].get("num_classes", dataset.num_classes)
     if classes != dataset.num_classes:
         raise ValueError(

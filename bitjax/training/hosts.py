@@ -3,13 +3,15 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from bitjax.training.run_folder import flatten
+
+T = TypeVar("T")
 
 # How many processes a launcher has started together; each of them finds the number here.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -156,3 +158,31 @@ def on_first(action: Callable[[], Any]) -> None:
     problem = gather(problem)[0]
     if problem:
         raise ValueError(problem)
+
+
+def on_all(action: Callable[[], T]) -> T:
+    """Does something on every host; what goes wrong on one of them stops all.
+
+    Args:
+      action: called without arguments; it may not wait for other hosts.
+
+    Raises:
+      ValueError: on every host, if there are several and one's action raised one, an OSError or an
+        ImportError; the message says what went wrong on which.
+
+    Example:
+      >>> on_all(lambda: "read")
+      'read'
+    """
+    if jax.process_count() == 1:
+        return action()
+    done: list[T] = []
+    problem = ""
+    try:
+        done.append(action())
+    except (ValueError, OSError, ImportError) as error:
+        problem = str(error) or type(error).__name__
+    problems = gather(problem)
+    if any(problems):
+        raise ValueError("; ".join(f"host {i}: {p}" for i, p in enumerate(problems) if p))
+    return done[0]

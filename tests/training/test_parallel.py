@@ -36,10 +36,10 @@ def port() -> str:
 port.calls = list(range(100))
 
 
-def start(arguments, devices, **options):
+def start(arguments, devices, **variables):
     """Starts a Python program that sees so many devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -47,7 +47,6 @@ def start(arguments, devices, **options):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **options,
     )
 
 
@@ -196,6 +195,23 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
             "on host 1; seed: 1 on host 0, 2 on host 1)." in errors
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_all_hosts_stop_where_one_of_them_lacks_the_data(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"x_train": (64, 8, 8, 1), "x_test": (32, 8, 8, 1)}
+    arrays = {name: rng.integers(0, 255, shape, np.uint8) for name, shape in arrays.items()}
+    labels = {"y_train": np.arange(64) % 10, "y_test": np.arange(32) % 10}
+    (tmp_path / "home").mkdir()
+    np.savez(tmp_path / "home" / "own.npz", **arrays, **labels)
+    at = ("--coordinator=127.0.0.1:" + port(), "--hosts=2", "--config.data.name=npz:~/own.npz")
+    homes = [tmp_path / "home", tmp_path / "elsewhere"]
+    arguments = [train(tmp_path / "run", *at, f"--host={i}") for i in range(2)]
+    both = [start(a, 1, HOME=str(home)) for a, home in zip(arguments, homes, strict=True)]
+    for _, errors in finish(both, code=1):
+        assert f"host 1: npz:~/own.npz: {homes[1] / 'own.npz'} is missing" in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_hosts_that_cannot_be_connected_are_one_line():
