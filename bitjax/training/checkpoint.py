@@ -155,13 +155,21 @@ class Checkpoints:
             self.wait()
 
     def _begin(self, step: int, state: PyTree) -> tuple[Any, Path]:
+        again, refused = 0, None
         if jax.process_index() == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-        again = max((count + 1 for other, count, _ in self._entries() if other == step), default=0)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._remove_leftovers()
+                again = max((n + 1 for other, n, _ in self._entries() if other == step), default=0)
+            except OSError as error:
+                again, refused = -1, error
         if jax.process_count() > 1:
+            # Without this the others would wait for process 0, or see what it has removed.
+            again = int(multihost_utils.broadcast_one_to_all(np.int32(again)))
             # Orbax refuses arrays that each process holds for itself.
             state = jax.tree.map(_to_host, state)
+        if again < 0:
+            raise refused or OSError("process 0 could not begin it")
         path = self._folder / (f"{step}-{again}" if again else f"{step}")
         return ocp.save_checkpointables_async(str(path), {"state": state}), path
 

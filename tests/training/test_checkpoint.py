@@ -446,7 +446,7 @@ def test_two_processes_write_one_checkpoint_and_one_process_reads_it(tmp_path):
         folder, port, index = sys.argv[1:]
         jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
         from jax.sharding import AxisType, NamedSharding, PartitionSpec
-        from bitjax.training.checkpoint import Checkpoints
+        from bitjax.training.checkpoint import Checkpoints, SaveError
         mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
         everywhere = NamedSharding(mesh, PartitionSpec())
         shared = jax.device_put(np.arange(6.0, dtype=np.float32), everywhere)
@@ -458,7 +458,17 @@ def test_two_processes_write_one_checkpoint_and_one_process_reads_it(tmp_path):
             assert restored.step == 2, restored.step
             assert restored.state["shared"].sharding == everywhere
             assert not restored.state["own"].committed
+        refused = Checkpoints(folder + "/file/inside")
+        refused.save(1, state, {})
+        try:
+            refused.close()
+        except SaveError as error:
+            reason = "Not a directory" if index == "0" else "process 0 could not begin it"
+            assert reason in str(error), error
+        else:
+            raise AssertionError("it did not fail on this process")
     """
+    (tmp_path / "file").touch()  # where no folder can be made
     port = str(20_000 + os.getpid() % 20_000)
     both = [
         subprocess.Popen(
