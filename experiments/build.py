@@ -16,6 +16,7 @@ import bitjax as bj
 from bitjax import data, methods, models
 from bitjax.training import hosts, run_folder
 from bitjax.training.checkpoint import Checkpoints
+from bitjax.training.parallel import Placement
 from bitjax.training.runner import Run, Settings
 from bitjax.training.settings import check_settings
 
@@ -278,7 +279,14 @@ def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None
     return loaded
 
 
-def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: str = "") -> Run:
+def build_run(
+    config: Any,
+    workdir: str | None,
+    *,
+    resume: bool = True,
+    source: str = "",
+    place: Placement | None = None,
+) -> Run:
     """A checked `Run` from a config; everything that can be wrong with it is wrong here.
 
     Args:
@@ -286,6 +294,7 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
       workdir: the run's folder; None keeps nothing.
       resume: whether the folder may hold this run already.
       source: the config file's path, for the record.
+      place: where it computes; chosen by the config unless given.
 
     Raises:
       ValueError: one line with key, value, expectation and remedy.
@@ -312,7 +321,7 @@ def build_run(config: Any, workdir: str | None, *, resume: bool = True, source: 
         "budget": spec["budgets"] or None,
     }
     start = load_start(spec["init_from"], model, sample)
-    run = Run(method, model, dataset, start, settings, facts=facts)
+    run = Run(method, model, dataset, start, settings, facts=facts, place=place)
     if rules:  # a rule that does nothing must not cost a download or an epoch to be found
         jax.eval_shape(bj.Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
     if workdir:

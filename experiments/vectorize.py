@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bitjax.training import run_folder
+from bitjax.training.parallel import placement
 from bitjax.training.rows import programs
 from bitjax.training.run_folder import config_hash, flatten
 from bitjax.training.runner import Run, Settings, Stopped
@@ -130,7 +131,7 @@ def _settings(spec: dict[str, Any], keys: list[str]) -> str:
 
 def _build(sweep: Sweep, overrides: dict[str, str]) -> Run:
     config = load_config(sweep.config, [*sweep.fixed, *arguments_of(overrides)])
-    return build_run(config, None, source=sweep.config)
+    return build_run(config, None, source=sweep.config, place=placement("none"))
 
 
 def _end(sweep: Sweep, progress: SweepProgress) -> int:
