@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bitjax.training.metrics import Progress
+from bitjax.training.runner import Stopped
 from configs.base import get_config as base
 from experiments.build import build_run
 from tests.data.sets import write_folder
@@ -27,26 +29,29 @@ def config(folder, steps=9) -> ConfigDict:
     return config
 
 
+class StopAt(Progress):
+    """Asks a run to stop once a step is done."""
+
+    def __init__(self, run, step):
+        super().__init__(enabled=False)
+        self.run, self.step = run, step
+
+    def update(self, step, **values):
+        super().update(step, **values)
+        if step == self.step:
+            self.run.preemption.request("the test")
+
+
 def execute(folder, workdir, stop_at=()):
     """The run's rows and result; stopped and resumed at some steps on the way."""
-    from bitjax.training.runner import Stopped
-
     for step in (*stop_at, None):
         run = build_run(config(folder), str(workdir))
         run.show = False
-        feed = run.feed
-
-        def counted(index, state, run=run, feed=feed, step=step):
-            for done, batch in enumerate(feed(index, state), int(state.step) + 1):
-                run.stopping = done == step
-                yield batch
-
-        run.feed = counted
         if step is None:
             result = run.execute()
         else:
-            with pytest.raises(Stopped):
-                run.execute()
+            with pytest.raises(Stopped, match=f"stopped at step {step} "):
+                run.execute(StopAt(run, step))
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if "second" not in k} for row in rows], result
 
