@@ -131,12 +131,9 @@ def comparable(run: RunRecord) -> str:
     model = dict(run.settings["model"])
     name = model.pop("name")
     settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(model.items()))
-    data = run.settings["data"]
-    held_out = data.get("validation", 0)
+    held_out = run.settings["data"].get("validation", 0)
     split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
-    chosen = f", {_plain(data['splits'])}" if data.get("splits") else ""
-    size = f" of {data['image_size']} pixels" if data.get("image_size") else ""
-    return f"{name}({settings}) on {run.data}{chosen}, {split} examples{size}"
+    return f"{name}({settings}) on {run.data}, {split} examples"
 
 
 def _rows(runs: Sequence[RunRecord]) -> list[Row]:

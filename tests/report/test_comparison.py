@@ -69,16 +69,6 @@ def test_where_a_run_was_computed_and_keys_that_older_runs_lack_make_no_other_ro
     assert labels == {f"digits/lsq [compute_dtype={d}]" for d in ("float32", "bfloat16")}
 
 
-def test_runs_on_different_parts_or_sizes_of_a_data_set_are_not_comparable(tmp_path):
-    data = {"name": "digits", "eval_split": "test", "validation": 0}
-    parts = [{"splits": ["train", f"test[:{n}%]"]} for n in (50, 80)]
-    for i, changes in enumerate((parts, [{"image_size": n} for n in (160, 224)])):
-        settings = [{"settings": {"data": {**data, **change}}} for change in changes]
-        runs = ({**r, **s} for r, s in zip(LSQ, settings, strict=False))
-        with pytest.raises(ValueError, match=r"50%.*80%|160 pixels.*224 pixels"):
-            compare(records(tmp_path / str(i), *runs))
-
-
 @pytest.mark.parametrize(
     "other",
     [
