@@ -19,7 +19,6 @@ from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.report.runs import RunRecord, read_runs
 from experiments.arguments import Parser
 
-
 # The weights it started from may be gone, and so may the devices that it was trained on.
 _HERE = {"init_from": "", "parallel": "none", "devices": 0, "accumulate": 1}
 _HERE |= {"steps_per_dispatch": 1}
