@@ -253,6 +253,12 @@ def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None
     path = Path(name)
     if not path.exists():
         path = Path(os.environ.get("BITJAX_DATA", ".")) / name
+    seen = hosts.gather(str((path / kind).is_dir()))
+    if len(set(seen)) > 1:
+        raise ValueError(
+            f"config.init_from={init_from!r}: host {seen.index('False')} has no {path / kind}, "
+            f"which host {seen.index('True')} has. Put it on a file system that they share."
+        )
     if kind == "best" and not (path / kind).is_dir():
         raise ValueError(
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
@@ -265,7 +271,7 @@ def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None
         if restored is None:
             raise ValueError(f"config.init_from={init_from!r} has no checkpoint; finish that run.")
         return restored.state["variables"]
-    loaded = models.load_resnet(path)
+    loaded = hosts.on_all(lambda: models.load_resnet(path))
     found, wanted = (
         {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (loaded, dict(shapes))

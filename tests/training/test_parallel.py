@@ -198,20 +198,30 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_hosts_stop_where_one_of_them_lacks_the_data(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("data.name=npz:~/own.npz", "error: host 1: npz:~/own.npz: {}/own.npz is missing"),
+        ("init_from=float", "config.init_from='float': host 1 has no {}/float/checkpoints, which"),
+        ("init_from=own.npz", "host 1: {}/own.npz is missing; give the path"),
+    ],
+)
+def test_all_hosts_stop_where_one_of_them_lacks_a_file(tmp_path, key, message):
     rng = np.random.default_rng(0)
     arrays = {"x_train": (64, 8, 8, 1), "x_test": (32, 8, 8, 1)}
     arrays = {name: rng.integers(0, 255, shape, np.uint8) for name, shape in arrays.items()}
     labels = {"y_train": np.arange(64) % 10, "y_test": np.arange(32) % 10}
-    (tmp_path / "home").mkdir()
-    np.savez(tmp_path / "home" / "own.npz", **arrays, **labels)
-    at = ("--coordinator=127.0.0.1:" + port(), "--hosts=2", "--config.data.name=npz:~/own.npz")
     homes = [tmp_path / "home", tmp_path / "elsewhere"]
-    arguments = [train(tmp_path / "run", *at, f"--host={i}") for i in range(2)]
-    both = [start(a, 1, HOME=str(home)) for a, home in zip(arguments, homes, strict=True)]
-    for _, errors in finish(both, code=1):
-        assert f"host 1: npz:~/own.npz: {homes[1] / 'own.npz'} is missing" in errors
-    assert not (tmp_path / "run").exists()
+    (homes[0] / "float" / "checkpoints").mkdir(parents=True)
+    np.savez(homes[0] / "own.npz", **arrays, **labels)
+    at = ("--coordinator=127.0.0.1:" + port(), "--hosts=2", f"--config.{key}")
+    both = [
+        start(train(tmp_path / "run", *at, f"--host={i}"), 1, HOME=str(home), BITJAX_DATA=str(home))
+        for i, home in enumerate(homes)
+    ]
+    said = finish(both, code=1)
+    assert message.format(homes[1]) in said[1][1]
+    assert said[0][1].count("error: ") == 1 and not (tmp_path / "run").exists()
 
 
 def test_hosts_that_cannot_be_connected_are_one_line():
