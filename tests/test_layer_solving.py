@@ -104,6 +104,7 @@ def test_normalisations_that_turn_channels_upside_down_are_taken_into_account():
     )
 
 
+@pytest.mark.slow
 def test_each_layer_says_what_it_was_solved_for_and_how_well():
     model, _, variables = chain()
     reports = []

@@ -425,7 +425,9 @@ def shrink(config, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
-def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(path, imagenet):
+def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(
+    path, imagenet, monkeypatch
+):
     config = config_of(path, "")
     config.data.root = str(imagenet)
     config.data.image_size = SIDES.get(config.model.name, 32)

@@ -123,8 +123,8 @@ METHODS = {
 }
 
 
-# It trains as `hwgq` does.
-SLOW = ("twn",)
+# The first trains as `hwgq` does; the others' stages have default tests of their own.
+SLOW = ("twn", "tsq", "bottleneck", "pact")
 
 
 @pytest.mark.parametrize(
