@@ -319,7 +319,7 @@ ARGUMENTS = {
         "0,solved",
     ),
     "resnet50_bottleneck_a4": ("4", "5"),
-    "resnet20_tsq_a2": ("a2", "a4", "float"),
+    "resnet20_tsq_a2": ("a2", "a4", "a4_tuned", "float"),
     "vgg_small_hwgq": ("w128", "w32"),
     "vgg_small_twn_a2": ("w128", "w32"),
     "vgg_small_tsq_a2": ("w128", "w32"),
