@@ -1,6 +1,6 @@
-"""Whether the accelerator is kept waiting: sources of batches against the step that eats them.
+"""Whether the accelerator is kept waiting: by its batches, by the loop, by one run where K fit.
 
-Run: python -m benchmarks.throughput [--sections input] [--rounds 7] [--batch 128]
+Run: python -m benchmarks.throughput [--sections input,loop,vectorized] [--rounds 7] [--batch 128]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from benchmarks import loop_overhead, vectorize
 from benchmarks.step_time import prepare as prepare_step
 from benchmarks.step_time import stages, synthetic_batch
 from benchmarks.timing import Ratio, interleave, machine, median, paired_ratio, show
@@ -178,7 +179,11 @@ def _decoding(rounds: int) -> dict[str, list[float]]:
     return {name: [s / len(photos) for s in times] for name, times in seconds.items()}
 
 
-SECTIONS: Mapping[str, Callable[[int, int], object]] = {"input": input_section}
+SECTIONS: Mapping[str, Callable[[int, int], object]] = {
+    "input": input_section,
+    "loop": lambda rounds, batch: loop_overhead.main([f"--rounds={rounds}", f"--batch={batch}"]),
+    "vectorized": lambda rounds, batch: vectorize.main([f"--rounds={rounds}"]),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

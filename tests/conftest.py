@@ -4,8 +4,12 @@ import logging
 import os
 from pathlib import Path
 
-# Before the first import of jax, which reads it once.
+# Before the first import of jax, which reads them once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time goes into compiling programs that run for milliseconds; without optimisation
+# that is a quarter less. The slow tests compile as users do.
+if os.environ.get("HYPOTHESIS_PROFILE", "default") == "default":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import pytest

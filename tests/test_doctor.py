@@ -42,7 +42,7 @@ def only(findings, level, site, text):
     assert text in findings[0].message
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_healthy_model_gives_no_findings(train):
     rules = [rule("first/.*", bitlength(init=4.5, mode="sample", granularity="per_channel"))]
     assert examine([*rules, rule(".*", uniform(bits=2, signed=None))], train=train) == ()

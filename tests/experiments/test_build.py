@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import bitjax as bj
+from bitjax.models import ImageNetResNet
 from bitjax.rules import quantizer_of
 from bitjax.training.checkpoint import Checkpoints
 from bitjax.visit import Visitor
@@ -317,7 +319,7 @@ ARGUMENTS = {
         "0,solved",
     ),
     "resnet50_bottleneck_a4": ("4", "5"),
-    "resnet20_tsq_a2": ("a2", "a4", "float"),
+    "resnet20_tsq_a2": ("a2", "a4", "a4_tuned", "float"),
     "vgg_small_hwgq": ("w128", "w32"),
     "vgg_small_twn_a2": ("w128", "w32"),
     "vgg_small_tsq_a2": ("w128", "w32"),
@@ -411,24 +413,28 @@ def test_all_imagenet_configs_read_the_same_images():
     assert all(images(path) == images(IMAGENET[0]) for path in IMAGENET)
 
 
-def shrink(config):
+def shrink(config, monkeypatch):
     """Makes a config's model small; dense layers of 4096 take minutes to solve."""
     if config.model.name != "resnet50":
         config.model.width = 4
+    if config.model.name == "resnet18":
+        monkeypatch.setitem(MODELS, "resnet18", partial(ImageNetResNet, blocks=(1, 1)))
     if config.model.name == "mobilenet_v2":
-        config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 2))
+        config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
-def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(path, imagenet):
+def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(
+    path, imagenet, monkeypatch
+):
     config = config_of(path, "")
     config.data.root = str(imagenet)
     config.data.image_size = SIDES.get(config.model.name, 32)
     config.update(init_from="", calibration_size=2)
     config.data.update(batch_size=2, eval_batch_size=4)
     config.method.update({"warmup": 0, "code_steps" if "tsq" in path.stem else "steps": 1})
-    shrink(config)
+    shrink(config, monkeypatch)
     if "bitpruning" in path.stem:
         config.method.update(fine_tune=0.0, settle=0.0)
     if "calibration_batches" in config.method:
@@ -441,9 +447,9 @@ def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(path, im
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
-def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name):
+def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name, monkeypatch):
     config = config_of(ROOT / "configs" / "imagenet" / f"{name}_bitpruning.py", "")
-    shrink(config)
+    shrink(config, monkeypatch)
     spec = plain(config)
     side = SIDES.get(name, 32)
     x = np.random.default_rng(0).normal(size=(4, side, side, 3)).astype(np.float32)

@@ -67,7 +67,12 @@ def test_bits_fall_with_the_strength_and_towards_the_budget():
 
 
 @pytest.mark.parametrize(
-    "fixed", [bj.uniform(bits=8), bj.lsq(bits=8), bj.pact(bits=8, signed=True)]
+    "fixed",
+    [
+        bj.uniform(bits=8),
+        pytest.param(bj.lsq(bits=8), marks=pytest.mark.slow),
+        pytest.param(bj.pact(bits=8, signed=True), marks=pytest.mark.slow),
+    ],
 )
 def test_fixed_bits_stay_where_they_are_beside_sites_that_learn_theirs(fixed):
     rules = (bj.rule("head/.*", fixed), *RULES)

@@ -78,7 +78,7 @@ def test_powers_of_two_make_a_code_its_own_level_exactly():
 
 
 @pytest.mark.parametrize("coefficients", ["power_of_two", "free"])
-@pytest.mark.parametrize("depth", [1, 3, 8])
+@pytest.mark.parametrize("depth", [1, pytest.param(3, marks=pytest.mark.slow), 8])
 def test_with_all_planes_the_result_is_the_uniform_grid_bit_for_bit(depth, coefficients):
     q = bitplane(depth, depth=depth, coefficients=coefficients)
     x_hat, params = quantize(q, HALF_NORMAL)
@@ -91,7 +91,10 @@ def test_with_all_planes_the_result_is_the_uniform_grid_bit_for_bit(depth, coeff
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("bits", "shift"), [(3, 5), (4, 2), (2, 0), (9, 0)])
+@pytest.mark.parametrize(
+    ("bits", "shift"),
+    [(3, 5), (9, 0), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((4, 2), (2, 0)))],
+)
 def test_a_table_of_powers_of_two_changes_no_bit_of_the_result(bits, shift, signed):
     x = NORMAL if signed else HALF_NORMAL
     forms = (bitplane(4, signed=signed, coefficients=c) for c in ("power_of_two", "free"))

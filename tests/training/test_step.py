@@ -140,6 +140,7 @@ def sharded(step, count):
     return run
 
 
+@pytest.mark.slow
 def test_two_devices_with_half_the_batch_each_take_the_step_of_one_with_all_of_it():
     method = bitpruning(RULES, steps=20, budgets=(bj.budget("bits", 4.0),), settle=0.0)
     model, stage, costs, state = prepared(Net(), method)

@@ -422,11 +422,10 @@ def test_a_row_whose_preparation_is_refused_fails_alone(tmp_path):
 
 
 def test_what_a_group_does_not_follow_is_refused(pair, monkeypatch):
-    wider = namedtuple("Wider", [*SETTINGS._fields, "keep_best"], defaults=[*SETTINGS, False])
     last = pair["row1"]
-    monkeypatch.setattr(last, "settings", wider(seed=1))
+    monkeypatch.setattr(last, "settings", SETTINGS._replace(seed=1))
     VectorizedRuns(pair, show=False)
-    monkeypatch.setattr(last, "settings", wider(keep_best=True))
+    monkeypatch.setattr(last, "settings", SETTINGS._replace(keep_best=True))
     with pytest.raises(ValueError, match="`keep_best` must be False in a vectorized group"):
         VectorizedRuns(pair, show=False)
     monkeypatch.setattr(last, "settings", SETTINGS)
