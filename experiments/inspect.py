@@ -92,6 +92,7 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
 def _restored(folder: Path, run: Any, model: Any) -> Mapping[str, Any]:
     """The variables that the last stage left."""
     import jax
+    import numpy as np
 
     from bitjax.linen import QUANT, STATS
     from bitjax.training.checkpoint import Checkpoints
@@ -101,7 +102,8 @@ def _restored(folder: Path, run: Any, model: Any) -> Mapping[str, Any]:
             raise ValueError(f"the newest checkpoint in {folder} is not of the end of the run.")
         floats = {k: v for k, v in run.start.items() if k not in (QUANT, STATS)}
         shapes = jax.eval_shape(lambda: floats)
-        sample = jax.eval_shape(run.calibration_batch)
+        images = jax.ShapeDtypeStruct((2, *run.dataset.image_shape), np.uint8)
+        sample = jax.eval_shape(lambda x: run.preprocess(None, x), images)
         fresh = jax.eval_shape(lambda x: model.init(run.key, x), sample)
         quant = {name: fresh[name] for name in (QUANT, STATS) if name in fresh}
         return {"variables": {**shapes, **quant}}

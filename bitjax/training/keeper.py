@@ -219,7 +219,9 @@ class Keeper:
         if index < 0 or not run.method.stages[index].rules:
             return shapes
         model = run.wrap(run.method.stages[index])
-        sample = jax.eval_shape(run.calibration_batch)
+        # Of the shape alone: the images themselves may have to be decoded.
+        images = jax.ShapeDtypeStruct((2, *run.dataset.image_shape), np.uint8)
+        sample = jax.eval_shape(lambda x: run.preprocess(None, x), images)
         fresh = jax.eval_shape(lambda x: model.init(run.key, x), sample)
         return {**shapes, **{name: fresh[name] for name in (QUANT, STATS) if name in fresh}}
 
