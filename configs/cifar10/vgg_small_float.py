@@ -3,7 +3,7 @@
 HWGQ's network and their 200 epochs of batch 100 with weight decay 5e-4, the peak rate of LQ-Nets'
 (0.02), falling as a cosine. Accelerator; no result yet. Command:
   python -m experiments.train --config configs/cifar10/vgg_small_float.py --workdir runs/vgg-small
-`:w32` after the file's name is a quarter of the width in 1,000 steps, for a CPU; no result yet.
+`:w32` after the file's name is a quarter of the width in 1,000 steps, for a CPU: 68.53 %.
 """
 
 import re
