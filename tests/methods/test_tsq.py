@@ -105,7 +105,7 @@ def test_a_transformation_that_is_stopped_goes_on_at_the_layer_behind(tmp_path):
     def stopping(index, previous):
         found = context(index, previous)
         if index == 1:  # at the first layer that is done
-            return found._replace(log=lambda text: setattr(stopped, "stopping", True))
+            return found._replace(log=lambda text: stopped.preemption.request("a test"))
         return found
 
     stopped._context = stopping
