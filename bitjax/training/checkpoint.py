@@ -146,7 +146,7 @@ class Checkpoints:
         job = _Job(manifest, sum(leaf.nbytes for leaf in jax.tree.leaves(state)), time.monotonic())
         try:
             saving, path = self._begin(step, state)
-        except Exception as error:
+        except Exception as error:  # Of any kind: what is no failure of the disk is raised again.
             self._note_failure(error, job, self._folder / str(step))
         else:
             self._pending = self._thread.submit(self._complete, saving, path, job)
@@ -183,7 +183,7 @@ class Checkpoints:
             saving.result()
             if jax.process_index() == 0:
                 write_manifest(path, job.manifest)
-        except Exception as error:
+        except Exception as error:  # likewise
             self._note_failure(error, job, path)
             return
         self._failed = None
