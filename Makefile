@@ -16,6 +16,7 @@ help:
 	@echo "make test-all   both"
 	@echo "make lint       formatting and lint, changing nothing"
 	@echo "make types      the type checker"
+	@echo "make docs       the documentation, its examples run, as pages in docs/_build/html"
 	@echo "make clean      remove the environments and caches (runs/ stays)"
 	@echo "PYTHON=... chooses the interpreter, 3.11 or newer; it is now $(PYTHON) ($(or $(VERSION),not found))."
 
@@ -37,8 +38,13 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
 
+docs: $(VENV)/.installed-test $(VENV)/.installed-docs
+	$(RUN) -m pytest --quiet docs
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "open $(CURDIR)/docs/_build/html/index.html"
+
 clean:
-	rm -rf .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/notebooks .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps: an extra is installed again only when setup.cfg or the environment changed.
@@ -62,4 +68,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo test test-slow test-all lint types clean FORCE
+.PHONY: help demo test test-slow test-all lint types docs clean FORCE

@@ -1,0 +1,91 @@
+"""The documentation names everything that is public, and names nothing that is not there."""
+
+import importlib
+import inspect
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+import bitjax
+from bitjax import data, methods, models, quantizers, solvers
+from configs import base
+from experiments.build import METHODS, QUANTIZERS
+from experiments.build import MODELS as MODEL_FACTORIES
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = {p.relative_to(DOCS).as_posix(): p.read_text("utf-8") for p in DOCS.rglob("*.md")}
+PAGES = {name: text for name, text in PAGES.items() if not name.startswith("_build")}
+DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:\w+):: ([\w.]+)", re.MULTILINE)
+ROLE = re.compile(r"\{py:(?:func|class|obj)\}`~?([\w.]+)`")
+DOCUMENTED = {name: page for page, text in PAGES.items() for name in DIRECTIVE.findall(text)}
+
+
+def resolve(name: str) -> object:
+    """What a name in full stands for; attributes before modules, as `bitjax.budget` is both."""
+    top, *rest = name.split(".")
+    found: object = importlib.import_module(top)
+    for i, part in enumerate(rest, 2):
+        if not hasattr(found, part):
+            importlib.import_module(".".join(name.split(".")[:i]))
+        found = getattr(found, part)
+    return found
+
+
+def exported(module: types.ModuleType) -> dict[str, object]:
+    """The names that a package's `__init__` imports, modules left aside."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+
+@pytest.mark.parametrize("module", [bitjax, quantizers, solvers, methods, models, data])
+def test_every_public_name_is_in_the_reference(module):
+    known = {id(resolve(name)) for name in DOCUMENTED}
+    missing = [name for name, value in exported(module).items() if id(value) not in known]
+    assert not missing, f"add {missing} of {module.__name__} to a page of docs/api or docs/methods"
+
+
+def test_every_documented_name_is_there_and_documented_once():
+    for name in DOCUMENTED:
+        resolve(name)
+    names = [name for text in PAGES.values() for name in DIRECTIVE.findall(text)]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_links_to_names_lead_to_documented_ones():
+    links = {(page, name) for page, text in PAGES.items() for name in ROLE.findall(text)}
+    assert not {(page, name) for page, name in links if name not in DOCUMENTED}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_has_a_page_with_its_factory_and_a_config(name):
+    page = f"methods/{name}.md"
+    assert DOCUMENTED.get(f"bitjax.methods.{name}") == page
+    configs = re.findall(r"`(configs/\w+/\w+\.py)", PAGES[page])
+    assert configs and all((DOCS.parent / path).is_file() for path in configs)
+
+
+@pytest.mark.parametrize("factory", [*QUANTIZERS.values(), *MODEL_FACTORIES.values()])
+def test_everything_that_a_config_may_name_is_in_the_reference(factory):
+    assert id(factory) in {id(resolve(name)) for name in DOCUMENTED}
+
+
+def test_every_key_of_a_config_is_in_the_configuration_reference():
+    page = PAGES["guides/configuration.md"]
+
+    def keys(config, prefix="config."):
+        for key, value in config.items():
+            yield from keys(value, f"{prefix}{key}.") if hasattr(value, "items") else [prefix + key]
+
+    missing = [key for key in keys(base.get_config()) if f"`{key}`" not in page]
+    assert not missing
+
+
+def test_pages_name_only_files_that_are_there():
+    for page, text in PAGES.items():
+        for path in re.findall(r"`((?:bitjax|configs|experiments|benchmarks)/[\w/]+\.\w+)", text):
+            assert (DOCS.parent / path).exists(), f"{page} names {path}"
