@@ -46,14 +46,30 @@ html_css_files = ["bitjax.css"]
 html_copy_source = False
 
 
-def copy_notebooks(app):
+NOTEBOOKS = """# Notebooks
+
+The notebooks of the folder `notebooks/`, with the outputs that they were committed with.
+
+```{toctree}
+:maxdepth: 1
+
+%s
+```
+"""
+
+
+def copy_notebooks(app, config):
     """Notebooks live beside the package; Sphinx reads only what is under docs/."""
     copies = HERE / "notebooks"
     shutil.rmtree(copies, ignore_errors=True)
     copies.mkdir()
-    for notebook in sorted(HERE.parent.glob("notebooks/*.ipynb")):
+    found = sorted(HERE.parent.glob("notebooks/*.ipynb"))
+    for notebook in found:
         shutil.copy(notebook, copies)
+    names = "\n".join(notebook.stem for notebook in found)
+    page = NOTEBOOKS % names if found else "# Notebooks\n\nThere are none in this version.\n"
+    (copies / "index.md").write_text(page, "utf-8")
 
 
 def setup(app):
-    app.connect("config-inited", lambda app, config: copy_notebooks(app))
+    app.connect("config-inited", copy_notebooks)
