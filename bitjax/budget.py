@@ -103,6 +103,11 @@ class Budget(NamedTuple):
 def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
     """A checked `Budget`.
 
+    Args:
+      metric: `bits`, `bytes`, `activation_bytes` or `bops`.
+      limit: in bits, bytes or bit operations per example, above 0.
+      sites: a regular expression; the cost counts the sites it matches in full.
+
     Raises:
       ValueError: an unknown metric, or a limit that is not above 0.
 

@@ -26,6 +26,9 @@ def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
     Args:
       variables: a model's variables, or its `quant` collection.
 
+    Returns:
+      `{site: bits}` in the tree's order; float sites are not in it.
+
     Example:
       >>> bits_of({"quant": {"conv": {"kernel": {"bits": jnp.float32(3.0)}}}})
       {'conv/kernel': Array(3., dtype=float32)}
@@ -68,6 +71,9 @@ def _per_layer(bits, cost: SiteCost) -> Any:
 def inner_sites(costs: Costs) -> list[str]:
     """The sites of all layers but the first and the last of the forward pass.
 
+    Args:
+      costs: from `site_costs`.
+
     Example:
       >>> inner_sites({"stem/kernel": SiteCost(1, 1, 1, "", "stem", "kernel")})
       []
@@ -80,6 +86,11 @@ def average_bits(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
     """Plain average of bits over sites, all by default; scalar float32.
 
     A per-channel site counts its mean, a scanned one as many times as it has layers.
+
+    Args:
+      bits: by site; a site that is not there is float and counts 32.
+      costs: from `site_costs`.
+      sites: those that count; all by default.
 
     Example:
       >>> costs = {r: SiteCost(1, 1, 1, r, "", r) for r in ("kernel", "input")}
@@ -94,6 +105,11 @@ def average_bits(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
 
 def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
     """Bytes of the kernels' codes: sum of elements * bits / 8; scalar float32.
+
+    Args:
+      bits: by site; a site that is not there is float and counts 32.
+      costs: from `site_costs`.
+      sites: those that count; all by default.
 
     Example:
       >>> costs = {"kernel": SiteCost(64, 16, 4, "kernel", "", "kernel")}
@@ -115,6 +131,11 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
     """Bytes of the layers' inputs for one example; scalar float32.
 
     A tensor that several layers read counts once, at its widest site.
+
+    Args:
+      bits: by site; a site that is not there is float and counts 32.
+      costs: from `site_costs`.
+      sites: those that count; all by default.
 
     Example:
       >>> read = SiteCost(64, 16, 4, "a/input", "a", "input")
@@ -175,6 +196,9 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
 def macs(costs: Costs) -> int:
     """Multiply-adds per example, every layer once.
 
+    Args:
+      costs: from `site_costs`.
+
     Example:
       >>> macs({r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")})
       12
@@ -196,6 +220,10 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     Codes count their bits, an entry of a table of bits one byte, everything else four: a
     quantizer's other leaves, the ends or the scale of an observed range, parameters without a site
     and the running statistics of normalisations.
+
+    Args:
+      variables: all collections of a model, quantized or not.
+      costs: from `site_costs`.
 
     Example:
       >>> params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}

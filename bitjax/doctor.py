@@ -127,6 +127,9 @@ def doctor(
 def report(findings: Findings) -> str:
     """The findings as text, a line each; findings that say the same share one.
 
+    Args:
+      findings: from `doctor`.
+
     Example:
       >>> print(report((Finding("error", "conv/kernel", "is all zeros"),)))
       doctor: 1 error, 0 warnings

@@ -10,7 +10,12 @@ ROLES = ("kernel", "input")
 
 
 class Rule(NamedTuple):
-    """A pattern of sites and the quantizer they get; None leaves them float."""
+    """A pattern of sites and the quantizer they get.
+
+    Attributes:
+      pattern: a regular expression, matched in full against a site's name.
+      quantizer: what they get; None leaves them float.
+    """
 
     pattern: str
     quantizer: Quantizer | None

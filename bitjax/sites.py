@@ -183,6 +183,11 @@ def total_macs(model: nn.Module, *args: Any, **kwargs: Any) -> int:
     What exceeds `macs(site_costs(...))` is computed outside the sites: attention's own products,
     raw `x @ kernel`. `summary` says so.
 
+    Args:
+      model: a Linen module, wrapped in `Quantized` or not.
+      *args: what the model is called with; the first array's leading axis is the batch.
+      **kwargs: likewise.
+
     Example:
       >>> import jax.numpy as jnp
       >>> total_macs(nn.Dense(4), jnp.ones((2, 3)))

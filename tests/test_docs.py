@@ -1,6 +1,7 @@
 """The documentation names everything that is public, and names nothing that is not there."""
 
 import importlib
+import importlib.util
 import inspect
 import re
 import types
@@ -83,6 +84,44 @@ def test_every_key_of_a_config_is_in_the_configuration_reference():
 
     missing = [key for key in keys(base.get_config()) if f"`{key}`" not in page]
     assert not missing
+
+
+DOCSTRING = """One line of |x| * y, and of `a*b`.
+
+With u = |x|:
+
+  q = clip(u * 2)
+
+Kinds:
+  one: the first, of
+    two lines.
+  two: the second.
+
+| a | b |
+|---|---|
+| 1 | x_ |
+
+Args:
+  *args: of |x|.
+
+Source: a paper, and
+  more of it.
+"""
+
+
+def test_plain_docstrings_become_markup_with_nothing_lost():
+    path = DOCS / "_ext" / "house_docstrings.py"
+    spec = importlib.util.spec_from_file_location("house_docstrings", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = module.convert(DOCSTRING)
+    assert r"One line of \|x\| \* y, and of ``a*b``." in found
+    assert "::\n\n   q = clip(u * 2)\n" in found
+    assert "* ``one``: the first, of two lines.\n* ``two``: the second." in found
+    assert "   * - a\n     - b\n   * - 1\n     - x\\_" in found
+    assert "Args:\n  *args: of \\|x\\|." in found
+    assert "**Source:** a paper, and more of it." in found
 
 
 def test_pages_name_only_files_that_are_there():

@@ -13,8 +13,10 @@ Stats = dict[str, jax.Array]
 class Axes(NamedTuple):
     """Which axes of a tensor granularity may keep.
 
-    `channel` are the filter axes of a kernel or the feature axis of an input; `group` is the axis
-    that `per_group` cuts into blocks: a kernel's input features, an input's features.
+    Attributes:
+      channel: the filter axes of a kernel, or the feature axis of an input.
+      group: the axis that `per_group` cuts into blocks: a kernel's input features, an input's
+        features.
     """
 
     channel: tuple[int, ...] = (-1,)
@@ -22,14 +24,26 @@ class Axes(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Integers that stand for a tensor, and the per-example scales they need, if any."""
+    """Integers that stand for a tensor.
+
+    Attributes:
+      codes: int32, the tensor's shape.
+      side: the per-example scales they need, if any, by name; they count in the rate.
+    """
 
     codes: jax.Array
     side: Mapping[str, jax.Array] = {}
 
 
 class Batch(NamedTuple):
-    """One batch's statistics, by the reduction that merges them across devices."""
+    """One batch's statistics, by the reduction that merges them across devices.
+
+    Attributes:
+      max: leaves of which the largest counts.
+      min: leaves of which the smallest counts.
+      sum: leaves that add up.
+      mean: leaves that are averaged.
+    """
 
     max: Mapping[str, jax.Array] = {}
     min: Mapping[str, jax.Array] = {}

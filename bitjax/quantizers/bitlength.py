@@ -290,6 +290,9 @@ def freeze(quantizer: Quantizer) -> Quantizer:
 
     Leaves keep their names, so that a stage may follow another one with it.
 
+    Args:
+      quantizer: any; only those of `bitlength` change.
+
     Example:
       >>> freeze(bitlength(init=4.0)).name
       'bitlength/fixed'

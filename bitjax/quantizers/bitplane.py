@@ -163,6 +163,12 @@ def bitplane(
 def keep_planes(params: Params, bits: int, depth: int, *, signed: bool = False) -> Params:
     """The parameters with `bits` planes kept, the highest ones of a code of `depth` planes.
 
+    Args:
+      params: of a `bitplane` quantizer.
+      bits: planes to keep, the sign's among them; 1 to `depth`, signed 2 to `depth` + 1.
+      depth: magnitude planes of the whole code.
+      signed: as the quantizer's.
+
     Raises:
       ValueError: the code has fewer planes.
 

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 def distortion(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     """Mean squared error, in units of x squared; scalar float.
 
+    Args:
+      x: any shape, float.
+      x_hat: x after quantization, its shape.
+
     Example:
       >>> float(distortion(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0])))
       0.5
@@ -19,6 +23,10 @@ def sqnr(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     """Signal to quantization noise ratio, 10 log10(mean x^2 / distortion), in dB.
 
     Without error it is +inf, also for a signal of zeros.
+
+    Args:
+      x: any shape, float.
+      x_hat: x after quantization, its shape.
 
     Example:
       >>> round(float(sqnr(jnp.array([1.0, 1.0]), jnp.array([0.9, 1.1]))), 3)

@@ -57,8 +57,10 @@ def _section(section, block):
         return block
     lines = escape("\n".join(block)).split("\n")
     # napoleon escapes the stars of *args itself.
-    return [re.sub(r"^(\s*)((?:\\\*)+)(?=\w+:)", lambda m: m[1] + "*" * m[2].count("*"), x)
-            for x in lines]
+    return [
+        re.sub(r"^(\s*)((?:\\\*)+)(?=\w+:)", lambda m: m[1] + "*" * m[2].count("*"), x)
+        for x in lines
+    ]
 
 
 def _paragraph(block):
