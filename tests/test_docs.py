@@ -86,11 +86,14 @@ def test_every_key_of_a_config_is_in_the_configuration_reference():
     assert not missing
 
 
-DOCSTRING = """One line of |x| * y, and of `a*b`.
+DOCSTRING = r"""One line of |x| * y, and of `a*b`.
 
 With u = |x|:
 
   q = clip(u * 2)
+
+$$\min_x
+x^2$$
 
 Kinds:
   one: the first, of
@@ -118,6 +121,7 @@ def test_plain_docstrings_become_markup_with_nothing_lost():
     found = module.convert(DOCSTRING)
     assert r"One line of \|x\| \* y, and of ``a*b``." in found
     assert "::\n\n   q = clip(u * 2)\n" in found
+    assert ".. math::\n\n   \\min_x\n   x^2\n" in found
     assert "* ``one``: the first, of two lines.\n* ``two``: the second." in found
     assert "   * - a\n     - b\n   * - 1\n     - x\\_" in found
     assert "Args:\n  *args: of \\|x\\|." in found

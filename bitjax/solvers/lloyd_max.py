@@ -13,7 +13,7 @@ MAX_LEVELS = 256
 def lloyd_max(values_M: ArrayLike, weights_M: ArrayLike, num_levels: int) -> Solution:
     r"""The levels, 0 and at most `num_levels - 1` others, that make the squared error least.
 
-    $$\min_{0 = l_0 < l_1 < \dots} \sum_m w_m \min_j (v_m - l_j)^2$$
+    $$\min_{0 = l_0 < l_1 < \ldots} \sum_m w_m \min_j (v_m - l_j)^2$$
 
     The cells of the best levels are runs of neighbouring values, so the last cell of the best
     quantizer of n levels leaves the best one of n - 1 to the values below it: dynamic programming,

@@ -1,22 +1,37 @@
 """Docstrings of this project as reStructuredText: they are written to be read in a terminal.
 
-The house style has no markup but single backticks, tables in Markdown and indented blocks. Here
-`*`, `|` and `_` are escaped outside code, an indented equation becomes a literal block, an
-indented list of `name: text` a list, and `Source:` a paragraph of its own. What napoleon knows
-(Args, Returns, Raises, Attributes, Example) is left to it; it runs after this.
+The house style has no markup but single backticks, equations between `$$`, tables in Markdown and
+indented blocks. Here `*`, `|` and `_` are escaped outside code, an indented equation becomes a
+literal block, an indented list of `name: text` a list, and `Source:` is set apart. What napoleon
+knows (Args, Raises, Attributes, Example) is left to it; it runs after this.
 """
 
 import re
 
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Example:")
 _CODE = re.compile(r"``.+?``|`[^`]+`", re.DOTALL)
+_SHORT = {
+    r"([\w.]+\.)?_?Buffer \| .*?complex \| bytes \| str\]": "ArrayLike",
+    r"str \| type\[[\w.]+\] \| [\w.]*dtype \| [\w.]*SupportsDType": "DTypeLike",
+    r", parent: .*?, name: str \| None = None": "",
+}
+_LABEL = re.compile(r"(Source|Args|Example): ")
 _ITEM = re.compile(r"([^\s:`]+): +\S")
 
 
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")  # whose event this is
     app.connect("autodoc-process-docstring", process, priority=100)  # napoleon's is 500
+    app.connect("autodoc-process-signature", shorten)
     return {"parallel_read_safe": True}
+
+
+def shorten(app, what, name, obj, options, signature, returns):
+    """Signatures with long types by their names, and without the fields that Flax adds."""
+    del app, what, name, obj, options
+    for pattern, short in _SHORT.items():
+        signature = signature and re.sub(pattern, short, signature)
+    return signature, returns
 
 
 def process(app, what, name, obj, options, lines):
@@ -31,7 +46,7 @@ def convert(text: str) -> str:
         first = block[0]
         if first in SECTIONS:
             section = first
-            out += [first, *_section(section, block[1:])]
+            out += ([] if first == "Returns:" else [first]) + _section(section, block[1:])
         elif section and first.startswith(" "):  # a section's further paragraph
             out += _section(section, block)
         else:
@@ -55,6 +70,8 @@ def _blocks(lines):
 def _section(section, block):
     if section == "Example:":
         return block
+    if section == "Returns:":  # napoleon takes what stands before a colon for a type
+        return [f":returns: {escape(' '.join(line.strip() for line in block))}"] if block else []
     lines = escape("\n".join(block)).split("\n")
     # napoleon escapes the stars of *args itself.
     return [
@@ -70,9 +87,12 @@ def _paragraph(block):
         return _table(block)
     if block[0].startswith(" "):
         return _indented(block)
+    if block[0].startswith("$$"):
+        equation = "\n".join(block).split("$$")[1]
+        return [".. math::", "", *(f"   {line.strip()}" for line in equation.split("\n"))]
     flush = next((i for i, line in enumerate(block) if i and line.startswith(" ")), len(block))
     head, rest = block[:flush], block[flush:]
-    if not rest:
+    if not rest and not _LABEL.match(head[0]):
         return escape("\n".join(head)).split("\n")
     if head[-1].endswith(":"):  # "Modes:" and its list
         return [*escape("\n".join(head)).split("\n"), "", *_indented(rest)]
@@ -122,5 +142,5 @@ def escape(text: str) -> str:
 
 
 def _plain(text):
-    text = re.sub(r"([*|\\])", r"\\\1", text)
+    text = re.sub(r"(\*\w+\*)|([*|\\])", lambda m: m[1] or "\\" + m[2], text)  # *word* may stay
     return re.sub(r"_(?!\w)", r"\\_", text)
