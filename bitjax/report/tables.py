@@ -71,6 +71,7 @@ def markdown(comparison: Comparison, columns: Collection[str] = tuple(BY_KEY)) -
         head += [f.title for f in keys[1:]] + ["front"]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         shared = _shared(group)
+        folder = group.rows[0].label[:shared]
         for row in group.rows:
             cells = [
                 _cell(row.method),
@@ -83,6 +84,8 @@ def markdown(comparison: Comparison, columns: Collection[str] = tuple(BY_KEY)) -
             ]
             lines.append("| " + " | ".join(cells) + " |")
         notes = [f"- {_cell(warning)}" for warning in group.warnings]
+        if folder:
+            notes.append(f"- Settings are those of {_code(folder)}.")
         notes.append(f"- Front: of top-1 against {BY_KEY[comparison.cost].title}.")
         parts += [f"### {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
     if comparison.skipped:

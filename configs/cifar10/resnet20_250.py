@@ -50,13 +50,13 @@ def get_config(point="lsq_w4a4"):
     if point not in POINTS:
         raise ValueError(f"behind the config's name comes one of {', '.join(POINTS)}, got {point}")
     method, _, bits = point.partition("_")
-    make = {
+    own = {
         "float": full_precision,
         "bitpruning": bitpruning,
         "tsq": tsq,
         "bottleneck": bottleneck,
-    }.get(method, fixed_bits)
-    config = make(bits) if make is not fixed_bits else fixed_bits(method, bits)
+    }
+    config = own[method](bits) if method in own else fixed_bits(method, bits)
     config.name = f"cifar10/resnet20_250/{point}"
     config.checkpoint_every = 50
     return config
