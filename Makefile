@@ -11,6 +11,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 help:
 	@echo "make demo       train a small quantized network on the CPU and print its table"
+	@echo "make report     its run beside those of every other method, as a page"
 	@echo "make test       the default test suite (a few minutes)"
 	@echo "make test-slow  the tests that are left out of it"
 	@echo "make test-all   both"
@@ -21,6 +22,9 @@ help:
 
 demo: $(VENV)/.installed
 	$(RUN) -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
+
+report: $(VENV)/.installed
+	$(RUN) -m experiments.compare $(wildcard runs/digits*) results/digits --out runs/report.html
 
 test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PARALLEL)
@@ -62,4 +66,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo test test-slow test-all lint types clean FORCE
+.PHONY: help demo report test test-slow test-all lint types clean FORCE
