@@ -40,7 +40,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("name", nargs="?", default="", help="of the table")
     add("--workdir", default="", help="folder of the runs' folders; runs/NAME")
     add("--results", default="results", help="folder that keeps what runs found, and tables")
-    add("--slots", type=int, default=0, help="runs at a time; one per accelerator, 1 on a CPU")
+    add(
+        "--slots",
+        type=int,
+        default=0,
+        help="runs at a time; else one per accelerator, or as suits a CPU",
+    )
     add("--anyway", action="store_true", help="also without the accelerator that it is made for")
     args = parser.parse_args(argv)
     if args.slots < 0:
@@ -66,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{args.name} is made for an accelerator, and here is none: its runs take {steps} "
                 "steps. --anyway starts them all the same."
             )
-        slots = make_slots(devices, args.slots)
-        code = run_table(table, slots)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        small = cores if table.small and devices.platform == "cpu" else 0
+        code = run_table(table, make_slots(devices, args.slots or small))
         if code == 0:
             write_table(table, workdir, Path(args.results))
     except (ValueError, OSError) as error:

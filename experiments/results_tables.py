@@ -15,7 +15,7 @@ from experiments.grid import SweepRun, arguments_of, check_folder, load_config
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("bits_weights", "bits_activations", "bits_inner", "model_bytes", "bops", "loom",
            "bit_fusion", "steps", "wall_seconds")  # fmt: skip
-_KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator"}
+_KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator", "small"}
 
 
 class ResultsTable(NamedTuple):
@@ -27,6 +27,7 @@ class ResultsTable(NamedTuple):
       about: what its rows share.
       baseline: label of the row that differences are to; the float one if empty.
       accelerator: whether it is hopeless on a CPU.
+      small: whether a run has enough to do for one core only.
       waves: its runs; those of one wave start from what an earlier one found.
       configs: of each run, by its name.
     """
@@ -36,6 +37,7 @@ class ResultsTable(NamedTuple):
     about: str
     baseline: str
     accelerator: bool
+    small: bool
     waves: tuple[tuple[SweepRun, ...], ...]
     configs: Mapping[str, str]
 
@@ -96,6 +98,7 @@ def plan_table(name: str, workdir: Path) -> ResultsTable:
         table["about"],
         table.get("baseline", ""),
         table.get("accelerator", False),
+        table.get("small", False),
         tuple(tuple(wave) for wave in waves if wave),
         configs,
     )

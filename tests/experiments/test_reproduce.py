@@ -1,6 +1,7 @@
 """One command makes a results table; what is committed is what such a command wrote."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,17 @@ def test_a_table_of_which_a_run_fails_is_not_written(small, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "not all runs are finished: no table. To go on: python -m experiments" in shown
     assert not (folders["kept"] / "small.md").exists()
+
+
+@pytest.mark.parametrize(("devices", "slots"), [(Devices("cpu", 1), None), (Devices("gpu", 3), 3)])
+def test_runs_that_are_small_have_a_core_each(small, monkeypatch, devices, slots):
+    arguments, _ = small
+    results_tables.known_tables()["small"]["small"] = True
+    seen = []
+    monkeypatch.setattr(reproduce, "find_devices", lambda: devices)
+    monkeypatch.setattr(reproduce, "run_table", lambda table, places: seen.extend(places) or 1)
+    assert run(arguments) == 1
+    assert len(seen) == (slots or len(os.sched_getaffinity(0)))
 
 
 def test_a_table_for_accelerators_says_what_it_would_take_without_one(monkeypatch, tmp_path):
