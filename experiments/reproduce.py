@@ -6,6 +6,7 @@ Finished runs are skipped and broken ones resumed, so that the same command goes
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ from experiments.devices import Slot, find_devices, make_slots
 from experiments.local_queue import run_queue
 from experiments.results_tables import (
     ResultsTable,
-    again,
     document,
     known_tables,
     plan_table,
@@ -79,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     if code:
-        print(f"not all runs are finished: no table. To go on: {again(args.name, workdir)}")
+        again = shlex.join(["python", "-m", "experiments.reproduce", *(argv or sys.argv[1:])])
+        print(f"not all runs are finished: no table. To go on: {again}")
     sys.exit(code)
 
 

@@ -1,7 +1,6 @@
 """A results table as the runs that make it: from `configs/tables/` to planned runs, to Markdown."""
 
 import importlib.util
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,11 +136,6 @@ def makers(runs: Iterable[RunRecord]) -> list[str]:
         line = f"commit {run.commit} on {run.device} ({versions})"
         seen.setdefault(line, []).append(Path(run.folder).name)
     return [f"- {line}: {', '.join(names)}" for line, names in seen.items()]
-
-
-def again(name: str, workdir: Path) -> str:
-    """The command that goes on with a table."""
-    return shlex.join(["python", "-m", "experiments.reproduce", name, "--workdir", str(workdir)])
 
 
 def _folder(workdir: Path, config: str, seed: int) -> Path:
