@@ -11,6 +11,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 help:
 	@echo "make demo       train a small quantized network on the CPU and print its table"
+	@echo "make report     its run beside those of every other method, as a page"
 	@echo "make test       the default test suite (a few minutes)"
 	@echo "make test-slow  the tests that are left out of it"
 	@echo "make test-all   both"
@@ -22,6 +23,9 @@ help:
 
 demo: $(VENV)/.installed
 	$(RUN) -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
+
+report: $(VENV)/.installed
+	$(RUN) -m experiments.compare $(wildcard runs/digits*) results/digits --out runs/report.html
 
 test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PARALLEL)
@@ -44,7 +48,7 @@ docs: $(VENV)/.installed-test $(VENV)/.installed-docs
 	@echo "open $(CURDIR)/docs/_build/html/index.html"
 
 clean:
-	rm -rf docs/_build docs/notebooks .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/notebooks docs/tables .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps: an extra is installed again only when setup.cfg or the environment changed.
@@ -68,4 +72,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo test test-slow test-all lint types docs clean FORCE
+.PHONY: help demo report test test-slow test-all lint types docs clean FORCE

@@ -46,30 +46,47 @@ html_css_files = ["bitjax.css"]
 html_copy_source = False
 
 
-NOTEBOOKS = """# Notebooks
+PAGE = """# {title}
 
-The notebooks of the folder `notebooks/`, with the outputs that they were committed with.
+{about}
 
-```{toctree}
+```{{toctree}}
 :maxdepth: 1
 
-%s
+{names}
 ```
 """
 
 
-def copy_notebooks(app, config):
-    """Notebooks live beside the package; Sphinx reads only what is under docs/."""
-    copies = HERE / "notebooks"
+def copy_pages(app, config):
+    """Sphinx reads only what is under docs/; notebooks and results tables live beside it."""
+    copy(
+        "notebooks",
+        sorted(HERE.parent.glob("notebooks/*.ipynb")),
+        "Notebooks",
+        "The notebooks of the folder `notebooks/`, with the outputs that they were committed with.",
+    )
+    copy(
+        "tables",
+        [page for page in sorted(HERE.parent.glob("results/*.md")) if page.stem != "README"],
+        "Tables",
+        "Results tables, each made by one command: `python -m experiments.reproduce NAME`.",
+    )
+
+
+def copy(folder, found, title, about):
+    """Copies pages into a folder of docs/ that git ignores, with a page that lists them."""
+    copies = HERE / folder
     shutil.rmtree(copies, ignore_errors=True)
     copies.mkdir()
-    found = sorted(HERE.parent.glob("notebooks/*.ipynb"))
-    for notebook in found:
-        shutil.copy(notebook, copies)
-    names = "\n".join(notebook.stem for notebook in found)
-    page = NOTEBOOKS % names if found else "# Notebooks\n\nThere are none in this version.\n"
-    (copies / "index.md").write_text(page, "utf-8")
+    for page in found:
+        shutil.copy(page, copies)
+    names = "\n".join(page.stem for page in found)
+    text = PAGE.format(title=title, about=about, names=names)
+    if not found:
+        text = f"# {title}\n\nThere are none in this version.\n"
+    (copies / "index.md").write_text(text, "utf-8")
 
 
 def setup(app):
-    app.connect("config-inited", copy_notebooks)
+    app.connect("config-inited", copy_pages)

@@ -100,7 +100,7 @@ def plan(
         steps = sum(stage.steps for stage in method.stages)
         planned.append(SweepRun(name, workdir / name, run, spec, steps))
     for run in planned:
-        _check_folder(run)
+        check_folder(run)
     return planned
 
 
@@ -252,6 +252,21 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def check_folder(run: SweepRun) -> None:
+    """Raises a ValueError, with the key that differs, if a run's folder holds another run."""
+    before = read_json(run.folder / "config.json")
+    now = flatten(json.loads(json.dumps(run.spec)))
+    begun = any((run.folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    was = flatten(before)
+    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
+    if begun and before and differ:
+        key = differ[0]
+        raise ValueError(
+            f"{str(run.folder)!r} holds a run of another config ({key}: {was.get(key)!r} there, "
+            f"{now.get(key)!r} now): choose another --workdir, or remove that folder."
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's mapping; an empty one where there is no file, or no whole one."""
     try:
@@ -299,17 +314,3 @@ def _close(key: str, known: Sequence[str]) -> str:
     wanted = difflib.get_close_matches(key.split(".")[-1], set(last.values()), 3, cutoff=0.75)
     near += [n for n in known if last[n] in wanted and n not in near]
     return f" (did you mean {' or '.join(near[:3])}?)" if near else ""
-
-
-def _check_folder(run: SweepRun) -> None:
-    before = read_json(run.folder / "config.json")
-    now = flatten(json.loads(json.dumps(run.spec)))
-    begun = any((run.folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    was = flatten(before)
-    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
-    if begun and before and differ:
-        key = differ[0]
-        raise ValueError(
-            f"{str(run.folder)!r} holds a run of another config ({key}: {was.get(key)!r} there, "
-            f"{now.get(key)!r} now): choose another --workdir, or remove that folder."
-        )

@@ -1,9 +1,10 @@
-"""Keeps finished runs under results/ and writes their table there and in README.md.
+"""Keeps finished runs under results/ and writes the table of all of them there.
 
 python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
 """
 
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from absl import app
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKS = ("<!-- results: written by experiments.tabulate -->", "<!-- end of results -->")
+NAME = "results"  # of the marks that the table of all of them stands between
 
 
 def keep(run: Path, results: Path) -> Path:
@@ -74,11 +75,6 @@ def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def headlines(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Without the variants of a config, what stands behind a comma: results/README.md has them."""
-    return {name: runs for name, runs in found.items() if "," not in runs[0]["config"]}
-
-
 def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
     """One line for each (machine, versions, commit) that made a result."""
     seen: dict[str, list[str]] = {}
@@ -90,25 +86,39 @@ def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n".join(f"- {line}: {', '.join(names)}" for line, names in seen.items())
 
 
-def insert(path: Path, text: str) -> None:
-    """Replaces what stands between the marks of a file."""
-    before, _, rest = path.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    path.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+def insert(path: Path, text: str, name: str = NAME) -> None:
+    """Replaces what stands between the marks of that name; a file without them stays as it is."""
+    marks = f"<!-- {name}: written by a command -->", f"<!-- end of {name} -->"
+    if not path.exists() or marks[0] not in (whole := path.read_text()):
+        return
+    before, _, rest = whole.partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    write(path, f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text; a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def rewrite(results: Path) -> str:
+    """Writes the table of all that `results` keeps into its README.md, and gives it."""
+    found = read(results)
+    insert(results / "README.md", table(found) + "\n\nMade by:\n\n" + machines(found))
+    return table(found)
 
 
 def main(argv: list[str]) -> None:
-    """Keeps the runs named on the command line and rewrites the tables."""
+    """Keeps the runs named on the command line and rewrites the table."""
     results = ROOT / "results"
     for run in argv[1:]:
         try:
             print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
         except ValueError as error:
             sys.exit(f"error: {error}")
-    found = read(results)
-    insert(results / "README.md", table(found) + "\n\nMade by:\n\n" + machines(found))
-    insert(ROOT / "README.md", table(headlines(found)))
-    print(table(found))
+    print(rewrite(results))
 
 
 if __name__ == "__main__":

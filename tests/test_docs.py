@@ -16,8 +16,9 @@ from experiments.build import METHODS, QUANTIZERS
 from experiments.build import MODELS as MODEL_FACTORIES
 
 DOCS = Path(__file__).parent.parent / "docs"
+MADE = ("_build", "notebooks", "tables")  # by `make docs`
 PAGES = {p.relative_to(DOCS).as_posix(): p.read_text("utf-8") for p in DOCS.rglob("*.md")}
-PAGES = {name: text for name, text in PAGES.items() if not name.startswith("_build")}
+PAGES = {name: text for name, text in PAGES.items() if not name.startswith(MADE)}
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:\w+):: ([\w.]+)", re.MULTILINE)
 ROLE = re.compile(r"\{py:(?:func|class|obj)\}`~?([\w.]+)`")
 DOCUMENTED = {name: page for page, text in PAGES.items() for name in DIRECTIVE.findall(text)}

@@ -16,6 +16,7 @@ from bitjax.report.statistics import (
 from bitjax.training.run_folder import flatten
 
 BASELINE = "full_precision"
+_TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated
 _FAR_APART = 2.0  # accuracies at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
@@ -130,7 +131,8 @@ def comparable(run: RunRecord) -> str:
     """What runs must share to be compared: the model with its settings, data, evaluation set."""
     model = dict(run.settings["model"])
     name = model.pop("name")
-    settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(model.items()))
+    kept = {k: v for k, v in model.items() if k not in _TRAINING_ONLY}
+    settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(kept.items()))
     held_out = run.settings["data"].get("validation", 0)
     split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
     return f"{name}({settings}) on {run.data}, {split} examples"

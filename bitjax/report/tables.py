@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Collection
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -48,11 +49,17 @@ def difference(value: Difference | None) -> str:
     return f"{100 * value.mean:+.2f}{ends} ({len(value.seeds)})"
 
 
-def markdown(comparison: Comparison) -> str:
-    """A table for each group, with its warnings below, and the folders that are left out."""
+def markdown(comparison: Comparison, columns: Collection[str] = tuple(BY_KEY)) -> str:
+    """A table for each group, with its warnings below, and the folders that are left out.
+
+    Args:
+      comparison: what it shows.
+      columns: keys of the figures that it shows beside the accuracy.
+    """
     parts = []
     for group in comparison.groups:
-        keys = [f for f in FIGURES if any(f.key in row.figures for row in group.rows)]
+        shown = [f for f in FIGURES if f.key in ("accuracy", *columns)]
+        keys = [f for f in shown if any(f.key in row.figures for row in group.rows)]
         keys = [f for f in keys if "fractional" not in f.key or _learned(group, f)]
         head = [
             "method",
@@ -63,10 +70,12 @@ def markdown(comparison: Comparison) -> str:
         ]
         head += [f.title for f in keys[1:]] + ["front"]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        shared = _shared(group)
+        folder = group.rows[0].label[:shared]
         for row in group.rows:
             cells = [
                 _cell(row.method),
-                _code(row.label),
+                _code(row.label[shared:]),
                 str(row.figures["accuracy"].count),
                 number(row.figures["accuracy"], FIGURES[0]),
                 "baseline" if row.label == group.baseline else difference(row.difference),
@@ -75,6 +84,8 @@ def markdown(comparison: Comparison) -> str:
             ]
             lines.append("| " + " | ".join(cells) + " |")
         notes = [f"- {_cell(warning)}" for warning in group.warnings]
+        if folder:
+            notes.append(f"- Settings are those of {_code(folder)}.")
         notes.append(f"- Front: of top-1 against {BY_KEY[comparison.cost].title}.")
         parts += [f"### {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
     if comparison.skipped:
@@ -145,9 +156,7 @@ def terminal(group: Group, comparison: Comparison) -> Table:
     table.add_column("setting", overflow="fold", min_width=16)
     for name in ("top-1 %", "to float", *(f.title for f in shown), "steps", "s", ""):
         table.add_column(name, justify="right", no_wrap=True)
-    # What all names begin with, a folder of configs say, tells nothing here.
-    folder = os.path.commonprefix([row.label for row in group.rows]).rpartition("/")
-    skip = len(folder[0] + folder[1])
+    skip = _shared(group)
     for row in group.rows:
         table.add_row(
             escape(row.label[skip:]),
@@ -158,6 +167,12 @@ def terminal(group: Group, comparison: Comparison) -> Table:
             "*" if row.front else "",
         )
     return table
+
+
+def _shared(group: Group) -> int:
+    """Letters that all names begin with, a folder of configs say: they tell nothing in a table."""
+    folder = os.path.commonprefix([row.label for row in group.rows]).rpartition("/")
+    return len(folder[0] + folder[1])
 
 
 def _mean(row: Row, key: str) -> Summary | None:

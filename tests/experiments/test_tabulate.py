@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.tabulate import MARKS, headlines, insert, keep, read, table
+from experiments.tabulate import insert, keep, read, table
 
 
 def result(seed, accuracy, **changes):
@@ -39,14 +39,6 @@ def test_seeds_of_a_config_share_a_row_of_means_and_spreads(tmp_path):
     assert "| 2.0 | 1.5 | 10 | 3 |" in row
 
 
-def test_variants_of_a_config_are_no_headlines():
-    rows = {
-        "a": [result(0, 0.9, config="configs/digits/method.py:0")],
-        "b": [result(0, 0.9, config="configs/digits/method.py:0,window")],
-    }
-    assert list(headlines(rows)) == ["a"]
-
-
 def test_a_run_that_stopped_early_is_not_kept(tmp_path):
     run = finished_run(tmp_path / "run", seed=0, accuracy=0.5, status="stopped")
     with pytest.raises(ValueError, match="is stopped, not finished: run its config again"):
@@ -55,6 +47,7 @@ def test_a_run_that_stopped_early_is_not_kept(tmp_path):
 
 def test_the_table_replaces_what_stands_between_the_marks(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    first, last = "<!-- results: written by a command -->", "<!-- end of results -->"
+    path.write_text(f"before\n{first}\nold\n{last}\nafter\n")
     insert(path, "new")
-    assert path.read_text() == f"before\n{MARKS[0]}\n\nnew\n\n{MARKS[1]}\nafter\n"
+    assert path.read_text() == f"before\n{first}\n\nnew\n\n{last}\nafter\n"

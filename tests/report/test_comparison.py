@@ -87,6 +87,12 @@ def test_what_is_not_comparable_is_refused_and_named_unless_it_is_grouped(tmp_pa
     assert len({group.title for group in groups}) == 2
 
 
+def test_a_model_that_drops_out_while_it_is_trained_is_the_same_model(tmp_path):
+    dropping = {"name": "small_cnn", "num_classes": 10, "dropout": 0.5}
+    (group,) = compare(records(tmp_path, FLOAT[0], {**LSQ[0], "model": dropping})).groups
+    assert len(group.rows) == 2 and "dropout" not in group.title
+
+
 def test_runs_on_different_validation_sets_are_not_comparable(tmp_path):
     sizes = [{"data": {"name": "digits", "eval_split": "validation", "validation": n}}
              for n in (100, 200)]  # fmt: skip
@@ -161,5 +167,6 @@ def test_the_files_hold_every_run_and_every_row(tmp_path):
     assert len(value["runs"]) == 6 and len(value["groups"][0]["rows"]) == 2
     assert value["skipped"] == [{"folder": "x|y", "reason": "is <b>`gone`</b>"}]
     text = markdown(comparison)
-    assert "| lsq | `digits/lsq` | 3 | 92.00 ± 1.73 | -4.00 [-6.48, -1.52] (3) |" in text
+    assert "- Settings are those of `digits/`." in text
+    assert "| lsq | `lsq` | 3 | 92.00 ± 1.73 | -4.00 [-6.48, -1.52] (3) |" in text
     assert "- `x\\|y`: is &lt;b&gt;`gone`&lt;/b&gt;" in text

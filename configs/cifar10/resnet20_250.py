@@ -1,0 +1,126 @@
+"""Every method on the published ResNet-20, CIFAR-10, two operating points each, at most 250 steps.
+
+The rows of `python -m experiments.reproduce cifar10-resnet20`. All share the float network as
+teacher, 8 bits at stem and head, the rate's shape and weight decay; steps are those of training.
+Settings are the longer configs', of this folder, as far as they have one; none was tuned for 250
+steps, and BitPruning's bits move faster by as much as there are fewer steps. What comes behind the
+file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command (minutes on 2 cores):
+  python -m experiments.train --config configs/cifar10/resnet20_250.py:lsq_w4a4 --workdir runs/lsq
+"""
+
+from configs.cifar10.resnet20_bitpruning import get_config as bitpruning_config
+from configs.cifar10.resnet20_bottleneck_a3 import get_config as bottleneck_a3_config
+from configs.cifar10.resnet20_bottleneck_a4 import get_config as bottleneck_a4_config
+from configs.cifar10.resnet20_float import get_config as float_config
+from configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
+
+STEPS = 250
+TRAINING = {
+    "steps": STEPS,
+    "learning_rate": 0.01,
+    "warmup": 10,
+    "weight_decay": 1e-4,
+    "distill": 1.0,
+    "temperature": 4.0,
+}
+PER_CHANNEL = {"granularity": "per_channel"}
+POINTS = (
+    "float",
+    "float_250",
+    "uniform_w4a4",
+    "uniform_w3a3",
+    "lsq_w4a4",
+    "lsq_w3a3",
+    "pact_w4a4",
+    "pact_w3a3",
+    "hwgq_w1a4",
+    "hwgq_w1a2",
+    "twn_w2a4",
+    "twn_w2a2",
+    "bitpruning_4",
+    "bitpruning_3",
+    "tsq_w2a4",
+    "tsq_w2a2",
+    "bottleneck_w8a4",
+    "bottleneck_w8a3",
+)
+
+
+def get_config(point="lsq_w4a4"):
+    if point not in POINTS:
+        raise ValueError(f"behind the config's name comes one of {', '.join(POINTS)}, got {point}")
+    method, _, bits = point.partition("_")
+    own = {
+        "float": full_precision,
+        "bitpruning": bitpruning,
+        "tsq": tsq,
+        "bottleneck": bottleneck,
+    }
+    config = own[method](bits) if method in own else fixed_bits(method, bits)
+    config.name = f"cifar10/resnet20_250/{point}"
+    config.checkpoint_every = 50
+    return config
+
+
+def full_precision(steps):
+    return float_config(steps or "0")
+
+
+def fixed_bits(method, bits):
+    weight_bits, input_bits = (int(digit) for digit in bits[1:].split("a"))
+    ranges = {"name": "uniform", "range": "mse"}
+    kernel, inputs = {
+        "uniform": (
+            {**ranges, **PER_CHANNEL, "bits": weight_bits, "signed": True},
+            {**ranges, "bits": input_bits, "signed": False},
+        ),
+        "lsq": (
+            {"name": "lsq", "bits": weight_bits, **PER_CHANNEL},
+            {"name": "lsq", "bits": input_bits, "signed": False},
+        ),
+        "pact": (  # its weights' grid has no learned range
+            {"name": "uniform", "range": "minmax", "bits": weight_bits, **PER_CHANNEL},
+            {"name": "pact", "bits": input_bits},
+        ),
+        "hwgq": ({"name": "binary"}, {"name": "hwgq", "bits": input_bits, "fit": "measured"}),
+        "twn": (
+            {"name": "ternary", "fit": "twn"},
+            {"name": "lsq", "bits": input_bits, "signed": False},
+        ),
+    }[method]
+    config = float_config()
+    config.method = {"name": method, **TRAINING}
+    config.rules = (*ends(), (".*/kernel", kernel), (".*/input", inputs))
+    return config
+
+
+def bitpruning(limit):
+    config = bitpruning_config()
+    config.method.update({"steps": STEPS, "bits_learning_rate": 0.035 * 600 / STEPS})
+    config.budgets = ({"metric": "bits", "limit": float(limit), "sites": "stage.*"},)
+    return config
+
+
+def tsq(bits):
+    config = tsq_config("a2" if bits == "w2a2" else "a4_tuned")  # the latter trains 200 steps
+    if bits == "w2a2":
+        config.method.update({"code_steps": 150, "fine_tune_steps": 100, "starts": 1})
+    config.rules = (*ends(), *config.rules)
+    return config
+
+
+def bottleneck(bits):
+    config = (bottleneck_a4_config if bits == "w8a4" else bottleneck_a3_config)(str(STEPS))
+    kernel = {"name": "uniform", "bits": 8, "range": "mse", "signed": True, **PER_CHANNEL}
+    config.rules = (*ends(), (".*/kernel", kernel), *config.rules)
+    return config
+
+
+def ends():
+    """The first and the last layer have 8 bits whatever the others have."""
+    eight = {"name": "uniform", "bits": 8}
+    return (
+        ("(stem|head)/kernel", {**eight, "signed": True, **PER_CHANNEL}),
+        ("stem/input", eight),  # the normalised image
+        ("head/input", {**eight, "signed": False}),
+    )

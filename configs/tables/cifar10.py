@@ -1,0 +1,44 @@
+"""Tables on CIFAR-10. `cifar10-resnet20` is made for a CPU: less than 3 hours on 2 cores.
+
+python -m experiments.reproduce cifar10-resnet20
+python -m experiments.reproduce cifar10-vgg-small-w32      # a quarter of the width, short schedules
+python -m experiments.reproduce cifar10-vgg-small          # accelerator
+"""
+
+from configs.cifar10.resnet20_250 import POINTS
+
+VGG = "configs/cifar10/vgg_small_{}.py".format
+
+
+def vgg_small(width):
+    names = ("float", "hwgq", "twn_a2", "tsq_a2")
+    return {
+        "seeds": (0,),
+        "configs": tuple(VGG(name) + width for name in names),
+        "starts": {VGG("tsq_a2") + width: VGG("float") + width},
+    }
+
+
+TABLES = {
+    "cifar10-resnet20": {
+        "title": "Every method from the published ResNet-20 on CIFAR-10",
+        "about": "From the published float weights, at most 250 steps of batch 128 with the float "
+        "network as teacher, two operating points a method, first and last layer at 8 bits; "
+        "`float_250` is the float network under the same 250 steps. No setting was chosen for "
+        "this table: they are those of longer runs.",
+        "seeds": (0,),
+        "configs": tuple(f"configs/cifar10/resnet20_250.py:{point}" for point in POINTS),
+        "baseline": "cifar10/resnet20_250/float_250",
+    },
+    "cifar10-vgg-small": {
+        "title": "Low-bit VGG-small on CIFAR-10",
+        "about": "200 epochs from scratch; two-step quantization starts from the float run.",
+        "accelerator": True,
+        **vgg_small(""),
+    },
+    "cifar10-vgg-small-w32": {
+        "title": "Low-bit VGG-small on CIFAR-10, a quarter of its width",
+        "about": "1,000 steps from scratch; two-step quantization starts from the float run.",
+        **vgg_small(":w32"),
+    },
+}

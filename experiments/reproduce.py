@@ -1,0 +1,123 @@
+"""Makes a results table again: all its runs, then results/NAME.md and a comparison page.
+
+python -m experiments.reproduce digits          # no name lists the tables
+Finished runs are skipped and broken ones resumed, so that the same command goes on.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from bitjax.report.comparison import compare
+from bitjax.report.html import page
+from bitjax.report.runs import read_runs
+from bitjax.report.tables import terminal
+from experiments import tabulate
+from experiments.arguments import Parser
+from experiments.command import command_of
+from experiments.devices import Slot, find_devices, make_slots
+from experiments.local_queue import run_queue
+from experiments.results_tables import (
+    ResultsTable,
+    document,
+    known_tables,
+    plan_table,
+    rows_alone,
+)
+from experiments.sweep_progress import SweepProgress
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; what is wrong with it ends in one line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("name", nargs="?", default="", help="of the table")
+    add("--workdir", default="", help="folder of the runs' folders; runs/NAME")
+    add("--results", default="results", help="folder that keeps what runs found, and tables")
+    add(
+        "--slots",
+        type=int,
+        default=0,
+        help="runs at a time; else one per accelerator, or as suits a CPU",
+    )
+    add("--anyway", action="store_true", help="also without the accelerator that it is made for")
+    args = parser.parse_args(argv)
+    if args.slots < 0:
+        parser.error(f"--slots must be 0 or more, got {args.slots}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs what is left of the table's runs; with all of them finished, writes it."""
+    args = parse(argv)
+    jax.config.update("jax_platforms", "cpu")  # the accelerators' memory is for the runs
+    if not args.name:
+        for name, table in sorted(known_tables().items()):
+            print(f"{name:24}{table['title']}{' (accelerator)' if 'accelerator' in table else ''}")
+        return
+    workdir = Path(args.workdir or f"runs/{args.name}")
+    try:
+        table = plan_table(args.name, workdir)
+        devices = find_devices()
+        if table.accelerator and devices.platform == "cpu" and not args.anyway:
+            steps = sum(run.steps for run in table.runs if not run.finished)
+            raise ValueError(
+                f"{args.name} is made for an accelerator, and here is none: its runs take {steps} "
+                "steps. --anyway starts them all the same."
+            )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        small = cores if table.small and devices.platform == "cpu" else 0
+        code = run_table(table, make_slots(devices, args.slots or small))
+        if code == 0:
+            write_table(table, workdir, Path(args.results))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if code:
+        again = shlex.join(["python", "-m", "experiments.reproduce", *(argv or sys.argv[1:])])
+        print(f"not all runs are finished: no table. To go on: {again}")
+    sys.exit(code)
+
+
+def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:
+    """Runs the table's waves one after another; the exit code."""
+    for wave in table.waves:
+        progress = SweepProgress(wave)
+        stopped = run_queue(wave, slots, lambda run: table.command(run, sys.executable), progress)
+        if stopped:
+            return os.EX_TEMPFAIL
+        if any(status != "finished" for status in progress.statuses.values()):
+            progress.summarize()
+            return 1
+    return 0
+
+
+def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
+    """Keeps what the runs found, and writes results/NAME.md and the comparison page."""
+    runs, skipped = read_runs([str(run.folder) for run in table.runs])
+    comparison = compare(runs, skipped=skipped, baseline=table.baseline)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    for group in comparison.groups:
+        console.print(terminal(group, comparison))
+        for warning in group.warnings:
+            console.print(warning, markup=False, soft_wrap=True)
+    for run in table.runs:
+        tabulate.keep(run.folder, results)
+    commands = {run.folder: command_of(run) for run in runs}
+    written = [workdir / "report.html", results / f"{table.name}.md"]
+    tabulate.write(written[0], page(comparison, commands, title=table.title))
+    tabulate.write(written[1], document(table, comparison))
+    tabulate.rewrite(results)
+    if results.resolve() == tabulate.ROOT / "results":
+        tabulate.insert(tabulate.ROOT / "README.md", rows_alone(comparison), table.name)
+    for path in written:
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

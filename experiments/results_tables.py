@@ -1,0 +1,156 @@
+"""A results table as the runs that make it: from `configs/tables/` to planned runs, to Markdown."""
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bitjax.report.comparison import Comparison
+from bitjax.report.runs import RunRecord
+from bitjax.report.tables import markdown
+from experiments.build import check_config, plain
+from experiments.grid import SweepRun, arguments_of, check_folder, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = ("bits_weights", "bits_activations", "bits_inner", "model_bytes", "bops", "loom",
+           "bit_fusion", "steps", "wall_seconds")  # fmt: skip
+_KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator", "small"}
+
+
+class ResultsTable(NamedTuple):
+    """A table that is planned.
+
+    Attributes:
+      name: what it is reproduced by, and its file's under results/.
+      title: its heading.
+      about: what its rows share.
+      baseline: label of the row that differences are to; the float one if empty.
+      accelerator: whether it is hopeless on a CPU.
+      small: whether a run has enough to do for one core only.
+      waves: its runs; those of one wave start from what an earlier one found.
+      configs: of each run, by its name.
+    """
+
+    name: str
+    title: str
+    about: str
+    baseline: str
+    accelerator: bool
+    small: bool
+    waves: tuple[tuple[SweepRun, ...], ...]
+    configs: Mapping[str, str]
+
+    @property
+    def runs(self) -> tuple[SweepRun, ...]:
+        """All of them, in their order."""
+        return tuple(run for wave in self.waves for run in wave)
+
+    def command(self, run: SweepRun, python: str) -> list[str]:
+        """The command of one run."""
+        arguments = [*arguments_of(run.overrides), f"--workdir={run.folder}"]
+        return [python, "-m", "experiments.train", f"--config={self.configs[run.name]}", *arguments]
+
+
+def known_tables() -> dict[str, dict[str, Any]]:
+    """All tables as `configs/tables/*.py` state them, by name."""
+    tables: dict[str, dict[str, Any]] = {}
+    for path in sorted(ROOT.glob("configs/tables/*.py")):
+        spec = importlib.util.spec_from_file_location(f"tables_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        tables |= module.TABLES
+    return tables
+
+
+def plan_table(name: str, workdir: Path) -> ResultsTable:
+    """The runs of a table, every one checked before any starts.
+
+    Args:
+      name: of the table.
+      workdir: the folder that the runs' folders are in.
+
+    Raises:
+      ValueError: one line, for a name that is unknown, a config that is refused, or a folder that
+        holds another run.
+    """
+    tables = known_tables()
+    if name not in tables:
+        raise ValueError(f"the table must be one of {', '.join(sorted(tables))}, got {name!r}.")
+    table = tables[name]
+    if unknown := sorted(table.keys() - _KEYS):
+        raise ValueError(f"table {name!r} has no key {unknown[0]!r}; it has {sorted(_KEYS)}.")
+    starts = table.get("starts", {})
+    waves: list[list[SweepRun]] = [[], []]
+    configs = {}
+    for config in table["configs"]:
+        for seed in table["seeds"]:
+            overrides = {"seed": str(seed)}
+            if config in starts:
+                overrides["init_from"] = str(_folder(workdir, starts[config], seed))
+            run = _plan(config, _folder(workdir, config, seed), overrides)
+            waves[config in starts].append(run)
+            configs[run.name] = config
+    return ResultsTable(
+        name,
+        table["title"],
+        table["about"],
+        table.get("baseline", ""),
+        table.get("accelerator", False),
+        table.get("small", False),
+        tuple(tuple(wave) for wave in waves if wave),
+        configs,
+    )
+
+
+def document(table: ResultsTable, comparison: Comparison) -> str:
+    """A table's page under results/: what it is, its command, the rows, who made them."""
+    runs = [run for group in comparison.groups for row in group.rows for run in row.runs]
+    minutes = sum(run.wall_seconds for run in runs) / 60
+    bits = "Bits are plain averages over sites after rounding, a float site counts 32."
+    return "\n\n".join(
+        [
+            f"# {table.title}",
+            table.about,
+            f"```\npython -m experiments.reproduce {table.name}\n```",
+            f"{len(runs)} runs, {minutes:.0f} minutes of wall time together. Top-1 is on the test "
+            f"set, of the final integer model. {bits} Loom and Bit Fusion: speed-up over 16 bits.",
+            markdown(comparison, COLUMNS).strip(),
+            "Made by:",
+            "\n".join(makers(runs)),
+        ]
+    ) + "\n"  # fmt: skip
+
+
+def rows_alone(comparison: Comparison) -> str:
+    """The rows alone, for a page that shows several tables."""
+    lines = markdown(comparison, COLUMNS).splitlines()
+    return "\n".join(line for line in lines if line.startswith("|"))
+
+
+def makers(runs: Iterable[RunRecord]) -> list[str]:
+    """A line for each commit, machine and set of versions, with the runs that they made."""
+    seen: dict[str, list[str]] = {}
+    for run in runs:
+        versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        line = f"commit {run.commit} on {run.device} ({versions})"
+        seen.setdefault(line, []).append(Path(run.folder).name)
+    return [f"- {line}: {', '.join(names)}" for line, names in seen.items()]
+
+
+def _folder(workdir: Path, config: str, seed: int) -> Path:
+    path, _, variant = config.partition(":")
+    stem = Path(path).stem
+    return workdir / f"{stem}{'-' if variant else ''}{variant}-seed{seed}"
+
+
+def _plan(config: str, folder: Path, overrides: dict[str, str]) -> SweepRun:
+    spec = plain(load_config(config, arguments_of(overrides)))
+    try:
+        method = check_config(spec)
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+    steps = sum(stage.steps for stage in method.stages)
+    run = SweepRun(folder.name, folder, overrides, spec, steps)
+    check_folder(run)
+    return run

@@ -1,0 +1,192 @@
+"""One command makes a results table; what is committed is what such a command wrote."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bitjax.report.comparison import comparable, compare
+from bitjax.report.runs import read_runs
+from experiments import reproduce, results_tables
+from experiments.build import METHODS
+from experiments.devices import Devices
+from experiments.results_tables import document, known_tables, plan_table, rows_alone
+from experiments.tabulate import ROOT, insert
+
+EVALUATED = {"data": "any", "eval_split": "test"}
+CONFIG = """
+from configs.digits.float import get_config as base
+
+def get_config(arg="float"):
+    config = base()
+    config.name = f"small/{arg}"
+    config.model.name = "mlp"
+    config.method = {"name": "full_precision", "steps": 20, "learning_rate": 0.05}
+    config.checkpoint_every = 5
+    if arg != "float":
+        config.method = {"name": arg, "steps": 10, "learning_rate": 0.05}
+        config.rules = ((".*", {"name": "uniform", "bits": 4, "range": "minmax"}),)
+    return config
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A table of a float run and one that starts from it, two seeds; gives its arguments."""
+    path = tmp_path / "small.py"
+    path.write_text(CONFIG)
+    table = {
+        "title": "A small table",
+        "about": "About it.",
+        "seeds": (0, 1),
+        "configs": (f"{path}:uniform", f"{path}:float"),
+        "starts": {f"{path}:uniform": f"{path}:float"},
+    }
+    monkeypatch.setattr(results_tables, "known_tables", lambda: {"small": table})
+    monkeypatch.chdir(ROOT)
+    folders = {name: tmp_path / name for name in ("runs", "kept")}
+    folders["kept"].mkdir()
+    (folders["kept"] / "README.md").write_text(
+        "<!-- results: written by a command -->\n<!-- end of results -->\n"
+    )
+    yield ["small", "--workdir", str(folders["runs"]), "--results", str(folders["kept"])], folders
+
+
+def run(arguments):
+    """The command's exit code."""
+    with pytest.raises(SystemExit) as end:
+        reproduce.main(arguments)
+    return end.value.code
+
+
+@pytest.mark.parametrize("name", known_tables())
+def test_every_run_of_every_table_is_a_config_that_its_method_accepts(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = plan_table(name, tmp_path)
+    assert len({run.folder for run in table.runs}) == len(table.runs)
+    assert {run.spec["method"]["name"] for run in table.runs} & {"full_precision"}
+    compared = {comparable(SimpleNamespace(settings=run.spec, **EVALUATED)) for run in table.runs}
+    assert len(compared) == 1, "its page would be refused after all that training"
+    for run in table.runs:
+        start = run.overrides.get("init_from")
+        assert not start or Path(start) in {other.folder for other in table.waves[0]}
+
+
+def test_the_digits_are_compared_by_every_method_with_three_seeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = plan_table("digits", tmp_path).runs
+    assert sorted((r.spec["method"]["name"], r.spec["seed"]) for r in runs) == sorted(
+        (method, seed) for method in METHODS for seed in range(3)
+    )
+
+
+def test_resnet20_has_two_points_of_every_method_in_at_most_250_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = plan_table("cifar10-resnet20", tmp_path).runs
+    assert sorted(r.spec["method"]["name"] for r in runs) == sorted(2 * list(METHODS))
+    assert max(run.steps for run in runs) == 250
+    assert len({run.spec["name"] for run in runs}) == len(runs)
+
+
+@pytest.mark.slow
+def test_a_table_is_made_kept_skipped_and_its_broken_runs_are_resumed(small, capsys):
+    arguments, folders = small
+    assert run(arguments) == 0
+    text = (folders["kept"] / "small.md").read_text()
+    assert text.startswith("# A small table\n\nAbout it.")
+    assert "python -m experiments.reproduce small" in text
+    assert "| uniform | `uniform` | 2 |" in text and "| full_precision | `float` | 2 |" in text
+    assert "commit " in text and "jax " in text and "small-uniform-seed1" in text
+    assert "small.py:uniform" in (folders["kept"] / "README.md").read_text()
+    assert "<html" in (folders["runs"] / "report.html").read_text()
+
+    started = folders["runs"] / "small-uniform-seed0"
+    first = json.loads((started / "result.json").read_text())
+    (started / "result.json").unlink()
+    shutil.rmtree(folders["runs"] / "small-float-seed1")
+    capsys.readouterr()
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("not repeated") == 2
+    second = json.loads((started / "result.json").read_text())
+    assert second["accuracy"] == first["accuracy"]
+
+
+@pytest.mark.slow
+def test_a_table_of_which_a_run_fails_is_not_written(small, capsys, tmp_path):
+    arguments, folders = small
+    table = results_tables.known_tables()["small"]
+    table["configs"], table["starts"] = table["configs"][1:], {}
+    (tmp_path / "small.py").write_text(
+        CONFIG.replace("config = base()", "config = base(); config.model.features = (0.5,)")
+    )
+    assert run(arguments) == 1
+    shown = capsys.readouterr().out
+    assert "not all runs are finished: no table. To go on: python -m experiments" in shown
+    assert not (folders["kept"] / "small.md").exists()
+
+
+@pytest.mark.parametrize(("devices", "slots"), [(Devices("cpu", 1), None), (Devices("gpu", 3), 3)])
+def test_runs_that_are_small_have_a_core_each(small, monkeypatch, devices, slots):
+    arguments, _ = small
+    results_tables.known_tables()["small"]["small"] = True
+    seen = []
+    monkeypatch.setattr(reproduce, "find_devices", lambda: devices)
+    monkeypatch.setattr(reproduce, "run_table", lambda table, places: seen.extend(places) or 1)
+    assert run(arguments) == 1
+    assert len(seen) == (slots or len(os.sched_getaffinity(0)))
+
+
+def test_a_table_for_accelerators_says_what_it_would_take_without_one(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(reproduce, "find_devices", lambda: Devices("cpu", 1))
+    code = run(["imagenet-resnet18", "--workdir", str(tmp_path)])
+    assert str(code).startswith("error: imagenet-resnet18 is made for an accelerator, and here is")
+    assert "--anyway" in str(code) and not list(tmp_path.iterdir())
+
+
+def test_a_name_that_no_table_has_is_answered_with_those_there_are(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert "must be one of cifar10-resnet20, " in str(run(["cifar10"]))
+
+
+def test_without_a_name_the_tables_are_listed(capsys):
+    reproduce.main([])
+    assert "digits " in (listed := capsys.readouterr().out)
+    assert len(listed.splitlines()) == len(known_tables())
+
+
+def test_a_folder_that_holds_another_run_stops_the_table_before_it_starts(small):
+    arguments, folders = small
+    folder = folders["runs"] / "small-float-seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"seed": 5}))
+    (folder / "metrics.jsonl").touch()
+    assert "holds a run of another config" in str(run(arguments))
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-resnet20"])
+def test_committed_tables_are_those_of_the_committed_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = plan_table(name, tmp_path)
+    named = [r.spec["name"] or table.configs[r.name][8:-3] for r in table.runs]
+    folders = [
+        f"results/{name}/seed{r.spec['seed']}" for name, r in zip(named, table.runs, strict=True)
+    ]
+    runs, skipped = read_runs(folders)
+    assert not skipped and [run.folder for run in runs] == folders
+    comparison = compare(runs, baseline=table.baseline)
+    written = (ROOT / "results" / f"{name}.md").read_text()
+    # Records are kept under other names than they were run under.
+    assert document(table, comparison).split("Made by:")[0] == written.split("Made by:")[0]
+    assert rows_alone(comparison) in (ROOT / "README.md").read_text()
+
+
+def test_a_readme_without_the_marks_stays_as_it_is(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("nothing here\n")
+    insert(path, "new", "digits")
+    assert path.read_text() == "nothing here\n"
