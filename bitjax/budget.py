@@ -33,7 +33,8 @@ def penalty(
     | bops | none: sum of MACs * n_w * n_a / (8 * sum of MACs), 8 when all bits are 8 |
     | a mapping | the number given for the site, as it is; sites not in it count 0 |
 
-    Each lambda but the user's own sums to 1, so that a strength means the same in every network.
+    The lambdas of `equal`, `macs` and `bytes` sum to 1, so that a strength means the same in every
+    network; the user's own are taken as they are.
 
     Args:
       quant: the collection `quant`, or all variables.

@@ -30,10 +30,10 @@ class Settings(NamedTuple):
         is what it learned in the first step, if it did.
       positions: patches of an example.
       ridge: pull towards the float filters, see `solvers.fit_codes`.
-      joint: every code at its own best scale; else one scale for each sweep, as in the paper.
+      joint: every code at its own best scale; else one scale for each sweep.
       pair_moves: also changes two codes at once; not where patches are fewer than inputs.
       starts: of the descent; likewise.
-      strengths: lambda of the splitting, one after the other, for the target `codes`.
+      strengths: lambda of the splitting, one after the other, for the targets `codes` and `relu`.
       iterations: of the splitting, for each strength.
       max_sweeps: of one descent.
       seed: of patches and starts.

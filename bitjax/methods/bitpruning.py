@@ -67,12 +67,13 @@ def bitpruning(
       fine_tune: share of the steps that the second stage gets.
       gamma: strength of the soft penalty; 0 where only budgets act.
       criterion: of the penalty, see `bitjax.penalty`.
-      budgets: hard limits; multipliers start at 0 and are raised 40 times over the stage, so that
-        no strength has to be tuned.
-      rounding: `ceil` (the paper), `nearest` or `budget`, see `round_bits`. None: `budget` where
-        there are budgets, which nothing else is sure to meet on integers, else `nearest`.
+      budgets: hard limits; multipliers start at 0 and move at 40 steps of the stage, where costs
+        are within 10 % of their limits, so that no strength has to be tuned.
+      rounding: `ceil` (the paper's, as we recall it), `nearest` or `budget`, see `round_bits`.
+        None: `budget` where there are budgets, which nothing else is sure to meet on integers, else
+        `nearest`.
       settle: share of the first stage's steps before the penalty and budgets act, for ranges to
-        settle (the paper's network otherwise drives early layers to one bit and stays there).
+        settle (early layers may otherwise be driven to one bit, and stay there).
       learning_rate: the weights' peak, SGD with a cosine over both stages.
       fine_tune_learning_rate: the second stage's peak; where the first cosine left off by default.
       momentum: of SGD.
@@ -95,8 +96,8 @@ def bitpruning(
       >>> [stage.name for stage in bitpruning((), steps=10, gamma=0.1).stages]
       ['learn_bits', 'freeze_bits']
 
-    Source: arXiv 2002.03090: blend, regularizer, round up and fine-tune. Departures: Adam for bits,
-      nearest rounding, budgets, 0.0 made a code at the freeze.
+    Source: arXiv 2002.03090, recalled: blend, regularizer, round up and fine-tune. Departures: Adam
+      for bits, nearest rounding, budgets, 0.0 made a code at the freeze.
     """
     rounding = _rounding(rounding, budgets, tied)
     for name, share in (("fine_tune", fine_tune), ("settle", settle)):

@@ -119,8 +119,8 @@ def fit_codes(
         >>> fit.codes_MxN.tolist(), fit.scale_M.tolist()
         ([[1.0, 0.0, -1.0]], [3.0])
 
-    Source: section 2.2 of our notes on the paper: (2.2a) the scale, (b) the codes. (b') and the
-        ridge are ours.
+    Source: the paper's second step, as far as it is known: (a) the scale, (b) the codes, which is
+        also the rule of BitSplit (Wang et al., ICML 2020). (b') and the ridge are ours.
     """
     gram, cross = jnp.asarray(gram_NxN), jnp.asarray(cross_MxN)
     dtype = jnp.result_type(gram, cross, jnp.float32)

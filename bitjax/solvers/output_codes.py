@@ -94,8 +94,8 @@ def fit_output_codes(
         >>> solution.value.codes_MxN.tolist(), float(solution.value.scale_M[0])
         ([[1.0, 1.0]], 1.000)
 
-    Source: section 2.2 and 2.4 of our notes on the paper, which does not say which iterate is
-        taken; the last of 30 was worse than the start there.
+    Source: the paper's second step, as far as it is known; its schedule of lambda and which
+        iterate it takes are not. On synthetic patches the last of 30 was worse than the start.
     """
     x, y = jnp.asarray(x_TxN), jnp.asarray(y_TxM)
     data, judged = _checked(x, y, start, held_out)

@@ -84,7 +84,7 @@ def fit_codes_to_samples(
         >>> fit.codes_MxN.tolist(), fit.scale_M.tolist()
         ([[1.0, 0.0, -1.0]], [3.0])
 
-    Source: section 5.1 of our notes on the paper.
+    Source: `fit_codes`, with residuals in place of second moments, which is ours.
     """
     x, z = jnp.asarray(x_TxN), jnp.asarray(z_TxM)
     dtype = jnp.result_type(x, z, jnp.float32)

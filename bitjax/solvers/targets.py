@@ -50,7 +50,7 @@ def z_step(
         >>> float(z), float(codes)
         (0.5, 1.0)
 
-    Source: (2.2c) of our notes on the paper.
+    Source: the paper's second step, as far as it is known.
     """
     check_quantizer(step, threshold, levels)
     v = jnp.asarray(v)
