@@ -31,9 +31,9 @@ def round_bits(
     plus its penalty, because the slope half way between two integers is the difference of their
     losses; `ceil` was one bit too high in two of three cases of a toy with one Gaussian tensor.
     `budget` meets every budget on integers: with the error law loss_i(k) = A_i 4^-k and the slopes
-    at the learned bits equal to the cost's, A_i = (d cost / d n_i) 4^(n_i), each site's choices have
-    a predicted loss, and `solvers.allocation` chooses. After it no single bit more fits. Sites that
-    no budget counts go to the nearest integer.
+    at the learned bits equal to the cost's, A_i = (d cost / d n_i) 4^(n_i), each site's choices
+    have a predicted loss, and `solvers.allocation` chooses. After it no single bit more fits. Sites
+    that no budget counts go to the nearest integer.
 
     Args:
       bits: learned bits by site, in [0, 16]; fixed sites may be among them.
