@@ -1,7 +1,8 @@
 """How much faster few bits run on three accelerators, by the cost rules they were published with.
 
-Times are relative to 16-bit weights and inputs on the same accelerator, the fixed-point baseline of
-all three papers; a tensor of more bits, float among them, counts as 16.
+Times are relative to 16-bit weights and inputs on the same accelerator; 16 bits is what the
+accelerators have that these papers compare with. A tensor of more bits, float among them, counts
+as 16.
 
 Simplified, and so an upper limit: every unit is busy in every cycle (no tiling, no ragged edges),
 and memory is never waited for. A tensor whose channels differ in bits counts its mean.
