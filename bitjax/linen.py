@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.quantizers.base import Quantizer, reduce_batch
+from bitjax.quantizers.ste import scale_gradient
 from bitjax.rules import ROLES, Rules, check_rules, quantizer_of
 from bitjax.visit import Layer, Tensors, Visitor, axes_of, visiting
 
@@ -30,6 +31,7 @@ class Quantized(nn.Module):
       rules: from `bitjax.rule`; the first that matches a site decides; others stay float.
       axis_name: the device axis of `pmap` or `shard_map`, over which the statistics of quantizers
         and of batch normalisations are merged.
+      parts: that each device takes its examples in, one call each.
 
     Raises:
       ValueError: at initialisation, a rule does nothing or names a layer that cannot be quantized;
@@ -46,6 +48,7 @@ class Quantized(nn.Module):
     model: nn.Module
     rules: Rules = ()
     axis_name: str | None = None
+    parts: int = 1
 
     def setup(self):
         nn.share_scope(self, self.model)
@@ -67,7 +70,7 @@ class Quantized(nn.Module):
         # Variables that are being made, beside a float checkpoint too, start with this batch; they
         # have no history that it could move.
         moving = not (self.is_initializing() or (creating and not train))
-        visitor = _Quantize(self.rules, train, reduce_over, observer, creating, moving)
+        visitor = _Quantize(self.rules, train, reduce_over, self.parts, observer, creating, moving)
         with visiting(visitor, self.axis_name):
             out = self.model(*args, **kwargs)
         if self.is_initializing():
@@ -114,8 +117,8 @@ def _split_train(model, args, kwargs):
 class _Quantize(Visitor):
     """Quantizes the tensors that the rules select, with variables in the layer's own scope."""
 
-    def __init__(self, rules, train, axis_name, observer, creating, moving):
-        self.rules, self.train, self.axis_name = rules, train, axis_name
+    def __init__(self, rules, train, axis_name, parts, observer, creating, moving):
+        self.rules, self.train, self.axis_name, self.parts = rules, train, axis_name, parts
         self.observer, self.creating, self.moving = observer, creating, moving
         self.sites: list[str] = []
         self.unreachable: list[tuple[str, str]] = []
@@ -172,6 +175,13 @@ class _Quantize(Visitor):
         key = None
         if self.train and layer.module.has_rng(QUANT):
             key = layer.module.make_rng(QUANT)
+        shared = quantizer.form.get("normalized", ())
+        if shared and role == "input" and self.train:
+            # The quantizer counts the elements that it sees, of a part of the batch.
+            parts = self.parts * (jax.lax.axis_size(self.axis_name) if self.axis_name else 1)
+            if parts > 1:
+                whole = {leaf: scale_gradient(params[leaf], parts**-0.5) for leaf in shared}
+                params = {**params, **whole}
         return quantizer.apply(params, stats, x, train=self.train, key=key)
 
     def _create(self, scope, quantizer, layer, role, x, axes):

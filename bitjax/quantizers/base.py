@@ -66,7 +66,9 @@ class Quantizer(NamedTuple):
       measure: `(params, stats, x) -> Batch`, or None where nothing is observed.
       update: `(stats, batch) -> stats`, or None.
       name: what the summary prints, for example `lsq` or `bitlength/blend`.
-      form: the static settings, for the summary and the run's record.
+      form: the static settings, for the summary and the run's record. `normalized` names the leaves
+        whose gradient is divided by the root of the number of elements; where devices or parts
+        divide a batch, `Quantized` makes that the whole batch's.
     """
 
     init: Callable[[jax.Array, Axes], tuple[Params, Stats]]

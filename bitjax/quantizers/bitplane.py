@@ -152,7 +152,10 @@ def bitplane(
     if mode == "faithful":
         return faithful(start, depth=depth, signed=signed, form={**form, **flags}, **flags)
     fit = functools.partial(_fit, depth=depth, signed=signed, method=range, percentile=percentile)
-    form = {**form, "scale": scale, "range": range}
+    learned = [leaf for leaf, yes in (("scale", scale == "learned"),
+                                      ("coefficients", coefficients == "free")) if yes]  # fmt: skip
+    shared = tuple(learned) if normalized and not solved else ()
+    form = {**form, "scale": scale, "range": range, "normalized": shared}
     if scale == "observed":
         return _observed(start, fit, depth, signed, normalized, decay, range, form)
     if solved:

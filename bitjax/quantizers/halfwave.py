@@ -110,6 +110,7 @@ def halfwave(
 
     name = "hwgq" if threshold == 0 else "halfwave"
     form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step, "rectifies": True}
+    form |= {"normalized": ("scale",) if learn_step else ()}
     return Quantizer(init, apply, encode, decode, name=name, form=form)
 
 

@@ -241,7 +241,7 @@ def lsq(
         grid_of,
         zero=True,
         name="lsq",
-        form={"granularity": granularity, "signed": signed},
+        form={"granularity": granularity, "signed": signed, "normalized": ("scale",)},
     )
 
     def apply(params, stats, x, *, train=False, key=None):

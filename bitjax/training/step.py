@@ -82,7 +82,7 @@ def make_train_step(
 
     Example: see `tests/training/test_step.py`; the runner is the usual caller.
     """
-    model = model.clone(axis_name=axis_name)
+    model = model.clone(axis_name=axis_name, parts=accumulate)
     tx = optimizer(stage)
 
     def differentiate(state: TrainState, batch: dict[str, jax.Array], keys: jax.Array) -> Any:

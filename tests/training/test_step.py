@@ -9,13 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bitjax as bj
 from bitjax.data import eval_batches, load, normalize, train_batch
 from bitjax.methods import bitpruning, full_precision, lsq
 from bitjax.models import MLP
-from bitjax.training.state import initial_state, variables_of
+from bitjax.training.state import initial_state, optimizer, variables_of
 from bitjax.training.step import make_eval_step, make_train_step
 
 DATA = load("digits", limit=64)
@@ -156,6 +157,43 @@ def test_two_devices_with_half_the_batch_each_take_the_step_of_one_with_all_of_i
     jax.tree.map(close, variables_of(both), variables_of(alone))
     jax.tree.map(close, both.controls, alone.controls)
     jax.tree.map(close, both_metrics, metrics)
+
+
+NORMALIZED = {
+    "lsq": bj.lsq(bits=3, signed=True),
+    "bitplane": bj.bitplane(bits=3, depth=4, signed=True, coefficients="free"),
+    "halfwave": bj.halfwave(bits=2, learn_step=True),
+}
+
+
+@pytest.mark.parametrize("name", NORMALIZED)
+@pytest.mark.parametrize(
+    "form", ["both", *(pytest.param(f, marks=pytest.mark.slow) for f in ("devices", "parts"))]
+)
+def test_gradients_that_are_divided_by_elements_count_those_of_the_whole_batch(name, form):
+    method = lsq((bj.rule("head/input", NORMALIZED[name]), bj.rule(".*", None)), steps=20)
+    model, stage, costs, state = prepared(MLP(features=()), method)
+    stage = stage._replace(optimizers={k: optax.sgd(1.0) for k in stage.optimizers})
+    state = state._replace(
+        opt_state=optimizer(stage).init({"params": state.params, "quant": state.quant})
+    )
+    build = partial(make_train_step, model, stage, costs, preprocess)
+    alone, _ = jax.jit(build())(state, batch())
+    if form == "parts":
+        apart, _ = jax.jit(build(accumulate=4))(state, batch())
+    else:
+        parts = 2 if form == "both" else 1
+        step = sharded(build(axis_name="data", accumulate=parts), 4 // parts)
+        apart = jax.tree.map(lambda leaf: leaf[0], step(state, batch())[0])
+    before, after = state.quant["head"]["input"], alone.quant["head"]["input"]
+    moved = [
+        leaf for leaf in NORMALIZED[name].form["normalized"] if np.any(before[leaf] != after[leaf])
+    ]
+    assert moved
+    for leaf in moved:
+        wanted = np.asarray(after[leaf] - before[leaf])
+        found = np.asarray(apart.quant["head"]["input"][leaf] - before[leaf])
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow
