@@ -6,8 +6,8 @@ name come the steps of fine-tuning and what is done otherwise, one step of the m
   :0             no fine-tuning
   :0,uniform     the same rate at every site
   :0,window      scales that are powers of two of an 8-bit code's step
-  :0,truncated   planes of a finished 8-bit code, as the paper's, the best ones, at equal rates
-  :0,lasso       the planes and coefficients that the paper's LASSO finds
+  :0,truncated   planes of a finished 8-bit code, as the authors' program, at equal rates
+  :0,lasso       the planes and coefficients that the LASSO of that program finds
   :0,solved      coefficients of least squares in place of powers of two
 Targets: 91.0 % top-1 without training (an independent reference with free scales and uniform rates:
 91.11), with a window 90.7, 91.5 after 300 steps; float 91.73. Results: results/README.md.
