@@ -16,6 +16,8 @@ help:
 	@echo "make test-all   both"
 	@echo "make lint       formatting and lint, changing nothing"
 	@echo "make types      the type checker"
+	@echo "make notebooks  execute notebooks/*.py and rewrite the .ipynb beside them (2 minutes)"
+	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make clean      remove the environments and caches (runs/ stays)"
 	@echo "PYTHON=... chooses the interpreter, 3.11 or newer; it is now $(PYTHON) ($(or $(VERSION),not found))."
 
@@ -36,6 +38,12 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
+
+notebooks: $(VENV)/.installed-test
+	$(RUN) -m notebooks.execute
+
+lab: $(VENV)/.installed-notebooks
+	$(RUN) -m jupyterlab notebooks
 
 clean:
 	rm -rf .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -62,4 +70,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo test test-slow test-all lint types clean FORCE
+.PHONY: help demo test test-slow test-all lint types notebooks lab clean FORCE
