@@ -55,10 +55,10 @@ print(f"float accuracy on the test set: {result['accuracy']:.2%}")
 # %% [markdown]
 # ## Five lines
 #
-# A *site* is one tensor to quantize: the kernel or the input of a layer, named
-# `layer/path/kernel` or `layer/path/input`. *Rules* say which quantizer a site gets; the first one
-# that matches decides, and a site that no rule matches stays float. `attach` fits the ranges on one
-# batch of data.
+# A *site* is one tensor to quantize: the kernel or the input of a layer, named `layer/path/kernel`
+# or `layer/path/input`. *Rules* say which quantizer a site gets; the first one that matches
+# decides, and a site that no rule matches stays float. `attach` fits the ranges on one batch of
+# data.
 
 # %%
 rules = [

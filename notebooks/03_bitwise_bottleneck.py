@@ -13,9 +13,9 @@
 #
 # The bitwise bottleneck ([Zhou et al., 2020](https://arxiv.org/abs/2006.05210)) looks at an
 # activation as a stack of bit-planes and keeps only those that are worth their bit. It needs no
-# training: one pass over a few batches counts the activations, the rest is arithmetic. This notebook
-# looks at planes, selects them, gives every layer its rate, and compares the result with what
-# rate-distortion theory allows.
+# training: one pass over a few batches counts the activations, the rest is arithmetic. This
+# notebook looks at planes, selects them, gives every layer its rate, and compares the result with
+# what rate-distortion theory allows.
 
 # %%
 from itertools import combinations
@@ -26,7 +26,7 @@ from scipy.optimize import nnls
 
 import bitjax as bj
 from bitjax.data import load
-from bitjax.histogram_measures import gram, moments, sample
+from bitjax.histogram_measures import moments, sample
 from bitjax.methods import full_precision
 from bitjax.models import SmallCNN
 from bitjax.quantizers.bounds import half_normal_bound
@@ -70,15 +70,15 @@ shown = plots.planes(nine, bits=8, axes=panels[1:])
 # %% [markdown]
 # ## Which planes, with which coefficients?
 #
-# Let $u = x / \text{step}$ and $b_i(u)$ its planes. Keeping a set $S$ of them with real coefficients
-# $\alpha_i \ge 0$ costs
+# Let $u = x / \text{step}$ and $b_i(u)$ its planes. Keeping a set $S$ of them with real
+# coefficients $\alpha_i \ge 0$ costs
 #
 # $$\min_{\alpha \ge 0} E\,\Big(u - \sum_{i \in S} \alpha_i\, b_i(u)\Big)^2.$$
 #
-# The paper finds $S$ by LASSO. With 8 planes there are only 255 sets, and what they cost follows from
-# the 8 x 8 Gram matrix of the planes: `select_planes` tries all of them, for every number of planes
-# at once. Below it is held against brute force on the data themselves, non-negative least squares for
-# every set.
+# The paper finds $S$ by LASSO. With 8 planes there are only 255 sets, and what they cost follows
+# from the 8 x 8 Gram matrix of the planes: `select_planes` tries all of them, for every number of
+# planes at once. Below it is held against brute force on the data themselves, non-negative least
+# squares for every set.
 
 # %%
 u = x[:64].ravel() / step
@@ -102,8 +102,9 @@ for k in range(1, 8):
     print(f"{k:4d}   {kept:15s}{shares}")
 
 # %% [markdown]
-# The exact search and brute force agree. LASSO, here as in the authors' program, pays for its shrunk
-# coefficients and for an intercept that it fits and drops, and its path need not visit the best set.
+# The exact search and brute force agree. LASSO, here as in the authors' program, pays for its
+# shrunk coefficients and for an intercept that it fits and drops, and its path need not visit the
+# best set.
 #
 # ## Round first, then take planes
 #
@@ -142,9 +143,9 @@ axes = plots.distortion_rate(
 
 # %% [markdown]
 # Points are the sites, lines their medians. The line on top is what no code of a half-normal source
-# can beat, with blocks of any length; activations behind a ReLU hold more zeros than that source, so
-# that a site may come near it. Rounding first gains about a bit on the planes of a finished code; at few
-# bits, levels placed freely gain little more.
+# can beat, with blocks of any length; activations behind a ReLU hold more zeros than that source,
+# so that a site may come near it. Rounding first gains about a bit on the planes of a finished
+# code; at few bits, levels placed freely gain little more.
 #
 # ## A rate for every layer
 #
@@ -171,8 +172,8 @@ for rate in (2, 2 + 1 / 3, 2 + 2 / 3, 3):
 print(f"float {result['accuracy']:7.2%}")
 
 # %% [markdown]
-# All of that without a step of training. This network is small and even, so that at whole rates equal
-# shares are right; on ResNet-20, whose sites differ, the same command saves what
-# `python -m experiments.rate_distortion` prints. `configs/digits/bottleneck.py` adds fine-tuning.
+# All of that without a step of training. This network is small and even, so that at whole rates
+# equal shares are right; on ResNet-20, whose sites differ, the same command saves what `python -m
+# experiments.rate_distortion` prints. `configs/digits/bottleneck.py` adds fine-tuning.
 #
 # Next: [codes first, weights second](04_two_step.ipynb).
