@@ -32,6 +32,8 @@ from bitjax.quantizers.bitlength import bitlength as bitlength
 from bitjax.quantizers.bitlength import freeze as freeze
 from bitjax.quantizers.bitplane import bitplane as bitplane
 from bitjax.quantizers.bitplane import keep_planes as keep_planes
+from bitjax.quantizers.contract import Claims as Claims
+from bitjax.quantizers.contract import check_quantizer as check_quantizer
 from bitjax.quantizers.halfwave import halfwave as halfwave
 from bitjax.quantizers.halfwave import hwgq as hwgq
 from bitjax.quantizers.halfwave_fit import gaussian_levels as gaussian_levels
