@@ -207,3 +207,4 @@ axes = plots.bits_per_layer(sites)
 # more.
 #
 # `configs/digits/bitpruning.py` is this experiment as a config, with a budget on the average bits.
+# Next: [bit-planes under a rate](03_bitwise_bottleneck.ipynb).

@@ -143,9 +143,9 @@ axes = plots.distortion_rate(
 
 # %% [markdown]
 # Points are the sites, lines their medians. The line on top is what no code of a half-normal source
-# can beat, with blocks of any length; activations behind a ReLU hold more zeros than that source,
-# so that a site may come near it. Rounding first gains about a bit on the planes of a finished
-# code; at few bits, levels placed freely gain little more.
+# can beat, with blocks of any length; activations are no half-normals, so that it is a yardstick.
+# Rounding first gains most of a bit on the planes of a finished code; at few bits, levels placed
+# freely gain little more.
 #
 # ## A rate for every layer
 #
@@ -173,7 +173,7 @@ print(f"float {result['accuracy']:7.2%}")
 
 # %% [markdown]
 # All of that without a step of training. This network is small and even, so that at whole rates
-# equal shares are right; on ResNet-20, whose sites differ, the same command saves what `python -m
-# experiments.rate_distortion` prints. `configs/digits/bottleneck.py` adds fine-tuning.
+# equal shares are right. What an allocation saves on ResNet-20, whose sites differ, is printed by
+# `python -m experiments.rate_distortion`; `configs/digits/bottleneck.py` adds fine-tuning.
 #
 # Next: [codes first, weights second](04_two_step.ipynb).

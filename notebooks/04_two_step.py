@@ -173,10 +173,10 @@ for report in reports:
 # %% [markdown]
 # ## What each part is worth
 #
-# An ablation in miniature, on the test set and without training after the second step. Solving for
-# outputs in place of rounding weights is what counts. Among the ways to solve, differences are
-# within the noise of 360 images on a network of two ternary layers; on deeper ones they add up
-# (`python -m experiments.tsq_ablation` prints the table of ResNet-20).
+# An ablation in miniature, on the test set and without training after the second step. Solving in
+# place of rounding is what counts. Among the ways to solve, differences are within the noise of 360
+# images on a network of two ternary layers; `python -m experiments.tsq_ablation` measures every
+# part on the layers of ResNet-20.
 
 # %%
 rows = {

@@ -258,6 +258,7 @@ def test_a_law_catches_the_quantizer_that_breaks_it_in_one_line(name):
 
 
 @every_case
+@pytest.mark.slow
 def test_a_law_lets_a_sound_quantizer_through(name):
     CASES[name].ask(contract.subject(SOUND, FEW))
 
