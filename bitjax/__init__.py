@@ -14,6 +14,7 @@ from bitjax.cost import inner_sites as inner_sites
 from bitjax.cost import kernel_bytes as kernel_bytes
 from bitjax.cost import macs as macs
 from bitjax.cost import model_bytes as model_bytes
+from bitjax.cost import with_bits as with_bits
 from bitjax.doctor import Finding as Finding
 from bitjax.doctor import doctor as doctor
 

@@ -17,7 +17,6 @@
 # %%
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -118,8 +117,7 @@ evaluate = training.evaluator(model)
 all_bits = [8, 6, 5, 4, 3, 2]
 accuracies = []
 for bits in all_bits:
-    quant = jax.tree.map(lambda leaf, bits=bits: jnp.full_like(leaf, bits), variables["quant"])
-    accuracy, _ = evaluate({**variables, "quant": quant})
+    accuracy, _ = evaluate(bj.with_bits(variables, dict.fromkeys(bj.bits_of(variables), bits)))
     accuracies.append(100 * accuracy)
     print(f"{bits} bits: {accuracy:.1%}")
 

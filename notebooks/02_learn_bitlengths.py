@@ -35,7 +35,6 @@ from bitjax.report import plots
 from bitjax.report.run_files import SiteBits
 from bitjax.training.metrics import read_rows
 from bitjax.training.runner import Run, Settings
-from bitjax.trees import read_site, write_site
 
 # %% [markdown]
 # ## Between two integer grids
@@ -164,12 +163,7 @@ for policy in ("ceil", "nearest", "budget"):
     whole = bj.round_bits(
         jax.device_get(bits), costs, limits, policy, budgets if policy == "budget" else ()
     )
-    variables = dict(learning.variables)
-    for site, n in whole.items():
-        leaves = read_site(variables["quant"], site)
-        variables["quant"] = write_site(
-            variables["quant"], site, {**leaves, "bits": jnp.asarray(n)}
-        )
+    variables = bj.with_bits(learning.variables, whole)
     accuracy, _ = evaluate(bj.attach(model, variables, batch))
     average, spent = bj.average_bits(whole, costs), bj.bops(whole, costs) / budgets[0].limit
     print(f"{policy:8s} {average:12.2f} {spent:13.2f} {accuracy:7.2%}")
