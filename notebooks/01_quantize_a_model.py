@@ -60,12 +60,12 @@ print(f"float accuracy on the test set: {result['accuracy']:.2%}")
 # data.
 
 # %%
-rules = [
-    bj.rule("head/.*", None),  # the classifier stays float
-    bj.rule(".*/kernel", bj.uniform(bits=4, granularity="per_channel")),
-    bj.rule(".*/input", bj.uniform(bits=4)),
-]
 batch = training.calibration_batch()
+
+# %%
+rules = [bj.rule("head/.*", None)]  # the classifier stays float
+rules += [bj.rule(".*/kernel", bj.uniform(bits=4, granularity="per_channel"))]
+rules += [bj.rule(".*/input", bj.uniform(bits=4))]
 model = bj.Quantized(Net(), rules)
 variables = bj.attach(model, training.variables, batch)
 
@@ -93,7 +93,7 @@ text = bj.summary(model, variables, batch[:1])
 
 # %% [markdown]
 # The model is called as before. Its logits are off by what rounding does; the classes that it
-# chooses are mostly the same.
+# chooses hardly change.
 
 # %%
 before = np.asarray(Net().apply(training.variables, batch))
