@@ -133,10 +133,10 @@ def decodes_exactly(s: Subject, x: jax.Array, fitted: tuple[Params, Stats] | Non
     law = "decoding the codes gives exactly what apply gives"
     params, stats = fitted or s.init(x)
     for bits in s.claims.bits:
-        params = with_bits(params, bits)
+        params = _with_bits(params, bits)
         codes, decoded = s.roundtrip(params, stats, x)
-        x_hat = numbers(s.apply(params, stats, x))
-        _equal(numbers(decoded.astype(x.dtype)), x_hat, 0.0, s, law, f"at {bits} bits", "decoded")
+        x_hat = _numbers(s.apply(params, stats, x))
+        _equal(_numbers(decoded.astype(x.dtype)), x_hat, 0.0, s, law, f"at {bits} bits", "decoded")
         if s.claims.grid:
             stored = np.asarray(codes.codes)
             low, high = stored.min(), stored.max()
@@ -151,15 +151,15 @@ def errs_at_most_half_a_step(s: Subject, x: jax.Array) -> None:
     law = "the error is at most half a step inside the range"
     params, stats = s.init(x)
     for bits in _some(s.claims.bits, (1, 2, 5, 8, 16)):
-        params = with_bits(params, bits)
+        params = _with_bits(params, bits)
         codes, _ = s.roundtrip(params, stats, x)
         low, high = (
-            numbers(s.decode(params, stats, codes._replace(codes=jnp.full_like(codes.codes, c))))
+            _numbers(s.decode(params, stats, codes._replace(codes=jnp.full_like(codes.codes, c))))
             for c in (0, 2**bits - 1)
         )
         step = (high - low) / (2**bits - 1)
-        error = np.abs(numbers(s.apply(params, stats, x)) - np.clip(numbers(x), low, high))
-        rounding = 4 * _EPS * np.abs(np.stack([low, high, numbers(x)])).max(0)
+        error = np.abs(_numbers(s.apply(params, stats, x)) - np.clip(_numbers(x), low, high))
+        rounding = 4 * _EPS * np.abs(np.stack([low, high, _numbers(x)])).max(0)
         worst = float(np.max(error - rounding - 0.51 * step))
         _require(worst <= 0, s, law, f"at {bits} bits it is {worst:g} more")
 
@@ -169,10 +169,10 @@ def changes_nothing_twice(s: Subject, x: jax.Array) -> None:
     law = "quantizing twice changes nothing"
     params, stats = s.init(x)
     for bits in _some(s.claims.bits, (0, 1, 3, 8, 16)):
-        once = s.apply(with_bits(params, bits), stats, x)
-        twice = s.apply(with_bits(params, bits), stats, once)
-        ulp = _EPS * np.abs(numbers(once)).max()
-        _equal(numbers(twice), numbers(once), _ULPS * ulp, s, law, f"at {bits} bits", "twice")
+        once = s.apply(_with_bits(params, bits), stats, x)
+        twice = s.apply(_with_bits(params, bits), stats, once)
+        ulp = _EPS * np.abs(_numbers(once)).max()
+        _equal(_numbers(twice), _numbers(once), _ULPS * ulp, s, law, f"at {bits} bits", "twice")
 
 
 def keeps_a_constant(s: Subject, x: jax.Array) -> None:
@@ -184,16 +184,16 @@ def keeps_a_constant(s: Subject, x: jax.Array) -> None:
     """
     law = "a constant tensor comes out as it is"
     params, stats = s.init(x)
-    value = float(np.abs(numbers(x)).max())
+    value = float(np.abs(_numbers(x)).max())
     if value == 0 and not stats and not s.claims.zero:
         return  # the clip of a tensor of zeros is 1, and the ends alone do not hold 0
     own = float(np.max(params["bits"]))
     fraction = (2.5, 7.3) if s.claims.fractional else ()
     for bits in (*s.claims.bits, *fraction) if s.claims.any_bits else (own,):
         if bits >= 1:
-            x_hat = numbers(s.apply(with_bits(params, bits), stats, x))
+            x_hat = _numbers(s.apply(_with_bits(params, bits), stats, x))
             atol = float(s.claims.constant or 0) * float(np.spacing(np.float32(value)))
-            _equal(x_hat, numbers(x), atol, s, law, f"at {bits:g} bits", "x_hat")
+            _equal(x_hat, _numbers(x), atol, s, law, f"at {bits:g} bits", "x_hat")
 
 
 def has_a_code_for_zero(s: Subject, x: jax.Array) -> None:
@@ -201,8 +201,8 @@ def has_a_code_for_zero(s: Subject, x: jax.Array) -> None:
     law = "zero is a code"
     params, stats = s.init(x)
     for bits in s.claims.bits:
-        _, levels = s.roundtrip(with_bits(params, bits), stats, jnp.zeros_like(x))
-        worst = float(np.abs(numbers(levels)).max())
+        _, levels = s.roundtrip(_with_bits(params, bits), stats, jnp.zeros_like(x))
+        worst = float(np.abs(_numbers(levels)).max())
         _require(worst == 0, s, law, f"at {bits} bits 0 becomes {worst:g}")
 
 
@@ -231,10 +231,10 @@ def has_finite_gradients(
     for i, x in enumerate(tensors):
         params, stats = s.init(x)
         for n in bits:
-            found = gradient(with_bits(params, n), stats, x, weights, jax.random.key(i))
+            found = gradient(_with_bits(params, n), stats, x, weights, jax.random.key(i))
             for path, leaf in jax.tree_util.tree_leaves_with_path(found):
                 name = "x" if path[0].idx else path[-1].key
-                finite = bool(np.isfinite(numbers(leaf)).all())
+                finite = bool(np.isfinite(_numbers(leaf)).all())
                 _require(finite, s, law, f"not to {name} at {n:g} bits")
     _require(
         len(traced) == 1, s, "new values compile nothing", f"they compiled {len(traced)} times"
@@ -248,7 +248,7 @@ def agrees_with_eager(s: Subject, x: jax.Array) -> None:
     codes, _ = s.roundtrip(params, stats, x)
     eager, compiled = q.decode(params, stats, codes), s.decode(params, stats, codes)
     ulp = _EPS * float(jnp.max(jnp.abs(x)))
-    _equal(numbers(eager), numbers(compiled), _ULPS * ulp, s, law, "decoding", "eager")
+    _equal(_numbers(eager), _numbers(compiled), _ULPS * ulp, s, law, "decoding", "eager")
     _equal_but_on_boundaries(s, law, x, q.apply(params, stats, x), s.apply(params, stats, x))
 
 
@@ -262,7 +262,7 @@ def maps_over_a_stack(s: Subject, x: jax.Array, bits: Sequence[float]) -> None:
     """
     law = "a stack of parameters under vmap equals a loop"
     params, stats = s.init(x)
-    stack = [with_bits(params, n) for n in bits]
+    stack = [_with_bits(params, n) for n in bits]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stack)
     together = jax.jit(jax.vmap(lambda p: s.quantizer.apply(p, stats, x)))(stacked)
     for member, params in zip(together, stack, strict=True):
@@ -331,12 +331,12 @@ def check_quantizer(
         refuses_an_empty_tensor(s)
 
 
-def with_bits(params: Params, bits: float) -> dict[str, Any]:
+def _with_bits(params: Params, bits: float) -> dict[str, Any]:
     """The parameters at other bits; of the same shape, so that nothing compiles anew."""
     return {**params, "bits": np.full(params["bits"].shape, bits, np.float32)}
 
 
-def numbers(x: jax.Array) -> np.ndarray:
+def _numbers(x: jax.Array) -> np.ndarray:
     """An array as numpy has it: bfloat16, which it has not, as float32."""
     return np.asarray(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
@@ -363,7 +363,7 @@ def _equal(found, wanted, atol, s, law, where, name):
 
 def _equal_but_on_boundaries(s, law, x, a, b):
     """Two roundings of x: within 4 ulp of the range, or neighbours that x lies between."""
-    x, a, b = numbers(x), numbers(a), numbers(b)
+    x, a, b = _numbers(x), _numbers(a), _numbers(b)
     span = np.abs(x).max()
     differ = ~(np.abs(a - b) <= _ULPS * _EPS * span)
     beside = np.abs(x - (a + b) / 2)[differ] <= 1e-5 * span
