@@ -18,6 +18,8 @@ help:
 	@echo "make lint       formatting and lint, changing nothing"
 	@echo "make types      the type checker"
 	@echo "make docs       the documentation, its examples run, as pages in docs/_build/html"
+	@echo "make notebooks  execute notebooks/*.py and rewrite the .ipynb beside them (2 minutes)"
+	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make clean      remove the environments and caches (runs/ stays)"
 	@echo "PYTHON=... chooses the interpreter, 3.11 or newer; it is now $(PYTHON) ($(or $(VERSION),not found))."
 
@@ -47,6 +49,12 @@ docs: $(VENV)/.installed-test $(VENV)/.installed-docs
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "open $(CURDIR)/docs/_build/html/index.html"
 
+notebooks: $(VENV)/.installed-test
+	$(RUN) -m notebooks.execute
+
+lab: $(VENV)/.installed-notebooks
+	$(RUN) -m jupyterlab notebooks
+
 clean:
 	rm -rf docs/_build docs/notebooks docs/tables .venv* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -72,4 +80,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo report test test-slow test-all lint types docs clean FORCE
+.PHONY: help demo report test test-slow test-all lint types docs notebooks lab clean FORCE

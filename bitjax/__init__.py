@@ -14,6 +14,7 @@ from bitjax.cost import inner_sites as inner_sites
 from bitjax.cost import kernel_bytes as kernel_bytes
 from bitjax.cost import macs as macs
 from bitjax.cost import model_bytes as model_bytes
+from bitjax.cost import with_bits as with_bits
 from bitjax.doctor import Finding as Finding
 from bitjax.doctor import doctor as doctor
 
@@ -32,6 +33,8 @@ from bitjax.quantizers.bitlength import bitlength as bitlength
 from bitjax.quantizers.bitlength import freeze as freeze
 from bitjax.quantizers.bitplane import bitplane as bitplane
 from bitjax.quantizers.bitplane import keep_planes as keep_planes
+from bitjax.quantizers.contract import Claims as Claims
+from bitjax.quantizers.contract import check_quantizer as check_quantizer
 from bitjax.quantizers.halfwave import halfwave as halfwave
 from bitjax.quantizers.halfwave import hwgq as hwgq
 from bitjax.quantizers.halfwave_fit import gaussian_levels as gaussian_levels

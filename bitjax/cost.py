@@ -14,6 +14,7 @@ import numpy as np
 
 from bitjax.linen import QUANT, STATS
 from bitjax.sites import Costs, SiteCost
+from bitjax.trees import read_site, write_site
 
 FLOAT_BITS = 32.0
 Bits = Mapping[str, Any]
@@ -46,6 +47,32 @@ def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
 
     walk(quant, ())
     return found
+
+
+def with_bits(variables: Mapping[str, Any], bits: Bits) -> dict[str, Any]:
+    """The variables with other bits at some sites; nothing else changes, and nothing compiles anew.
+
+    Args:
+      variables: a model's.
+      bits: by site, numbers or arrays that broadcast to the site's leaf.
+
+    Raises:
+      ValueError: a site has no bits; the message lists those that have.
+
+    Example:
+      >>> variables = {"quant": {"conv": {"kernel": {"bits": jnp.float32(3.0)}}}}
+      >>> with_bits(variables, {"conv/kernel": 2})
+      {'quant': {'conv': {'kernel': {'bits': Array(2., dtype=float32)}}}}
+    """
+    known, quant = bits_of(variables), variables[QUANT]
+    for site, n in bits.items():
+        if site not in known:
+            raise ValueError(
+                f"`bits` has {site!r}, which has no bits. Sites that have: {', '.join(known)}."
+            )
+        leaf = jnp.broadcast_to(jnp.asarray(n, jnp.float32), known[site].shape)
+        quant = write_site(quant, site, {**read_site(quant, site), "bits": leaf})
+    return {**variables, QUANT: quant}
 
 
 def site_bits(bits: Bits, costs: Costs) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def summary(
       >>> "float" in text
       True
     """
-    from rich.console import Console
+    from rich.console import Console, Group
 
     costs = site_costs(model, *args, **kwargs)
     rows = site_rows(model, variables, costs)
@@ -127,12 +127,16 @@ def summary(
     parts += _targets(model, variables, costs, args)
     parts += _not_reached(model, variables, costs, rows, args, kwargs)
     plain = io.StringIO()
-    printed = Console(file=file)
-    for console in (Console(file=plain, width=_WIDTH, color_system=None), printed):
-        for part in parts if console is not printed or printed.is_terminal else ():
-            console.print(part, highlight=False, markup=False)
+    # In a notebook rich would show what is meant for a file, which then stayed empty.
+    printed = Console(file=file, force_jupyter=None if file is None else False)
+    console = Console(file=plain, width=_WIDTH, color_system=None, force_jupyter=False)
+    whole = Group(*parts)  # at once: in a notebook every print is an output of its own
+    console.print(whole, highlight=False, markup=False)
+    shown = printed.is_terminal or printed.is_jupyter
+    if shown:
+        printed.print(whole, highlight=False, markup=False)
     text = "\n".join(line.rstrip() for line in plain.getvalue().splitlines()) + "\n"
-    if not printed.is_terminal:
+    if not shown:
         print(text, end="", file=file)
     return text
 

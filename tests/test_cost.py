@@ -18,6 +18,7 @@ from bitjax.cost import (
     macs,
     model_bytes,
     site_bits,
+    with_bits,
 )
 from bitjax.sites import SiteCost, site_costs
 
@@ -135,6 +136,19 @@ def test_bits_are_read_by_site_and_layers_pair_their_sites():
     assert bits["conv/kernel"].shape == (1, 1, 1, 4)
     assert layer_pairs(site_costs(Small(), x))["head"] == ("head/kernel", "head/input")
     assert bits_of(variables["quant"]).keys() == bits.keys()
+
+
+def test_bits_that_are_set_are_the_only_leaves_that_change():
+    x = jnp.ones((2, 3))
+    rules = [rule("kernel", uniform(4, granularity="per_channel")), rule("input", bitlength(5.0))]
+    model = Quantized(nn.Dense(4), rules)
+    variables = model.init(jax.random.key(0), x)
+    changed = with_bits(variables, {"kernel": 2, "input": np.float32(2.5)})
+    assert {site: float(n) for site, n in bits_of(changed).items()} == {"kernel": 2, "input": 2.5}
+    back = with_bits(changed, bits_of(variables))
+    assert jax.tree.map(str, back) == jax.tree.map(str, dict(variables))
+    with pytest.raises(ValueError, match="'other/kernel', which has no bits. Sites that have: "):
+        with_bits(variables, {"other/kernel": 2})
 
 
 def test_bytes_of_a_packed_model_by_hand():

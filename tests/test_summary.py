@@ -74,6 +74,18 @@ def test_a_terminal_gets_the_same_table_in_colour(monkeypatch):
     assert all(line.split()[0] in out.getvalue() for line in text.splitlines() if line)
 
 
+def test_a_notebook_shows_the_table_as_one_output_and_gets_the_same_text(monkeypatch, capsys):
+    wanted = summary(MODEL, VARIABLES, X, file=io.StringIO())
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    shown = []
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: shown.append(text))
+    file = io.StringIO()
+    assert summary(MODEL, VARIABLES, X, file=file) == wanted == file.getvalue() and not shown
+    assert summary(MODEL, VARIABLES, X) == wanted
+    assert len(shown) == 1 and "bits on average" in shown[0]
+    assert not capsys.readouterr().out
+
+
 def test_a_float_model_has_a_table_too():
     text = summary(MLP(features=(64,)), FLOAT, X, file=io.StringIO())
     assert "kernels 10.5 kB" in lines(text) and "times smaller" not in text

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bitjax.budget import Budget, cost_of, lagrangian, penalty, raise_multiplier
-from bitjax.cost import bits_of
+from bitjax.cost import bits_of, with_bits
 from bitjax.methods.base import (
     Method,
     Stage,
@@ -178,10 +178,7 @@ def bitpruning(
         limits = bit_limits(rules, context.costs)
         bits = jax.device_get(bits_of(context.previous))
         rounded = round_bits(bits, context.costs, limits, rounding, budgets)
-        quant = variables["quant"]
-        for site, value in rounded.items():
-            quant = write_site(quant, site, {**read_site(quant, site), "bits": jnp.asarray(value)})
-        yield {**variables, "quant": quant}
+        yield with_bits(variables, rounded)
 
     stages = [
         Stage(

@@ -64,6 +64,10 @@ class Run:
       show: whether progress is shown.
       place: where it computes; chosen by the settings unless given.
 
+    Attributes:
+      variables: of the model under the last stage's rules, once `execute` has returned; those it
+        starts from until then.
+
     Raises:
       ValueError: a setting is out of its range or does not go with the devices.
 
@@ -75,6 +79,8 @@ class Run:
       >>> rules = [bj.rule(".*", bj.uniform(bits=8))]
       >>> run = Run(uniform(rules), MLP(features=(8,)), load("digits"), show=False)
       >>> run.execute()["bits"]["all"]["integer"]
+      8.0
+      >>> float(bj.bits_of(run.variables)["head/kernel"])
       8.0
     """
 
@@ -104,6 +110,7 @@ class Run:
         if variables is None:
             variables = jax.jit(self.model.init)(jax.random.fold_in(self.key, 0x1417), sample)
         self.start: dict[str, Any] = dict(variables)
+        self.variables = self.start
         self.costs: Costs = site_costs(self.model, sample)
 
     def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
@@ -186,6 +193,7 @@ class Run:
                 variables = self._stages(keeper, progress)
             result = result_of(self, keeper, variables)
             keeper.finish(result, variables)
+            self.variables = dict(variables)
             return result
         except BaseException as error:
             keeper.fail(error)

@@ -1,0 +1,171 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quantize a model
+#
+# You have a float Flax model. This notebook quantizes it in five lines, without rewriting it, and
+# looks at what that changed: the variables, the logits, the accuracy, the kernels.
+
+# %%
+import flax.linen as nn
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+import bitjax as bj
+from bitjax.data import load
+from bitjax.methods import full_precision
+from bitjax.report import plots
+from bitjax.training.runner import Run, Settings
+
+# %% [markdown]
+# ## A plain model
+#
+# Nothing in it knows of quantization. The data are the 8x8 digits that ship with scikit-learn.
+
+
+# %%
+class Net(nn.Module):
+    """Two convolutions, a hidden layer and a classifier."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for filters in (16, 32):
+            x = nn.Conv(filters, (3, 3), strides=2, use_bias=False)(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+        x = nn.relu(nn.Dense(64, name="hidden")(x.reshape(len(x), -1)))
+        return nn.Dense(10, name="head")(x)
+
+
+digits = load("digits")
+method = full_precision(steps=400, learning_rate=0.1)
+training = Run(method, Net(), digits, settings=Settings(batch_size=64), show=False)
+result = training.execute()
+print(f"float accuracy on the test set: {result['accuracy']:.2%}")
+
+# %% [markdown]
+# ## Five lines
+#
+# A *site* is one tensor to quantize: the kernel or the input of a layer, named `layer/path/kernel`
+# or `layer/path/input`. *Rules* say which quantizer a site gets; the first one that matches
+# decides, and a site that no rule matches stays float. `attach` fits the ranges on one batch of
+# data.
+
+# %%
+batch = training.calibration_batch()
+
+# %%
+rules = [bj.rule("head/.*", None)]  # the classifier stays float
+rules += [bj.rule(".*/kernel", bj.uniform(bits=4, granularity="per_channel"))]
+rules += [bj.rule(".*/input", bj.uniform(bits=4))]
+model = bj.Quantized(Net(), rules)
+variables = bj.attach(model, training.variables, batch)
+
+# %% [markdown]
+# ## What changed, and what did not
+#
+# The parameters are the float model's own, bit for bit: a float checkpoint is a valid checkpoint of
+# the quantized model. Whatever quantizers learn lies in the new collection `quant`, whatever they
+# observe in `quant_stats`. To remove quantization is to drop these two.
+
+# %%
+print("collections before:", sorted(training.variables))
+print("collections after: ", sorted(variables))
+same = jax.tree.map(np.array_equal, training.variables["params"], variables["params"])
+print("parameters are the same:", all(jax.tree.leaves(same)))
+jax.tree.map(lambda leaf: leaf.shape, variables["quant"])
+
+# %% [markdown]
+# The summary lists every site with its quantizer, its bits and what it costs. Multiply-adds and
+# sizes are measured on the traced model. The float sites are the classifier's, as the first rule
+# wanted.
+
+# %%
+text = bj.summary(model, variables, batch[:1])
+
+# %% [markdown]
+# The model is called as before. Its logits are off by what rounding does; the classes that it
+# chooses hardly change.
+
+# %%
+before = np.asarray(Net().apply(training.variables, batch))
+after = np.asarray(model.apply(variables, batch))
+_, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+axes.plot(before.ravel(), after.ravel(), ".", ms=2, alpha=0.5)
+axes.axline((0, 0), slope=1, color="black", lw=0.8)
+axes.set(xlabel="float logits", ylabel="logits with 4 bits", aspect="equal")
+agree = np.mean(np.argmax(before, axis=-1) == np.argmax(after, axis=-1))
+print(f"same class for {agree:.1%} of {len(batch)} training images")
+
+# %% [markdown]
+# ## How few bits?
+#
+# Bits are arrays among the variables, so that changing them needs no new model and compiles
+# nothing. Without any training the accuracy on the test set holds for a while, then it falls. The
+# other notebooks are about the bits beyond that edge.
+
+# %%
+evaluate = training.evaluator(model)
+all_bits = [8, 6, 5, 4, 3, 2]
+accuracies = []
+for bits in all_bits:
+    accuracy, _ = evaluate(bj.with_bits(variables, dict.fromkeys(bj.bits_of(variables), bits)))
+    accuracies.append(100 * accuracy)
+    print(f"{bits} bits: {accuracy:.1%}")
+
+# %%
+_, axes = plt.subplots(figsize=(5.5, 3.5), layout="constrained")
+axes.axhline(100 * result["accuracy"], color="black", ls="--", lw=1, label="float")
+axes.plot(all_bits, accuracies, "o-", label="quantized, not trained")
+axes.set(xlabel="bits of weights and inputs", ylabel="top-1 %", xticks=all_bits)
+axes.grid(alpha=0.3)
+legend = axes.legend(frameon=False)
+
+# %% [markdown]
+# ## A kernel and its levels
+#
+# A quantizer is a value that knows nothing of models: `init` fits it to an array, `apply` rounds
+# the array. Here is the kernel of the second convolution at 4 and at 2 bits, with the levels that
+# its weights are rounded to.
+
+# %%
+kernel = variables["params"]["Conv_1"]["kernel"]
+_, (left, right) = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
+for bits, axes in ((4, left), (2, right)):
+    quantizer = bj.uniform(bits=bits)
+    params, stats = quantizer.init(kernel, bj.Axes())
+    levels = quantizer.apply(params, stats, kernel)
+    plots.tensor_histogram(kernel, levels, bins=60, axes=axes).set_title(f"{bits} bits")
+
+# %% [markdown]
+# ## What the doctor says
+#
+# `bj.doctor` runs one batch forward and backward and reports what would silently ruin a run. Above,
+# it has nothing to say. Two mistakes that are easily made: a pattern that matches no site, and an
+# unsigned range in front of a signed tensor.
+
+# %%
+print(bj.doctor_report(bj.doctor(model, variables, batch[:64])))
+
+# %%
+mistaken = [
+    bj.rule("Conv_2/.*", bj.uniform(bits=4)),
+    bj.rule("Conv_0/input", bj.lsq(bits=4, signed=False)),
+    bj.rule(".*/kernel", bj.uniform(bits=4)),
+]
+wrong = bj.Quantized(Net(), mistaken[1:])
+findings = bj.doctor(
+    bj.Quantized(Net(), mistaken), bj.attach(wrong, training.variables, batch), batch[:64]
+)
+print(bj.doctor_report(findings))
+
+# %% [markdown]
+# Next: [learn the bitlengths](02_learn_bitlengths.ipynb) instead of choosing them.

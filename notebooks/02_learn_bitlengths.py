@@ -1,0 +1,204 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Learn the bitlengths
+#
+# BitPruning ([Nikolić et al., 2020](https://arxiv.org/abs/2002.03090)) makes the number of bits of
+# every tensor a real number, learns it by gradient descent beside the weights, and rounds it at the
+# end. This notebook shows the quantizer that makes bits differentiable, watches them fall in
+# training, and compares ways to round them.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import bitjax as bj
+from bitjax.data import load
+from bitjax.methods import bitpruning, full_precision
+from bitjax.methods.base import bit_limits
+from bitjax.models import SmallCNN
+from bitjax.quantizers.bitlength import freeze
+from bitjax.report import plots
+from bitjax.report.run_files import SiteBits
+from bitjax.training.metrics import read_rows
+from bitjax.training.runner import Run, Settings
+
+# %% [markdown]
+# ## Between two integer grids
+#
+# At $n$ bits, with $b = \lfloor n \rfloor$ and $a = n - b$, the output is the blend
+#
+# $$Q(x, n) = (1 - a)\, Q(x, b) + a\, Q(x, b + 1).$$
+#
+# At whole $n$ it is the integer grid itself, bit for bit. In between it is a staircase with the
+# steps of both grids, so that it moves continuously from one to the next, and its slope in $n$ says
+# what another bit is worth.
+
+# %%
+x = jnp.linspace(-1.0, 1.0, 801)
+quantizer = bj.bitlength(init=3.0)
+params, stats = quantizer.init(x, bj.Axes())
+
+
+def quantized(n):
+    return quantizer.apply({**params, "bits": jnp.float32(n)}, stats, x)
+
+
+_, panels = plt.subplots(1, 4, figsize=(12, 3.2), sharey=True, layout="constrained")
+for n, axes in zip((3.0, 3.3, 3.7, 4.0), panels, strict=True):
+    axes.plot(x, quantized(3.0), color="C0", lw=0.8, alpha=0.7, label="3 bits")
+    axes.plot(x, quantized(4.0), color="C2", lw=0.8, alpha=0.7, label="4 bits")
+    axes.plot(x, quantized(n), color="black", lw=1.6, label=f"{n} bits")
+    axes.set(title=f"$n = {n}$", xlabel="x", xlim=(-0.5, 0.5), ylim=(-0.55, 0.55))
+    axes.legend(frameon=False, fontsize=8)
+label = panels[0].set_ylabel("Q(x, n)")
+
+# %% [markdown]
+# The error against $n$ of a Gaussian tensor: it falls about fourfold with each bit, and between
+# integers it is no higher than the mix of its neighbours' errors. Averaging two grids even cancels
+# part of their errors, which is why the curve dips in front of a whole number: a fractional
+# bitlength looks a little better than it will be once it is rounded.
+
+# %%
+normal = jax.random.normal(jax.random.key(0), (4096,))
+own, observed = quantizer.init(normal, bj.Axes())
+lengths = np.arange(1.0, 6.01, 0.05)
+errors = [
+    bj.distortion(normal, quantizer.apply({**own, "bits": jnp.float32(n)}, observed, normal))
+    for n in lengths
+]
+_, axes = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
+axes.semilogy(lengths, errors)
+whole = np.isclose(lengths, np.rint(lengths))
+axes.semilogy(lengths[whole], np.array(errors)[whole], "o", color="C0")
+axes.set(xlabel="bits", ylabel="mean squared error")
+axes.grid(alpha=0.3)
+
+# %% [markdown]
+# ## A network whose bits fall
+#
+# First a float network. Then every kernel and every input gets a bitlength of its own, starting at
+# 8. The budget is in bit operations (BOPs, multiply-adds times bits of weights times bits of
+# inputs): as many as 3 bits everywhere would cost. Which site gets how many bits is learned, and no
+# strength has to be tuned: a multiplier grows for as long as the budget is exceeded.
+
+# %%
+digits = load("digits")
+settings = Settings(batch_size=64)
+float_run = Run(full_precision(steps=200), SmallCNN(width=8), digits, settings=settings, show=False)
+float_result = float_run.execute()
+print(f"float: {float_result['accuracy']:.2%}")
+
+# %%
+costs = float_run.costs
+budgets = [bj.budget("bops", 3 * 3 * bj.macs(costs))]
+learned = {"init": 8.0, "range": "learned", "zero_on_grid": True}
+rules = [
+    bj.rule("conv1/input", bj.bitlength(signed=True, **learned)),  # the normalised image
+    bj.rule(".*/kernel", bj.bitlength(min_bits=2.0, **learned)),
+    bj.rule(".*/input", bj.bitlength(signed=False, **learned)),  # after a ReLU
+]
+method = bitpruning(rules, steps=500, learning_rate=0.02, bits_learning_rate=0.05, budgets=budgets)
+print("stages:", [(stage.name, stage.steps) for stage in method.stages])
+
+# %% [markdown]
+# A method is a list of stages. The first one learns the bits; it is run by itself here, so that the
+# fractional bits can be looked at before the second one rounds them.
+
+# %%
+folder = Path(tempfile.mkdtemp())
+learning = Run(
+    method._replace(stages=method.stages[:1]),
+    SmallCNN(width=8),
+    digits,
+    float_run.variables,
+    settings,
+    folder=folder,
+    show=False,
+)
+learning_result = learning.execute()
+bits = bj.bits_of(learning.variables)
+for site in costs:
+    print(f"{site:13s} {float(bits[site]):.2f}")
+print(f"accuracy with these bits: {learning_result['accuracy']:.2%}")
+
+# %%
+panels = plots.curves(read_rows(folder / "metrics.jsonl"), ("loss", "bits"))
+
+# %% [markdown]
+# The loss includes what the budget adds to it, once the ranges have had a few steps to settle. That
+# is gone when the budget is met; from then on a bit that one site takes is one that another has to
+# give.
+#
+# ## Round them
+#
+# Hardware has whole bits. Three policies, judged without any further training:
+#
+# - `ceil`, the paper's, never takes a bit away, and so misses the budget;
+# - `nearest` moves every bitlength least, and lands on either side of the budget;
+# - `budget` chooses for all sites together, so that the integer network meets the budget and no
+#   single further bit would fit into it.
+
+# %%
+limits = bit_limits(rules, costs)
+frozen = [bj.rule(r.pattern, freeze(r.quantizer)) for r in rules if r.quantizer]
+model = bj.Quantized(SmallCNN(width=8), frozen)
+evaluate = learning.evaluator(model)
+batch = learning.calibration_batch()
+print(f"{'policy':8s} {'average bits':>12s} {'BOPs / budget':>13s} {'top-1':>7s}")
+for policy in ("ceil", "nearest", "budget"):
+    whole = bj.round_bits(
+        jax.device_get(bits), costs, limits, policy, budgets if policy == "budget" else ()
+    )
+    variables = bj.with_bits(learning.variables, whole)
+    accuracy, _ = evaluate(bj.attach(model, variables, batch))
+    average, spent = bj.average_bits(whole, costs), bj.bops(whole, costs) / budgets[0].limit
+    print(f"{policy:8s} {average:12.2f} {spent:13.2f} {accuracy:7.2%}")
+
+# %% [markdown]
+# ## Fine-tune
+#
+# The second stage rounds (here under the budget, because there is one), freezes the bits and trains
+# the weights on with them. This is the network that tables report.
+
+# %%
+tuning = Run(
+    method._replace(stages=method.stages[1:]),
+    SmallCNN(width=8),
+    digits,
+    learning.variables,
+    settings,
+    show=False,
+)
+result = tuning.execute()
+print(f"accuracy with whole bits: {result['accuracy']:.2%}, float: {float_result['accuracy']:.2%}")
+sizes = result["cost"]
+print(f"{sizes['float_model_bytes'] / sizes['model_bytes']:.1f} times smaller than float")
+
+# %%
+final = bj.bits_of(tuning.variables)
+sites = [
+    SiteBits(site, cost.role, float(bits[site]), float(final[site]), cost.macs, cost.elements)
+    for site, cost in costs.items()
+]
+axes = plots.bits_per_layer(sites)
+
+# %% [markdown]
+# Bars are the final bits, marks the learned ones. Layers with many multiply-adds had to give up
+# more.
+#
+# `configs/digits/bitpruning.py` is this experiment as a config, with a budget on the average bits.
+# Next: [bit-planes under a rate](03_bitwise_bottleneck.ipynb).
