@@ -73,7 +73,7 @@ shown = plots.planes(nine, bits=8, axes=panels[1:])
 # Let $u = x / \text{step}$ and $b_i(u)$ its planes. Keeping a set $S$ of them with real
 # coefficients $\alpha_i \ge 0$ costs
 #
-# $$\min_{\alpha \ge 0} E\,\Big(u - \sum_{i \in S} \alpha_i\, b_i(u)\Big)^2.$$
+# $$\min_{\alpha \ge 0} E\,\left(u - \sum_{i \in S} \alpha_i\, b_i(u)\right)^2.$$
 #
 # The paper finds $S$ by LASSO. With 8 planes there are only 255 sets, and what they cost follows
 # from the 8 x 8 Gram matrix of the planes: `select_planes` tries all of them, for every number of

@@ -34,7 +34,7 @@ from bitjax.training.runner import Run, Settings
 #
 # With $n$ bits there are $M = 2^{n-1} - 1$ magnitudes beside 0, each half of the next:
 #
-# $$\hat x = \operatorname{sign}(x)\, s\, 2^{l - M}, \quad l \in \{1, \dots, M\}, \qquad \hat x = 0
+# $$\hat x = \operatorname{sign}(x)\, s\, 2^{l - M}, \quad l \in \{1, \ldots, M\}, \qquad \hat x = 0
 # \text{ for } l = 0.$$
 #
 # `nearest` finds $l$ without a logarithm, whose last digit may differ between two programs: `frexp`
