@@ -32,7 +32,6 @@ from bitjax.methods.base import bit_limits
 from bitjax.models import SmallCNN
 from bitjax.quantizers.bitlength import freeze
 from bitjax.report import plots
-from bitjax.report.run_files import SiteBits
 from bitjax.training.metrics import read_rows
 from bitjax.training.runner import Run, Settings
 
@@ -189,12 +188,7 @@ sizes = result["cost"]
 print(f"{sizes['float_model_bytes'] / sizes['model_bytes']:.1f} times smaller than float")
 
 # %%
-final = bj.bits_of(tuning.variables)
-sites = [
-    SiteBits(site, cost.role, float(bits[site]), float(final[site]), cost.macs, cost.elements)
-    for site, cost in costs.items()
-]
-axes = plots.bits_per_layer(sites)
+axes = plots.bits_per_layer(bj.bits_of(tuning.variables), learned=bits)
 
 # %% [markdown]
 # Bars are the final bits, marks the learned ones. Layers with many multiply-adds had to give up

@@ -20,18 +20,29 @@ from bitjax.report.statistics import pareto_front
 _FLOAT = 16.0  # more bits than this are float, and cut off
 
 
-def bits_per_layer(sites: Sequence[SiteBits], *, axes: Axes | None = None) -> Axes:
+def bits_per_layer(
+    sites: Sequence[SiteBits] | Mapping[str, Any],
+    *,
+    learned: Mapping[str, Any] | None = None,
+    axes: Axes | None = None,
+) -> Axes:
     """Final bits of weights and inputs by layer; marks are bits before rounding.
 
     Args:
-      sites: of a run, as `RunRecord.sites` has them.
+      sites: of a run, as `RunRecord.sites` has them; or bits by site, as `bitjax.bits_of` gives
+        them, of which a site shows its mean.
+      learned: bits by site before rounding, beside bits by site.
       axes: to draw on.
 
     Example:
       >>> sites = [SiteBits("conv/kernel", "kernel", 2.6, 3, 100, 10)]
       >>> bits_per_layer(sites).get_ylabel()
       'bits'
+      >>> bits_per_layer({"conv/kernel": np.array([2.0, 4.0])}).patches[0].get_height()
+      np.float64(3.0)
     """
+    if isinstance(sites, Mapping):
+        sites = _sites(sites, learned or {})
     axes = _axes(axes, (max(5.0, 0.35 * len(sites)), 3.5))
     layers = list(dict.fromkeys(layer_of(s.site) for s in sites))
     top = max([8.0, *(s.integer for s in sites if s.integer <= _FLOAT)])
@@ -53,6 +64,20 @@ def bits_per_layer(sites: Sequence[SiteBits], *, axes: Axes | None = None) -> Ax
     axes.set(ylabel="bits", ylim=(0, 1.18 * top))
     axes.legend(frameon=False)
     return axes
+
+
+def _sites(final: Mapping[str, Any], learned: Mapping[str, Any]) -> list[SiteBits]:
+    return [
+        SiteBits(
+            site,
+            site.rpartition("/")[2],
+            float(np.mean(learned.get(site, bits))),
+            float(np.mean(bits)),
+            0.0,
+            0.0,
+        )
+        for site, bits in final.items()
+    ]
 
 
 def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axes:

@@ -39,6 +39,14 @@ def test_bars_are_as_high_as_the_bits_and_float_is_cut_off_and_labelled(runs):
     assert {t.get_text() for t in axes.texts} == {"32"}
 
 
+def test_bits_by_site_are_drawn_as_a_runs_sites_are():
+    final = {"conv/kernel": np.array([2.0, 4.0]), "conv/input": 5.0}
+    axes = plots.bits_per_layer(final, learned={"conv/kernel": np.array([2.4, 3.2])})
+    assert [bar.get_height() for bar in axes.patches] == [3.0, 5.0]
+    (marks,) = axes.lines
+    assert marks.get_ydata() == pytest.approx([2.8])
+
+
 def test_the_front_joins_the_rows_that_are_on_it(runs):
     (group,) = compare(runs).groups
     axes = plots.pareto(group, "bits_all")
