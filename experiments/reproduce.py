@@ -46,10 +46,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0,
         help="runs at a time; else one per accelerator, or as suits a CPU",
     )
+    add("--seeds", type=int, default=0, help="of each row; else as many as the table has")
     add("--anyway", action="store_true", help="also without the accelerator that it is made for")
     args = parser.parse_args(argv)
-    if args.slots < 0:
-        parser.error(f"--slots must be 0 or more, got {args.slots}")
+    for name, value in (("slots", args.slots), ("seeds", args.seeds)):
+        if value < 0:
+            parser.error(f"--{name} must be 0 or more, got {value}")
     return args
 
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     workdir = Path(args.workdir or f"runs/{args.name}")
     try:
-        table = plan_table(args.name, workdir)
+        table = plan_table(args.name, workdir, args.seeds)
         devices = find_devices()
         if table.accelerator and devices.platform == "cpu" and not args.anyway:
             steps = sum(run.steps for run in table.runs if not run.finished)

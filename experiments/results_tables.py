@@ -21,7 +21,8 @@ class ResultsTable(NamedTuple):
     """A table that is planned.
 
     Attributes:
-      name: what it is reproduced by, and its file's under results/.
+      name: its file's under results/.
+      making: the command that makes it.
       title: its heading.
       about: what its rows share.
       baseline: label of the row that differences are to; the float one if empty.
@@ -32,6 +33,7 @@ class ResultsTable(NamedTuple):
     """
 
     name: str
+    making: str
     title: str
     about: str
     baseline: str
@@ -63,12 +65,13 @@ def known_tables() -> dict[str, dict[str, Any]]:
     return tables
 
 
-def plan_table(name: str, workdir: Path) -> ResultsTable:
+def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
     """The runs of a table, every one checked before any starts.
 
     Args:
       name: of the table.
       workdir: the folder that the runs' folders are in.
+      seeds: of each row, from 0; as many as the table says if 0.
 
     Raises:
       ValueError: one line, for a name that is unknown, a config that is refused, or a folder that
@@ -84,7 +87,7 @@ def plan_table(name: str, workdir: Path) -> ResultsTable:
     waves: list[list[SweepRun]] = [[], []]
     configs = {}
     for config in table["configs"]:
-        for seed in table["seeds"]:
+        for seed in range(seeds) if seeds else table["seeds"]:
             overrides = {"seed": str(seed)}
             if config in starts:
                 overrides["init_from"] = str(_folder(workdir, starts[config], seed))
@@ -93,6 +96,7 @@ def plan_table(name: str, workdir: Path) -> ResultsTable:
             configs[run.name] = config
     return ResultsTable(
         name,
+        f"python -m experiments.reproduce {name}{f' --seeds={seeds}' if seeds else ''}",
         table["title"],
         table["about"],
         table.get("baseline", ""),
@@ -112,7 +116,7 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
         [
             f"# {table.title}",
             table.about,
-            f"```\npython -m experiments.reproduce {table.name}\n```",
+            f"```\n{table.making}\n```",
             f"{len(runs)} runs, {minutes:.0f} minutes of wall time together. Top-1 is on the test "
             f"set, of the final integer model. {bits} Loom and Bit Fusion: speed-up over 16 bits.",
             markdown(comparison, COLUMNS).strip(),

@@ -56,10 +56,10 @@ def bits_per_layer(
             if site.integer > _FLOAT:
                 bar.set_alpha(0.35)
                 axes.annotate(f"{site.integer:g}", (place, 1.05 * top), ha="center", va="bottom")
-        learned = [(p, s.fractional) for p, s in zip(x, chosen, strict=True)
-                   if s.fractional != s.integer]  # fmt: skip
-        if learned:
-            axes.plot(*zip(*learned, strict=True), "_", color="black", ms=9)
+        marks = [(p, s.fractional) for p, s in zip(x, chosen, strict=True)
+                 if s.fractional != s.integer]  # fmt: skip
+        if marks:
+            axes.plot(*zip(*marks, strict=True), "_", color="black", ms=9)
     axes.set_xticks(range(len(layers)), [name or "(model)" for name in layers], rotation=90)
     axes.set(ylabel="bits", ylim=(0, 1.18 * top))
     axes.legend(frameon=False)

@@ -91,6 +91,14 @@ def test_resnet20_has_two_points_of_every_method_in_at_most_250_steps(tmp_path, 
     assert len({run.spec["name"] for run in runs}) == len(runs)
 
 
+def test_a_table_can_have_more_seeds_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = plan_table("cifar10-resnet20", tmp_path, seeds=2)
+    assert len(table.runs) == 2 * len(plan_table("cifar10-resnet20", tmp_path).runs)
+    assert {run.spec["seed"] for run in table.runs} == {0, 1}
+    assert table.making == "python -m experiments.reproduce cifar10-resnet20 --seeds=2"
+
+
 @pytest.mark.slow
 def test_a_table_is_made_kept_skipped_and_its_broken_runs_are_resumed(small, capsys):
     arguments, folders = small
