@@ -171,7 +171,9 @@ def terminal(group: Group, comparison: Comparison) -> Table:
 
 def _shared(group: Group) -> int:
     """Letters that all names begin with, a folder of configs say: they tell nothing in a table."""
-    folder = os.path.commonprefix([row.label for row in group.rows]).rpartition("/")
+    # What tells rows of one name apart stands in brackets, and may hold a path or a pattern.
+    names = [row.label.partition(" [")[0] for row in group.rows]
+    folder = os.path.commonprefix(names).rpartition("/")
     return len(folder[0] + folder[1])
 
 

@@ -47,6 +47,14 @@ def test_another_setting_of_a_method_is_another_row_and_its_label_says_which(tmp
     assert labels == {"digits/lsq [method.steps=200]", "digits/lsq [method.steps=400]"}
 
 
+def test_tables_cut_a_folder_off_names_and_nothing_off_what_tells_rows_apart(tmp_path):
+    rules = [{"rules": [["stage1/(conv1|conv2)/kernel", {"bits": bits}]]} for bits in (2, 3)]
+    found = records(tmp_path, *({**r, "settings": s} for r, s in zip(LSQ, rules, strict=False)))
+    text = markdown(compare(found))
+    assert text.count("| `lsq [rules=[[") == 2
+    assert "Settings are those of `digits/`." in text
+
+
 def test_logging_and_the_run_that_weights_come_from_make_no_other_row(tmp_path):
     changes = [{"log_every": 10, "init_from": "runs/float-seed0"},
                {"log_every": 50, "init_from": "runs/float-seed1"}]  # fmt: skip
