@@ -21,7 +21,7 @@ from bitjax.report.runs import RunRecord
 
 _POINTS = 120  # of a curve: more than its picture has room for
 _SCRIPTS = ("base", "tables", "axes", "charts", "main")
-_CURVES = ("accuracy", "bits", "loss", "eval_accuracy")
+_CURVES = ("accuracy", "bits", "loss")
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -139,11 +139,12 @@ def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, 
 def curve(run: RunRecord) -> dict[str, list[Any]]:
     """A run's training curves, thinned to what a picture shows: `step` and what was logged.
 
-    The last row of a thinned curve is the last one logged.
+    The last row of a thinned curve is the last one logged. Evaluations are rows of their own, which
+    would be holes in every curve.
     """
-    rows = run.metrics
+    rows = [row for row in run.metrics if any(key in row for key in _CURVES)]
     every = max(1, math.ceil(len(rows) / _POINTS))
-    rows = rows[(len(rows) - 1) % every :: every] if rows else ()
+    rows = rows[(len(rows) - 1) % every :: every] if rows else []
     found: dict[str, list[Any]] = {"step": [row["step"] for row in rows]} if rows else {}
     for key in _CURVES:
         values = [row.get(key) for row in rows]

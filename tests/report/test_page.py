@@ -92,6 +92,20 @@ def test_curves_are_thinned_and_keep_their_last_row(tmp_path):
     assert curve(short)["step"] == [10, 20, 30]
 
 
+def test_evaluations_between_logged_rows_make_no_holes_in_a_curve(tmp_path):
+    run = write_run(tmp_path / "run", rows=200)
+    path = run / "metrics.jsonl"
+    logged = path.read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in logged]
+    evaluated = [json.dumps({"step": step, "eval_accuracy": 0.5}) for step in steps]
+    path.write_text(
+        "\n".join(line for pair in zip(logged, evaluated, strict=True) for line in pair)
+    )
+    (record,), _ = read_runs([run])
+    found = curve(record)
+    assert found["step"][-1] == steps[-1] and None not in found["accuracy"] + found["bits"]
+
+
 def test_numbers_that_are_not_finite_become_null(tmp_path):
     run = write_run(tmp_path / "run", rows=3)
     path = run / "metrics.jsonl"
@@ -188,6 +202,8 @@ def test_a_browser_sorts_filters_and_shows_every_run_without_an_error(tmp_path):
         browser.run("document.getElementById('filter').value = 'no such run'")
         browser.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
         assert column("label") == []
+        none = browser.run("document.getElementById('none').textContent")
+        assert none.startswith('No run has all of "no", "such", "run" in its setting')
         browser.open(path, dark=True)
         assert browser.errors == []
         assert all(url.startswith(("file:", "about:", "data:")) for url in browser.requests)

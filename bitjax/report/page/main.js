@@ -28,7 +28,9 @@ function render() {
   count.textContent = `${runs.length} of ${data.runs.length} runs`;
   const scrolls = [...body.querySelectorAll(".scroll")].map(s => [s.scrollLeft, s.scrollTop]);
   if (state.run === null && runs.length) state.run = data.runs.indexOf(runs[0]);
-  const parts = [];
+  const parts = runs.length ? [] : [make("p", { class: "warn", id: "none" },
+    `No run has all of "${words().join('", "')}" in its setting, method, config, commit, folder, `
+    + "seed or group.")];
   data.groups.forEach((group, place) => {
     const own = runs.filter(r => r.group === place);
     if (!own.length) return;
