@@ -87,12 +87,18 @@ def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
 
 
 def insert(path: Path, text: str, name: str = NAME) -> None:
-    """Replaces what stands between the marks of that name; a file without them stays as it is."""
+    """Replaces what stands between the marks of that name; a file without them stays as it is.
+
+    Raises:
+      ValueError: only the first mark is there, so that nothing says what may be replaced.
+    """
     marks = f"<!-- {name}: written by a command -->", f"<!-- end of {name} -->"
-    if not path.exists() or marks[0] not in (whole := path.read_text()):
+    if not path.exists() or marks[0] not in (whole := path.read_text("utf-8")):
         return
     before, _, rest = whole.partition(marks[0])
-    _, _, after = rest.partition(marks[1])
+    _, found, after = rest.partition(marks[1])
+    if not found:
+        raise ValueError(f"{path} has {marks[0]!r} but no {marks[1]!r} behind it: put it there.")
     write(path, f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
 
 

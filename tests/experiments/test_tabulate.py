@@ -51,3 +51,11 @@ def test_the_table_replaces_what_stands_between_the_marks(tmp_path):
     path.write_text(f"before\n{first}\nold\n{last}\nafter\n")
     insert(path, "new")
     assert path.read_text() == f"before\n{first}\n\nnew\n\n{last}\nafter\n"
+
+
+def test_a_mark_without_its_end_is_an_error_and_what_follows_it_stays(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(whole := "before\n<!-- results: written by a command -->\nafter: ±\n", "utf-8")
+    with pytest.raises(ValueError, match="but no '<!-- end of results -->' behind it"):
+        insert(path, "new")
+    assert path.read_text("utf-8") == whole
