@@ -100,9 +100,16 @@ def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:
 
 
 def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
-    """Keeps what the runs found, and writes results/NAME.md and the comparison page."""
+    """Keeps what the runs found, and writes results/NAME.md and the comparison page.
+
+    Raises:
+      ValueError: one line, for runs that are finished but cannot be read: a table has all its rows.
+    """
     runs, skipped = read_runs([str(run.folder) for run in table.runs])
-    comparison = compare(runs, skipped=skipped, baseline=table.baseline)
+    if skipped:
+        left = "; ".join(f"{unread.folder} {unread.reason}" for unread in skipped)
+        raise ValueError(f"no table: {left}. Remove what is damaged to have it run again.")
+    comparison = compare(runs, baseline=table.baseline)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     for group in comparison.groups:
         console.print(terminal(group, comparison))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,16 @@ from bitjax.report.runs import read_runs
 from experiments import reproduce, results_tables
 from experiments.build import METHODS
 from experiments.devices import Devices
-from experiments.results_tables import document, known_tables, plan_table, rows_alone
+from experiments.grid import SweepRun
+from experiments.results_tables import (
+    ResultsTable,
+    document,
+    known_tables,
+    plan_table,
+    rows_alone,
+)
 from experiments.tabulate import ROOT, insert
+from tests.run_folders import write_run
 
 EVALUATED = {"data": "any", "eval_split": "test"}
 CONFIG = """
@@ -137,6 +146,16 @@ def test_a_table_of_which_a_run_fails_is_not_written(small, capsys, tmp_path):
     assert not (folders["kept"] / "small.md").exists()
 
 
+def test_a_finished_run_that_cannot_be_read_is_told_and_no_table_is_written(tmp_path):
+    folders = [write_run(tmp_path / name) for name in ("whole", "damaged")]
+    (folders[1] / "bits.csv").write_text("site,role\n")
+    runs = [SweepRun(folder.name, folder, {}, {}, 0) for folder in folders]
+    table = ResultsTable("small", "", "", "", "", False, False, (tuple(runs),), {})
+    with pytest.raises(ValueError, match="no table: .*damaged is of another version.*Remove"):
+        reproduce.write_table(table, tmp_path, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists() and not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(("devices", "slots"), [(Devices("cpu", 1), None), (Devices("gpu", 3), 3)])
 def test_runs_that_are_small_have_a_core_each(small, monkeypatch, devices, slots):
     arguments, _ = small
@@ -181,15 +200,20 @@ def test_a_folder_that_holds_another_run_stops_the_table_before_it_starts(small)
 )
 def test_committed_tables_are_those_of_the_committed_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    table = plan_table(name, tmp_path)
+    written = (ROOT / "results" / f"{name}.md").read_text("utf-8")
+    seeds = re.search(rf"reproduce {name} --seeds=(\d+)", written)
+    table = plan_table(name, tmp_path, int(seeds[1]) if seeds else 0)
     named = [r.spec["name"] or table.configs[r.name][8:-3] for r in table.runs]
     folders = [
         f"results/{name}/seed{r.spec['seed']}" for name, r in zip(named, table.runs, strict=True)
     ]
     runs, skipped = read_runs(folders)
     assert not skipped and [run.folder for run in runs] == folders
+    for kept, planned in zip(runs, table.runs, strict=True):
+        spec = json.loads(json.dumps(planned.spec))
+        for key in ("model", "method", "rules", "budgets"):
+            assert kept.settings[key] == spec[key], f"{kept.folder} is of another config: {key}"
     comparison = compare(runs, baseline=table.baseline)
-    written = (ROOT / "results" / f"{name}.md").read_text()
     # Records are kept under other names than they were run under.
     assert document(table, comparison).split("Made by:")[0] == written.split("Made by:")[0]
     readme = (ROOT / "README.md").read_text()
