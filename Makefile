@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(RUN) -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
 
 report: $(VENV)/.installed
-	$(RUN) -m experiments.compare $(wildcard runs/digits*) results/digits --out runs/report.html
+	$(RUN) -m experiments.compare $(wildcard runs/digits-*) results/digits --out runs/report.html
 
 test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PARALLEL)
