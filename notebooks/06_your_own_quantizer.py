@@ -140,8 +140,10 @@ print("all laws are kept")
 
 # %% [markdown]
 # A mistake that is easily made, and hard to see in a training curve: rounding $\log_2 |u|$, in
-# `apply` alone. That puts the border between two levels at 0.71 of the upper one, where `encode`
-# has it at 0.75: what is exported is not what was trained. One line names the law and the place.
+# `apply` alone. That puts the border below every level at 0.71 of it, where `encode` has it at 0.75
+# between two levels, and at 0.5 between the smallest one and 0: what is exported is not what was
+# trained. One line names the law and the place; here it is a weight that `encode` gave the only
+# level of 2 bits, and `apply` 0.
 
 
 # %%
