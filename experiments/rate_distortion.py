@@ -80,7 +80,7 @@ def draw(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
         "best scale (uniform): sites and median": [site["free"] for site in curves.values()],
         "window of an 8-bit code": median["window"],
         "Lloyd-Max levels": median["Lloyd-Max"],
-        "truncated planes (the paper's)": median["truncated"],
+        "truncated planes (as the authors' program)": median["truncated"],
     }
     bits = np.arange(1, len(median["free"]) + 1)
     limit = {"Shannon's lower bound, half-normal": bound(bits)}

@@ -7,6 +7,7 @@ Finished runs are skipped and broken ones resumed, so that the same command goes
 import argparse
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     workdir = Path(args.workdir or f"runs/{args.name}")
     try:
+        if any((workdir / file).exists() for file in ("config.json", "result.json")):
+            raise ValueError(f"{workdir} is a run's own folder: choose another --workdir.")
         table = plan_table(args.name, workdir, args.seeds)
         devices = find_devices()
         if table.accelerator and devices.platform == "cpu" and not args.anyway:
@@ -77,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         small = cores if table.small and devices.platform == "cpu" else 0
         code = run_table(table, make_slots(devices, args.slots or small))
         if code == 0:
+            draw_distortion(table)
             write_table(table, workdir, Path(args.results))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -97,6 +101,26 @@ def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:
             progress.summarize()
             return 1
     return 0
+
+
+def draw_distortion(table: ResultsTable) -> None:
+    """Measures, where it is not yet, what the page draws of distortion against rate.
+
+    Raises:
+      ValueError: it could not be measured.
+    """
+    for run in table.runs:
+        data = run.folder / "distortion.json"
+        if run.name not in table.distortion or data.exists():
+            continue
+        print(f"{run.name}: measuring distortion against rate", flush=True)
+        command = [sys.executable, "-m", "experiments.rate_distortion"]
+        command += [f"--config={table.configs[run.name]}", f"--json={data}"]
+        command += [f"--out={data.with_suffix('.png')}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise ValueError(f"distortion of {run.name}: {last[0]}")
 
 
 def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:

@@ -14,7 +14,8 @@ from experiments.grid import SweepRun, arguments_of, check_folder, load_config
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("bits_weights", "bits_activations", "bits_inner", "model_bytes", "bops", "loom",
            "bit_fusion", "steps", "wall_seconds")  # fmt: skip
-_KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator", "small"}
+_KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator", "small",
+         "distortion"}  # fmt: skip
 
 
 class ResultsTable(NamedTuple):
@@ -28,6 +29,7 @@ class ResultsTable(NamedTuple):
       baseline: label of the row that differences are to; the float one if empty.
       accelerator: whether it is hopeless on a CPU.
       small: whether a run has enough to do for one core only.
+      distortion: names of runs whose inputs' distortion is drawn against the rate.
       waves: its runs; those of one wave start from what an earlier one found.
       configs: of each run, by its name.
     """
@@ -39,6 +41,7 @@ class ResultsTable(NamedTuple):
     baseline: str
     accelerator: bool
     small: bool
+    distortion: tuple[str, ...]
     waves: tuple[tuple[SweepRun, ...], ...]
     configs: Mapping[str, str]
 
@@ -71,7 +74,8 @@ def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
     Args:
       name: of the table.
       workdir: the folder that the runs' folders are in.
-      seeds: of each row, from 0; as many as the table says if 0.
+      seeds: of each row, from 0; as many as the table says if 0. With another number it is a table
+        by another name.
 
     Raises:
       ValueError: one line, for a name that is unknown, a config that is refused, or a folder that
@@ -94,14 +98,16 @@ def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
             run = _plan(config, _folder(workdir, config, seed), overrides)
             waves[config in starts].append(run)
             configs[run.name] = config
+    other = seeds and tuple(range(seeds)) != tuple(table["seeds"])
     return ResultsTable(
-        name,
-        f"python -m experiments.reproduce {name}{f' --seeds={seeds}' if seeds else ''}",
+        f"{name}-{seeds}-seeds" if other else name,
+        f"python -m experiments.reproduce {name}{f' --seeds={seeds}' if other else ''}",
         table["title"],
         table["about"],
         table.get("baseline", ""),
         table.get("accelerator", False),
         table.get("small", False),
+        tuple(name for name, config in configs.items() if config in table.get("distortion", ())),
         tuple(tuple(wave) for wave in waves if wave),
         configs,
     )
@@ -111,6 +117,7 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
     """A table's page under results/: what it is, its command, the rows, who made them."""
     runs = [run for group in comparison.groups for row in group.rows for run in row.runs]
     minutes = sum(run.wall_seconds for run in runs) / 60
+    shared = ", other runs among it" if table.small else ""
     bits = "Bits are plain averages over sites after rounding, a float site counts 32."
     return "\n\n".join(
         [
@@ -118,7 +125,8 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
             table.about,
             f"```\n{table.making}\n```",
             f"{len(runs)} runs, {minutes:.0f} minutes of wall time together. Top-1 is on the test "
-            f"set, of the final integer model. {bits} Loom and Bit Fusion: speed-up over 16 bits.",
+            f"set, of the final integer model. {bits} Loom and Bit Fusion: speed-up over 16 bits. "
+            f"Seconds are a run's own, beside whatever else the machine did{shared}.",
             markdown(comparison, COLUMNS).strip(),
             "Made by:",
             "\n".join(makers(runs)),
@@ -138,7 +146,8 @@ def makers(runs: Iterable[RunRecord]) -> list[str]:
     for run in runs:
         versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
         line = f"commit {run.commit} on {run.device} ({versions})"
-        seen.setdefault(line, []).append(Path(run.folder).name)
+        notes = f" ({'; '.join(run.notes)})" if run.notes else ""
+        seen.setdefault(line, []).append(Path(run.folder).name + notes)
     return [f"- {line}: {', '.join(names)}" for line, names in seen.items()]
 
 

@@ -30,8 +30,9 @@ def keep(run: Path, results: Path) -> Path:
         raise ValueError(f"{run} is {result['status']}, not finished: run its config again.")
     folder = results / result["name"] / f"seed{result['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "bits.csv", "config.json"):
-        shutil.copy(run / name, folder / name)
+    for name in ("result.json", "bits.csv", "config.json", "distortion.json"):
+        if name != "distortion.json" or (run / name).exists():
+            shutil.copy(run / name, folder / name)
     return folder
 
 

@@ -152,6 +152,9 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     versions = result.get("versions")
     versions = versions if isinstance(versions, Mapping) else {}
     notes: list[str] = []
+    commits = result.get("commits")
+    if isinstance(commits, list) and len(commits) > 1:
+        notes.append(f"was made by several commits in turn: {', '.join(map(str, commits))}")
     accuracy = number_of(result, "accuracy")
     if not 0 <= accuracy <= 1:
         raise Unfit(f"is damaged: the accuracy in result.json must be in [0, 1], got {accuracy}")

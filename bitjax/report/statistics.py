@@ -25,7 +25,8 @@ class Difference(NamedTuple):
 
     Attributes:
       mean: of the differences.
-      low: end of the confidence interval of the mean; None of one seed.
+      low: end of the confidence interval of the mean; None of one seed, and where all seeds differ
+        by the same, which says nothing about the spread.
       high: its other end.
       seeds: that both have.
     """
@@ -77,7 +78,7 @@ def paired_difference(
     if not seeds:
         return None
     mean, std, count = summarize([values[seed] - baseline[seed] for seed in seeds])
-    if std is None:
+    if not std or std < 1e-12:
         return Difference(mean, None, None, seeds)
     from scipy.special import stdtrit  # scipy.stats would take a second to import
 

@@ -50,6 +50,7 @@ class Keeper:
         self._began = time.monotonic()
         self._stage_began = 0.0
         self._checkpoints = self._best = self._writer = None
+        self.commits = [str(run.provenance["commit"])]  # that made it, in turn
         self._best_score = (-1, -1.0)  # stage and accuracy: a later stage's model is another one
         # Checkpoints are written by all hosts together, everything else by the first.
         self._folder = run.folder if is_first() else None
@@ -110,6 +111,7 @@ class Keeper:
             "seconds": self.seconds(),
             "stage_began": self._stage_began,
             "best": list(self._best_score),
+            "commits": self.commits,
         }
 
     def recall(self, notes: Mapping[str, Any]) -> None:
@@ -119,6 +121,7 @@ class Keeper:
         self._began -= notes["seconds"]
         self._stage_began = notes["stage_began"]
         self._best_score = tuple(notes.get("best", self._best_score))
+        self.commits = list(dict.fromkeys([*notes.get("commits", ()), *self.commits]))
 
     def save(self, place: Place, tree: Mapping[str, Any]) -> None:
         """Saves a checkpoint of `tree` at `place`, in the background."""

@@ -117,7 +117,7 @@ def outcome(folder):
     assert result["status"] == "finished"
     for part in (result, *result["stages"]):
         part.pop("wall_seconds")
-    result.pop("commit")
+    result.pop("commit"), result.pop("commits")
     config = ConfigDict(json.loads((folder / "config.json").read_text()))
     run = build_run(config, str(folder))
     run.show = False

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +105,8 @@ def test_a_table_can_have_more_seeds_and_says_so(tmp_path, monkeypatch):
     assert len(table.runs) == 2 * len(plan_table("cifar10-resnet20", tmp_path).runs)
     assert {run.spec["seed"] for run in table.runs} == {0, 1}
     assert table.making == "python -m experiments.reproduce cifar10-resnet20 --seeds=2"
+    assert table.name == "cifar10-resnet20-2-seeds"  # the table of one seed stays
+    assert plan_table("digits", tmp_path, seeds=3).name == "digits"
 
 
 @pytest.mark.slow
@@ -150,7 +151,7 @@ def test_a_finished_run_that_cannot_be_read_is_told_and_no_table_is_written(tmp_
     folders = [write_run(tmp_path / name) for name in ("whole", "damaged")]
     (folders[1] / "bits.csv").write_text("site,role\n")
     runs = [SweepRun(folder.name, folder, {}, {}, 0) for folder in folders]
-    table = ResultsTable("small", "", "", "", "", False, False, (tuple(runs),), {})
+    table = ResultsTable("small", "", "", "", "", False, False, (), (tuple(runs),), {})
     with pytest.raises(ValueError, match="no table: .*damaged is of another version.*Remove"):
         reproduce.write_table(table, tmp_path, tmp_path / "kept")
     assert not (tmp_path / "kept").exists() and not (tmp_path / "report.html").exists()
@@ -165,6 +166,17 @@ def test_runs_that_are_small_have_a_core_each(small, monkeypatch, devices, slots
     monkeypatch.setattr(reproduce, "run_table", lambda table, places: seen.extend(places) or 1)
     assert run(arguments) == 1
     assert len(seen) == (slots or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.slow
+def test_a_run_without_planes_has_no_distortion_to_draw(small, tmp_path):
+    table = results_tables.known_tables()["small"]
+    table["distortion"] = table["configs"][1:]
+    planned = plan_table("small", tmp_path / "runs", seeds=1)
+    assert planned.distortion == ("small-float-seed0",)
+    planned.runs[0].folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="distortion of small-float-seed0: error: the config has"):
+        reproduce.draw_distortion(planned)
 
 
 def test_a_table_for_accelerators_says_what_it_would_take_without_one(monkeypatch, tmp_path):
@@ -186,6 +198,13 @@ def test_without_a_name_the_tables_are_listed(capsys):
     assert len(listed.splitlines()) == len(known_tables())
 
 
+def test_a_runs_own_folder_is_no_place_for_a_tables_runs(small):
+    arguments, folders = small
+    folders["runs"].mkdir()
+    (folders["runs"] / "config.json").write_text("{}")
+    assert "is a run's own folder: choose another --workdir" in str(run(arguments))
+
+
 def test_a_folder_that_holds_another_run_stops_the_table_before_it_starts(small):
     arguments, folders = small
     folder = folders["runs"] / "small-float-seed0"
@@ -201,8 +220,7 @@ def test_a_folder_that_holds_another_run_stops_the_table_before_it_starts(small)
 def test_committed_tables_are_those_of_the_committed_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     written = (ROOT / "results" / f"{name}.md").read_text("utf-8")
-    seeds = re.search(rf"reproduce {name} --seeds=(\d+)", written)
-    table = plan_table(name, tmp_path, int(seeds[1]) if seeds else 0)
+    table = plan_table(name, tmp_path)
     named = [r.spec["name"] or table.configs[r.name][8:-3] for r in table.runs]
     folders = [
         f"results/{name}/seed{r.spec['seed']}" for name, r in zip(named, table.runs, strict=True)

@@ -155,6 +155,15 @@ def test_damaged_metrics_cost_the_curves_only(tmp_path, line):
     assert record.metrics == () and "no training curves: metrics.jsonl" in record.notes[0]
 
 
+def test_a_run_that_several_commits_made_says_so(tmp_path):
+    one = write_run(tmp_path / "one", commits=["0123456789ab"])
+    two = write_run(tmp_path / "two", commits=["fedcba987654", "0123456789ab"])
+    (first,), _ = read_runs([one])
+    (second,), _ = read_runs([two])
+    assert first.notes == ()
+    assert second.notes == ("was made by several commits in turn: fedcba987654, 0123456789ab",)
+
+
 def test_distortion_is_read_where_it_is_and_noted_where_it_is_damaged(tmp_path):
     run = write_run(tmp_path / "run")
     path = run / "distortion.json"

@@ -18,8 +18,11 @@ def test_the_interval_is_that_of_scipys_paired_test(pairs, confidence):
     ours, theirs = zip(*pairs, strict=True)
     found = paired_difference(dict(enumerate(ours)), dict(enumerate(theirs)), confidence)
     differences = [a - b for a, b in pairs]
+    if found.low is None:
+        assert max(differences) - min(differences) < 1e-11  # scipy divides by 0 there
+        return
     if max(differences) - min(differences) < 1e-9:
-        assert found.high - found.low < 1e-7  # scipy divides by 0 there
+        assert found.high - found.low < 1e-7
         return
     wanted = scipy.stats.ttest_rel(ours, theirs).confidence_interval(confidence)
     assert found.low == pytest.approx(wanted.low, rel=1e-9, abs=1e-12)
@@ -35,6 +38,11 @@ def test_only_seeds_that_both_have_are_paired():
 def test_one_pair_has_a_difference_and_no_interval():
     found = paired_difference({0: 0.5}, {0: 0.75})
     assert found == (-0.25, None, None, (0,))
+
+
+def test_seeds_that_all_differ_by_the_same_give_no_interval_of_width_zero():
+    found = paired_difference({0: 0.5, 1: 0.6}, {0: 0.75, 1: 0.85})
+    assert found.mean == pytest.approx(-0.25) and (found.low, found.high) == (None, None)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -1, float("nan")])

@@ -120,7 +120,7 @@ def final_state(run):
 
 
 def without_clock(result):
-    result = {k: v for k, v in result.items() if k not in ("wall_seconds", "commit")}
+    result = {k: v for k, v in result.items() if k not in ("wall_seconds", "commit", "commits")}
     clockless = [{k: v for k, v in s.items() if k != "wall_seconds"} for s in result["stages"]]
     return {**result, "stages": clockless}
 
@@ -286,6 +286,17 @@ def with_nan(step):
     images = DATA.images.astype(np.float32)
     images[batch_indices(100, SETTINGS.batch_size, step, SETTINGS.seed)[0], 3, 4] = np.nan
     return DATA._replace(images=images)
+
+
+def test_a_run_that_another_commit_went_on_with_names_both(tmp_path):
+    first = make(tmp_path, Interruption("learn_bits", "stop"))
+    first.provenance["commit"] = "a"
+    with pytest.raises(Stopped):
+        first.execute()
+    second = make(tmp_path)
+    second.provenance["commit"] = "b"
+    result = second.execute()
+    assert (result["commit"], result["commits"]) == ("b", ["a", "b"])
 
 
 def test_a_nan_image_stops_the_run_with_its_step_and_site(tmp_path):
