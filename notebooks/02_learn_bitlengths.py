@@ -146,7 +146,7 @@ panels = plots.curves(read_rows(folder / "metrics.jsonl"), ("loss", "bits"))
 #
 # Hardware has whole bits. Three policies, judged without any further training:
 #
-# - `ceil`, the paper's, never takes a bit away, and so misses the budget;
+# - `ceil`, the paper's as recalled, never takes a bit away, and so misses the budget;
 # - `nearest` moves every bitlength least, and lands on either side of the budget;
 # - `budget` chooses for all sites together, so that the integer network meets the budget and no
 #   single further bit would fit into it.

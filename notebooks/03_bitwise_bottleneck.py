@@ -135,7 +135,7 @@ axes = plots.distortion_rate(
     rates.tolist(),
     {
         "planes of the rounded value (bitjax)": sqnr("free"),
-        "planes of the finished code (the paper's)": sqnr("truncated"),
+        "planes of the finished code (the authors' program)": sqnr("truncated"),
         "any levels (Lloyd-Max)": [lloyd_max_sqnr(histogram) for histogram in seen.values()],
     },
     {"limit for a half-normal": [-10 * np.log10(half_normal_bound(float(k))) for k in rates]},
