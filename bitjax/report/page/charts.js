@@ -101,7 +101,7 @@ function bitMap(place, runs) {
   const sites = runs.flatMap(r => data.site_sets[r.sites]);
   const layers = [...new Set(sites.map(([site]) => layerOf(site)))];
   const cell = 17, names = 6.1 * Math.min(44, Math.max(...rows.map(([r]) => r.label.length)));
-  const left = names + 10, top = 10 + 5.6 * Math.max(5, ...layers.map(l => l.length));
+  const left = names + 10, top = 12 + 6.4 * Math.max(5, ...layers.map(l => l.length));
   const gap = 12, width = left + 2 * layers.length * cell + gap + 6;
   const height = top + rows.length * cell + 22;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
