@@ -2,8 +2,9 @@
 
 The rows of `python -m experiments.reproduce cifar10-resnet20`. All share the float network as
 teacher, 8 bits at stem and head, the rate's shape and weight decay; steps are those of training.
-Settings are the longer configs', of this folder, as far as they have one; none was tuned for 250
-steps, and BitPruning's bits move faster by as much as there are fewer steps. What comes behind the
+None of their settings was tuned at 250 steps: BitPruning's, TSQ's and the bottleneck's are those of
+longer configs of this folder, TSQ's with fewer steps and starts at 2 bits, BitPruning's bits moving
+faster by as much as there are fewer steps; the others have BitPruning's rate. What comes behind the
 file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command (minutes on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_250.py:lsq_w4a4 --workdir runs/lsq
 """

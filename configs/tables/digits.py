@@ -1,4 +1,4 @@
-"""Every method and baseline on the digits, three seeds. Command (10 minutes on 2 cores at most):
+"""Every method and baseline on the digits, three seeds. Command (6 minutes on 2 cores):
 
 python -m experiments.reproduce digits
 """
