@@ -87,7 +87,7 @@ def markdown(comparison: Comparison, columns: Collection[str] = tuple(BY_KEY)) -
         if folder:
             notes.append(f"- Settings are those of {_code(folder)}.")
         notes.append(f"- Front: of top-1 against {BY_KEY[comparison.cost].title}.")
-        parts += [f"### {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
+        parts += [f"## {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
     if comparison.skipped:
         left = [f"- {_code(s.folder)}: {_cell(s.reason)}" for s in comparison.skipped]
         parts += ["Not compared:", "\n".join(left)]
