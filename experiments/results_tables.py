@@ -1,7 +1,7 @@
 """A results table as the runs that make it: from `configs/tables/` to planned runs, to Markdown."""
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from bitjax.report.runs import RunRecord
 from bitjax.report.tables import markdown
 from experiments.build import check_config, plain
 from experiments.grid import SweepRun, arguments_of, check_folder, load_config
+from experiments.tabulate import made_by
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("bits_weights", "bits_activations", "bits_inner", "model_bytes", "bops", "loom",
@@ -129,7 +130,7 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
             f"Seconds are a run's own, beside whatever else the machine did{shared}.",
             markdown(comparison, COLUMNS).strip(),
             "Made by:",
-            "\n".join(makers(runs)),
+            made_by(map(_maker, runs)),
         ]
     ) + "\n"  # fmt: skip
 
@@ -140,15 +141,9 @@ def rows_alone(comparison: Comparison) -> str:
     return "\n".join(line for line in lines if line.startswith("|"))
 
 
-def makers(runs: Iterable[RunRecord]) -> list[str]:
-    """A line for each commit, machine and set of versions, with the runs that they made."""
-    seen: dict[str, list[str]] = {}
-    for run in runs:
-        versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-        line = f"commit {run.commit} on {run.device} ({versions})"
-        notes = f" ({'; '.join(run.notes)})" if run.notes else ""
-        seen.setdefault(line, []).append(Path(run.folder).name + notes)
-    return [f"- {line}: {', '.join(names)}" for line, names in seen.items()]
+def _maker(run: RunRecord) -> tuple[str, str, str, Mapping[str, str]]:
+    notes = f" ({'; '.join(run.notes)})" if run.notes else ""
+    return Path(run.folder).name + notes, run.commit, run.device, run.versions
 
 
 def _folder(workdir: Path, config: str, seed: int) -> Path:

@@ -78,12 +78,27 @@ def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
 
 def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
     """One line for each (machine, versions, commit) that made a result."""
+    return made_by(
+        (f"{name} seed {run['seed']}", run["commit"], run["device"], run["versions"])
+        for name, runs in sorted(found.items())
+        for run in runs
+    )
+
+
+def made_by(runs: Iterable[tuple[str, str, str, Mapping[str, str]]]) -> str:
+    """A line for each commit, machine and set of versions, with what they made.
+
+    Args:
+      runs: name, commit, device and versions of each.
+
+    Example:
+      >>> made_by((name, "0123", "cpu", {"jax": "0.10.2"}) for name in "ab")
+      '- commit 0123 on cpu (jax 0.10.2): a, b'
+    """
     seen: dict[str, list[str]] = {}
-    for name, runs in sorted(found.items()):
-        for run in runs:
-            versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-            line = f"commit {run['commit']} on {run['device']} ({versions})"
-            seen.setdefault(line, []).append(f"{name} seed {run['seed']}")
+    for name, commit, device, versions in runs:
+        shown = ", ".join(f"{package} {version}" for package, version in versions.items())
+        seen.setdefault(f"commit {commit} on {device} ({shown})", []).append(name)
     return "\n".join(f"- {line}: {', '.join(names)}" for line, names in seen.items())
 
 
