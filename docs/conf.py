@@ -77,7 +77,7 @@ def copy_pages(app, config):
 def copy(folder, found, title, about):
     """Copies pages into a folder of docs/ that git ignores, with a page that lists them."""
     copies = HERE / folder
-    shutil.rmtree(copies, ignore_errors=True)
+    shutil.rmtree(copies, ignore_errors=True)  # at first there are none
     copies.mkdir()
     for page in found:
         shutil.copy(page, copies)
