@@ -21,7 +21,7 @@ from benchmarks.timing import Ratio, machine, median, paired_ratio, show
 from bitjax.data import Dataset, train_batch
 from bitjax.methods import full_precision
 from bitjax.models import resnet20
-from bitjax.training.metrics import Progress
+from bitjax.training.progress import Progress
 from bitjax.training.runner import Run, Settings
 from bitjax.training.step import make_train_step
 

@@ -16,13 +16,14 @@ import numpy as np
 import bitjax as bj
 from benchmarks.timing import Ratio, interleave, machine, median, ratios, show
 from bitjax import methods
+from bitjax.launch.build import build_rules
+from bitjax.launch.registry import plain
+from bitjax.linen.sites import site_costs
 from bitjax.methods.base import Stage
 from bitjax.models import resnet20
-from bitjax.sites import site_costs
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_train_step
 from configs.cifar10.resnet20_bitpruning import get_config
-from experiments.build import build_rules, plain
 
 CONTROL = ("float", "float again")
 STEP_TARGET, COMPILE_TARGET = 1.05, 2.5

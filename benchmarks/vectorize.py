@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from benchmarks.timing import Ratio, interleave, machine, median, paired_ratio, show
 from bitjax.data import train_batch
+from bitjax.launch.build import build_run
+from bitjax.launch.config_files import load_config
 from bitjax.training.rows import stack
 from bitjax.training.runner import Run
 from bitjax.training.step import make_train_step
-from experiments.build import build_run
-from experiments.grid import load_config
 
 CONFIGS = {
     "mlp": ("configs/digits/float.py", ["--config.model.name=mlp"]),

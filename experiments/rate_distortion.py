@@ -29,8 +29,8 @@ _RATES = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
 
 def site_curves(histogram, max_bits: int) -> dict[str, np.ndarray]:
     """SQNR in dB of a site at 1 to `max_bits` bits per element, by quantizer."""
-    from bitjax.histogram_measures import moments, sample
-    from bitjax.rate_curves import rate_curves
+    from bitjax.bottleneck.curves import rate_curves
+    from bitjax.bottleneck.measures import moments, sample
     from bitjax.solvers.lloyd_max import lloyd_max
 
     points = sample(histogram, per_bin=2)
@@ -51,7 +51,7 @@ def allocation_rows(curves, costs, weights, rates) -> list[tuple[float, float, f
 
     Between whole rates neighbouring sites alternate, the better way round.
     """
-    from bitjax.rate_allocation import allocate_rates
+    from bitjax.bottleneck.rates import allocate_rates
 
     sites = list(curves)
     price = np.array([weights[s] * costs[s].elements / 2 for s in sites])
@@ -114,12 +114,12 @@ def distortion_value(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
 def main(argv: list[str]) -> None:
     """Counts the sites of the config's float model and draws them."""
     del argv
-    from bitjax.linen import QUANT, STATS
-    from bitjax.rate_curves import rate_curves
-    from bitjax.sensitivity import fisher
-    from bitjax.site_histograms import site_histograms
-    from bitjax.training.metrics import write_json
-    from experiments.build import build_run
+    from bitjax.bottleneck.curves import rate_curves
+    from bitjax.bottleneck.of_sites import site_histograms
+    from bitjax.bottleneck.sensitivity import fisher
+    from bitjax.launch.build import build_run
+    from bitjax.runs.rows import write_json
+    from bitjax.variables import QUANT, STATS
 
     try:
         run = build_run(_CONFIG.value, None)

@@ -15,15 +15,16 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from bitjax.cli.arguments import Parser
+from bitjax.launch.command import command_of
+from bitjax.launch.devices import Slot, find_devices, make_slots
+from bitjax.launch.local_queue import run_queue
+from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
-from bitjax.report.runs import read_runs
 from bitjax.report.tables import terminal
+from bitjax.runs.records import read_runs
 from experiments import tabulate
-from experiments.arguments import Parser
-from experiments.command import command_of
-from experiments.devices import Slot, find_devices, make_slots
-from experiments.local_queue import run_queue
 from experiments.results_tables import (
     ResultsTable,
     document,
@@ -31,7 +32,6 @@ from experiments.results_tables import (
     plan_table,
     rows_alone,
 )
-from experiments.sweep_progress import SweepProgress
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

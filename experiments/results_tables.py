@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitjax.launch.build import check_config
+from bitjax.launch.config_files import arguments_of, load_config
+from bitjax.launch.grid import SweepRun, check_folder
+from bitjax.launch.registry import plain
 from bitjax.report.comparison import Comparison
-from bitjax.report.runs import RunRecord
 from bitjax.report.tables import markdown
-from experiments.build import check_config, plain
-from experiments.grid import SweepRun, arguments_of, check_folder, load_config
+from bitjax.runs.records import RunRecord
 from experiments.tabulate import made_by
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -42,9 +42,9 @@ def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from bitjax.layer_fits import GroupFit, Settings, fit_behind, fit_group
     from bitjax.quantizers.weight_codes import MATRIX, otwn_codes, twn_codes
     from bitjax.solvers.code_descent import Fit
+    from bitjax.two_step.fits import GroupFit, Settings, fit_behind, fit_group
 
     grid, starts = np.array([-1.0, 0.0, 1.0]), {"twn": twn_codes, "otwn": otwn_codes}
     starts = {n: [np.asarray(a, float) for a in f(float_MxN, MATRIX)] for n, f in starts.items()}
@@ -95,9 +95,9 @@ def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
     import jax.numpy as jnp
 
     import bitjax as bj
-    from bitjax.layer_data import merge, moments_of, sampler, sums_of
-    from bitjax.layer_targets import affine_of, levels_of, plan_layers, with_float_kernels
-    from bitjax.trees import read_site
+    from bitjax.two_step.data import merge, moments_of, sampler, sums_of
+    from bitjax.two_step.targets import affine_of, levels_of, plan_layers, with_float_kernels
+    from bitjax.variables import read_site
 
     stages = {stage.name: stage for stage in run.method.stages}
     model = bj.Quantized(run.model, stages["transform"].rules)
@@ -139,8 +139,8 @@ def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
 def main(argv: list[str]) -> None:
     """Solves the config's layers in every way and prints the table."""
     del argv
-    from bitjax.training.run_folder import provenance
-    from experiments.build import build_run
+    from bitjax.launch.build import build_run
+    from bitjax.runs.provenance import provenance
 
     try:
         run = build_run(_CONFIG.value, None)

@@ -28,11 +28,11 @@ import numpy as np
 import bitjax as bj
 from bitjax.data import load
 from bitjax.methods import bitpruning, full_precision
-from bitjax.methods.base import bit_limits
+from bitjax.methods.labels import bit_limits
 from bitjax.models import SmallCNN
 from bitjax.quantizers.bitlength import freeze
 from bitjax.report import plots
-from bitjax.training.metrics import read_rows
+from bitjax.runs.rows import read_rows
 from bitjax.training.runner import Run, Settings
 
 # %% [markdown]

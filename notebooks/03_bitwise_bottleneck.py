@@ -25,8 +25,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 import bitjax as bj
+from bitjax.bottleneck.measures import moments, sample
 from bitjax.data import load
-from bitjax.histogram_measures import moments, sample
 from bitjax.methods import full_precision
 from bitjax.models import SmallCNN
 from bitjax.quantizers.bounds import half_normal_bound

@@ -27,8 +27,8 @@ from rich.console import Console
 
 from bitjax.report import plots
 from bitjax.report.comparison import compare
-from bitjax.report.runs import read_runs
 from bitjax.report.tables import markdown, terminal
+from bitjax.runs.records import read_runs
 
 # %% [markdown]
 # ## A run from a config
@@ -44,8 +44,8 @@ from bitjax.report.tables import markdown, terminal
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "experiments").is_dir())
 sys.path.insert(0, str(ROOT))  # `experiments` and `configs` are not installed with bitjax
 
+from bitjax.launch.build import build_run
 from configs.digits import bitpruning
-from experiments.build import build_run
 
 config = bitpruning.get_config()
 config.method.steps = 300

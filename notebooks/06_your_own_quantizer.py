@@ -214,7 +214,7 @@ label = axes.set_xlabel("weight / scale of its filter")
 # %% [markdown]
 # ## Use it in configs
 #
-# A config names quantizers by the registry in `experiments/build.py`. One line there, or two in a
+# A config names quantizers by the registry in `bitjax/launch/build.py`. One line there, or two in a
 # script of your own before it builds a run:
 #
 # ```python

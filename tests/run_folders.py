@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from bitjax.training.run_folder import config_hash
+from bitjax.runs.folder import config_hash
 
 LAYERS = (  # name, MACs, weights, elements of the input
     ("conv1", 9216, 144, 64),

@@ -1,31 +1,40 @@
-"""Imports go one way, and what is public is documented."""
+"""Imports go one way, each file has one room, and what is public is documented."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# A file may import its own layer and those above it; see the map of folders in README.md.
-MODULES = {path.stem for path in ROOT.glob("bitjax/*.py")} - {"__init__"}
+# From the ground up. A file imports its own layer and those before it; several names on one floor
+# are siblings, of which none imports another. A name is a folder of bitjax/ or a file in it.
 LAYERS = [
-    {"quantizers"},
-    {"solvers"},
-    MODULES,  # linen.py, rules.py, cost.py, budget.py and the like: what touches Flax modules.
-    {"methods"},
-    {"models"},
-    {"data"},
-    {"training"},
-    {"export"},
-    {"report"},
-    {"experiments"},
+    ("quantizers",),
+    ("solvers",),
+    ("variables", "rules"),
+    ("costs",),
+    ("linen",),
+    ("bottleneck", "two_step", "diagnostics", "export"),
+    ("methods",),
+    ("models", "data"),
+    ("runs",),
+    ("training", "report"),
+    ("launch",),
+    ("cli",),
+    ("experiments",),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+NO_FLAX = {"quantizers", "solvers", "variables", "rules", "costs", "program", "runs", "report"}
+BELOW_LAUNCH = set(RANK) - {"launch", "cli", "experiments"}
+BELOW_CLI = set(RANK) - {"cli", "experiments"}
+SLOW = {"grain", "tensorflow_datasets", "sklearn"}  # 1 to 2 s each
+
 FILES = sorted(
     p for top in ("bitjax", "experiments", "configs") for p in ROOT.glob(f"{top}/**/*.py")
 )
-PUBLIC = [p for p in FILES if p.parts[len(ROOT.parts)] == "bitjax"]
+OURS = [p for p in FILES if p.relative_to(ROOT).parts[0] == "bitjax"]
 
 
 def name_of(path: Path) -> str:
@@ -45,60 +54,119 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+def tops(modules: set[str]) -> set[str]:
+    return {module.split(".")[0] for module in modules}
+
+
 def layer(module: str) -> str | None:
     """The layer a module of ours is in; None for others and for bitjax itself."""
     parts = module.split(".")
-    if parts[0] == "bitjax":
-        return parts[1] if len(parts) > 1 and parts[1] in RANK else None
-    return parts[0] if parts[0] in RANK else None
+    name = parts[1] if parts[0] == "bitjax" and len(parts) > 1 else parts[0]
+    return name if name in RANK else None
 
 
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+def layer_of(path: Path) -> str | None:
+    return layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_go_one_way(path):
     modules = imported(path)
-    assert not {m for m in modules if m.split(".")[0] in ("tensorflow", "tensorflow_cpu")}
-    if path.parts[len(ROOT.parts)] == "configs":
-        assert not {m for m in modules if m.split(".")[0] in ("bitjax", "experiments")}
+    assert not tops(modules) & {"tensorflow", "tensorflow_cpu"}
+    if path.relative_to(ROOT).parts[0] == "configs":
+        assert not tops(modules) & {"bitjax", "experiments"}
         return
-    own = layer(module_of(path))
+    own = layer_of(path)
     if own is None:
         assert name_of(path) == "bitjax/__init__.py", "which layer is this? Add it to LAYERS"
         return
-    if own != "experiments":
+    above = {m for m in modules if (other := layer(m)) and RANK[other] > RANK[own]}
+    assert not above, f"{name_of(path)} is in {own} and imports {sorted(above)}"
+    beside = {
+        m for m in modules if (other := layer(m)) and other != own and RANK[other] == RANK[own]
+    }
+    assert not beside, f"{name_of(path)} is in {own} and imports its siblings' {sorted(beside)}"
+    if own in BELOW_CLI:
         whole = {m for m in modules if m.split(".")[0] == "bitjax" and layer(m) is None}
+        whole -= {"bitjax", "bitjax.__version__"} if own == "launch" else set()
         assert not whole, f"{name_of(path)} imports {sorted(whole)}: name the file it is in"
-    upward = {m for m in modules if (other := layer(m)) and RANK[other] > RANK[own]}
-    assert not upward, f"{name_of(path)} is in {own} and imports {sorted(upward)}"
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_libraries_stay_on_their_floors(path):
+    own, libraries = layer_of(path), tops(imported(path))
     if own == "quantizers":
         # Their own layer, the standard library's types, and arrays.
         allowed = {"jax", "numpy", "collections", "typing", "functools", "math", "dataclasses"}
-        others = {m for m in modules if m.split(".")[0] not in allowed and layer(m) != own}
-        assert not others, f"quantizers know only arrays; {name_of(path)} imports {sorted(others)}"
-    if own == "report":
-        # It knows runs by their folders alone, so that it reads those of any model and method.
-        files = {"bitjax.training.metrics", "bitjax.training.run_folder", "bitjax.accelerators"}
-        known = {m for m in modules if m.split(".")[0] == "bitjax" and layer(m) != own}
-        others = {m for m in known if m.rpartition(".")[0] not in files}
-        assert not others, f"report reads run folders; {name_of(path)} imports {sorted(others)}"
-    if own != "experiments":
-        # A ConfigDict stops at experiments/.
-        assert not {m for m in modules if m.split(".")[0] == "ml_collections"}
+        assert not libraries - allowed - {"bitjax"}, "quantizers know only arrays"
+    if own in NO_FLAX:
+        assert "flax" not in libraries, f"{name_of(path)}: {own} knows no Flax"
+    if own in BELOW_LAUNCH:
+        assert "ml_collections" not in libraries, "a ConfigDict stops at launch/"
+    if own in BELOW_CLI:
+        assert "absl" not in libraries, "flags are the command line's"
 
 
-@pytest.mark.parametrize("path", PUBLIC, ids=name_of)
+@pytest.mark.parametrize("path", [p for p in OURS if layer_of(p) in BELOW_CLI], ids=name_of)
+def test_messages_below_the_command_line_name_no_flags_and_no_commands(path):
+    bad = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        says = isinstance(node, ast.Raise) or (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", getattr(node.func, "attr", ""))
+            in ("print", "warning", "info", "error", "warn")
+        )
+        for text in ast.walk(node) if says else ():
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                if re.search(r"(^|[\s`'\"(])--\w|python -m ", text.value):
+                    bad.append(f"{name_of(path)}:{text.lineno} {text.value!r}")
+    assert not bad, "\n".join(bad)
+
+
+def test_no_module_is_hidden_by_a_public_name():
+    modules = {p.stem for p in ROOT.glob("bitjax/*.py")} | {p.name for p in ROOT.glob("bitjax/*/")}
+    public = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse((ROOT / "bitjax/__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not modules & public
+
+
+def test_files_do_not_import_each_other_in_circles():
+    graph = {}
+    for path in OURS:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if path.name == "__init__.py":
+            continue  # a package's table of contents
+        found = imported(path)
+        graph[".".join(parts)] = {
+            name for m in found for name in (m, m.rpartition(".")[0]) if name.startswith("bitjax.")
+        }
+    done: set[str] = set()
+
+    def visit(name, trail):
+        if name in trail:
+            raise AssertionError(" -> ".join([*trail[trail.index(name) :], name]))
+        if name in graph and name not in done:
+            for other in sorted(graph[name] - {name}):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_what_takes_long_to_import_is_imported_where_it_is_used(path):
-    slow = {"grain", "tensorflow_datasets", "sklearn"}  # 1 to 2 s each
     top = ast.parse(path.read_text()).body
     names = {a.name for node in top if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
-    assert not slow & {name.split(".")[0] for name in names}
+    assert not SLOW & tops(names)
 
 
-@pytest.mark.parametrize("path", PUBLIC, ids=name_of)
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_what_is_public_has_a_docstring(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), f"{name_of(path)} does not say what it is for"

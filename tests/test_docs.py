@@ -11,9 +11,9 @@ import pytest
 
 import bitjax
 from bitjax import data, methods, models, quantizers, solvers
+from bitjax.launch.registry import METHODS, QUANTIZERS
+from bitjax.launch.registry import MODELS as MODEL_FACTORIES
 from configs import base
-from experiments.build import METHODS, QUANTIZERS
-from experiments.build import MODELS as MODEL_FACTORIES
 
 DOCS = Path(__file__).parent.parent / "docs"
 MADE = ("_build", "notebooks", "tables")  # by `make docs`

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.build import build_run
+from bitjax.launch.build import build_run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Methods: lists of stages. One file each; the registry is experiments/build.py."""
+"""Methods: lists of stages. One file each; the registry is bitjax/launch/build.py."""
 
 from bitjax.methods.base import Context as Context
 from bitjax.methods.base import Method as Method

@@ -7,25 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.budget import Budget, cost_of, lagrangian, penalty, raise_multiplier
-from bitjax.cost import bits_of, with_bits
-from bitjax.methods.base import (
-    Method,
-    Stage,
-    adam,
-    bit_limits,
-    default_labels,
-    learned_labels,
-    reestimate,
-    scheduled,
-    sgd,
-    tie,
-)
-from bitjax.methods.quantization_aware import teaching
+from bitjax.costs.budget import Budget, cost_of, lagrangian, penalty, raise_multiplier
+from bitjax.costs.measures import bits_of, with_bits
+from bitjax.costs.rounding import POLICIES, round_bits
+from bitjax.methods.base import Method, Stage
+from bitjax.methods.labels import bit_limits, default_labels, learned_labels
+from bitjax.methods.optimizers import adam, scheduled, sgd, tie
+from bitjax.methods.recipe import reestimate, teaching
 from bitjax.quantizers.bitlength import freeze
-from bitjax.rounding import POLICIES, round_bits
 from bitjax.rules import Rules, rule
-from bitjax.trees import read_site, write_site
+from bitjax.variables import read_site, write_site
 
 _UPDATES = 40  # of the multipliers over the stage that learns bits
 _NEAR = 0.1  # relative excess within which the multipliers move

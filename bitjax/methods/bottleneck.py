@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bitjax.cost import bits_of
-from bitjax.methods.base import Context, Method, Stage, Variables, sgd
+from bitjax.bottleneck.allocate import allocate, check_settings, plane_sites
+from bitjax.bottleneck.coefficients import solve_coefficients
+from bitjax.costs.measures import bits_of
+from bitjax.methods.base import Context, Method, Stage, Variables
+from bitjax.methods.fixed_bits import fixed_bits
 from bitjax.methods.full_precision import full_precision
-from bitjax.methods.quantization_aware import fixed_bits
-from bitjax.plane_allocation import allocate, check_settings, plane_sites
-from bitjax.plane_coefficients import solve_coefficients
+from bitjax.methods.optimizers import sgd
 from bitjax.rules import Rules
 
 

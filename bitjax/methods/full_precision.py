@@ -1,7 +1,9 @@
 """The float control: the same model, data and schedule without a quantizer."""
 
-from bitjax.methods.base import Method, Stage, default_labels, reestimate, scheduled, sgd
-from bitjax.methods.quantization_aware import teaching
+from bitjax.methods.base import Method, Stage
+from bitjax.methods.labels import default_labels
+from bitjax.methods.optimizers import scheduled, sgd
+from bitjax.methods.recipe import reestimate, teaching
 
 
 def full_precision(

@@ -1,7 +1,7 @@
 """HWGQ (Cai et al., CVPR 2017): half-wave activations and binary weights, trained together."""
 
 from bitjax.methods.base import Method
-from bitjax.methods.quantization_aware import fixed_bits
+from bitjax.methods.fixed_bits import fixed_bits
 from bitjax.rules import Rules
 
 

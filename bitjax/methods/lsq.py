@@ -1,7 +1,8 @@
 """Learned step size quantization (Esser et al., arXiv 1902.08153): fixed bits, learned scales."""
 
-from bitjax.methods.base import Method, sgd
-from bitjax.methods.quantization_aware import fixed_bits
+from bitjax.methods.base import Method
+from bitjax.methods.fixed_bits import fixed_bits
+from bitjax.methods.optimizers import sgd
 from bitjax.rules import Rules
 
 

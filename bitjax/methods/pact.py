@@ -1,7 +1,8 @@
 """Parameterized clipping activation (Choi et al., arXiv 1805.06085): fixed bits, learned clips."""
 
-from bitjax.methods.base import Method, sgd
-from bitjax.methods.quantization_aware import fixed_bits
+from bitjax.methods.base import Method
+from bitjax.methods.fixed_bits import fixed_bits
+from bitjax.methods.optimizers import sgd
 from bitjax.rules import Rules
 
 

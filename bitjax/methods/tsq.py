@@ -5,24 +5,17 @@ from typing import Any
 
 import jax
 
-from bitjax.layer_fits import Settings
-from bitjax.layer_solving import solve_each
-from bitjax.layer_targets import is_stored
-from bitjax.methods.base import (
-    FROZEN,
-    Context,
-    Method,
-    Stage,
-    Variables,
-    default_labels,
-    reestimate,
-    scheduled,
-    sgd,
-)
-from bitjax.methods.quantization_aware import fixed_bits, teaching
-from bitjax.plane_allocation import allocate
+from bitjax.bottleneck.allocate import allocate
+from bitjax.methods.base import Context, Method, Stage, Variables
+from bitjax.methods.fixed_bits import fixed_bits
+from bitjax.methods.labels import FROZEN, default_labels
+from bitjax.methods.optimizers import scheduled, sgd
+from bitjax.methods.recipe import reestimate, teaching
 from bitjax.quantizers.ternary import hold_codes
 from bitjax.rules import Rules, quantizer_of
+from bitjax.two_step.fits import Settings
+from bitjax.two_step.solve import solve_each
+from bitjax.two_step.targets import is_stored
 
 TRAINED = ("scales", "straight_through")
 
@@ -82,7 +75,7 @@ def tsq(
       augment: whether those are augmented.
       reestimate_batches: augmented batches that re-estimate batch normalisation's statistics after
         the transformation; 0 does not.
-      target: see `bitjax.layer_fits.Settings`, as for what follows.
+      target: see `bitjax.two_step.fits.Settings`, as for what follows.
       asymmetric: likewise.
       float_inputs: likewise.
       positions: likewise.

@@ -1,7 +1,8 @@
 """Ternary weight networks (Li and Liu, arXiv 1605.04711): weights in {-a, 0, a}, trained so."""
 
-from bitjax.methods.base import Method, sgd
-from bitjax.methods.quantization_aware import fixed_bits
+from bitjax.methods.base import Method
+from bitjax.methods.fixed_bits import fixed_bits
+from bitjax.methods.optimizers import sgd
 from bitjax.rules import Rules
 
 

@@ -1,7 +1,7 @@
 """The plain baseline: fixed bits, ranges from data, weights trained through the rounding or not."""
 
 from bitjax.methods.base import Method
-from bitjax.methods.quantization_aware import fixed_bits
+from bitjax.methods.fixed_bits import fixed_bits
 from bitjax.rules import Rules
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bitjax.report.figures import BY_KEY, COSTS, cost_of, figures_of
-from bitjax.report.runs import RunRecord, Skipped
 from bitjax.report.statistics import (
     Difference,
     Summary,
@@ -13,7 +12,8 @@ from bitjax.report.statistics import (
     pareto_front,
     summarize,
 )
-from bitjax.training.run_folder import flatten
+from bitjax.runs.folder import flatten
+from bitjax.runs.records import RunRecord, Skipped
 
 BASELINE = "full_precision"
 _TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated

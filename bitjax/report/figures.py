@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
-from bitjax.accelerators import RULES, LayerBits, speedup
-from bitjax.report.run_files import SiteBits
-from bitjax.report.runs import RunRecord
+from bitjax.costs.accelerators import RULES, LayerBits, speedup
+from bitjax.runs.files import SiteBits
+from bitjax.runs.records import RunRecord
 
 
 class Figure(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Any
 
 from bitjax.report.comparison import Comparison, Row
 from bitjax.report.figures import BY_KEY, COSTS, FIGURES, figures_of
-from bitjax.report.run_files import is_number
-from bitjax.report.runs import RunRecord
+from bitjax.runs.files import is_number
+from bitjax.runs.records import RunRecord
 
 _POINTS = 120  # of a curve: more than its picture has room for
 _SCRIPTS = ("base", "tables", "axes", "charts", "main")

@@ -1,7 +1,7 @@
 """Pictures as functions of data, for notebooks and papers; each returns the axes it drew on.
 
 Every function takes `axes` to draw on, and makes a figure of its own without. Nothing here reads a
-file or a model: `bitjax.report.runs.read_runs` gives what `bits_per_layer` and `curves` take.
+file or a model: `bitjax.runs.records.read_runs` gives what `bits_per_layer` and `curves` take.
 """
 
 import itertools
@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 
 from bitjax.report.comparison import Group, row_cost
 from bitjax.report.figures import BY_KEY, layer_of
-from bitjax.report.run_files import SiteBits, is_number
 from bitjax.report.statistics import pareto_front
+from bitjax.runs.files import SiteBits, is_number
 
 _FLOAT = 16.0  # more bits than this are float, and cut off
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.data import train_batch
-from bitjax.tap import first_nonfinite
+from bitjax.linen.finite import first_nonfinite
 from bitjax.training.state import TrainState, variables_of
 from bitjax.training.step import step_keys
 

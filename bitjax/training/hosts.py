@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bitjax.training.run_folder import flatten
+from bitjax.runs.folder import flatten
 
 T = TypeVar("T")
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from bitjax.cost import bits_of
-from bitjax.linen import QUANT, STATS
-from bitjax.training.checkpoint import Checkpoints, SaveError
+from bitjax.costs.measures import bits_of
+from bitjax.runs.checkpoint import Checkpoints, SaveError
+from bitjax.runs.folder import write_bits
+from bitjax.runs.results import StageResult
+from bitjax.runs.rows import MetricsWriter, write_json
 from bitjax.training.hosts import is_first
-from bitjax.training.metrics import MetricsWriter, write_json
-from bitjax.training.results import StageResult
-from bitjax.training.run_folder import write_bits
+from bitjax.variables import QUANT, STATS
 
 if TYPE_CHECKING:
     from bitjax.training.runner import Run

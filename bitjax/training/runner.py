@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bitjax.calibrate import attach
-from bitjax.cost import bits_of
+from bitjax.costs.measures import bits_of
+from bitjax.costs.site import Costs
 from bitjax.data import (
     AUGMENTATIONS,
     Dataset,
@@ -25,23 +25,25 @@ from bitjax.data import (
     train_batch,
     train_batches,
 )
-from bitjax.linen import QUANT, STATS, Quantized
+from bitjax.linen.attach import attach
+from bitjax.linen.quantized import Quantized
+from bitjax.linen.sites import site_costs
 from bitjax.methods.base import Context, Method, Stage
-from bitjax.sites import Costs, site_costs
+from bitjax.runs.provenance import provenance
+from bitjax.runs.results import StageResult, result_of
 from bitjax.training.feed import feed, resident
 from bitjax.training.finite import NonFiniteError as NonFiniteError
 from bitjax.training.finite import check_finite
 from bitjax.training.hosts import is_first
 from bitjax.training.keeper import Keeper, Place
-from bitjax.training.metrics import Progress
 from bitjax.training.parallel import Placement, placement
 from bitjax.training.preemption import Preemption
-from bitjax.training.results import StageResult, result_of
-from bitjax.training.run_folder import provenance
+from bitjax.training.progress import Progress
 from bitjax.training.settings import Settings as Settings
 from bitjax.training.settings import check_place, check_settings
 from bitjax.training.state import TrainState, initial_state, variables_of, with_variables
 from bitjax.training.step import make_eval_step, make_train_step
+from bitjax.variables import QUANT, STATS
 
 _ORDER_SEED = 0x5EED  # of the images that preparation sees; the same in every run
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.linen import QUANT, STATS
-from bitjax.methods.base import FROZEN, Stage, default_labels
+from bitjax.methods.base import Stage
+from bitjax.methods.labels import FROZEN, default_labels
+from bitjax.variables import QUANT, STATS
 
 
 class TrainState(NamedTuple):

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.cost import average_bits, bits_of
-from bitjax.linen import QUANT, STATS, Quantized
+from bitjax.costs.measures import average_bits, bits_of
+from bitjax.costs.site import Costs
+from bitjax.linen.finite import is_finite
+from bitjax.linen.quantized import Quantized
 from bitjax.methods.base import Stage
-from bitjax.sites import Costs
-from bitjax.tap import is_finite
 from bitjax.training.state import TrainState, moving, optimizer, variables_of, with_variables
+from bitjax.variables import QUANT, STATS
 
 Metrics = dict[str, jax.Array]
 Preprocess = Callable[[jax.Array | None, jax.Array], jax.Array]

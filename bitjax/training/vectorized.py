@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from bitjax.cost import bits_of
+from bitjax.costs.measures import bits_of
 from bitjax.data import Dataset, train_batch
-from bitjax.training.checkpoint import Checkpoints
+from bitjax.runs.checkpoint import Checkpoints
+from bitjax.runs.results import StageResult, result_of
 from bitjax.training.finite import NonFiniteError, check_finite
 from bitjax.training.keeper import Keeper, Place
-from bitjax.training.metrics import Progress
 from bitjax.training.parallel import placement
-from bitjax.training.results import StageResult, result_of
+from bitjax.training.progress import Progress
 from bitjax.training.rows import rows_of, stack
 from bitjax.training.runner import Run, Stopped
 from bitjax.training.state import TrainState, variables_of, with_variables

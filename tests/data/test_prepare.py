@@ -200,7 +200,7 @@ def test_idx_and_png_keep_every_bit():
 
 
 def test_the_command_takes_one_tfds_name():
-    from experiments.prepare_data import main
+    from bitjax.cli.prepare import main
 
     for arguments in ([], ["cifar10"], ["tfds:mnist", "tfds:cifar10"]):
         with pytest.raises(SystemExit, match="error: expected one data set, tfds:NAME, got"):

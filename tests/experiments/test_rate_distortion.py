@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.histogram import empty, observe
+from bitjax.bottleneck.histogram import empty, observe
 from bitjax.quantizers.bounds import half_normal_bound
 from experiments.rate_distortion import allocation_rows, distortion_value, draw, site_curves
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from bitjax.launch.devices import Devices
+from bitjax.launch.grid import SweepRun
+from bitjax.launch.registry import METHODS
 from bitjax.report.comparison import comparable, compare
-from bitjax.report.runs import read_runs
+from bitjax.runs.records import read_runs
 from experiments import reproduce, results_tables
-from experiments.build import METHODS
-from experiments.devices import Devices
-from experiments.grid import SweepRun
 from experiments.results_tables import (
     ResultsTable,
     document,

@@ -22,10 +22,11 @@ from bitjax.methods import (
     twn,
     uniform,
 )
-from bitjax.methods.base import distillation, scheduled
+from bitjax.methods.optimizers import scheduled
+from bitjax.methods.recipe import distillation
 from bitjax.models import MLP
+from bitjax.runs.rows import read_rows
 from bitjax.training.keeper import Keeper
-from bitjax.training.metrics import read_rows
 from bitjax.training.runner import Run, Settings
 
 DATA = load("digits", limit=256)

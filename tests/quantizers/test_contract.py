@@ -1,4 +1,4 @@
-"""The laws of `bitjax.quantizers.contract`, asked of one table of all quantizers."""
+"""The laws of `bitjax.quantizers.laws`, asked of one table of all quantizers."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -16,7 +16,6 @@ from bitjax.quantizers import (
     binary,
     bitlength,
     bitplane,
-    contract,
     halfwave,
     hwgq,
     identity,
@@ -26,9 +25,10 @@ from bitjax.quantizers import (
     ternary,
     uniform,
 )
+from bitjax.quantizers import laws as contract
 from bitjax.quantizers.bitlength import MODES, RANGES
 from bitjax.quantizers.blocks import GRANULARITIES
-from bitjax.quantizers.contract import Claims
+from bitjax.quantizers.laws import Claims
 from bitjax.quantizers.ranges import METHODS
 
 SHAPE = (6, 4)

@@ -8,13 +8,13 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import given
 
+from bitjax.launch.command import command_of
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
-from bitjax.report.runs import read_runs
 from bitjax.report.tables import csv_text, json_value, markdown
-from bitjax.training.metrics import write_json
-from bitjax.training.run_folder import config_hash
-from experiments.command import command_of
+from bitjax.runs.folder import config_hash
+from bitjax.runs.records import read_runs
+from bitjax.runs.rows import write_json
 from tests.run_folders import write_run
 
 values = st.recursive(

@@ -9,8 +9,8 @@ import scipy.stats
 
 from bitjax.report.comparison import compare
 from bitjax.report.figures import COSTS
-from bitjax.report.runs import Skipped, read_runs
 from bitjax.report.tables import csv_text, json_value, markdown
+from bitjax.runs.records import Skipped, read_runs
 from tests.run_folders import write_run
 
 

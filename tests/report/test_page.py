@@ -11,7 +11,7 @@ import pytest
 
 from bitjax.report.comparison import compare
 from bitjax.report.html import curve, page, page_script
-from bitjax.report.runs import Skipped, read_runs
+from bitjax.runs.records import Skipped, read_runs
 from tests.browser import Browser, find_chromium
 from tests.run_folders import write_many, write_run
 

@@ -10,7 +10,7 @@ import pytest
 
 from bitjax.report import plots
 from bitjax.report.comparison import compare
-from bitjax.report.runs import read_runs
+from bitjax.runs.records import read_runs
 from tests.run_folders import write_run
 
 

@@ -14,12 +14,12 @@ import pytest
 
 import bitjax as bj
 from bitjax.data import load, train_batch
+from bitjax.linen.probe import compile_quickly
 from bitjax.methods import full_precision, uniform
 from bitjax.models import MLP, SmallCNN
-from bitjax.probe import compile_quickly
+from bitjax.runs.rows import read_rows
 from bitjax.training import hosts
 from bitjax.training.feed import resident
-from bitjax.training.metrics import read_rows
 from bitjax.training.parallel import part_of_batch, placement
 from bitjax.training.runner import Run, Settings
 from bitjax.training.state import initial_state

@@ -13,9 +13,9 @@ import bitjax as bj
 from bitjax.data import batch_indices, load
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
-from bitjax.training.checkpoint import Checkpoints
+from bitjax.runs.checkpoint import Checkpoints
+from bitjax.runs.rows import read_rows
 from bitjax.training.keeper import Keeper
-from bitjax.training.metrics import read_rows
 from bitjax.training.runner import NonFiniteError, Run, Settings, Stopped
 
 DATA = load("digits", limit=100)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bitjax.training.metrics import Progress
+from bitjax.launch.build import build_run
+from bitjax.training.progress import Progress
 from bitjax.training.runner import Stopped
 from configs.base import get_config as base
-from experiments.build import build_run
 from tests.data.sets import write_folder
 
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.cost import bits_of
+from bitjax.costs.measures import bits_of
 from bitjax.data import load, train_batch
+from bitjax.linen.probe import probe
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
-from bitjax.probe import probe
 from bitjax.rules import quantizer_of
-from bitjax.training.metrics import read_rows
+from bitjax.runs.rows import read_rows
 from bitjax.training.rows import programs, rows_of, stack
 from bitjax.training.runner import Run, Settings, Stopped
 from bitjax.training.state import variables_of
 from bitjax.training.step import make_train_step
 from bitjax.training.vectorized import VectorizedRuns
-from bitjax.trees import read_site
+from bitjax.variables import read_site
 
 DATA = load("digits", limit=100)
 SETTINGS = Settings(
@@ -220,8 +220,8 @@ def test_steps_0_10_and_50_of_learned_bits_are_those_of_the_runs_alone():
 def test_on_the_digits_rows_and_runs_part_by_a_flipped_code_at_most():
     # Of half a million codes in a step one may lie so near to a boundary that the last bit of a
     # convolution decides: a change of 1e-7 in the parameters moves the loss by up to 7e-5.
-    from experiments.build import build_run
-    from experiments.grid import load_config
+    from bitjax.launch.build import build_run
+    from bitjax.launch.config_files import load_config
 
     path, runs = "configs/digits/bitpruning.py", {}
     for seed, rate in enumerate((0.05, 0.02)):

@@ -1,0 +1,1 @@
+"""Bit-planes for activations, chosen from histograms of calibration batches."""

@@ -1,0 +1,210 @@
+"""From calibration batches to bit-planes at every site, in one call and without training."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.bottleneck.coefficients import solve_coefficients
+from bitjax.bottleneck.curves import GRIDS, rate_curves
+from bitjax.bottleneck.of_sites import site_histograms
+from bitjax.bottleneck.rates import COSTS, Curve, allocate_rates, equal_psnr
+from bitjax.bottleneck.sensitivity import fisher
+from bitjax.costs.site import Costs
+from bitjax.linen.calibrate import calibrate
+from bitjax.linen.probe import inner_model
+from bitjax.linen.quantized import Quantized
+from bitjax.linen.sites import site_costs
+from bitjax.quantizers.base import check_choice
+from bitjax.quantizers.planes import powers_of_two
+from bitjax.rules import Rules, quantizer_of
+from bitjax.variables import QUANT, STATS, read_site, write_site
+
+WEIGHTINGS = ("fisher", "none")
+PAPER_GRIDS = GRIDS[2:]
+_REFERENCE_DB = 55.0  # of the authors' program
+_NO_SITE = (
+    "allocate has no planes to choose: give at least one input a bitplane() quantizer, of mode "
+    "'strong', scale 'learned' and signed=False.",
+    "allocate has no planes to choose: give at least one input a bitplane() quantizer, of mode "
+    "'faithful' with truncate=True, coefficients='free', depth 8 and signed=False.",
+)
+
+
+def allocate(
+    model: Quantized,
+    variables: Mapping[str, Any],
+    batches: Callable[[], Iterable[Any]],
+    *,
+    rate: float = 4.0,
+    psnr_loss: float | None = None,
+    weighting: str = "fisher",
+    cost: str = "equal",
+    grid: str = "free",
+    min_bits: int = 2,
+    max_bits: int = 8,
+    exact: bool = False,
+    costs: Costs | None = None,
+) -> dict[str, Any]:
+    """Gives every `bitplane` input the planes and the scale that serve the float network best.
+
+    One pass over the batches makes a histogram of every site; from it come the distortion and the
+    scale at every rate; a second pass measures the Fisher information; the rates then make
+    sum of F_l n_l D_l(k_l)  least while their average is at most `rate`.
+
+    Args:
+      model: wrapped, with unsigned `bitjax.bitplane` quantizers on inputs behind a ReLU: of mode
+        `strong` and scale `learned`, or, for the last two grids, of mode `faithful` with
+        `truncate=True` and `coefficients="free"`.
+      variables: all its collections, as `attach` gives them.
+      batches: a function that gives the calibration batches, the same ones at every call.
+      rate: the budget, planes per element on average over sites.
+      psnr_loss: the paper's knob T in dB instead of a budget: each site by itself gets the least
+        rate whose PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
+      weighting: F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
+      cost: what the rate is averaged over: `equal`, `elements` or `macs`.
+      grid: `free` scales; the best `window` of an 8-bit code; or, as the paper has it, planes of a
+        finished 8-bit code over each example's own range, the best ones (`truncated`) or the
+        LASSO's (`lasso`). Distortion is then a share of the peak, which only `psnr_loss` or equal
+        rates compare: with a budget, `min_bits` and `max_bits` must be the same.
+      min_bits: the least rate of a site; with `max_bits` the same, rates are uniform.
+      max_bits: the greatest, at most 8.
+      exact: see `solvers.allocation.allocate`.
+      costs: from `site_costs`; measured on the first batch if None.
+
+    Returns:
+      The variables with new `bits`, `shift`, `scale` and `coefficients` at these sites; everything
+      else as it was. Coefficients that are `solved` are solved from these batches, one pass more.
+
+    Raises:
+      ValueError: no site has such a quantizer, a site has negative elements, a setting is out of
+        its bounds, or a batch gives NaN or inf.
+
+    Example:
+      >>> import flax.linen as nn, jax
+      >>> import bitjax as bj
+      >>> x = jnp.abs(jax.random.normal(jax.random.key(0), (64, 8)))
+      >>> model = bj.Quantized(nn.Dense(3), [bj.rule("input", bj.bitplane(bits=8))])
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> variables = allocate(model, variables, lambda: [x], rate=3.0)
+      >>> float(variables["quant"]["input"]["bits"])
+      3.0
+
+    Source: Zhou et al., arXiv 2006.05210; the budget over all sites and its weights are ours.
+    """
+    check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
+    net = inner_model(model)
+    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    if costs is None:
+        first = next(iter(batches()))
+        costs = site_costs(net, *(first if isinstance(first, tuple) else (first,)))
+    sites = plane_sites(model.rules, costs, grid)
+    if not sites:
+        raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
+    forms = {s: quantizer.form for s in sites if (quantizer := quantizer_of(model.rules, s))}
+    shallow = next((s for s in sites if forms[s]["depth"] < max_bits), None)
+    if shallow is not None:
+        raise ValueError(
+            f"`max_bits` must be at most the {forms[shallow]['depth']} planes of {shallow!r}, got "
+            f"{max_bits}: give its bitplane() a larger `depth`, or lower `max_bits`."
+        )
+    chosen = "|".join(map(re.escape, sites))
+    seen = site_histograms(net, floats, batches(), sites=chosen, per_example=grid in PAPER_GRIDS)
+    curves = rate_curves(seen, grid=grid, max_bits=max_bits)
+    if psnr_loss is not None:
+        decibels = _REFERENCE_DB - psnr_loss
+        bits = equal_psnr(curves, decibels, min_bits=min_bits, max_bits=max_bits)
+    else:
+        weights = None
+        if weighting == "fisher" and min_bits < max_bits:
+            weights = fisher(net, floats, batches(), sites=chosen)
+        bits = allocate_rates(
+            curves, costs, rate, weights=weights, cost=cost, min_bits=min_bits,
+            max_bits=max_bits, exact=exact,
+        ).value  # fmt: skip
+    quant = variables[QUANT]
+    for site, k in bits.items():
+        new = _updated(read_site(quant, site), _leaves(curves[site], k))
+        quant = write_site(quant, site, new)
+    found = {**variables, QUANT: quant}
+    stats = found.get(STATS, {})
+    solved = [s for s in sites if forms[s]["coefficients"] == "solved"]
+    if solved:
+        averages = calibrate(model, found, batches())[STATS]
+        for site in solved:
+            stats = write_site(stats, site, read_site(averages, site))
+        found = solve_coefficients(model, {**found, STATS: stats})
+    return found
+
+
+def plane_sites(rules: Rules, costs: Costs, grid: str = "free") -> list[str]:
+    """The inputs whose planes `allocate` chooses under a grid, in forward order.
+
+    Example:
+      >>> plane_sites((), {})
+      []
+    """
+    wanted = {"truncate": True, "depth": 8, "coefficients": "free"}
+    wanted = wanted if grid in PAPER_GRIDS else {"scale": "learned"}
+    found = []
+    for site, entry in costs.items():
+        quantizer = quantizer_of(rules, site)
+        if quantizer is None or entry.role != "input" or "bitplane" not in quantizer.name:
+            continue
+        if {**quantizer.form, **wanted, "signed": False} == quantizer.form:
+            found.append(site)
+    return found
+
+
+def check_settings(
+    rate: float,
+    psnr_loss: float | None,
+    weighting: str,
+    cost: str,
+    grid: str,
+    min_bits: int,
+    max_bits: int,
+) -> None:
+    """Raises a ValueError for what `allocate` cannot do, before any batch is read."""
+    check_choice(weighting, WEIGHTINGS, "weighting")
+    check_choice(cost, COSTS, "cost")
+    check_choice(grid, GRIDS, "grid")
+    if grid in PAPER_GRIDS and psnr_loss is None and min_bits != max_bits:
+        raise ValueError(
+            f"`grid` {grid!r} goes with `psnr_loss`, or with `min_bits` the same as `max_bits`, "
+            f"got {min_bits}, {max_bits}."
+        )
+    if not 1 <= min_bits <= max_bits <= 8:
+        raise ValueError(
+            f"`min_bits`, `max_bits` must rise within [1, 8], got {min_bits}, {max_bits}."
+        )
+    if psnr_loss is None and not min_bits <= rate <= max_bits:
+        raise ValueError(
+            f"`rate` must be in [{min_bits}, {max_bits}], from `min_bits` to `max_bits`, "
+            f"got {rate:g}."
+        )
+
+
+def _leaves(curve: Curve, bits: int) -> dict[str, Any]:
+    """What a site's leaves become when it keeps `bits` planes."""
+    row = int(np.flatnonzero(curve.bits == bits)[0])
+    if curve.coefficients is None:  # planes from 0 upwards
+        scale = curve.scale[row]
+        return {"bits": bits, "shift": 0, "scale": scale, "coefficients": powers_of_two}
+    kept = np.flatnonzero(curve.coefficients[row])
+    low, high = (kept[0], kept[-1] + 1) if kept.size else (0, bits)
+    # Planes between kept ones are stored too.
+    return {"bits": high - low, "shift": low, "coefficients": curve.coefficients[row]}
+
+
+def _updated(node, leaves):
+    """A copy of a site's leaves with new values for those that it has."""
+    new = dict(node)
+    for name in node.keys() & leaves.keys():
+        shape = node[name].shape
+        value = leaves[name](shape[-1]) if callable(leaves[name]) else leaves[name]
+        # Layers of a scan have a leading axis, and share what was found for them all.
+        new[name] = jnp.broadcast_to(jnp.float32(value), shape)
+    return new

@@ -1,0 +1,85 @@
+"""What every rate costs each site in distortion, from its histogram alone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bitjax.bottleneck.histogram import Histogram
+from bitjax.bottleneck.measures import gram, sample
+from bitjax.bottleneck.rates import Curve
+from bitjax.quantizers.base import check_choice
+from bitjax.solvers.lasso_path import lasso_path
+from bitjax.solvers.plane_selection import select_planes
+from bitjax.solvers.scale_search import free_scales, window_scales
+
+GRIDS = ("free", "window", "truncated", "lasso")
+_PLANES = 8
+
+
+def rate_curves(
+    histograms: Mapping[str, Histogram], *, grid: str = "free", max_bits: int = 8
+) -> dict[str, Curve]:
+    """The distortion and the scale of every site at 1 to `max_bits` planes.
+
+    Grids:
+      free: x is rounded and saturated at the scale of least error (no window of a fine code).
+      window: x is rounded and saturated to planes j to j + k - 1 of the 8-bit code over the full
+        scale: scales are powers of two of its step.
+      truncated: planes of a finished 8-bit code over the full scale, as the paper's: the k that are
+        worth most, with their best coefficients; `scale` is the code's.
+      lasso: the same planes as the paper chooses them, with shrunk coefficients.
+
+    Args:
+      histograms: by site, from `site_histograms`.
+      grid: one of the above.
+      max_bits: at most 8.
+
+    Raises:
+      ValueError: a site has negative elements, which planes of the magnitude lose the sign of; or
+        an unknown grid.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bitjax.bottleneck.histogram import empty, observe
+      >>> curves = rate_curves({"a": observe(empty(), jnp.arange(16.0))}, max_bits=4)
+      >>> round(float(curves["a"].scale[3]), 3), float(curves["a"].distortion[3]) < 1e-6
+      (1.0, True)
+    """
+    check_choice(grid, GRIDS, "grid")
+    bits = np.arange(1, max_bits + 1)
+    found = {}
+    for site, histogram in histograms.items():
+        if histogram.negatives:
+            raise ValueError(
+                f"site {site!r} has {histogram.negatives} negative elements in the calibration "
+                "batches: give it another quantizer, or name only sites behind a ReLU."
+            )
+        peak = max(abs(histogram.low), abs(histogram.high))
+        if peak == 0.0:  # nothing to lose: one level holds a site of zeros
+            found[site] = Curve(bits, np.zeros(max_bits), np.ones(max_bits), 0.0)
+            continue
+        points = sample(histogram)
+        if grid == "free":
+            solved = free_scales(points.values, points.weights, max_bits=max_bits)
+            scale, distortion = solved.value.scale, solved.objective + points.within
+        elif grid == "window":
+            step = histogram.full_scale / 2**_PLANES
+            solved = window_scales(points.values, points.weights, step, max_bits=max_bits)
+            scale, distortion = solved.value.scale, solved.objective + points.within
+        else:
+            found[site] = _truncated(histogram, bits, float(peak), grid)
+            continue
+        found[site] = Curve(bits, np.asarray(distortion), np.asarray(scale), float(peak))
+    return found
+
+
+def _truncated(histogram, bits, peak, grid):
+    statistic = gram(histogram, _PLANES, rounded=True)
+    G, c, energy = statistic.gram_DxD, statistic.cross_D, statistic.energy
+    if grid == "lasso":
+        solved = lasso_path(G, c, energy, mean=statistic.mean)
+    else:
+        solved = select_planes(G, c, energy)
+    distortion = solved.objective[bits] * statistic.step**2
+    scale = np.full(len(bits), statistic.step)
+    return Curve(bits, distortion, scale, peak, solved.value.coefs[bits])

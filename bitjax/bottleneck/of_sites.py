@@ -1,0 +1,98 @@
+"""One pass over calibration batches: a histogram of |x| of every site, O(1) in memory."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bitjax.bottleneck.counts import Counts, count
+from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
+from bitjax.linen.finite import first_nonfinite
+from bitjax.linen.probe import Seen, probe
+
+
+def site_histograms(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    sites: str = ".*/input",
+    stride: int = 1,
+    per_example: bool = False,
+    **kwargs: Any,
+) -> dict[str, Histogram]:
+    """What every site holds before its quantizer, counted while the model runs as it stands.
+
+    Args:
+      model: a Linen module; of a wrapped one the sites see what quantized layers before them give.
+      variables: its collections.
+      batches: arrays, or tuples of the model's arguments.
+      sites: a regular expression, matched in full.
+      stride: count every stride-th run of 4096 elements only.
+      per_example: count x / max|x| of the example it belongs to, as the paper's codes do; an
+        example of zeros stays as it is.
+      **kwargs: for the model; not `train=True`.
+
+    Returns:
+      `{site: Histogram}` in forward order.
+
+    Raises:
+      ValueError: there are no batches, the pattern matches no site (the sites are listed), or a
+        tensor holds NaN or inf (which names its site).
+
+    Example:
+      >>> x = jax.numpy.array([[0.0, 1.0], [2.0, 4.0]])
+      >>> variables = nn.Dense(3).init(jax.random.key(0), x)
+      >>> found = site_histograms(nn.Dense(3), variables, [x], sites="input")
+      >>> found["input"].total, found["input"].full_scale
+      (4, 4.0)
+    """
+    wanted = re.compile(sites)
+    every: dict[str, None] = {}
+
+    def on_layer(seen: Seen):
+        names = {role: seen.layer.site(role) for role in seen.tensors}
+        every.update(dict.fromkeys(names.values()))
+        chosen = {n: seen.raw(role) for role, n in names.items() if wanted.fullmatch(n)}
+        if per_example:
+            chosen = {n: _over_its_peak(x) for n, x in chosen.items()}
+        return {n: count(x, stride=stride) for n, x in chosen.items()} or None
+
+    @jax.jit
+    def run(variables, args):
+        return [found for _, found in probe(model, variables, args, kwargs, on_layer).records]
+
+    total: dict[str, Histogram] = {}
+    for index, batch in enumerate(batches):
+        args = batch if isinstance(batch, tuple) else (batch,)
+        for record in jax.device_get(run(variables, args)):
+            for site, counts in record.items():
+                try:
+                    for one in _layers(counts):
+                        total[site] = merge(total.get(site, empty()), gather(one))
+                except ValueError as error:
+                    first = first_nonfinite(model, variables, *args, **kwargs) or site
+                    raise ValueError(
+                        f"batch {index} gives NaN or inf first at {first}: clean the data, or load "
+                        "other parameters."
+                    ) from error
+    if not every:
+        raise ValueError("site_histograms needs at least one batch, got none.")
+    if not total:
+        raise ValueError(f"`sites` {sites!r} matches no site in full. Sites: {', '.join(every)}.")
+    return total
+
+
+def _over_its_peak(x):
+    peak = jnp.max(jnp.abs(x), axis=tuple(range(min(1, x.ndim - 1), x.ndim)), keepdims=True)
+    return x / jnp.where(peak > 0, peak, 1)
+
+
+def _layers(counts: Counts) -> list[Counts]:
+    """The counts of each layer of a scan, or of the one layer."""
+    if counts.low.ndim == 0:
+        return [counts]
+    return [Counts(*(leaf[i] for leaf in counts)) for i in range(counts.low.shape[0])]

@@ -1,0 +1,94 @@
+"""Compares run folders: a table, and files with all of it.
+
+python -m experiments.compare runs/* [--out report.html] [--csv F] [--markdown F] [--json F]
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bitjax.cli.arguments import Parser
+from bitjax.launch.command import command_of
+from bitjax.report.comparison import compare
+from bitjax.report.figures import COSTS
+from bitjax.report.html import page
+from bitjax.report.tables import csv_text, json_value, markdown, terminal
+from bitjax.runs.records import read_runs
+from bitjax.runs.rows import write_json
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; what is wrong with it ends in one line."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", help="run folders, or folders that hold some")
+    add("--out", default="", help="page to write: one file, works offline")
+    add("--csv", default="", help="file to write with a line a run")
+    add("--markdown", default="", help="file to write with the tables")
+    add("--json", default="", help="file to write with everything as data")
+    add("--group", action="store_true", help="allow several models, data or evaluation sets")
+    add("--cost", default="bops", choices=COSTS, help="of the Pareto front", metavar="COST")
+    add("--only", default="", help="regular expression that a run's name or folder has")
+    add("--baseline", default="", help="row that differences are to; else the float one")
+    add("--confidence", type=float, default=0.95, help="of intervals, between 0 and 1")
+    add("--title", default="Comparison of runs", help="of the page")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the folders named on the command line, prints their tables and writes the files."""
+    args = parse(argv)
+    # Where nobody looks at a terminal, a table need not fit into one.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    try:
+        wanted = re.compile(args.only)
+        if not 0 < args.confidence < 1:
+            raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
+        found, skipped = read_runs(args.runs)
+        runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
+        for left in skipped:
+            console.print(
+                f"not compared: {left.folder} {left.reason}", markup=False, soft_wrap=True
+            )
+        if not runs:
+            only = f" and a name with {args.only!r}" if args.only else ""
+            raise ValueError(
+                f"nothing to compare: looked for folders with a result.json of status 'finished'"
+                f"{only} in {' '.join(args.runs[:3])}{' ...' if len(args.runs) > 3 else ''}; "
+                f"{len(found)} are finished, {len(skipped)} are not fit."
+            )
+        comparison = compare(
+            runs,
+            skipped=skipped,
+            group=args.group,
+            cost=args.cost,
+            baseline=args.baseline,
+            confidence=args.confidence,
+        )
+        for group in comparison.groups:
+            console.print(terminal(group, comparison))
+            for warning in group.warnings:
+                console.print(warning, markup=False, soft_wrap=True)
+        if args.out:
+            commands = {run.folder: command_of(run) for run in runs}
+            Path(args.out).write_text(page(comparison, commands, title=args.title), "utf-8")
+        if args.csv:
+            Path(args.csv).write_text(csv_text(comparison), "utf-8")
+        if args.markdown:
+            Path(args.markdown).write_text(markdown(comparison), "utf-8")
+        if args.json:
+            write_json(args.json, json_value(comparison))
+    except (ValueError, OSError, re.error) as error:
+        sys.exit(f"error: {error}")
+    for name in (args.out, args.csv, args.markdown, args.json):
+        if name:
+            print(name)
+
+
+def run() -> None:
+    """Runs the command."""
+    main()

@@ -1,0 +1,91 @@
+"""Looks into one run: sites, bits and costs, what saturates, what is zero, the doctor's findings.
+
+python -m experiments.inspect runs/digits-bitpruning
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bitjax.cli.arguments import Parser
+from bitjax.cli.looks import SiteLook, look_inside
+from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
+from bitjax.runs.records import RunRecord, read_runs
+
+
+def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:
+    """A row for each site: bits, size, share of the model's BOPs, and what a batch showed."""
+    layers = layers_of(record.sites)
+    bops = {n: v.macs * v.weight_bits * v.input_bits for n, v in layers.items()}
+    total = math.fsum(bops.values()) or 1.0
+    title = escape(f"{record.name}  seed {record.seed}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    table.add_column("site", overflow="fold", min_width=12)
+    for name in ("bits", "elements", "kB", "MACs", "BOPs %", "saturated %", "zeros %"):
+        table.add_column(name, justify="right")
+    for site in record.sites:
+        kernel, look = site.role == "kernel", looks.get(site.site)
+        bits = f"{site.integer:g}" if site.integer < 32 else "float"
+        if abs(site.fractional - site.integer) >= 0.005:
+            bits = f"{site.fractional:.2f} -> {bits}"
+        table.add_row(
+            escape(site.site),
+            bits,
+            f"{site.elements:,.0f}",
+            f"{site.elements * site.integer / 8192:.1f}",
+            f"{site.macs:,.0f}" if kernel else "",
+            f"{100 * bops[layer_of(site.site)] / total:.1f}" if kernel else "",
+            f"{100 * look.saturated:.1f}" if look else "",
+            f"{100 * look.zeros:.1f}" if look else "",
+        )
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints what the folder holds, then what its model does with a batch."""
+    parser = Parser(__doc__)
+    parser.add_argument("run", help="a run's folder")
+    parser.add_argument("--batch", type=int, default=64, help="training images that sites see")
+    parser.add_argument("--no-model", action="store_true", help="leave the checkpoint alone")
+    args = parser.parse_args(argv)
+    if args.batch < 1:
+        parser.error(f"--batch must be 1 or more, got {args.batch}")
+    console = Console(highlight=False)
+    found, skipped = read_runs([args.run])
+    if len(found) != 1 or skipped:
+        reasons = [f"{left.folder} {left.reason}" for left in skipped]
+        inside = [f"holds several runs, name one: {', '.join(r.folder for r in found[:3])}"]
+        sys.exit(f"error: {'; '.join(reasons or inside)}")
+    record = found[0]
+    looks: dict[str, SiteLook] = {}
+    text = ""
+    if not args.no_model:
+        try:
+            looks, text = look_inside(record, args.batch)
+        except (ValueError, OSError, ImportError) as error:
+            first = " ".join(str(error).split())
+            text = f"saturation, zeros and the doctor's findings are left out: {first}"
+    console.print(site_table(record, looks))
+    figures = figures_of(record)
+    for figure in FIGURES:
+        if figure.key in figures and not figure.key.endswith("_fractional"):
+            value = f"{figures[figure.key] / figure.scale:.{figure.digits}f}"
+            console.print(
+                f"{figure.title:>12} {value:>8}  [dim]{escape(figure.about)}[/dim]", soft_wrap=True
+            )
+    for line in (f"config {record.config}, commit {record.commit}, {record.device}", *record.notes):
+        console.print(line, markup=False, soft_wrap=True)
+    if text:
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def run() -> None:
+    """Runs the command."""
+    logging.set_verbosity(logging.WARNING)
+    main()

@@ -1,0 +1,37 @@
+"""Prints a finished run as a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
+    """Prints a finished run as a table: accuracy of each stage, bits, sizes."""
+    console = Console(highlight=False)
+    table = Table(title=f"{result['name']}  seed {result['seed']}", title_justify="left")
+    for name in ("", "value"):
+        table.add_column(name, justify="right" if name else "left")
+    for stage in result["stages"]:
+        label = f"{result['eval_split']} accuracy after {stage['name']}"
+        table.add_row(label, f"{stage['accuracy']:.2%}")
+    for name, bits in result["bits"].items():
+        label = {"all": "weights and activations", "inner": "without first and last layer"}
+        learned = f"  (learned {bits['fractional']:.2f})"
+        same = abs(bits["fractional"] - bits["integer"]) < 0.005
+        table.add_row(
+            f"average bits, {label.get(name, name)}",
+            f"{bits['integer']:.2f}{'' if same else learned}",
+        )
+    cost = result["cost"]
+    ratio = cost["float_model_bytes"] / cost["model_bytes"]
+    table.add_row("model, kB", f"{cost['model_bytes'] / 1024:.1f}  ({ratio:.1f}x smaller)")
+    table.add_row("activations, kB per example", f"{cost['activation_bytes'] / 1024:.1f}")
+    table.add_row("bit operations, M per example", f"{cost['bops'] / 1e6:.1f}")
+    table.add_row("time, s", f"{result['wall_seconds']:.0f}")
+    console.print(table)
+    if workdir:
+        console.print(
+            f"run folder: {workdir}  (result.json, bits.csv, metrics.jsonl)", soft_wrap=True
+        )

@@ -1,0 +1,1 @@
+"""Costs of bits, as pure functions of sites and bits; no Flax."""

@@ -1,0 +1,208 @@
+"""Soft and hard limits on what bits cost, as terms of the loss.
+
+The penalty is BitPruning's regularizer (arXiv 2002.03090); the hard budget is an augmented
+Lagrangian (Nocedal and Wright, Numerical Optimization, chapter 17) on one of the costs of
+`bitjax.costs.measures`. `bitjax.costs.rounding` ends it on integers.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
+from bitjax.costs.site import Costs
+
+CRITERIA = ("equal", "macs", "bytes", "bops")
+_ROLES = {"bytes": "kernel", "activation_bytes": "input", "bops": "kernel"}
+
+
+def penalty(
+    quant: Mapping[str, Any], costs: Costs, criterion: str | Mapping[str, float] = "equal"
+) -> jax.Array:
+    """The bits' regularizer, sum_i lambda_i n_i, over the quantized sites; scalar float32.
+
+    | criterion | lambda_i |
+    |---|---|
+    | equal | 1 / sites: the average bitlength |
+    | macs | MACs of the layer / sum of MACs over the sites |
+    | bytes | elements of the site / sum of elements (activations of one example) |
+    | bops | none: sum of MACs * n_w * n_a / (8 * sum of MACs), 8 when all bits are 8 |
+    | a mapping | the number given for the site, as it is; sites not in it count 0 |
+
+    The lambdas of `equal`, `macs` and `bytes` sum to 1, so that a strength means the same in every
+    network; the user's own are taken as they are.
+
+    Args:
+      quant: the collection `quant`, or all variables.
+      costs: from `site_costs`.
+      criterion: see above.
+
+    Raises:
+      ValueError: an unknown criterion, or a mapping that names an unknown site.
+
+    Example:
+      >>> from bitjax.costs.site import SiteCost
+      >>> costs = {r: SiteCost(12, 12, 4, r, "", r) for r in ("kernel", "input")}
+      >>> quant = {"kernel": {"bits": jnp.float32(2.0)}, "input": {"bits": jnp.float32(4.0)}}
+      >>> float(penalty(quant, costs)), float(penalty(quant, costs, {"kernel": 0.5}))
+      (3.0, 1.0)
+
+    Source: arXiv 2002.03090, the regularizer; the normalisation is ours.
+    """
+    bits = {site: n for site, n in bits_of(quant).items() if site in costs}
+    if not isinstance(criterion, str):
+        unknown = sorted(set(criterion) - set(costs))
+        if unknown:
+            raise ValueError(
+                f"`criterion` weighs {unknown[0]!r}, which is no site. Sites: {', '.join(costs)}."
+            )
+        weights = {site: float(criterion.get(site, 0.0)) for site in bits}
+        return _weighted(bits, costs, weights, 1.0)
+    if criterion == "bops":
+        pairs = [p for p in layer_pairs(costs).values() if p[0] in bits or p[1] in bits]
+        chosen = [kernel for kernel, _ in pairs]
+        total = sum(costs[kernel].macs for kernel in chosen)
+        return METRICS["bops"](bits, costs, chosen) / (8.0 * max(1, total))
+    if criterion == "equal":
+        weights = {site: float(costs[site].count) for site in bits}
+    elif criterion == "macs":
+        weights = {site: float(costs[site].macs) for site in bits}
+    elif criterion == "bytes":
+        weights = {site: float(costs[site].elements) for site in bits}
+    else:
+        raise ValueError(
+            f"`criterion` must be one of {list(CRITERIA)} or a mapping from sites to weights, "
+            f"got {criterion!r}."
+        )
+    return _weighted(bits, costs, weights, sum(weights.values()))
+
+
+def _weighted(bits, costs, weights, total):
+    mean = site_bits(bits, {site: costs[site] for site in bits})
+    terms = (weights[site] / (total or 1.0) * jnp.mean(n) for site, n in mean.items())
+    return sum(terms, jnp.float32(0.0))
+
+
+class Budget(NamedTuple):
+    """A hard limit on a cost.
+
+    Attributes:
+      metric: `bits` (plain average), `bytes` (kernel codes), `activation_bytes` or `bops`.
+      limit: in bits, bytes or bit operations per example.
+      sites: a regular expression; the cost counts the sites it matches in full.
+    """
+
+    metric: str
+    limit: float
+    sites: str = ".*"
+
+
+def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
+    """A checked `Budget`.
+
+    Args:
+      metric: `bits`, `bytes`, `activation_bytes` or `bops`.
+      limit: in bits, bytes or bit operations per example, above 0.
+      sites: a regular expression; the cost counts the sites it matches in full.
+
+    Raises:
+      ValueError: an unknown metric, or a limit that is not above 0.
+
+    Example:
+      >>> budget("bytes", 70 * 1024).limit
+      71680.0
+    """
+    if metric not in METRICS:
+        raise ValueError(f"`metric` of a budget must be one of {list(METRICS)}, got {metric!r}.")
+    if not limit > 0:
+        raise ValueError(f"`limit` of a budget on {metric} must be above 0, got {limit}.")
+    return Budget(metric, float(limit), sites)
+
+
+def budget_sites(limit: Budget, costs: Costs) -> list[str]:
+    """The sites that a budget counts: `bytes` kernels, `activation_bytes` inputs, `bits` both.
+
+    `bops` counts the layers whose kernel is named, and with them the inputs that are named too.
+
+    Raises:
+      ValueError: its pattern matches none; the sites are listed.
+
+    Example:
+      >>> from bitjax.costs.site import SiteCost
+      >>> costs = {"a/kernel": SiteCost(1, 1, 1, "", "a", "kernel")}
+      >>> budget_sites(Budget("bits", 4.0, "a/.*"), costs)
+      ['a/kernel']
+    """
+    role = _ROLES.get(limit.metric, "")
+    found = [site for site in costs if re.fullmatch(limit.sites, site)]
+    layers = {costs[site].layer for site in found if costs[site].role == "kernel"}
+    if limit.metric == "bops":
+        found = [site for site in found if costs[site].layer in layers]
+    elif role:
+        found = [site for site in found if costs[site].role == role]
+    if not found:
+        countable = [s for s, c in costs.items() if role in ("", c.role)]
+        raise ValueError(
+            f"the budget on {limit.metric} names sites {limit.sites!r}, which match none that it "
+            f"counts. Sites: {', '.join(countable)}."
+        )
+    return found
+
+
+def cost_of(limit: Budget, bits: Bits, costs: Costs) -> jax.Array:
+    """The cost that a budget limits, in its own unit; scalar.
+
+    Example:
+      >>> from bitjax.costs.site import SiteCost
+      >>> costs = {"a/kernel": SiteCost(1, 16, 1, "", "a", "kernel")}
+      >>> float(cost_of(Budget("bytes", 4.0), {"a/kernel": jnp.float32(3.0)}, costs))
+      6.0
+    """
+    return METRICS[limit.metric](bits, costs, budget_sites(limit, costs))
+
+
+def exact_cost(limit: Budget, bits: Bits, costs: Costs) -> float:
+    """The same in float64, for integers that must not exceed a limit by a rounding error.
+
+    Example:
+      >>> from bitjax.costs.site import SiteCost
+      >>> costs = {"a/kernel": SiteCost(1, 16, 1, "", "a", "kernel")}
+      >>> exact_cost(Budget("bytes", 4.0), {"a/kernel": 3.0}, costs)
+      6.0
+    """
+    host = {site: np.asarray(n, np.float64) for site, n in bits.items()}
+    return float(cost_of(limit, host, costs))
+
+
+def lagrangian(excess: jax.Array, multiplier: jax.Array, stiffness: jax.Array) -> jax.Array:
+    """The augmented Lagrangian's term for the constraint excess <= 0, scalar float32.
+
+    (max(0, mu + rho h)^2 - mu^2) / (2 rho), h = cost / limit - 1.
+
+    Args:
+      excess: h.
+      multiplier: mu >= 0.
+      stiffness: rho > 0.
+
+    Example:
+      >>> float(lagrangian(jnp.float32(0.5), jnp.float32(0.0), jnp.float32(2.0)))
+      0.25
+
+    Source: Nocedal and Wright, eq. 17.65, for an inequality.
+    """
+    active = jnp.maximum(0.0, multiplier + stiffness * excess)
+    return (jnp.square(active) - jnp.square(multiplier)) / (2.0 * stiffness)
+
+
+def raise_multiplier(excess: jax.Array, multiplier: jax.Array, stiffness: jax.Array) -> jax.Array:
+    """The next multiplier, max(0, mu + rho h).
+
+    Example:
+      >>> float(raise_multiplier(jnp.float32(-1.0), jnp.float32(0.5), jnp.float32(1.0)))
+      0.0
+    """
+    return jnp.maximum(0.0, multiplier + stiffness * excess)

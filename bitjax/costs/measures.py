@@ -1,0 +1,269 @@
+"""What a model costs at given bits: average bits, bytes, BOPs, as pure functions of its sites.
+
+`costs` is what `site_costs` measured; `bits` maps sites to the `bits` leaves of their quantizers,
+as `bits_of` reads them; a site that is not there is float and counts 32 bits. Bits of JAX give JAX
+scalars, differentiable and traceable; bits of NumPy give float64. 1 kB is 1024 bytes.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.costs.site import Costs, SiteCost
+from bitjax.variables import QUANT, STATS, read_site, write_site
+
+FLOAT_BITS = 32.0
+Bits = Mapping[str, Any]
+Scalar = Any  # of JAX for bits of JAX, else of NumPy
+
+
+def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The `bits` leaf of every quantized site, by site name.
+
+    Args:
+      variables: a model's variables, or its `quant` collection.
+
+    Returns:
+      `{site: bits}` in the tree's order; float sites are not in it.
+
+    Example:
+      >>> bits_of({"quant": {"conv": {"kernel": {"bits": jnp.float32(3.0)}}}})
+      {'conv/kernel': Array(3., dtype=float32)}
+    """
+    quant = variables.get(QUANT, variables)
+    found: dict[str, jax.Array] = {}
+
+    def walk(tree, path):
+        if "bits" in tree and not isinstance(tree["bits"], Mapping):
+            found["/".join(path)] = tree["bits"]
+            return
+        for name, sub in tree.items():
+            if isinstance(sub, Mapping):
+                walk(sub, (*path, name))
+
+    walk(quant, ())
+    return found
+
+
+def with_bits(variables: Mapping[str, Any], bits: Bits) -> dict[str, Any]:
+    """The variables with other bits at some sites; nothing else changes, and nothing compiles anew.
+
+    Args:
+      variables: a model's.
+      bits: by site, numbers or arrays that broadcast to the site's leaf.
+
+    Raises:
+      ValueError: a site has no bits; the message lists those that have.
+
+    Example:
+      >>> variables = {"quant": {"conv": {"kernel": {"bits": jnp.float32(3.0)}}}}
+      >>> with_bits(variables, {"conv/kernel": 2})
+      {'quant': {'conv': {'kernel': {'bits': Array(2., dtype=float32)}}}}
+    """
+    known, quant = bits_of(variables), variables[QUANT]
+    for site, n in bits.items():
+        if site not in known:
+            raise ValueError(
+                f"`bits` has {site!r}, which has no bits. Sites that have: {', '.join(known)}."
+            )
+        leaf = jnp.broadcast_to(jnp.asarray(n, jnp.float32), known[site].shape)
+        quant = write_site(quant, site, {**read_site(quant, site), "bits": leaf})
+    return {**variables, QUANT: quant}
+
+
+def site_bits(bits: Bits, costs: Costs) -> dict[str, Any]:
+    """Bits of every site in `costs`, `[count]` each: the mean over channels or groups of a layer.
+
+    Example:
+      >>> site = SiteCost(12, 12, 4, "kernel", "", "kernel")
+      >>> site_bits({"kernel": jnp.array([2.0, 4.0])}, {"kernel": site})["kernel"].tolist()
+      [3.0]
+    """
+    return {site: _per_layer(bits.get(site, FLOAT_BITS), cost) for site, cost in costs.items()}
+
+
+def _per_layer(bits, cost: SiteCost) -> Any:
+    # On the device in its dtype; on the host in float64, exact enough for a hard limit.
+    bits = bits if isinstance(bits, jax.Array) else np.asarray(bits, np.float64)
+    if cost.count > 1 and bits.ndim and bits.shape[0] == cost.count:
+        return bits.reshape(cost.count, -1).mean(axis=1)
+    xp = jnp if isinstance(bits, jax.Array) else np
+    return xp.broadcast_to(bits.mean(), (cost.count,))
+
+
+def inner_sites(costs: Costs) -> list[str]:
+    """The sites of all layers but the first and the last of the forward pass.
+
+    Args:
+      costs: from `site_costs`.
+
+    Example:
+      >>> inner_sites({"stem/kernel": SiteCost(1, 1, 1, "", "stem", "kernel")})
+      []
+    """
+    layers = list(dict.fromkeys(cost.layer for cost in costs.values()))
+    return [site for site, cost in costs.items() if cost.layer in layers[1:-1]]
+
+
+def average_bits(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
+    """Plain average of bits over sites, all by default; scalar float32.
+
+    A per-channel site counts its mean, a scanned one as many times as it has layers.
+
+    Args:
+      bits: by site; a site that is not there is float and counts 32.
+      costs: from `site_costs`.
+      sites: those that count; all by default.
+
+    Example:
+      >>> costs = {r: SiteCost(1, 1, 1, r, "", r) for r in ("kernel", "input")}
+      >>> float(average_bits({"kernel": jnp.float32(4.0)}, costs))  # the input is float: 32
+      18.0
+    """
+    chosen = {site: costs[site] for site in (costs if sites is None else sites)}
+    mean = site_bits(bits, chosen)
+    total = sum(n.sum() for n in mean.values())
+    return total / max(1, sum(cost.count for cost in chosen.values()))
+
+
+def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
+    """Bytes of the kernels' codes: sum of elements * bits / 8; scalar float32.
+
+    Args:
+      bits: by site; a site that is not there is float and counts 32.
+      costs: from `site_costs`.
+      sites: those that count; all by default.
+
+    Example:
+      >>> costs = {"kernel": SiteCost(64, 16, 4, "kernel", "", "kernel")}
+      >>> float(kernel_bytes({"kernel": jnp.float32(4.0)}, costs))
+      8.0
+    """
+    mean = site_bits(bits, costs)
+    chosen = set(costs if sites is None else sites)
+    return sum(
+        (
+            mean[site].mean() * (cost.elements / 8)
+            for site, cost in costs.items()
+            if cost.role == "kernel" and site in chosen
+        )
+    )
+
+
+def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
+    """Bytes of the layers' inputs for one example; scalar float32.
+
+    A tensor that several layers read counts once, at its widest site.
+
+    Args:
+      bits: by site; a site that is not there is float and counts 32.
+      costs: from `site_costs`.
+      sites: those that count; all by default.
+
+    Example:
+      >>> read = SiteCost(64, 16, 4, "a/input", "a", "input")
+      >>> costs = {"a/input": read, "b/input": read._replace(layer="b")}
+      >>> float(activation_bytes({"a/input": 2.0, "b/input": 4.0}, costs))
+      8.0
+    """
+    mean = site_bits(bits, costs)
+    chosen = set(costs if sites is None else sites)
+    widest: dict[str, Any] = {}
+    for site, cost in costs.items():
+        if cost.role == "input" and site in chosen:
+            size = mean[site].mean() * (cost.elements / 8)
+            before = widest.get(cost.source, size)
+            xp = jnp if isinstance(size * before, jax.Array) else np
+            widest[cost.source] = xp.maximum(before, size)
+    return sum(widest.values())
+
+
+def layer_pairs(costs: Costs) -> dict[str, tuple[str, str | None]]:
+    """`{layer: (kernel site, input site)}`; None where the layer's input has no site.
+
+    Example:
+      >>> layer_pairs({"a/kernel": SiteCost(1, 1, 1, "a/kernel", "a", "kernel")})
+      {'a': ('a/kernel', None)}
+    """
+    inputs = {c.layer: s for s, c in costs.items() if c.role == "input"}
+    return {c.layer: (s, inputs.get(c.layer)) for s, c in costs.items() if c.role == "kernel"}
+
+
+def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
+    """Bit operations per example: sum over layers of MACs * weight bits * input bits.
+
+    Args:
+      bits: by site.
+      costs: of the sites.
+      sites: count only the layers whose kernel is among these.
+
+    Example:
+      >>> costs = {r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")}
+      >>> float(bops({"kernel": jnp.float32(2.0), "input": jnp.float32(3.0)}, costs))
+      72.0
+
+    Source: Baskin et al., UNIQ, arXiv 1804.10969, without the accumulator's term, as FracBits and
+      HAWQ-V3 count.
+    """
+    mean = site_bits(bits, costs)
+    chosen = set(costs if sites is None else sites)
+    return sum(
+        (
+            (mean[kernel] * (mean[site] if site else FLOAT_BITS)).mean() * costs[kernel].macs
+            for kernel, site in layer_pairs(costs).values()
+            if kernel in chosen
+        )
+    )
+
+
+def macs(costs: Costs) -> int:
+    """Multiply-adds per example, every layer once.
+
+    Args:
+      costs: from `site_costs`.
+
+    Example:
+      >>> macs({r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")})
+      12
+    """
+    return sum(cost.macs for cost in costs.values() if cost.role == "kernel")
+
+
+METRICS = {
+    "bits": average_bits,
+    "bytes": kernel_bytes,
+    "activation_bytes": activation_bytes,
+    "bops": bops,
+}
+
+
+def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
+    """Bytes of the packed model without a header: codes, scales, bit tables and float leaves.
+
+    Codes count their bits, an entry of a table of bits one byte, everything else four: a
+    quantizer's other leaves, the ends or the scale of an observed range, parameters without a site
+    and the running statistics of normalisations.
+
+    Args:
+      variables: all collections of a model, quantized or not.
+      costs: from `site_costs`.
+
+    Example:
+      >>> params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+      >>> model_bytes({"params": params}, {"kernel": SiteCost(12, 12, 4, "kernel", "", "kernel")})
+      64.0
+    """
+
+    def leaves(collection):
+        tree = variables.get(collection, {})
+        return [(p[-1].key, x.size) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
+
+    codes = float(kernel_bytes(bits_of(variables), costs))
+    kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
+    floats = sum(size for c in variables if c not in (QUANT, STATS) for _, size in leaves(c))
+    tables = sum(size * (1 if name == "bits" else 4) for name, size in leaves(QUANT))
+    ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max", "scale"))
+    return codes + 4.0 * (floats - kernels) + tables + 4.0 * ranges

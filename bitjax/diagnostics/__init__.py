@@ -1,0 +1,1 @@
+"""Checks a quantized model and summarises it."""

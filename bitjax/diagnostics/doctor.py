@@ -1,0 +1,304 @@
+"""One batch, forward and backward, and what is wrong with it: before a run wastes a night."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
+from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
+from bitjax.linen.probe import Seen, compile_quickly, inner_model, jit_arrays, probe, rules_of
+from bitjax.linen.quantized import Quantized
+from bitjax.quantizers.grid import widen
+from bitjax.rules import quantizer_of
+from bitjax.variables import QUANT, STATS
+
+_MOSTLY_ZERO = 0.99
+_SATURATED = 0.05
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+      level: `error` where training cannot work, else `warning`.
+      site: of the finding; a rule's pattern, or a layer, where it is no site's.
+      message: what is wrong and what to do.
+    """
+
+    level: Literal["error", "warning"]
+    site: str
+    message: str
+
+
+Findings = tuple[Finding, ...]
+
+
+def doctor(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Any,
+    labels: Any = None,
+    loss: Callable[[Any, Any], jax.Array] | None = None,
+    **kwargs: Any,
+) -> Findings:
+    """Runs one batch forward and backward and looks at every site.
+
+    What saturates is defined in `vitals`. Errors: NaN or inf, a rule that does nothing, a kernel
+    quantized to zeros, a gradient that quantization makes zero. A kernel's gradient that is zero in
+    the float model too, as behind a scale initialised to 0, is a warning.
+
+    Args:
+      model: a Linen module, wrapped in `Quantized` or not.
+      variables: its collections.
+      batch: an array, or a tuple of the model's arguments.
+      labels: `[N]` integers, for cross entropy; without them the loss is the mean squared output.
+      loss: `(output, labels) -> scalar` instead.
+      **kwargs: for the model; with `train=True` the ranges are the batch's own.
+
+    Returns:
+      What was found: rules first, then sites in forward order; empty where all is well.
+
+    Example:
+      >>> import bitjax as bj
+      >>> x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+      >>> model = bj.Quantized(nn.Dense(2), [bj.rule("kernel", bj.uniform(bits=4))])
+      >>> doctor(model, model.init(jax.random.key(0), x), x)
+      ()
+    """
+    args = batch if isinstance(batch, tuple) else (batch,)
+    model, idle = _rules(model, args, kwargs)
+    names: list[str] = []
+    unseen: list[str] = []
+    training: list[bool] = []
+
+    def look(seen: Seen):
+        training.extend(use.train for use in seen.uses.values())
+        return {"finite": finite_flags(seen), "uses": hand_out(seen)}
+
+    def run(variables, args, labels):
+        def objective(trained):
+            seen = probe(model, {**variables, **trained}, args, kwargs, look, strict=False)
+            names[:] = [name for name, _ in seen.records]
+            unseen[:] = seen.unseen
+            value = (loss or _default_loss)(seen.out, labels)
+            finite = is_finite([seen.out, value])
+            return value, ([record for _, record in seen.records], finite)
+
+        trained = {name: variables[name] for name in ("params", QUANT) if name in variables}
+        gradients, (records, finite) = jax.grad(objective, has_aux=True)(trained)
+        return records, gradients, finite
+
+    records, gradients, finite = jit_arrays(run, dict(variables), args, labels, **compile_quickly())
+    flags = [flag for record in records for flag in record["finite"].values()]
+    if not finite or not all(map(np.all, flags)):
+        site = first_nonfinite(model, variables, *args, **kwargs)
+        message = "holds NaN or inf: clean the data, lower the learning rate, or load other weights"
+        if site is None:
+            site, message = "loss", "is NaN or inf though the model is not: look at the labels"
+        return (*idle, Finding("error", site, message))
+    depths = {n: r["finite"]["output"].ndim for n, r in zip(names, records, strict=True)}
+    found = [
+        Finding("warning", name, "is not seen: a transform around it does not list 'quant_stats'")
+        for name in unseen
+    ]
+    uses = [(n, r["uses"], depths[n]) for n, r in zip(names, records, strict=True)]
+    vital = site_vitals(uses, rules_of(model), any(training))
+    for site, seen in vital.items():
+        found += _values(site, seen, variables)
+        quantizer = quantizer_of(rules_of(model), site)
+        if quantizer is None:
+            continue
+        if "min_bits" in quantizer.form and not quantizer.name.endswith("/fixed"):
+            found += _bits(site, quantizer.form, variables, gradients, depths[_layer(site)])
+    # A kernel of zeros has been reported, with its cause.
+    dead = {_layer(f.site) for f in found if f.level == "error" and "all zeros" in f.message}
+    suspects = [(name, depths.get(name, 0)) for name in [*depths, *unseen] if name not in dead]
+    found += _gradients(
+        suspects, gradients, lambda: _float(model, variables, args, labels, loss, kwargs)
+    )
+    order = {name: i for i, name in enumerate(depths)}
+    return (*idle, *sorted(found, key=lambda f: order.get(_layer(f.site), -1)))
+
+
+def report(findings: Findings) -> str:
+    """The findings as text, a line each; findings that say the same share one.
+
+    Args:
+      findings: from `doctor`.
+
+    Example:
+      >>> print(report((Finding("error", "conv/kernel", "is all zeros"),)))
+      doctor: 1 error, 0 warnings
+      error    conv/kernel: is all zeros
+    """
+    if not findings:
+        return "doctor: nothing found"
+    groups: dict[tuple[str, str], list[str]] = {}
+    for level, site, message in sorted(findings, key=lambda f: f.level):
+        groups.setdefault((level, message), []).append(site)
+    errors = sum(f.level == "error" for f in findings)
+    counts = [(errors, "error"), (len(findings) - errors, "warning")]
+    lines = ["doctor: " + ", ".join(f"{n} {word}{'s' * (n != 1)}" for n, word in counts)]
+    for (level, message), sites in groups.items():
+        more = f" and {len(sites) - 3} more" if len(sites) > 3 else ""
+        lines.append(f"{level:<8} {', '.join(sites[:3])}{more}: {message}")
+    return "\n".join(lines)
+
+
+def _rules(model, args, kwargs):
+    """The model with the rules that do something, and a finding for each of the others."""
+    found: list[Finding] = []
+    rules = list(rules_of(model))
+    inner = inner_model(model)
+
+    def init():
+        rngs = {name: jax.random.key(0) for name in ("params", "dropout", QUANT)}
+        return Quantized(inner, rules).init(rngs, *args, **kwargs)
+
+    while rules:
+        try:
+            jax.eval_shape(init)
+            break
+        except ValueError as error:
+            text = str(error)
+            idle = next((r for r in rules if text.startswith(f"rule {r.pattern!r} ")), None)
+            if idle is None:
+                raise
+            message = text.removeprefix(f"rule {idle.pattern!r} ")
+            found.append(Finding("error", idle.pattern, f"the rule {message}"))
+            rules = [r for r in rules if r is not idle]
+    return Quantized(inner, rules), found
+
+
+def _default_loss(out, labels):
+    if labels is None:
+        leaves = [x for x in jax.tree.leaves(out) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return sum(jnp.mean(jnp.square(widen(x))) for x in leaves)
+    log_p = jax.nn.log_softmax(widen(out))
+    return -jnp.mean(jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=-1))
+
+
+def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
+    role = site.rpartition("/")[2]
+    zeros, cut, saturated = (float(np.max(a)) for a in (seen.zeros, seen.cut, seen.saturated))
+    if role == "kernel" and zeros == 1.0:
+        message = (
+            "is quantized to all zeros: give it more bits, a range fitted to it (bitjax.attach)"
+            " or per-channel granularity"
+        )
+        yield Finding("error", site, message)
+        return
+    if role == "kernel" and zeros > _MOSTLY_ZERO:
+        message = (
+            f"is quantized to {100 * zeros:.1f} % zeros: give it more bits, or a range that "
+            "outliers do not set"
+        )
+        yield Finding("warning", site, message)
+    count = _read(variables.get(STATS, {}), site, "count")
+    if role == "input" and count is not None and np.any(np.asarray(count) == 0):
+        message = (
+            "has a range that was never observed: run bitjax.calibrate(model, variables, "
+            "batches), or train with quant_stats mutable, before evaluating"
+        )
+        yield Finding("warning", site, message)
+    if cut > 0:
+        message = (
+            f"is quantized without sign, but {100 * cut:.1f} % of its elements are below 0 "
+            "and are cut: use signed=True"
+        )
+        yield Finding("warning", site, message)
+    elif saturated > _SATURATED:
+        message = (
+            f"saturates: {100 * saturated:.1f} % of its elements lie outside the range: "
+            "calibrate on more batches or fit the range anew"
+        )
+        yield Finding("warning", site, message)
+    if role == "input" and np.any(seen.half_used):
+        message = "never is below 0, yet half of its codes are: use signed=False"
+        yield Finding("warning", site, message)
+
+
+def _bits(site, form, variables, gradients, depth) -> Iterator[Finding]:
+    bits = np.asarray(_read(variables[QUANT], site, "bits"))
+    for bound, stuck in (
+        ("min_bits", bits <= form["min_bits"]),
+        ("max_bits", bits >= form["max_bits"]),
+    ):
+        if np.any(stuck):
+            share = "" if np.all(stuck) else f" in {100 * np.mean(stuck):.0f} % of its blocks"
+            message = (
+                f"has its bitlength at {bound}={form[bound]:g}{share}: widen the bounds, start "
+                "elsewhere or change the penalty's strength"
+            )
+            yield Finding("warning", site, message)
+    gradient = np.asarray(_read(gradients[QUANT], site, "bits"))
+    if not np.all(np.isfinite(gradient)):
+        yield Finding("error", site, "gets a NaN or inf gradient to its bits: check the loss")
+    elif np.any(_zero(gradient, depth)):
+        message = "gets no gradient to its bits, so they cannot move: is the layer's output used?"
+        yield Finding("warning", site, message)
+
+
+def _gradients(layers, gradients, float_gradients) -> Iterator[Finding]:
+    """Findings on the kernels' gradients; the float model is run only where one is zero."""
+    ours, floats = gradients.get("params", {}), None
+    for name, depth in layers:
+        leaf = next((k for k in ("kernel", "embedding") if _read(ours, name, k) is not None), None)
+        if leaf is None:
+            continue
+        site = f"{name}/kernel" if name else "kernel"
+        gradient = np.asarray(_read(ours, name, leaf))
+        if not np.all(np.isfinite(gradient)):
+            yield Finding("error", site, "gets a NaN or inf gradient: check the loss and the data")
+        elif np.any(dead := _zero(gradient, depth)):
+            floats = float_gradients() if floats is None else floats
+            if np.any(dead & ~_zero(_read(floats, name, leaf), depth)):
+                message = (
+                    "gets no gradient, which the float model gives it: a quantizer before or "
+                    "behind it gives only zeros or clips all: more bits or another range help"
+                )
+                yield Finding("error", site, message)
+            else:
+                message = (
+                    "gets no gradient, without quantization either: is its output used, or scaled "
+                    "by an initial 0?"
+                )
+                yield Finding("warning", site, message)
+
+
+def _float(model, variables, args, labels, loss, kwargs):
+    """The gradients of the float model's parameters."""
+    rest = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+
+    def run(rest, args, labels):
+        def objective(params):
+            out, _ = Quantized(model.model).apply(
+                {**rest, "params": params}, *args, **kwargs,
+                mutable=[c for c in rest if c != "params"], rngs={"dropout": jax.random.key(0)},
+            )  # fmt: skip
+            return (loss or _default_loss)(out, labels)
+
+        return jax.grad(objective)(rest["params"])
+
+    return jit_arrays(run, rest, args, labels, **compile_quickly())
+
+
+def _layer(site):
+    return site.rpartition("/")[0]
+
+
+def _zero(gradient, depth):
+    """Whether a gradient is all zeros, for each layer of a scan of the given depth."""
+    gradient = np.asarray(gradient)
+    return np.all(gradient == 0, axis=tuple(range(depth, gradient.ndim)))
+
+
+def _read(tree, path, leaf):
+    for part in re.findall("[^/]+", path):
+        tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
+    return tree.get(leaf) if isinstance(tree, Mapping) else None

@@ -1,0 +1,283 @@
+"""A model's sites in a table: who quantizes what, at how many bits, and what it costs."""
+
+import io
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from bitjax.costs import measures as cost
+from bitjax.costs.site import Costs
+from bitjax.linen.probe import inner_model, rules_of
+from bitjax.linen.quantized import Quantized
+from bitjax.linen.sites import site_costs, total_macs
+from bitjax.linen.visit import Visitor
+from bitjax.rules import quantizer_of
+from bitjax.two_step.targets import TARGETS, is_stored, plan_layers
+from bitjax.variables import QUANT, STATS
+
+_WIDTH = 100  # where the output has no width of its own
+
+
+class Row(NamedTuple):
+    """One site of the table.
+
+    Attributes:
+      site: its name.
+      quantizer: its name; `float` where there is none.
+      bits: the leaf's values, any shape.
+      granularity: of the quantizer, `per_channel` say, or empty.
+      elements: of the kernel; of the input per example.
+      macs: of the layer per example, on its kernel's row; None on its input's.
+      bytes: of the codes; per example for an input.
+      bops_share: of the model's BOPs, in [0, 1], on the kernel's row; None on the input's.
+      count: layers that the name stands for.
+      shared: whether an earlier site reads the same tensor.
+    """
+
+    site: str
+    quantizer: str
+    bits: np.ndarray
+    granularity: str
+    elements: int
+    macs: int | None
+    bytes: float
+    bops_share: float | None
+    count: int
+    shared: bool
+
+
+def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> list[Row]:
+    """The table's rows as values, in forward order.
+
+    Raises:
+      ValueError: a quantized site has no variables.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.ones((1, 3))
+      >>> variables = nn.Dense(2).init(jax.random.key(0), x)
+      >>> costs = site_costs(nn.Dense(2), x)
+      >>> [(row.site, row.bytes) for row in site_rows(nn.Dense(2), variables, costs)]
+      [('kernel', 24.0), ('input', 12.0)]
+    """
+    bits = _bits(model, variables)
+    mean = {site: float(np.mean(n)) for site, n in cost.site_bits(bits, costs).items()}
+    total = max(1.0, float(cost.bops(bits, costs)))
+    rows = []
+    for site, weight in costs.items():
+        quantizer = quantizer_of(rules_of(model), site)
+        if quantizer is not None and site not in bits:
+            raise ValueError(
+                f"site {site!r} has no 'quant' variables: make them with "
+                "bitjax.attach(model, variables, x)."
+            )
+        kernel = weight.role == "kernel"
+        rows.append(
+            Row(
+                site,
+                "float" if quantizer is None else quantizer.name,
+                np.asarray(bits.get(site, cost.FLOAT_BITS), np.float32),
+                "" if quantizer is None else str(quantizer.form.get("granularity", "")),
+                weight.elements,
+                weight.macs if kernel else None,
+                weight.elements * mean[site] / 8,
+                float(cost.bops(bits, costs, [site])) / total if kernel else None,
+                weight.count,
+                weight.source != site,
+            )
+        )
+    return rows
+
+
+def summary(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    *args: Any,
+    file: IO[str] | None = None,
+    **kwargs: Any,
+) -> str:
+    """Prints a table of a model's sites and what they cost together.
+
+    Args:
+      model: a Linen module, wrapped in `Quantized` or not.
+      variables: its collections.
+      *args: what the model is called with, to be traced; the leading axis is the batch.
+      file: where to print; standard output by default.
+      **kwargs: for the model.
+
+    Returns:
+      The same as plain text, 100 columns wide.
+
+    Raises:
+      ValueError: a quantized site has no variables.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.ones((1, 3))
+      >>> text = summary(nn.Dense(2), nn.Dense(2).init(jax.random.key(0), x), x, file=io.StringIO())
+      >>> "float" in text
+      True
+    """
+    from rich.console import Console, Group
+
+    costs = site_costs(model, *args, **kwargs)
+    rows = site_rows(model, variables, costs)
+    parts = [_table(rows), *_totals(model, variables, costs)]
+    parts += _targets(model, variables, costs, args)
+    parts += _not_reached(model, variables, costs, rows, args, kwargs)
+    plain = io.StringIO()
+    # In a notebook rich would show what is meant for a file, which then stayed empty.
+    printed = Console(file=file, force_jupyter=None if file is None else False)
+    console = Console(file=plain, width=_WIDTH, color_system=None, force_jupyter=False)
+    whole = Group(*parts)  # at once: in a notebook every print is an output of its own
+    console.print(whole, highlight=False, markup=False)
+    shown = printed.is_terminal or printed.is_jupyter
+    if shown:
+        printed.print(whole, highlight=False, markup=False)
+    text = "\n".join(line.rstrip() for line in plain.getvalue().splitlines()) + "\n"
+    if not shown:
+        print(text, end="", file=file)
+    return text
+
+
+def _bits(model, variables):
+    """Bits of the sites that the model quantizes; a float model ignores what lies beside it."""
+    quantized = {QUANT: variables.get(QUANT, {})}
+    rules = rules_of(model)
+    return {s: n for s, n in cost.bits_of(quantized).items() if quantizer_of(rules, s) is not None}
+
+
+def _table(rows):
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("site", overflow="fold")
+    table.add_column("quantizer", overflow="fold")
+    table.add_column("bits", justify="right", no_wrap=True)
+    table.add_column("per")
+    for name in ("elements", "MACs", "bytes", "BOPs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row.site} (x{row.count})" if row.count > 1 else row.site,
+            row.quantizer,
+            _span(row.bits),
+            row.granularity.removeprefix("per_"),
+            f"{row.elements:,}" + ("*" if row.shared else ""),
+            "" if row.macs is None else _metric(row.macs),
+            _bytes(row.bytes),
+            "" if row.bops_share is None else f"{100 * row.bops_share:.1f} %",
+        )
+    return table
+
+
+def _totals(model, variables, costs):
+    bits = _bits(model, variables)
+    whole = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    mine = dict(variables) if isinstance(model, Quantized) else whole
+    roles = {role: [s for s, c in costs.items() if c.role == role] for role in ("kernel", "input")}
+    inner = cost.inner_sites(costs)
+
+    def average(sites=None):
+        return f"{float(cost.average_bits(bits, costs, sites)):.2f}"
+
+    def against(measure, unit):
+        ours, floats = float(measure(bits)), float(measure({}))
+        return unit(ours) if ours == floats else f"{unit(ours)} of {unit(floats)} in float32"
+
+    size, float_size = cost.model_bytes(mine, costs), cost.model_bytes(whole, costs)
+    times = f", {float_size / size:.1f} times smaller" if size != float_size else ""
+    lines = [
+        f"bits on average   weights {average(roles['kernel'])}   activations "
+        f"{average(roles['input'])}   all {average()}   inner layers "
+        f"{average(inner) if inner else '-'}",
+        f"kernels           {against(lambda b: cost.kernel_bytes(b, costs), _bytes)}",
+        f"model             {against(lambda b: size if b else float_size, _bytes)}{times}",
+        f"activations       {against(lambda b: cost.activation_bytes(b, costs), _bytes)}",
+        f"BOPs              {against(lambda b: cost.bops(b, costs), _metric)}",
+        f"MACs              {_metric(cost.macs(costs))} (like activations and BOPs, per example)",
+    ]
+    return ["", *lines]
+
+
+def _targets(model, variables, costs, args):
+    """What `solve_layers` solves each kernel of a stored scale for, see `layer_targets.TARGETS`."""
+    stored = [s for s in costs if (q := quantizer_of(rules_of(model), s)) and is_stored(q)]
+    if not stored:
+        return []
+    plans = plan_layers(model, variables, costs, args)
+    lines = []
+    for target in TARGETS:
+        layers = [plan.layer for plan in plans if plan.target == target]
+        if layers:
+            lines.append(f"solved for {target:6}  {', '.join(layers)}")
+    return lines
+
+
+def _not_reached(model, variables, costs, rows, args, kwargs):
+    inner = inner_model(model)
+    lines = []
+    if any(row.shared for row in rows):
+        lines.append("* an earlier site reads the same tensor, which is stored once")
+    every, reached = total_macs(inner, *args, **kwargs), cost.macs(costs)
+    if every > reached:
+        lines.append(
+            f"not reached: {_metric(every - reached)} of {_metric(every)} MACs "
+            f"({100 * (every - reached) / every:.1f} %) run outside the sites, in products of two "
+            "activations or with a raw kernel"
+        )
+    raw = _raw_kernels(inner, variables, args, kwargs)
+    if raw:
+        lines.append(
+            f"not reached: {', '.join(raw)}: layers that compute without Flax's promote_dtype"
+        )
+    return lines
+
+
+def _raw_kernels(inner, variables, args, kwargs):
+    """The parameters called `kernel` or `embedding` of modules that the wiring does not reach."""
+
+    class _Look(Visitor):
+        def other(self, name, module, args, out):
+            own = module.variables.get("params", {})
+            for leaf in ("kernel", "embedding"):
+                if hasattr(own.get(leaf), "ndim"):
+                    found.setdefault(f"{name}/{leaf}" if name else leaf)
+
+    found: dict[str, None] = {}
+    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+
+    def run(variables, args):
+        Quantized(inner).apply(
+            variables, _Look(), args, kwargs, method="observe", mutable=True,
+            rngs={"dropout": jax.random.key(0)},
+        )  # fmt: skip
+
+    jax.eval_shape(run, floats, args)
+    return list(found)
+
+
+def _span(bits):
+    """Bits as text: one number, or the mean and the extremes where blocks differ."""
+    low, high, mean = (float(f(bits)) for f in (np.min, np.max, np.mean))
+    return f"{mean:.4g}" if low == high else f"{mean:.3g} ({low:.3g}-{high:.3g})"
+
+
+def _metric(value):
+    """A count with three digits and a unit of thousands."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _bytes(value):
+    """A size in bytes; 1 kB is 1024 bytes."""
+    for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"

@@ -1,0 +1,1 @@
+"""From configs to runs: registry, building, grids, executors."""

@@ -1,0 +1,191 @@
+"""From a config (plain data) to objects: the registry, and the checks at the front door."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import bitjax as bj
+from bitjax import data, methods
+from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, check_name, make, plain
+from bitjax.launch.start import load_start
+from bitjax.runs import folder as run_folder
+from bitjax.training import hosts
+from bitjax.training.parallel import Placement
+from bitjax.training.runner import Run, Settings
+from bitjax.training.settings import check_settings
+
+
+def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
+    """Rules from (pattern, quantizer spec or None) pairs."""
+    rules = []
+    for i, entry in enumerate(specs):
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            raise ValueError(
+                f"config.rules[{i}] must be (pattern, {{'name': quantizer, ...}} or None), "
+                f"got {entry!r}."
+            )
+        pattern, spec = entry
+        quantizer = None if spec is None else make(QUANTIZERS, f"rules[{i}]", spec)
+        try:
+            rules.append(bj.rule(pattern, quantizer))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config.rules[{i}]: {error}") from error
+    return tuple(rules)
+
+
+def build_budgets(specs: Any) -> tuple[bj.Budget, ...]:
+    """Budgets from mappings with `metric`, `limit` and perhaps `sites`."""
+    budgets = []
+    for i, spec in enumerate(specs):
+        try:
+            budgets.append(bj.budget(**spec))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"config.budgets[{i}] must be {{'metric': ..., 'limit': ..., 'sites': pattern}}, "
+                f"got {spec!r}: {error}"
+            ) from error
+    return tuple(budgets)
+
+
+def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> methods.Method:
+    """The method with the config's rules and budgets."""
+    extra: dict[str, Any] = {}
+    name = check_name(METHODS, "method", config["method"])
+    parameters = inspect.signature(METHODS[name]).parameters
+    if "rules" in parameters:
+        extra["rules"] = rules
+        if not any(rule.quantizer for rule in rules):
+            raise ValueError(
+                f"config.rules gives no site a quantizer, but config.method.name={name!r} "
+                "quantizes: add rules, or choose full_precision."
+            )
+    elif rules:
+        raise ValueError(
+            f"config.rules has {len(rules)} rules, but config.method.name={name!r} quantizes "
+            "nothing: remove them or choose another method."
+        )
+    limits = build_budgets(config["budgets"])
+    if "budgets" in parameters:
+        extra["budgets"] = limits
+    elif limits:
+        raise ValueError(
+            f"config.budgets is not empty, but config.method.name={name!r} learns no bits: use "
+            "bitpruning, or remove the budgets."
+        )
+    method = make(METHODS, "method", config["method"], **extra)
+    for stage in method.stages:
+        if stage.steps < 0:
+            steps = config["method"].get("steps")
+            raise ValueError(f"config.method.steps must be 0 or more, got {steps}.")
+    return method
+
+
+def build_settings(config: Mapping[str, Any]) -> Settings:
+    """How the run trains, apart from its method."""
+    return Settings(
+        batch_size=config["data"]["batch_size"],
+        eval_batch_size=config["data"]["eval_batch_size"],
+        augmentation=config["data"]["augmentation"],
+        **{k: config[k] for k in Settings._fields if k in config},
+    )
+
+
+def check_config(config: Mapping[str, Any]) -> methods.Method:
+    """Makes what a config names, without data and without a model's variables; the method.
+
+    Raises:
+      ValueError: one line, as `build_run` would say it.
+    """
+    method = build_method(config, build_rules(config["rules"]))
+    make(MODELS, "model", config["model"])
+    check_settings(build_settings(config))
+    return method
+
+
+def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
+    """The data set, normalised as the config says."""
+    spec = config["data"]
+    if not data.is_known(spec["name"]):
+        raise ValueError(
+            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
+            f"or 'npz:PATH', got {spec['name']!r}."
+        )
+    try:
+        dataset = data.load(
+            spec["name"],
+            root=spec["root"] or None,
+            validation=spec["validation"],
+            eval_split=spec["eval_split"],
+            image_size=spec["image_size"],
+            augmentation=spec["augmentation"],
+            splits=spec["splits"],
+        )
+    except ValueError as error:
+        raise ValueError(f"config.data ({spec['name']}): {error}") from error
+    channels = dataset.image_shape[-1]
+    for name in ("mean", "std"):
+        if spec[name]:
+            if len(spec[name]) != channels:
+                raise ValueError(
+                    f"config.data.{name} must have {channels} numbers for {spec['name']!r}, "
+                    f"got {spec[name]}."
+                )
+            moments: dict[str, Any] = {name: tuple(float(v) for v in spec[name])}
+            dataset = dataset._replace(**moments)
+    data.check_dataset(dataset)
+    return dataset
+
+
+def build_run(
+    config: Any,
+    workdir: str | None,
+    *,
+    resume: bool = True,
+    source: str = "",
+    place: Placement | None = None,
+) -> Run:
+    """A checked `Run` from a config; everything that can be wrong with it is wrong here.
+
+    Args:
+      config: a ConfigDict, see `configs/base.py`.
+      workdir: the run's folder; None keeps nothing.
+      resume: whether the folder may hold this run already.
+      source: the config file's path, for the record.
+      place: where it computes; chosen by the config unless given.
+
+    Raises:
+      ValueError: one line with key, value, expectation and remedy.
+    """
+    spec = plain(config)
+    hosts.check_same(spec)
+    rules = build_rules(spec["rules"])
+    method = build_method(spec, rules)
+    model = make(MODELS, "model", spec["model"])
+    dataset = hosts.on_all(lambda: build_data(spec))  # one of them may lack the files
+    classes = spec["model"].get("num_classes", dataset.num_classes)
+    if classes != dataset.num_classes:
+        raise ValueError(
+            f"config.model.num_classes must be {dataset.num_classes} for {dataset.name!r}, got "
+            f"{classes}."
+        )
+    sample = np.zeros((2, *dataset.image_shape), np.float32)
+    settings = build_settings(spec)
+    facts = {
+        "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
+        "model": spec["model"]["name"],
+        "config": source,
+        "config_hash": run_folder.config_hash(spec),
+        "budget": spec["budgets"] or None,
+    }
+    start = load_start(spec["init_from"], model, sample)
+    run = Run(method, model, dataset, start, settings, facts=facts, place=place)
+    if rules:  # a rule that does nothing must not cost a download or an epoch to be found
+        jax.eval_shape(bj.Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
+    if workdir:
+        hosts.on_first(lambda: run_folder.open_run(workdir, spec, resume))
+        run.folder = Path(workdir)
+    return run

@@ -1,0 +1,28 @@
+"""What the command line prints: findings before a run, its table after."""
+
+import jax.numpy as jnp
+
+from bitjax.data import train_batch
+from bitjax.diagnostics.doctor import doctor, report
+from bitjax.training.hosts import is_first
+from bitjax.training.runner import Run
+
+
+def run_doctor(run: Run) -> None:
+    """Checks every site of the run's first quantized stage on one training batch.
+
+    Raises:
+      ValueError: the doctor found an error; the message is its report.
+    """
+    stage = next((s for s in run.method.stages if s.rules), None)
+    if stage is None:
+        return
+    variables = run.enter(stage, run.start)
+    size = min(run.settings.batch_size, 64)
+    batch = train_batch(run.dataset, size, 0, run.settings.seed, augment=False)
+    x = run.preprocess(None, jnp.asarray(batch["image"]))
+    findings = doctor(run.wrap(stage), variables, x, labels=jnp.asarray(batch["label"]))
+    if any(finding.level == "error" for finding in findings):
+        raise ValueError("the doctor stopped the run before its first step.\n" + report(findings))
+    if findings and is_first():
+        print(report(findings))

@@ -1,0 +1,245 @@
+"""From a config and what varies to runs, each with a name, a folder and a checked config."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path
+
+from bitjax.launch.config_files import (
+    arguments_of,
+    check_key,
+    config_module,
+    load_config,
+    override_key,
+)
+from bitjax.runs.folder import config_hash, flatten
+
+Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
+
+
+class SweepRun(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+      name: readable, from what varies; also of its folder.
+      folder: of the run.
+      overrides: of the config, as `--config.key=value` says them.
+      spec: the config as plain data.
+      steps: of training, over all stages.
+    """
+
+    name: str
+    folder: Path
+    overrides: Overrides
+    spec: dict[str, Any]
+    steps: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether its folder holds the result of this very config."""
+        result = read_json(self.folder / "result.json")
+        same = result.get("config_hash") == config_hash(self.spec)
+        return same and result.get("status") == "finished"
+
+
+def plan(
+    path: str,
+    workdir: Path,
+    *,
+    fixed: Sequence[str] = (),
+    grid: Sequence[str] = (),
+    sweep: str = "",
+) -> list[SweepRun]:
+    """The runs of a sweep, every one checked before any starts.
+
+    Args:
+      path: of the config, perhaps with `:argument`.
+      workdir: the folder that the runs' folders are in.
+      fixed: `--config.key=value` arguments that hold for all runs.
+      grid: `key=a,b,c` each; the runs are their product.
+      sweep: NAME of a function `sweep_NAME()` in the config, which gives a list of overrides; each
+        is combined with each point of the grid.
+
+    Raises:
+      ValueError: one line, for keys that are unknown or given twice, values of a wrong type or
+        that their method refuses, two runs in one folder, or a folder that holds another run.
+    """
+    base = load_config(path, fixed)
+    if not grid and not sweep:
+        raise ValueError("nothing varies: give --grid key=a,b,c or --sweep NAME.")
+    points = [dict(zip(*point, strict=True)) for point in _product(grid, base)]
+    named = named_sweep(path, sweep, base) if sweep else [{}]
+    taken = {override_key(text) for text in fixed}
+    runs = []
+    for first, second in itertools.product(named, points):
+        if twice := sorted((first.keys() & second.keys()) | (taken & (first | second).keys())):
+            raise ValueError(
+                f"{twice[0]!r} is given twice: say it once, in --grid, --sweep or --config."
+            )
+        runs.append({**first, **second})
+    configs = [load_config(path, [*fixed, *arguments_of(run)]) for run in runs]
+    names = name_runs(
+        [{k: config_path.get_value(k, c) for run in runs for k in run} for c in configs]
+    )
+    if doubles := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(
+            f"two runs of the sweep would share the folder {doubles[0]!r}: remove a duplicate."
+        )
+    from bitjax.launch.build import check_config
+    from bitjax.launch.registry import plain
+
+    planned = []
+    for name, run, config in zip(names, runs, configs, strict=True):
+        spec = plain(config)
+        try:
+            method = check_config(spec)
+        except ValueError as error:
+            raise ValueError(f"run {name}: {error}") from error
+        steps = sum(stage.steps for stage in method.stages)
+        planned.append(SweepRun(name, workdir / name, run, spec, steps))
+    for run in planned:
+        check_folder(run)
+    return planned
+
+
+def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
+    """The key and the values of one `key=a,b,c`; commas inside brackets divide nothing.
+
+    Raises:
+      ValueError: it has no such form, or the config no such key.
+
+    Example:
+      >>> parse_grid("config.data.mean=(0.1,),(0.2,)", ConfigDict({"data": {"mean": (0.0,)}}))
+      ('data.mean', ['(0.1,)', '(0.2,)'])
+    """
+    name, equals, rest = text.partition("=")
+    key = name.strip().removeprefix("config.")
+    values, depth = [""], 0
+    for letter in rest:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            values.append("")
+        else:
+            values[-1] += letter
+    values = [value.strip() for value in values]
+    if not equals or not key or not all(values):
+        raise ValueError(f"--grid must be key=a,b,c, got {text!r}.")
+    check_key(key, base)
+    return key, values
+
+
+def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
+    """What `sweep_<name>()` of a config file gives, as overrides.
+
+    Raises:
+      ValueError: there is no such function, or it gives something else than overrides.
+    """
+    file, module = path.split(":", 1)[0], config_module(path)
+    found = {n.removeprefix("sweep_"): f for n, f in vars(module).items() if n.startswith("sweep_")}
+    if name not in found:
+        have = ", ".join(sorted(found)) or "none"
+        raise ValueError(f"--sweep {name}: {file} has no sweep_{name}(); it has {have}.")
+    runs = found[name]()
+    if not isinstance(runs, list | tuple) or not all(isinstance(r, Mapping) for r in runs):
+        raise ValueError(f"sweep_{name}() of {file} must give a list of dicts, got {runs!r}.")
+    if not runs:
+        raise ValueError(f"sweep_{name}() of {file} gives no runs.")
+    overrides = []
+    for run in runs:
+        texts: Overrides = {}
+        for full, value in run.items():
+            key = full.removeprefix("config.")
+            check_key(key, base)
+            if key in texts:
+                raise ValueError(f"sweep_{name}() of {file} gives {key!r} twice in one run.")
+            texts[key] = str(value)
+            read = load_config(path, arguments_of({key: texts[key]}))
+            back = config_path.get_value(key, read)
+            same = list(back) == list(value) if isinstance(back, tuple) else back == value
+            if not same or isinstance(value, str) != isinstance(back, str):
+                raise ValueError(
+                    f"sweep_{name}() of {file}: {key} must be of type {type(back).__name__}, got "
+                    f"{value!r}."
+                )
+        overrides.append(texts)
+    return overrides
+
+
+def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Short names from the values that differ between runs; from all where none does.
+
+    Args:
+      values: of each run, by key; every run has the same keys.
+
+    Example:
+      >>> name_runs([{"seed": 0, "method.gamma": 0.1}, {"seed": 1, "method.gamma": 0.1}])
+      ['seed=0', 'seed=1']
+    """
+    keys = list(values[0])
+    varying = [k for k in keys if any(run[k] != values[0][k] for run in values)] or keys
+
+    def label(key):
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            short = ".".join(parts[-count:])
+            if sum(f".{other}".endswith(f".{short}") for other in varying) == 1:
+                return short
+        return key
+
+    return [
+        _shorten(",".join(f"{label(key)}={_text(run[key])}" for key in varying), 150)
+        for run in values
+    ]
+
+
+def check_folder(run: SweepRun) -> None:
+    """Raises a ValueError, with the key that differs, if a run's folder holds another run."""
+    before = read_json(run.folder / "config.json")
+    now = flatten(json.loads(json.dumps(run.spec)))
+    begun = any((run.folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    was = flatten(before)
+    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
+    if begun and before and differ:
+        key = differ[0]
+        raise ValueError(
+            f"{str(run.folder)!r} holds a run of another config ({key}: {was.get(key)!r} there, "
+            f"{now.get(key)!r} now): choose another --workdir, or remove that folder."
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's mapping; an empty one where there is no file, or no whole one."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _product(grid: Sequence[str], base: ConfigDict) -> Iterable[tuple[list[str], tuple[str, ...]]]:
+    axes = [parse_grid(text, base) for text in grid]
+    keys = [key for key, _ in axes]
+    for key, count in Counter(keys).items():
+        if count > 1:
+            raise ValueError(f"{key!r} is given twice: one --grid {key}=... holds all its values.")
+    return ((keys, point) for point in itertools.product(*(values for _, values in axes)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        value = f"{value:g}"
+    text = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
+    return _shorten(text, 40) or "none"
+
+
+def _shorten(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    return f"{text[: length - 7]}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"

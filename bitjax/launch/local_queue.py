@@ -1,0 +1,165 @@
+"""A queue of runs over this machine's devices, each run a process of its own."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from bitjax.launch.devices import Slot
+from bitjax.launch.grid import SweepRun
+from bitjax.launch.progress import LOG, SweepProgress, last_row, result_text
+
+_RETRIES = 3  # of a run that was preempted and has not moved since
+
+
+class _Running(NamedTuple):
+    run: SweepRun
+    process: subprocess.Popen
+    step: int
+
+
+class _Stop:
+    """What signals asked for: 0 nothing, 1 to stop, more to stop at once."""
+
+    asked = 0
+
+
+def run_queue(
+    runs: Sequence[SweepRun],
+    slots: Sequence[Slot],
+    command: Callable[[SweepRun], list[str]],
+    progress: SweepProgress,
+) -> bool:
+    """Runs what is not finished, at most one run in each slot at a time.
+
+    A run that fails does not stop the others. A run that ends with exit code 75 was preempted, and
+    is resumed. At SIGINT or SIGTERM every run is told to save and stop; a second signal kills them.
+
+    Args:
+      runs: in their order.
+      slots: where they run.
+      command: of a run.
+      progress: which is told what happens; its statuses are the outcome: `finished`, `failed` or
+        `stopped`.
+
+    Returns:
+      Whether it was stopped.
+    """
+    waiting = deque(run for run in runs if not run.finished)
+    for run in runs:
+        if run.finished:
+            progress.note(run.name, "finished", "before; not repeated")
+    running: dict[str, _Running] = {}  # by slot
+    stuck: Counter[str] = Counter()
+    told = 0
+    with _signals() as stop, progress:
+        while running or (waiting and not stop.asked):
+            for slot in slots:
+                if waiting and slot.name not in running and not stop.asked:
+                    _start(slot, waiting.popleft(), command, running, progress)
+            if stop.asked > told:
+                told = stop.asked
+                _tell(running, told, progress)
+            for slot, (run, process, step) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[slot]
+                status = _status(run, process.returncode, bool(stop.asked))
+                if status == "preempted":
+                    moved = last_row(run.folder).get("step", 0) > step
+                    stuck[run.name] = 0 if moved else stuck[run.name] + 1
+                    if stuck[run.name] <= _RETRIES:
+                        progress.note(run.name, "waiting", "it was preempted and will be resumed")
+                        waiting.appendleft(run)
+                        continue
+                    status = "failed"
+                progress.note(run.name, status, result_text(run) if status == "finished" else "")
+            progress.tick()
+            time.sleep(0.05)
+    for run in waiting:
+        progress.statuses[run.name] = "stopped"
+    return stop.asked > 0
+
+
+def open_log(folder: Path) -> IO[bytes]:
+    """A run's log, locked for as long as a process of the run has it open.
+
+    The processes of a sweep that was killed live on: the lock keeps a second one out of the folder.
+
+    Raises:
+      BlockingIOError: the run is running already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = open(folder / LOG, "ab")
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        return log
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        log.close()
+        raise
+    return log
+
+
+def _start(slot, run, command, running, progress) -> None:
+    try:
+        log = open_log(run.folder)
+    except OSError as error:
+        busy = isinstance(error, BlockingIOError)
+        why = "another sweep runs it at this moment" if busy else str(error)
+        progress.note(run.name, "failed", why)
+        return
+    with log:
+        process = subprocess.Popen(
+            command(run),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **slot.environment},
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+        )
+    if slot.cores:
+        # The program's threads are counted and made later, once JAX is imported.
+        os.sched_setaffinity(process.pid, slot.cores)
+    running[slot.name] = _Running(run, process, last_row(run.folder).get("step", 0))
+    progress.note(run.name, "running", f"on {slot.name}")
+
+
+def _tell(running, asked: int, progress: SweepProgress) -> None:
+    once = asked == 1
+    what = "stopping: each run saves first" if once else "killing what still runs"
+    progress.say(what + ("; once more to kill them" if once and running else ""))
+    for job in running.values():
+        job.process.send_signal(signal.SIGTERM if once else signal.SIGKILL)
+
+
+def _status(run: SweepRun, code: int, stopping: bool) -> str:
+    if code == 0 and run.finished:
+        return "finished"
+    if stopping and (code == os.EX_TEMPFAIL or code < 0):
+        return "stopped"
+    return "preempted" if code == os.EX_TEMPFAIL else "failed"
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Counts SIGINT and SIGTERM instead of dying of them."""
+    stop = _Stop()
+
+    def note(number, frame):
+        del number, frame
+        stop.asked += 1
+
+    old = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for name, handler in old.items():
+            signal.signal(name, handler)

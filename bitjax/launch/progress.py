@@ -1,0 +1,156 @@
+"""How far a sweep's runs are, read from their folders, and how that is shown."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from bitjax.launch.grid import SweepRun, read_json
+
+LOG = "log.txt"
+
+
+def last_row(folder: Path) -> dict[str, Any]:
+    """The last whole row of training metrics; of a long file only the end is read."""
+    try:
+        with open(folder / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # half of a row, at either end
+        if isinstance(row, dict) and "loss" in row:
+            return row
+    return {}
+
+
+def progress_text(run: SweepRun) -> str:
+    """Steps, loss and bits of a run that is under way."""
+    row = last_row(run.folder)
+    parts = [f"{row.get('step', 0)}/{run.steps}"]
+    for key, form in (("loss", "{:.3g}"), ("accuracy", "{:.1%}"), ("bits", "{:.2f}")):
+        if isinstance(row.get(key), int | float):
+            parts.append(f"{key} {form.format(row[key])}")
+    return "  ".join(parts)
+
+
+def result_text(run: SweepRun) -> str:
+    """Accuracy, bits and time of a run that is finished."""
+    accuracy, bits, seconds = _figures(run)
+    return f"accuracy {accuracy}  bits {bits}  {seconds} s"
+
+
+def error_of(run: SweepRun) -> str:
+    """Why a run failed, in a line: of its result, else the last line of its log."""
+    result = read_json(run.folder / "result.json")
+    if result.get("status") == "failed":
+        return " ".join(str(result.get("error", "")).split())
+    try:
+        lines = (run.folder / LOG).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "it left no log"
+    return lines[-1] if lines else "it left no log"
+
+
+def result_table(runs: Sequence[SweepRun], statuses: Mapping[str, str]) -> Table:
+    """Status, accuracy, bits and seconds of every run."""
+    table = Table("run", "status")
+    for name in ("accuracy", "bits", "seconds"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        status = statuses[run.name]
+        figures = _figures(run) if status == "finished" else ("", "", "")
+        table.add_row(run.name, status, *figures)
+    return table
+
+
+def _figures(run: SweepRun) -> tuple[str, str, str]:
+    result = read_json(run.folder / "result.json")
+    bits = result.get("bits", {}).get("all", {}).get("integer", math.nan)
+    accuracy, seconds = result.get("accuracy", math.nan), result.get("wall_seconds", math.nan)
+    return f"{accuracy:.2%}", f"{bits:.2f}", f"{seconds:.0f}"
+
+
+class SweepProgress:
+    """Shows all runs of a sweep: a table that moves on a terminal, lines in a log.
+
+    Args:
+      runs: of the sweep.
+      every: seconds between two lines on what is running, where there is no terminal.
+      console: where to show it; standard output unless given.
+    """
+
+    def __init__(
+        self, runs: Sequence[SweepRun], *, every: float = 30.0, console: Console | None = None
+    ):
+        self._runs = {run.name: run for run in runs}
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._every = 1.0 if self._console.is_terminal else every
+        self._shown_at = time.monotonic()
+        self.statuses = {run.name: "waiting" for run in runs}
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            # Refreshed by hand: a thread of rich's own would be copied into every child process.
+            self._live = Live(console=self._console, auto_refresh=False)
+
+    def note(self, name: str, status: str, text: str = "") -> None:
+        """Notes that a run has another status, and says so."""
+        self.statuses[name] = status
+        self.say(f"{name}: {status}{'  ' + text if text else ''}")
+
+    def say(self, text: str) -> None:
+        """Prints a line above whatever moves."""
+        self._console.print(text, markup=False)
+        self._console.file.flush()
+
+    def tick(self) -> None:
+        """Shows how far the runs are, if it is time to."""
+        if time.monotonic() - self._shown_at < self._every:
+            return
+        self._shown_at = time.monotonic()
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            return
+        for name, status in self.statuses.items():
+            if status == "running":
+                self.say(f"{name}: {progress_text(self._runs[name])}")
+
+    def _table(self) -> Table:
+        table = Table("run", "status", "progress")
+        for name, run in self._runs.items():
+            status = self.statuses[name]
+            text = result_text(run) if status == "finished" else progress_text(run)
+            table.add_row(name, status, "" if status == "waiting" else text)
+        return table
+
+    def __enter__(self) -> "SweepProgress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def summarize(self) -> None:
+        """Prints the table of results, and for each run that failed why and where to look."""
+        runs = list(self._runs.values())
+        wide = Console(
+            file=self._console.file, highlight=False, width=max(120, self._console.width)
+        )
+        wide.print(result_table(runs, self.statuses))
+        for run in runs:
+            if self.statuses[run.name] == "failed":
+                self.say(f"{run.name} failed: {error_of(run)}")
+                if (run.folder / LOG).exists():
+                    self.say(f"  log: {run.folder / LOG}")

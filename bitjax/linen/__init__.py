@@ -1,0 +1,1 @@
+"""Flax Linen: quantizes, measures and reads the tensors inside a model."""

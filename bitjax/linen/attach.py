@@ -1,0 +1,127 @@
+"""Gives a float model's variables the sites of its rules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from bitjax.linen.calibrate import Variables, observe, raise_nonfinite
+from bitjax.linen.probe import compile_quickly, jit_arrays
+from bitjax.linen.quantized import Quantized
+from bitjax.variables import QUANT, STATS
+
+_NEW = (QUANT, STATS)
+
+
+def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Variables:
+    """Puts the variables of a quantized model beside those of a float or otherwise quantized one.
+
+    Sites that already have variables keep them leaf by leaf: a leaf stays where the site's
+    quantizer now has one of the same name and shape, missing leaves are made, leaves and sites that
+    are gone are dropped. What is new is fitted on what reaches the layer behind the quantizers
+    before it, and its history begins with this batch.
+
+    A leaf that is made is fitted at the bits its quantizer starts from, also where the site keeps
+    other bits.
+
+    Args:
+      model: the wrapped model.
+      variables: `params`, `batch_stats` and the like, perhaps `quant` and `quant_stats`.
+      *args: one real batch, as the model is called with.
+      **kwargs: likewise; not `train=True`.
+
+    Returns:
+      Every collection but `quant` and `quant_stats` as given, bit for bit, and these two.
+
+    Raises:
+      TypeError: the model is not `Quantized`.
+      ValueError: a rule does nothing, or a tensor holds NaN or inf (which names its site).
+
+    Example:
+      >>> import bitjax as bj
+      >>> x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+      >>> variables = nn.Dense(2).init(jax.random.key(0), x)
+      >>> model = bj.Quantized(nn.Dense(2), [bj.rule(".*", bj.uniform(bits=4))])
+      >>> sorted(attach(model, variables, x)["quant"])
+      ['input', 'kernel']
+    """
+    if not isinstance(model, Quantized):
+        raise TypeError(
+            f"`model` must be bitjax.Quantized(model, rules), got a {type(model).__name__}."
+        )
+    model = Quantized(model.model, model.rules)
+    # New dicts, for what is done to the one set of variables must not happen to the other.
+    floats = {n: jax.tree.map(lambda x: x, t) for n, t in variables.items() if n not in _NEW}
+    old = {name: _flatten(variables.get(name, {})) for name in _NEW}
+    want = _structure(model, args, kwargs)
+    kept = {
+        name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
+        for name in _NEW
+    }
+
+    def run(floats, kept, args):
+        def fill(given):
+            """Makes what is missing, with the sites of `given` as they are."""
+            tree = {name: _unflatten(given[name]) for name in _NEW}
+            _, made = model.apply({**floats, **tree}, *args, **kwargs, mutable=list(_NEW))
+            made = {name: _flatten(made.get(name, {})) for name in _NEW}
+            return {name: {p: kept[name].get(p, x) for p, x in made[name].items()} for name in _NEW}
+
+        whole = _whole_sites(kept, want)
+        full = fill(whole)
+        if any(len(whole[name]) < len(kept[name]) for name in _NEW):
+            # Some sites kept only part of their leaves, which the layers behind them did not see.
+            partly = _sites(kept)
+            given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
+            full = fill(given)
+        tree = {name: _unflatten(full[name]) for name in _NEW}
+        moved, finite = observe(model, {**floats, **tree}, args, kwargs)
+        moved = _flatten(moved)
+        stats = {p: kept[STATS].get(p, moved.get(p, x)) for p, x in full[STATS].items()}
+        return {QUANT: full[QUANT], STATS: stats}, finite
+
+    made, finite = jit_arrays(run, floats, kept, args, **compile_quickly())
+    # Leaves that were kept did not pass through the program: they are the caller's own arrays.
+    result = {name: _unflatten({**made[name], **kept[name]}) for name in _NEW}
+    result = {**floats, **{name: tree for name, tree in result.items() if tree}}
+    if not finite:
+        raise_nonfinite("the batch", model, result, args, kwargs)
+    return result
+
+
+def _structure(model, args, kwargs):
+    """The shapes of the leaves that the model's quantizers have; raises where a rule is idle."""
+
+    def init():
+        rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
+        return model.init(rngs, *args, **kwargs)
+
+    shapes = jax.eval_shape(init)
+    return {
+        name: {path: x.shape for path, x in _flatten(shapes.get(name, {})).items()} for name in _NEW
+    }
+
+
+def _sites(flat):
+    return {path[:-1] for name in _NEW for path in flat[name]}
+
+
+def _whole_sites(kept, want):
+    """The leaves of the sites of which nothing is missing."""
+    partly = {p[:-1] for name in _NEW for p in want[name] if p not in kept[name]}
+    return {n: {p: x for p, x in kept[n].items() if p[:-1] not in partly} for n in _NEW}
+
+
+def _flatten(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {tuple(entry.key for entry in path): leaf for path, leaf in leaves}
+
+
+def _unflatten(flat):
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree

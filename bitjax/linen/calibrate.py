@@ -1,0 +1,193 @@
+"""From a float checkpoint to a quantized one: quantizers' variables, ranges, batch statistics."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
+from bitjax.linen.probe import inner_model, probe, rules_of
+from bitjax.linen.quantized import Quantized
+from bitjax.quantizers.base import Quantizer
+from bitjax.variables import STATS
+
+Variables = dict[str, Any]
+
+
+def calibrate(
+    model: Quantized, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
+) -> Variables:
+    """Sets observed ranges to their averages over batches.
+
+    The history starts anew and every batch weighs the same, whatever the quantizers' decay. Layers
+    see inputs quantized with the averages so far.
+
+    Args:
+      model: the wrapped model.
+      variables: all its collections.
+      batches: arrays, or tuples of the model's arguments.
+      **kwargs: for the model; not `train=True`.
+
+    Returns:
+      The variables with a new `quant_stats`.
+
+    Raises:
+      ValueError: there are no batches, or a tensor holds NaN or inf (which names its site).
+
+    Example:
+      >>> import bitjax as bj
+      >>> model = bj.Quantized(nn.Dense(2), [bj.rule("input", bj.uniform(signed=False))])
+      >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> batches = [jnp.full((1, 3), 2.0), jnp.full((1, 3), 4.0)]
+      >>> stats = calibrate(model, variables, batches)["quant_stats"]["input"]
+      >>> float(stats["clip_max"]), float(stats["count"])
+      (3.0, 2.0)
+    """
+    rules = [
+        r if r.quantizer is None else r._replace(quantizer=_averaging(r.quantizer))
+        for r in rules_of(model)
+    ]
+    averaging = Quantized(inner_model(model), rules)
+    others = {name: tree for name, tree in variables.items() if name != STATS}
+
+    def restart(path, leaf):
+        return jnp.zeros_like(leaf) if path[-1].key == "count" else leaf
+
+    @jax.jit
+    def step(others, stats, args):
+        return observe(averaging, {**others, STATS: stats}, args, kwargs)
+
+    stats = jax.tree_util.tree_map_with_path(restart, dict(variables.get(STATS, {})))
+    for index, args in _numbered(batches, "calibrate"):
+        updated, finite = step(others, stats, args)
+        if not finite:
+            raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, args, kwargs)
+        stats = updated
+    return {**variables, STATS: stats} if stats else dict(variables)
+
+
+def reestimate_batch_stats(
+    model: nn.Module, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
+) -> Variables:
+    """Sets batch normalisations' statistics to plain averages over batches.
+
+    Mean and variance are each the average of the batches' own. The model runs as in evaluation, so
+    that the statistics are those of the network that will be evaluated: no dropout, inputs
+    quantized with their observed ranges; only `nn.BatchNorm` uses the batch.
+
+    Args:
+      model: a Linen module, wrapped in `Quantized` or not.
+      variables: all its collections.
+      batches: arrays, or tuples of the model's arguments.
+      **kwargs: for the model; not `train=True`.
+
+    Returns:
+      The variables with a new `batch_stats`; as they were where the model has none.
+
+    Raises:
+      ValueError: there are no batches, or a statistic came out NaN or inf.
+
+    Example:
+      >>> norm = nn.BatchNorm(use_running_average=True)
+      >>> variables = norm.init(jax.random.key(0), jnp.ones((1, 1)))
+      >>> batches = [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])]
+      >>> stats = reestimate_batch_stats(norm, variables, batches)["batch_stats"]
+      >>> float(stats["mean"][0]), float(stats["var"][0])
+      (3.5, 2.5)
+    """
+    before = variables.get("batch_stats", {})
+    others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
+    plain = model.clone(axis_name=None) if isinstance(model, Quantized) else model
+
+    # What a batch normalisation had is multiplied by a momentum of 0, and 0 * NaN is NaN.
+    before = jax.tree.map(jnp.nan_to_num, before)
+
+    @jax.jit
+    def step(others, mean, args, share):
+        with nn.intercept_methods(_batch_statistics):
+            _, updates = plain.apply(
+                {**others, "batch_stats": before}, *args, **kwargs, mutable=["batch_stats"]
+            )
+        return jax.tree.map(lambda m, new: m + (new - m) * share, mean, updates["batch_stats"])
+
+    mean = jax.tree.map(jnp.zeros_like, before)
+    for index, args in _numbered(batches, "reestimate_batch_stats"):
+        if not before:
+            return dict(variables)
+        mean = step(others, mean, args, jnp.float32(1.0 / (index + 1)))
+    if not is_finite(mean):
+        raise_nonfinite("the last batch", model, {**others, "batch_stats": before}, args, kwargs)
+    return {**variables, "batch_stats": mean}
+
+
+def _batch_statistics(next_fun, args, kwargs, context):
+    """Makes a batch normalisation use its batch and keep the batch's statistics unmixed."""
+    module = context.module
+    if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__":
+        return next_fun(*args, **kwargs)
+    call = inspect.signature(nn.BatchNorm.__call__).bind(module, *args, **kwargs).arguments
+    call = {name: value for name, value in call.items() if name != "self"}
+    call.pop("use_running_average", None)
+    fields = {"use_running_average": False, "momentum": 0.0, "axis_name": None}
+    own = {name: getattr(module, name) for name in fields}
+    for name, value in fields.items():
+        object.__setattr__(module, name, value)
+    try:
+        return next_fun(call.pop("x"), **call)
+    finally:
+        for name, value in own.items():
+            object.__setattr__(module, name, value)
+
+
+def observe(model, variables, args, kwargs):
+    """`quant_stats` after a batch, and whether every tensor on its way was finite."""
+    seen = probe(
+        model, variables, args, kwargs, finite_flags,
+        lambda name, module, args, out: is_finite(out), strict=False, observing=True,
+    )  # fmt: skip
+    stats = seen.updates.get(STATS, {})
+    flags = [jnp.all(flag) for _, record in seen.records for flag in jax.tree.leaves(record)]
+    return stats, jnp.all(jnp.array([is_finite(stats), *flags]))
+
+
+def _averaging(quantizer: Quantizer) -> Quantizer:
+    """The quantizer with a history that is the plain mean of what its batches show."""
+    update = quantizer.update
+    if update is None:
+        return quantizer
+
+    def mean(stats, batch):
+        if "count" not in stats:
+            return update(stats, batch)
+        count = stats["count"]
+        own = update({**stats, "count": jnp.zeros_like(count)}, batch)
+
+        def merge(name, new):
+            if name.startswith("batch_"):
+                return new  # the last batch's own range
+            # The first batch replaces whatever stood in before, be it NaN.
+            return jnp.where(count > 0, stats[name] + (new - stats[name]) / (count + 1.0), new)
+
+        return {**{name: merge(name, new) for name, new in own.items()}, "count": count + 1.0}
+
+    return quantizer._replace(update=mean)
+
+
+def _numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
+    empty = True
+    for index, batch in enumerate(batches):
+        empty = False
+        yield index, batch if isinstance(batch, tuple) else (batch,)
+    if empty:
+        raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")
+
+
+def raise_nonfinite(what, model, variables, args, kwargs):
+    """Raises a ValueError that names the first site of `what` that holds NaN or inf."""
+    site = first_nonfinite(model, variables, *args, **kwargs) or "a batch normalisation"
+    raise ValueError(
+        f"{what} gives NaN or inf first at {site}: clean the data, or load other parameters."
+    )

@@ -1,0 +1,132 @@
+"""Finds the first tensor of a forward pass that is not finite."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.linen.probe import Seen, compile_quickly, jit_arrays, probe
+from bitjax.variables import QUANT, STATS
+
+_SMALL = 1 << 16  # elements of a leaf that may as well be copied
+
+
+def is_finite(tree: Any) -> jax.Array:
+    """Whether no floating leaf of a tree holds NaN or inf; a scalar bool.
+
+    Example:
+      >>> bool(is_finite({"a": jnp.ones(2), "b": jnp.array(jnp.nan)}))
+      False
+    """
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+    leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # Small ones as one vector, for a test of each takes long to compile; large ones are not copied.
+    small = [jnp.ravel(x) for x in leaves if x.size <= _SMALL]
+    groups = [x for x in leaves if x.size > _SMALL] + ([jnp.concatenate(small)] if small else [])
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in groups] or [True]))
+
+
+def finite_flags(seen: Seen) -> dict[str, jax.Array]:
+    """What `first_bad` reads of a layer: whether its tensors and its output are finite."""
+    flags = {role: is_finite(seen.raw(role)) for role in seen.tensors}
+    return {**flags, "output": is_finite(seen.out)}
+
+
+def first_nonfinite(
+    model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+) -> str | None:
+    """The first tensor of a forward pass that holds NaN or inf.
+
+    Args:
+      model: a Linen module, wrapped in `Quantized` or not.
+      variables: its collections.
+      *args: what the model is called with.
+      **kwargs: for the model.
+
+    Returns:
+      A path such as `stage1/block1/conv1/input`, `.../kernel`, `.../output` or that of a variable,
+      `stage1/block1/bn1/scale`; None where everything is finite. A site is looked at before
+      quantization, which would turn NaN into a level. Of what runs in a lifted transform that does
+      not list `quant_stats` only the variables are seen.
+
+    Example:
+      >>> x = jnp.array([[1.0, jnp.nan]])
+      >>> first_nonfinite(nn.Dense(2), nn.Dense(2).init(jax.random.key(0), x), x)
+      'input'
+    """
+
+    def run(variables, args):
+        probed = probe(
+            model, variables, args, kwargs, finite_flags,
+            lambda name, module, args, out: {"output": is_finite(out)}, strict=False,
+        )  # fmt: skip
+        names[:] = [name for name, _ in probed.records]
+        leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+        paths[:] = [tuple(str(entry.key) for entry in path) for path, _ in leaves]
+        return [flags for _, flags in probed.records], [is_finite(leaf) for _, leaf in leaves]
+
+    names: list[str] = []
+    paths: list[tuple[str, ...]] = []
+    flags, finite = jit_arrays(run, dict(variables), args, **compile_quickly())
+    bad = {path for path, flag in zip(paths, finite, strict=True) if not flag}
+    return first_bad(list(zip(names, flags, strict=True)), bad)
+
+
+def first_bad(
+    records: Iterable[tuple[str, Mapping[str, jax.Array]]], bad: Iterable[tuple[str, ...]]
+) -> str | None:
+    """The first name that is not finite, of flags in forward order and of variables' paths.
+
+    Args:
+      records: `(module, {tensor: flags})`, flags true where finite.
+      bad: paths of variables that are not finite, the collection first.
+
+    Example:
+      >>> flags = {"input": jnp.array(True), "output": jnp.array(False)}
+      >>> first_bad([("conv", flags)], [("params", "conv", "bias")])
+      'conv/bias'
+    """
+    records = list(records)
+    owner = {path: _owner(path, records) for path in bad}
+    for path, name in owner.items():
+        if name is None:  # it cannot be placed, and what comes after it would take the blame
+            return "/".join(path[1:])
+    for name, flags in _steps(records):
+        prefix = f"{name}/" if name else ""
+        for tensor in ("input", "kernel"):
+            if not flags.get(tensor, True):
+                return prefix + tensor
+        for path in owner:
+            if owner[path] == name:
+                return "/".join(path[1:])
+        if not flags["output"]:
+            return prefix + "output"
+    return None
+
+
+def _steps(records):
+    """The records with one flag per tensor, a scanned layer's as often as it runs, in order."""
+
+    def length(record):
+        return np.size(record[1]["output"]) if np.ndim(record[1]["output"]) else 0
+
+    for count, group in itertools.groupby(records, length):
+        group = list(group)
+        for step in range(max(1, count)):
+            for name, flags in group:
+                yield name, {key: np.ravel(flag)[step] for key, flag in flags.items()}
+
+
+def _owner(path, records):
+    """The module whose variable this is, or whose site learned or observed it."""
+    inside = "/".join(path[1:-1])
+    for name, flags in records:
+        prefix = f"{name}/" if name else ""
+        sites = [prefix + role for role in flags if path[0] in (QUANT, STATS)]
+        if inside == name or inside in sites:
+            return name
+    return None

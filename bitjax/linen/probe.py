@@ -1,0 +1,282 @@
+"""Reading what every layer computes with, from inside jit, grad, `nn.remat` and `nn.scan`.
+
+An array inside a lifted transform cannot simply be kept: it must leave through a variable. `probe`
+stores what it is asked for in the layer's own scope, in the collection `quant_stats`, which lifted
+transforms around a quantized layer list anyway, and takes it out again afterwards.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from bitjax.linen.quantized import Quantized
+from bitjax.linen.visit import Layer, Tensors, Visitor
+from bitjax.quantizers.base import Params, Quantizer, Stats
+from bitjax.rules import ROLES, Rule, Rules
+from bitjax.variables import QUANT, STATS
+
+_KEY = "bitjax_probe"
+
+
+class Use(NamedTuple):
+    """One use of a quantizer: what it was given.
+
+    Attributes:
+      quantizer: the site's.
+      params: its leaves in `quant`.
+      stats: what it observed, as it quantized with them.
+      x: the tensor before quantization.
+      train: whether the call trains.
+    """
+
+    quantizer: Quantizer
+    params: Params
+    stats: Stats
+    x: jax.Array
+    train: bool
+
+
+class Seen(NamedTuple):
+    """One call of a layer.
+
+    Attributes:
+      layer: which one; its module is valid while it is looked at.
+      tensors: `input` and `kernel` as the layer computed with them.
+      uses: by role, where the site is quantized.
+      out: what the layer returned.
+    """
+
+    layer: Layer
+    tensors: Tensors
+    uses: Mapping[str, Use]
+    out: Any
+
+    def raw(self, role: str) -> jax.Array:
+        """The tensor of a role before quantization."""
+        return self.uses[role].x if role in self.uses else self.tensors[role]
+
+
+class Probed(NamedTuple):
+    """What `probe` returns.
+
+    Attributes:
+      out: of the model.
+      updates: the mutable collections, without the probe's own variables.
+      records: `(module name, what was recorded)` of every call, in forward order; a scanned layer
+        is one call whose arrays have a leading layer axis.
+      unseen: layers that a lifted transform keeps from handing anything out.
+    """
+
+    out: Any
+    updates: dict[str, Any]
+    records: list[tuple[str, Any]]
+    unseen: tuple[str, ...]
+
+
+OnLayer = Callable[[Seen], Any]
+OnOther = Callable[[str, nn.Module, tuple, Any], Any]
+
+
+def probe(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    on_layer: OnLayer,
+    on_other: OnOther = lambda name, module, args, out: None,
+    *,
+    strict: bool = True,
+    observing: bool = False,
+) -> Probed:
+    """Runs a model once and hands out what two functions record at its modules.
+
+    All collections but `params` and `quant` are mutable, and the random streams are fixed.
+
+    Args:
+      model: a Linen module, wrapped in `Quantized` or not.
+      variables: its collections.
+      args: what the model is called with.
+      kwargs: likewise.
+      on_layer: a tree of arrays to record at a quantizable layer, or None.
+      on_other: likewise for every other module.
+      strict: whether a layer that cannot hand out is an error; if not it is listed as unseen.
+      observing: whether inputs are quantized after this batch has moved their history; if not,
+        with the history as it stands.
+
+    Raises:
+      ValueError: with `strict`, a lifted transform does not list the collection.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model, x = nn.Dense(2), jnp.ones((1, 3))
+      >>> seen = probe(model, model.init(jax.random.key(0), x), (x,), {}, lambda s: s.tensors)
+      >>> [(name, sorted(found)) for name, found in seen.records]
+      [('', ['input', 'kernel'])]
+    """
+    visitor = _Probe(on_layer, on_other, strict, observing)
+    # Whatever training would change may change, so that `train=True` is no special case.
+    mutable = [STATS, *(name for name in variables if name not in ("params", QUANT, STATS))]
+    rngs = {name: jax.random.key(0) for name in ("dropout", QUANT)}
+    wrapped = Quantized(inner_model(model), visitor.watched(rules_of(model)))
+    out, changed = wrapped.apply(
+        variables, visitor, args, kwargs, method="observe", mutable=mutable, rngs=rngs
+    )
+    updates: dict[str, Any] = {n: dict(collection) for n, collection in changed.items()}
+    found: dict[tuple[str, int], Any] = {}
+    updates[STATS] = _strip(updates.get(STATS, {}), (), found)
+    if not updates[STATS]:
+        del updates[STATS]
+    records = [(key[0], found[key]) for key in visitor.order if key in found]
+    return Probed(out, updates, records, tuple(dict.fromkeys(visitor.unseen)))
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model inside `Quantized`, or the model itself.
+
+    Example:
+      >>> inner_model(Quantized(nn.Dense(2))).features
+      2
+    """
+    return model.model if isinstance(model, Quantized) else model
+
+
+def rules_of(model: nn.Module) -> Rules:
+    """The rules of a `Quantized` model; none for a float one.
+
+    Example:
+      >>> rules_of(nn.Dense(2))
+      ()
+    """
+    return model.rules if isinstance(model, Quantized) else ()
+
+
+def compile_quickly() -> dict[str, Any]:
+    """Options of `jax.jit` for a program that runs once, on a batch: compiling it is what takes.
+
+    Example:
+      >>> float(jax.jit(lambda x: x + 1.0, **compile_quickly())(1.0))
+      2.0
+    """
+    # Without optimisation it takes half as long on the CPU; elsewhere this has not been measured.
+    level = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return {"compiler_options": level}
+
+
+def jit_arrays(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
+    """Calls `function(*trees)` compiled once; leaves that are no arrays stay Python values.
+
+    Args:
+      function: of trees.
+      *trees: of arrays and other values.
+      **options: of `jax.jit`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(jit_arrays(lambda x, flag: x + 1 if flag else x, jnp.float32(1.0), True))
+      2.0
+    """
+    leaves, treedef = jax.tree.flatten(trees)
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+
+    def call(arrays):
+        rest = iter(arrays)
+        filled = [next(rest) if hasattr(leaf, "shape") else leaf for leaf in leaves]
+        return function(*jax.tree.unflatten(treedef, filled))
+
+    return jax.jit(call, **options)(arrays)
+
+
+class _Probe(Visitor):
+    """Records at every module, in variables of the module's own scope."""
+
+    def __init__(self, on_layer, on_other, strict, observing):
+        self.on_layer, self.on_other = on_layer, on_other
+        self.strict, self.observing = strict, observing
+        self.pending: dict[str, Use] = {}
+        self.uses: dict[str, dict[str, Use]] = {}
+        self.order: dict[tuple[str, int], None] = {}
+        self.unseen: list[str] = []
+
+    def watched(self, rules: Rules) -> Rules:
+        """The rules with quantizers that note what they are given; a visitor sees only results."""
+        found = []
+        for pattern, quantizer in rules:
+            for role in ROLES:
+                watched = None if quantizer is None else self._watch(quantizer, role)
+                found.append(Rule(_with_role(pattern, role), watched))
+        return found
+
+    def _watch(self, quantizer, role):
+        before: list[Stats] = []
+
+        def update(stats, batch):
+            before[:] = [dict(stats)]  # a copy: Flax's put_variable writes into the dict it gave
+            return quantizer.update(stats, batch)
+
+        def apply(params, stats, x, *, train=False, key=None):
+            # The history is mutable here only to hand records out.
+            if before and role == "input" and not train and not self.observing:
+                stats = before[0]
+            before.clear()
+            self.pending[role] = Use(quantizer, params, stats, x, train)
+            return quantizer.apply(params, stats, x, train=train, key=key)
+
+        observes = quantizer.update is not None
+        return quantizer._replace(apply=apply, update=update if observes else None)
+
+    def tensors(self, layer: Layer, tensors: Tensors) -> Tensors:
+        self.uses[layer.name], self.pending = self.pending, {}
+        return tensors
+
+    def output(self, layer: Layer, tensors: Tensors, out: Any) -> None:
+        seen = Seen(layer, tensors, self.uses.pop(layer.name, {}), out)
+        self._keep(layer.name, layer.module, self.on_layer(seen))
+
+    def other(self, name: str, module: nn.Module, args: tuple, out: Any) -> None:
+        self._keep(name, module, self.on_other(name, module, args, out))
+
+    def _keep(self, name, module, record):
+        scope = module.scope
+        if record is None:
+            return
+        if not scope.is_mutable_collection(STATS):
+            if self.strict:
+                raise ValueError(
+                    f"layer {name!r} cannot hand out its tensors: a lifted transform around it "
+                    f"does not list the collection {STATS!r}. Use nn.scan or nn.vmap with "
+                    "variable_axes={'params': 0, 'quant': 0, 'quant_stats': 0}."
+                )
+            self.unseen.append(name)
+            return
+        call = 0
+        while scope.has_variable(STATS, f"{_KEY}{call}"):
+            call += 1
+        # A dict, for a bare array is not a tree that Flax's scopes tell from a submodule.
+        scope.put_variable(STATS, f"{_KEY}{call}", {"record": record})
+        self.order.setdefault((name, call))
+
+
+def _with_role(pattern, role):
+    """The pattern for sites of one role only; flags such as (?i) must stay in front."""
+    flags = ""
+    if pattern.startswith("(?") and pattern[2:].split(")")[0].isalpha():
+        flags, _, pattern = pattern.partition(")")
+        flags += ")"
+    end = "\n)" if "x" in flags else ")"  # a verbose pattern may end in a comment
+    return f"{flags}(?=(?:.*/)?{role}\\Z)(?:{pattern}{end}"
+
+
+def _strip(tree, path, found):
+    kept = {}
+    for name, value in tree.items():
+        if name.startswith(_KEY):
+            found["/".join(path), int(name.removeprefix(_KEY))] = value["record"]
+        elif isinstance(value, Mapping):
+            inner = _strip(value, (*path, name), found)
+            if inner or not value:
+                kept[name] = inner
+        else:
+            kept[name] = value
+    return kept

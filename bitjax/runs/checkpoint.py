@@ -1,0 +1,397 @@
+"""Checkpoints that survive a kill and tell damage: Orbax writes them, a manifest vouches for them.
+
+Orbax commits a folder at once or not at all, but it does not notice a flipped bit in the file that
+holds large arrays (measured with version 0.12.8: wrong numbers and no error), and what it does
+notice surfaces as an error about handlers. So every checkpoint carries a manifest with the length
+and CRC-32 of each file, and Orbax is only asked to read what passes.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from bitjax.runs.disk import room, trouble_of
+from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
+
+PyTree = Any
+
+_log = logging.getLogger(__name__)
+# A step, and a number that tells a step's later saves from its first.
+_NAME = re.compile(r"(\d+)(?:-(\d+))?")
+_ORBAX = f"{os.sep}orbax{os.sep}"
+# What a killed save or a killed removal leaves behind.
+_LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|.*\.removed")
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back.
+
+    Attributes:
+      step: the step it was saved at.
+      state: the tree that was saved, in the template's structure.
+      meta: the dict that was saved beside it.
+    """
+
+    step: int
+    state: PyTree
+    meta: dict[str, Any]
+
+
+class DamagedError(OSError):
+    """No checkpoint can be read; the message names the folders."""
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; the message says where, why and what to do."""
+
+
+class _Job(NamedTuple):
+    """A save in progress: its manifest, the bytes of its arrays, and when it began."""
+
+    manifest: dict[str, Any]
+    size: int
+    began: float
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest few of them kept.
+
+    Several processes may write one checkpoint together: each of them makes this object and calls
+    `save` and `restore` at the same steps, on a file system they share.
+
+    A full disk, or whatever else the operating system gives as its reason, does not stop a run: a
+    save that fails is reported in the log in one line, the checkpoints before it stay, and the next
+    save tries again. Only `wait` and `close` raise it, if no later save has succeeded.
+
+    Attributes:
+      slowest: seconds that the slowest save has taken.
+
+    Args:
+      folder: where they are; made by the first save.
+      keep: how many to keep, at least 1; with 2 there is one to fall back on.
+
+    Raises:
+      ValueError: if `keep` is less than 1.
+
+    Example:
+      >>> import tempfile
+      >>> state = {"kernel": jnp.ones((2, 3)), "bits": jnp.float32(4.0)}
+      >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:
+      ...     checkpoints.save(100, state, {"stage": 1})
+      ...     checkpoints.wait()
+      ...     step, again, meta = checkpoints.restore(lambda meta: jax.eval_shape(lambda: state))
+      >>> step, meta, float(again["bits"])
+      (100, {'stage': 1}, 4.0)
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1, got {keep}.")
+        _quiet_orbax()
+        self._folder = Path(folder).absolute()  # Orbax takes no relative paths.
+        self._keep = keep
+        # One thread, so that saves end in order.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._damaged: set[Path] = set()
+        self._failed: SaveError | None = None  # why the last save failed, if it did
+        self.slowest = 0.0
+
+    def save(
+        self, step: int, state: PyTree, meta: Mapping[str, Any], *, wait: bool = False
+    ) -> None:
+        """Saves a checkpoint, in the background once the arrays are copied to the host.
+
+        Once it is complete, older ones beyond `keep` are removed, so are earlier saves of the same
+        step, and so are those of later steps: a run that saves at an earlier step has gone back.
+
+        Args:
+          step: 0 or more; steps are counted over the whole run.
+          state: a tree of arrays of JAX or NumPy, each with at least one element.
+          meta: what `restore` needs to know before it reads `state` (which stage, which unit):
+            strings as keys, and lists, strings, finite numbers, booleans and None.
+          wait: return when it is on disk.
+
+        Raises:
+          ValueError: if `step` is negative, an array is empty, or a number in `meta` is not finite.
+          TypeError: if a leaf of `state` is no array, or JSON would change `meta`.
+          SaveError: if `wait` and it could not be written.
+        """
+        if step < 0:
+            raise ValueError(f"`step` must be 0 or more, got {step}.")
+        leaves = describe(state)
+        if not leaves or any(leaf.size == 0 for leaf in jax.tree.leaves(state)):
+            raise ValueError(f"Orbax stores no empty arrays and no empty state, got {leaves}.")
+        manifest = {"step": step, "meta": dict(meta), "leaves": leaves}
+        if json.loads(json.dumps(manifest, allow_nan=False)) != manifest:
+            raise TypeError(f"`meta` must come back from JSON as it is, got {meta!r}.")
+        self._settle()
+        job = _Job(manifest, sum(leaf.nbytes for leaf in jax.tree.leaves(state)), time.monotonic())
+        try:
+            saving, path = self._begin(step, state)
+        except Exception as error:  # Of any kind: what is no failure of the disk is raised again.
+            self._note_failure(error, job, self._folder / str(step))
+        else:
+            self._pending = self._thread.submit(self._complete, saving, path, job)
+            _unfinished.add(self)
+        if wait:
+            self.wait()
+
+    def _begin(self, step: int, state: PyTree) -> tuple[Any, Path]:
+        again, refused = 0, None
+        if jax.process_index() == 0:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._remove_leftovers()
+                again = max((n + 1 for other, n, _ in self._entries() if other == step), default=0)
+            except OSError as error:
+                again, refused = -1, error
+        if jax.process_count() > 1:
+            # Without this the others would wait for process 0, or see what it has removed.
+            again = int(multihost_utils.broadcast_one_to_all(np.int32(again)))
+            # Orbax refuses arrays that each process holds for itself.
+            state = jax.tree.map(_to_host, state)
+        if again < 0:
+            raise refused or OSError("process 0 could not begin it")
+        path = self._folder / (f"{step}-{again}" if again else f"{step}")
+        return ocp.save_checkpointables_async(str(path), {"state": state}), path
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self._folder.iterdir():
+            if _LEFTOVER.fullmatch(leftover.name):
+                shutil.rmtree(leftover)
+
+    def _complete(self, saving: Any, path: Path, job: "_Job") -> None:
+        try:
+            saving.result()
+            if jax.process_index() == 0:
+                write_manifest(path, job.manifest)
+        except Exception as error:  # likewise
+            self._note_failure(error, job, path)
+            return
+        self._failed = None
+        if jax.process_index() == 0:
+            try:
+                self._remove_older(path, job.manifest["step"])
+            except OSError as error:
+                _log.warning("An old checkpoint could not be removed: %s", error)
+        self.slowest = max(self.slowest, time.monotonic() - job.began)
+
+    def _note_failure(self, error: Exception, job: "_Job", path: Path) -> None:
+        reason = trouble_of(error)
+        if reason is None:
+            raise error  # Of the program, not of the disk.
+        step = job.manifest["step"]
+        self._failed = SaveError(
+            f"The checkpoint of step {step} could not be written to {path} ({reason}: "
+            f"{room(path, job.size)}). Free space or quota there; older checkpoints are whole."
+        )
+        self._failed.__cause__ = error
+        _log.warning("%s Training goes on, and the next checkpoint is tried.", self._failed)
+        if jax.process_index() == 0:  # What was written of it takes space that others may need.
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._remove_leftovers()
+
+    def _remove_older(self, path: Path, newest: int) -> None:
+        # By step, so that the last save of a step stands for it.
+        older = {
+            step: other
+            for step, _, other in self._entries()
+            if step < newest and other not in self._damaged
+        }
+        kept = [path, *list(older.values())[::-1][: self._keep - 1]]
+        for _, _, other in self._entries():
+            if other not in kept:
+                # Renamed first, so that a kill does not leave half a checkpoint under its name.
+                removed = other.with_name(other.name + ".removed")
+                os.replace(other, removed)
+                shutil.rmtree(removed)
+        self._damaged.clear()
+
+    def restore(
+        self, template: Callable[[dict[str, Any]], PyTree], *, step: int | None = None
+    ) -> Restored | None:
+        """Reads the newest checkpoint that is whole.
+
+        A damaged one is reported in the log, by its folder and by what is wrong with it, and the
+        next older one is tried.
+
+        Args:
+          template: maps the checkpoint's `meta` to a tree like the one saved, of arrays or
+            `jax.ShapeDtypeStruct`. NumPy arrays are read as NumPy arrays. A leaf that names a
+            sharding is put there; others become uncommitted arrays on the default device, as
+            freshly initialised ones are.
+          step: read this step's and no other.
+
+        Returns:
+          The checkpoint, bit for bit as it was saved, or None if there is none at all.
+
+        Raises:
+          DamagedError: if there are checkpoints and none is whole.
+          ValueError: if the checkpoint is whole and the template differs from it, or if there is
+            none at `step`.
+        """
+        self._settle()
+        entries = self._entries()
+        if step is not None:
+            entries = [entry for entry in entries if entry[0] == step]
+            if not entries:
+                there = ", ".join(map(str, self.steps())) or "none"
+                raise ValueError(f"{self._folder} has no checkpoint of step {step}; has {there}.")
+        for _, _, path in reversed(entries):
+            try:
+                manifest = read_manifest(path)
+            except (OSError, ValueError) as error:
+                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
+                self._damaged.add(path)
+                continue
+            abstract = template(manifest["meta"])
+            check_fits(abstract, manifest["leaves"], path)
+            return Restored(manifest["step"], _load(path, abstract), manifest["meta"])
+        if entries:
+            names = ", ".join(str(path) for _, _, path in reversed(entries))
+            raise DamagedError(
+                f"Every checkpoint is damaged: {names}. Remove them to start from the beginning."
+            )
+        return None
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, damaged ones among them, oldest first."""
+        return sorted({step for step, _, _ in self._entries()})
+
+    def wait(self) -> None:
+        """Waits for the save in progress.
+
+        Raises:
+          SaveError: the last save could not be written; told once.
+        """
+        self._join()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
+    def _join(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _settle(self) -> None:
+        self._join()
+        if jax.process_count() > 1:  # The others must not see what process 0 is removing.
+            multihost_utils.sync_global_devices("checkpoints")
+
+    def close(self) -> None:
+        """Waits for the save in progress and ends the thread that writes."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        try:
+            self.close()
+        except SaveError:  # It is in the log; what ended the block says more.
+            if kind is None:
+                raise
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """Step, number of the save and folder of each checkpoint, oldest first."""
+        found = []
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if (match := _NAME.fullmatch(path.name)) and path.is_dir():
+                found.append((int(match[1]), int(match[2] or 0), path))
+        return sorted(found)
+
+
+def _load(path: Path, abstract: PyTree) -> PyTree:
+    def ask(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
+            return leaf
+        if _is_key(leaf):
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        # Without a sharding Orbax would put a leaf where it was saved, and commit it there.
+        return np.empty(leaf.shape, leaf.dtype)
+
+    def give(leaf: Any, loaded: Any) -> Any:
+        if isinstance(leaf, np.ndarray) or getattr(leaf, "sharding", None) is not None:
+            return loaded
+        if _is_key(leaf):
+            data = jnp.array(np.asarray(jax.random.key_data(loaded)))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(loaded))
+        return jnp.array(loaded)  # A copy: memory that NumPy owns cannot be donated.
+
+    # Of an array only what a new one would have counts: its device, if it was put there.
+    abstract = jax.tree.map(
+        lambda leaf: (
+            jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None
+            )
+            if isinstance(leaf, jax.Array)
+            else leaf
+        ),
+        abstract,
+    )
+    loaded = ocp.load_checkpointables(str(path), {"state": jax.tree.map(ask, abstract)})["state"]
+    return jax.tree.map(give, abstract, loaded)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and not _is_key(leaf):
+        return np.asarray(leaf)
+    return leaf
+
+
+class _NoOrbaxChatter(logging.Filter):
+    """Drops what Orbax logs: several lines for every save, and tracebacks of what it raises too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # absl gives its own file as the place of an exception that is logged.
+        stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else ()
+        files = (record.pathname, *(frame.filename for frame in stack))
+        return record.levelno > logging.ERROR or not any(_ORBAX in file for file in files)
+
+
+def _quiet_orbax() -> None:
+    absl = logging.getLogger("absl")
+    if not any(isinstance(known, _NoOrbaxChatter) for known in absl.filters):
+        absl.addFilter(_NoOrbaxChatter())
+
+
+_unfinished: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    for checkpoints in list(_unfinished):
+        checkpoints._join()
+
+
+# A program may end without closing its Checkpoints. Once the interpreter has begun to end its
+# thread pools a save in progress cannot finish: Orbax 0.12.8 then waits for minutes. atexit comes
+# too late; this is the hook that thread pools themselves use, and later entries run first.
+threading._register_atexit(_finish_all)  # pyrefly: ignore[missing-attribute]

@@ -1,0 +1,124 @@
+"""The run folder: what a run leaves behind, and what it refuses to overwrite."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+import jax
+import numpy as np
+from bitjax.costs.site import Costs
+from bitjax.runs.rows import write_json
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a configuration.
+
+    Example:
+      >>> config_hash({"a": 1}) == config_hash({"a": 1}), len(config_hash({}))
+      (True, 12)
+    """
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as {dotted key: value}.
+
+    Example:
+      >>> flatten({"data": {"name": "digits"}})
+      {'data.name': 'digits'}
+    """
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool) -> Path:
+    """Makes the folder, or checks that the run that has begun in it is this very one.
+
+    Args:
+      workdir: the folder.
+      config: plain data, as JSON gives it back.
+      resume: whether a folder that holds a run may be gone on with.
+
+    Returns:
+      The folder's path; `config.json` is in it.
+
+    Raises:
+      ValueError: the folder cannot be written, holds a run of another configuration (the message
+        shows what differs), or holds a run while `resume` is False.
+
+    Example:
+      >>> import tempfile
+      >>> folder = open_run(tempfile.mkdtemp(), {"seed": 0}, True)
+      >>> (folder / "config.json").exists()
+      True
+    """
+    folder = Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--workdir {str(folder)!r} must be a folder that can be written, got: {error}. "
+            "Choose another, or change its permissions."
+        ) from error
+    path = folder / "config.json"
+    config = json.loads(json.dumps(config))
+    # A config alone is of a run that something stopped before its first step.
+    begun = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    if begun and path.exists():
+        before = flatten(json.loads(path.read_text()))
+        now = flatten(config)
+        differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        if differ:
+            shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differ)
+            raise ValueError(
+                f"--workdir {str(folder)!r} holds a run of a different config ({shown}). Choose "
+                "another folder, or remove this one to start again."
+            )
+        if not resume:
+            raise ValueError(
+                f"--workdir {str(folder)!r} holds a run already and --resume is off. Choose "
+                "another folder, or remove this one to start again."
+            )
+    write_json(path, config)
+    return folder
+
+
+def write_bits(
+    path: Path, costs: Costs, fractional: Mapping[str, Any], integer: Mapping[str, Any]
+) -> None:
+    """Writes `bits.csv`: site, role, bits fractional and integer, macs, elements.
+
+    Args:
+      path: of the file; replaced in one step.
+      costs: of every site.
+      fractional: learned bits by site before rounding; missing sites have their integer ones.
+      integer: bits of the final model by site; missing sites are float and count 32.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["site", "role", "bits_fractional", "bits_integer", "macs", "elements"])
+    for site, cost in costs.items():
+        whole = float(np.mean(integer.get(site, 32.0)))
+        learned = float(np.mean(fractional.get(site, whole)))
+        writer.writerow(
+            [site, cost.role, f"{learned:.6g}", f"{whole:.6g}", cost.macs, cost.elements]
+        )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text.getvalue())
+    os.replace(temporary, path)

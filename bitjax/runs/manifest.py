@@ -1,0 +1,101 @@
+"""The manifest of a checkpoint: what it holds, and the length and CRC-32 of each of its files."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bitjax.runs.rows import write_json
+
+PyTree = Any
+
+_MANIFEST = "manifest.json"
+
+
+def describe(tree: PyTree) -> dict[str, str]:
+    """The path of each leaf, with its dtype and shape.
+
+    Raises:
+      TypeError: a leaf is no array.
+
+    Example:
+      >>> describe({"a": {"b": jax.numpy.zeros((2, 3))}})
+      {'a/b': 'float32[2,3]'}
+    """
+    described = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise TypeError(
+                f"the leaf {name} of a checkpoint is no array but {leaf!r}; use jnp.asarray."
+            )
+        described[name] = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    return described
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Vouches for the checkpoint in the folder `path` as it is now."""
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    prints = {file.relative_to(path).as_posix(): _fingerprint(file) for file in files}
+    sealed = {**manifest, "files": prints}
+    write_json(path / _MANIFEST, {**sealed, "crc32": _seal(sealed)})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a whole checkpoint.
+
+    Raises:
+      OSError, ValueError: the checkpoint is damaged; the message says what is wrong with it.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"it has no {_MANIFEST}") from None
+    except ValueError:
+        raise ValueError(f"{_MANIFEST} is not JSON") from None
+    if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _seal(manifest):
+        raise ValueError(f"{_MANIFEST} is not as it was written")
+    for name, fingerprint in manifest["files"].items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _fingerprint(path / name) != fingerprint:
+            raise ValueError(f"{name} is not as it was written")
+    return manifest
+
+
+def check_fits(abstract: PyTree, saved: Mapping[str, str], path: Path) -> None:
+    """Compares a template with the leaves of the checkpoint in `path`.
+
+    Raises:
+      ValueError: they differ; the message names the first leaves that do.
+    """
+    wanted = describe(abstract)
+    differences = [
+        f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ValueError(
+            f"The checkpoint {path} is whole but holds another state: "
+            f"{'; '.join(differences[:3])}{more}. Use the configuration it was saved with, or "
+            "another folder."
+        )
+
+
+def _fingerprint(file: Path) -> list[int]:
+    """Length and CRC-32 of a file."""
+    length = crc = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            length, crc = length + len(block), zlib.crc32(block, crc)
+    return [length, crc]
+
+
+def _seal(manifest: dict[str, Any]) -> int:
+    """CRC-32 of the manifest itself: a flipped bit can leave it valid JSON."""
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())

@@ -1,0 +1,193 @@
+"""Run folders as plain values; whatever cannot be compared is listed with the reason.
+
+`read_runs` never raises because of what a folder holds: a folder is data from elsewhere, perhaps of
+a run that was killed, of an older version, or no run at all.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bitjax.runs.files import SiteBits, Unfit, number_of, one_line, other_version, read_distortion, read_metrics, read_object, read_sites, shown, text_of
+from bitjax.runs.folder import config_hash
+
+_BITS = ("weights", "activations", "all", "inner")
+_COSTS = ("model_bytes", "float_model_bytes", "activation_bytes", "bops", "macs")
+_FILES = ("result.json", "config.json", "metrics.jsonl")
+
+
+class RunRecord(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      folder: where it is.
+      name: what tables call it.
+      method: its name.
+      model: its name.
+      data: its name.
+      eval_split: what `accuracy` was measured on.
+      seed: of the run.
+      config: path of its config file, with the variant behind a colon.
+      settings: `config.json`.
+      commit: that made it; `unknown` where git was not there.
+      device: that it ran on.
+      versions: of Python and the libraries.
+      accuracy: top-1 of the final integer model, a fraction.
+      steps: of training.
+      wall_seconds: it took.
+      stages: `(name, steps, accuracy)` each.
+      bits: average bits by `weights`, `activations`, `all`, `inner`: `(fractional, integer)`.
+      costs: `model_bytes`, `float_model_bytes`, `activation_bytes`, `bops` and `macs`.
+      sites: in forward order.
+      metrics: the rows of `metrics.jsonl`; empty where the folder has none.
+      distortion: of `distortion.json`, where `experiments.rate_distortion` wrote one: `rates` and
+        `sqnr` in dB by name, medians over sites.
+      notes: what is wrong with parts that a comparison can do without.
+    """
+
+    folder: str
+    name: str
+    method: str
+    model: str
+    data: str
+    eval_split: str
+    seed: int
+    config: str
+    settings: Mapping[str, Any]
+    commit: str
+    device: str
+    versions: Mapping[str, str]
+    accuracy: float
+    steps: int
+    wall_seconds: float
+    stages: tuple[tuple[str, int, float], ...]
+    bits: Mapping[str, tuple[float, float]]
+    costs: Mapping[str, float]
+    sites: tuple[SiteBits, ...]
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    distortion: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Skipped(NamedTuple):
+    """A folder that is not compared, and why."""
+
+    folder: str
+    reason: str
+
+
+def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list[Skipped]]:
+    """Reads run folders, and those that lie in folders which are no runs themselves.
+
+    Args:
+      paths: of folders; one that is named twice is read once.
+
+    Returns:
+      The finished runs, in the order given, and the folders that are none.
+
+    Example:
+      >>> read_runs(["no/such/folder"])
+      ([], [Skipped(folder='no/such/folder', reason='there is no such folder')])
+    """
+    records: list[RunRecord] = []
+    skipped: list[Skipped] = []
+    seen: set[Path] = set()
+    for given in paths:
+        for folder in _folders(Path(given)):
+            try:
+                place = folder.resolve()
+                if place in seen:
+                    continue
+                seen.add(place)
+                records.append(read_run(folder))
+            except (Unfit, ValueError, OSError, csv.Error) as error:
+                skipped.append(Skipped(_name(folder), one_line(error)))
+    return records, skipped
+
+
+def read_run(folder: str | os.PathLike) -> RunRecord:
+    """Reads one finished run.
+
+    Raises:
+      Exception: with the reason in one line, where it is unfinished, damaged, of an older version,
+        or no run; `read_runs` turns that into a value.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise Unfit("there is no such folder")
+    if not folder.is_dir():
+        raise Unfit("is a file, not a run's folder")
+    if not any((folder / name).exists() for name in _FILES):
+        raise Unfit(f"is not a run's folder: it has none of {', '.join(_FILES)}")
+    if not (folder / "result.json").exists():
+        raise Unfit("is not finished: there is no result.json; run its command again to resume")
+    result = read_object(folder / "result.json")
+    status = result.get("status")
+    if status != "finished":
+        error = f" ({shown(result['error'])})" if result.get("error") else ""
+        raise Unfit(f"is {shown(status)}, not finished{error}")
+    settings = read_object(folder / "config.json")
+    for key in ("model", "data", "method"):
+        if not isinstance(settings.get(key), Mapping) or not settings[key].get("name"):
+            raise other_version("config.json", f"{key}.name")
+    if text_of(result, "config_hash") != config_hash(settings):
+        raise Unfit("is damaged: config.json is not the one that result.json was made from")
+    stages = result.get("stages")
+    if not isinstance(stages, list) or not all(isinstance(s, Mapping) for s in stages):
+        raise other_version("result.json", "stages")
+    versions = result.get("versions")
+    versions = versions if isinstance(versions, Mapping) else {}
+    notes: list[str] = []
+    commits = result.get("commits")
+    if isinstance(commits, list) and len(commits) > 1:
+        notes.append(f"was made by several commits in turn: {', '.join(map(str, commits))}")
+    accuracy = number_of(result, "accuracy")
+    if not 0 <= accuracy <= 1:
+        raise Unfit(f"is damaged: the accuracy in result.json must be in [0, 1], got {accuracy}")
+    return RunRecord(
+        folder=_name(folder),
+        name=text_of(result, "name") or folder.name,
+        method=text_of(result, "method"),
+        model=text_of(result, "model"),
+        data=text_of(result, "data"),
+        eval_split=text_of(result, "eval_split"),
+        seed=int(number_of(result, "seed")),
+        config=text_of(result, "config"),
+        settings=settings,
+        commit=str(result.get("commit") or "unknown"),
+        device=str(result.get("device") or "unknown"),
+        versions={str(k): str(v) for k, v in versions.items()},
+        accuracy=accuracy,
+        steps=int(number_of(result, "steps")),
+        wall_seconds=number_of(result, "wall_seconds"),
+        stages=tuple(
+            (text_of(s, "name"), int(number_of(s, "steps")), number_of(s, "accuracy"))
+            for s in stages
+        ),
+        bits={
+            k: (number_of(result, "bits", k, "fractional"), number_of(result, "bits", k, "integer"))
+            for k in _BITS
+            if k != "inner" or k in result.get("bits", {})  # two layers have no inner one
+        },
+        costs={name: number_of(result, "cost", name) for name in _COSTS},
+        sites=read_sites(folder / "bits.csv"),
+        metrics=read_metrics(folder / "metrics.jsonl", notes),
+        distortion=read_distortion(folder / "distortion.json", notes),
+        notes=tuple(notes),
+    )
+
+
+def _name(folder: Path) -> str:
+    # A folder's name is bytes, of any encoding.
+    return os.fsencode(folder).decode("utf-8", "replace")
+
+
+def _folders(path: Path) -> list[Path]:
+    """The path itself if it is a run's or nothing is found in it, else the runs inside."""
+    if not path.is_dir() or any((path / name).exists() for name in _FILES):
+        return [path]
+    inside = {p.parent for name in ("result.json", "config.json") for p in path.rglob(name)}
+    # checkpoints hold files of Orbax's own
+    return sorted(p for p in inside if "checkpoints" not in p.relative_to(path).parts) or [path]

@@ -1,0 +1,201 @@
+"""What a run tells while it works: JSON files, rows of metrics, and a progress bar."""
+
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+import numpy as np
+import rich.console
+import rich.progress
+from bitjax.runs.disk import unwritten
+
+
+# JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+    """Writes `obj` as strict JSON; a reader sees the old file or the new one, never a part.
+
+    Args:
+      path: the file; its folder must exist.
+      obj: mappings with string keys, sequences, strings, numbers, booleans and None; arrays of
+        NumPy and JAX become numbers and lists. A number that is not finite becomes one of the
+        strings "NaN", "Infinity" and "-Infinity".
+
+    Raises:
+      TypeError: if something in `obj` has no JSON form.
+      OSError: it could not be written; the message names the file and what is free there.
+    """
+    # Beside the target, because os.replace is atomic within one file system only.
+    temporary = Path(f"{os.fspath(path)}.tmp")
+    text = json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n"
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritten(path, len(text), error) from error
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a file of JSON rows, such as metrics.jsonl, leaving out a half-written last one.
+
+    Returns:
+      One dict per row; "NaN", "Infinity" and "-Infinity" are floats again.
+
+    Raises:
+      ValueError: if a row that is not the last cannot be read.
+    """
+    lines = Path(path).read_text(errors="replace").splitlines()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # The process was killed while it wrote this row.
+                break
+            raise ValueError(
+                f"{path}, line {number} is not JSON ({error}); remove that line."
+            ) from None
+        rows.append({k: float(v) if v in _NON_FINITE else v for k, v in row.items()})
+    return rows
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl`, and on request to TensorBoard's event files.
+
+    A run that was interrupted and resumed leaves the file that an uninterrupted run leaves: call
+    `rewind` with the step of the checkpoint it resumed from.
+
+    Args:
+      folder: the run's folder; made if it is not there.
+      tensorboard: also write every number as a scalar for TensorBoard.
+
+    Raises:
+      ImportError: if `tensorboard` is asked for and tensorboardX is not installed.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp()
+      >>> with MetricsWriter(folder) as writer:
+      ...     writer.write(100, {"stage": "learn_bits", "loss": 0.5})
+      ...     writer.write(200, {"stage": "learn_bits", "loss": float("nan")})
+      ...     writer.rewind(100)
+      >>> read_rows(f"{folder}/metrics.jsonl")
+      [{'step': 100, 'stage': 'learn_bits', 'loss': 0.5}]
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False) -> None:
+        self.path = Path(folder) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._tensorboard = _tensorboard_writer() if tensorboard else None
+        self._events = None  # Opened by the first row, so that `rewind` can come before it.
+        self._purge_step: int | None = None
+        if self.path.exists():
+            self._keep(lambda row: True)
+        self._file = self._append()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one row and hands it to the operating system, so that a kill does not lose it.
+
+        Args:
+          step: the step the values belong to; the row's first key.
+          values: what `write_json` takes; numbers that are not finite become strings as there.
+
+        Raises:
+          OSError: the row could not be written; the file ends with the row before it.
+        """
+        row = _plain({"step": step, **values})
+        self._add((json.dumps(row, allow_nan=False) + "\n").encode())
+        if self._tensorboard is None:
+            return
+        if self._events is None:
+            # The name of an event file counts seconds only: a second one would replace the first.
+            self._events = self._tensorboard(
+                str(self.path.parent),
+                purge_step=self._purge_step,
+                filename_suffix=f".{time.time_ns()}",
+            )
+        for name in values:
+            if isinstance(row[name], int | float) or row[name] in _NON_FINITE:
+                self._events.add_scalar(name, float(row[name]), step)
+
+    def _append(self) -> io.FileIO:
+        return io.FileIO(self.path, "a")  # No buffer, which would keep what a full disk refused.
+
+    def _add(self, line: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            rest = line
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise unwritten(self.path, len(line), error) from error
+
+    def rewind(self, step: int) -> None:
+        """Removes the rows of later steps: a resumed run will write them again."""
+        self._file.close()
+        self._keep(lambda row: row["step"] <= step)
+        self._file = self._append()
+        self._purge_step = step + 1
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        text = self.path.read_text(errors="replace")
+        rows = [row for row in read_rows(self.path) if wanted(row)]
+        kept = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+        if kept != text:
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(kept)
+            os.replace(temporary, self.path)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _tensorboard_writer() -> Callable[..., Any]:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ImportError(
+            "TensorBoard files need tensorboardX: pip install 'bitjax[tensorboard]'."
+        ) from None
+    return SummaryWriter
+
+
+def _plain(obj: Any) -> Any:
+    """`obj` in JSON's types, numbers that are not finite as strings."""
+    if obj is None or isinstance(obj, bool | int | str):
+        return obj
+    if isinstance(obj, float):
+        if math.isfinite(obj):
+            return float(obj)
+        return "NaN" if math.isnan(obj) else "Infinity" if obj > 0 else "-Infinity"
+    if isinstance(obj, Mapping):
+        for key in obj:
+            if not isinstance(key, str):
+                raise TypeError(f"a JSON key must be a string, got {key!r}.")
+        return {key: _plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    if hasattr(obj, "dtype") and hasattr(obj, "shape"):
+        # bfloat16 and its like are no numbers to tolist(); every one of them fits a float32.
+        array = np.asarray(obj)
+        return _plain((array if array.dtype.kind in "biuf" else array.astype("float32")).tolist())
+    raise TypeError(f"{type(obj).__name__} has no JSON form: {obj!r}.")

@@ -1,0 +1,116 @@
+"""Shows how far a run is: a bar on a terminal, lines in a log."""
+
+import time
+from typing import Any
+
+import numpy as np
+import rich.console
+import rich.progress
+
+
+class Progress:
+    """Shows how far a run is: a bar on a terminal, a line every now and then in a log.
+
+    Args:
+      every: seconds between two lines where the output is not a terminal; each stage also ends
+        with one.
+      enabled: False shows nothing: for all but one of several processes.
+      console: where to show it; standard output unless given.
+
+    Example:
+      >>> with Progress() as progress:
+      ...     progress.stage("learn_bits", steps=2)
+      ...     progress.update(1, loss=0.61, bits=7.5)
+      ...     progress.update(2, loss=0.25, accuracy=0.93, bits=6.0)
+      learn_bits 2/2  loss 0.25  accuracy 93.00%  bits 6.00  0:00 left
+    """
+
+    def __init__(
+        self,
+        *,
+        every: float = 15.0,
+        enabled: bool = True,
+        console: rich.console.Console | None = None,
+    ) -> None:
+        self._console = console or rich.console.Console(soft_wrap=True, highlight=False)
+        self._enabled = enabled
+        self._bar = None
+        if enabled and self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(bar_width=20),
+                rich.progress.TextColumn("{task.fields[text]}"),
+                console=self._console,
+            )
+        self._every = 0.1 if self._bar is not None else every
+        self._task: rich.progress.TaskID | None = None
+        self._name = ""
+        self._steps = self._done = self._first = 0
+        self._values: dict[str, Any] = {}
+        self._started = self._shown_at = time.monotonic()
+        self._shown_step = 0
+
+    def stage(self, name: str, steps: int, *, done: int = 0) -> None:
+        """Begins a stage of `steps` steps, of which a resumed run has `done` behind it."""
+        self._finish()
+        self._name, self._steps, self._done, self._first = name, steps, done, done
+        self._values = {}
+        # The first line of a log comes after `every` seconds too, not at the first step.
+        self._started = self._shown_at = time.monotonic()
+        self._shown_step = done
+        if self._bar is not None:
+            self._task = self._bar.add_task(name, total=steps, completed=done, text=self._text())
+
+    def update(
+        self, step: int, *, loss: Any = None, accuracy: Any = None, bits: Any = None
+    ) -> None:
+        """Notes how far the stage is.
+
+        Args:
+          step: steps of this stage that are done.
+          loss: of the last step; like the two others a number or an array of one, which is
+            fetched from its device only when it is shown.
+          accuracy: a fraction; shown until the next one is given.
+          bits: average bits per element; shown until the next one is given.
+        """
+        self._done = step
+        given = {"loss": loss, "accuracy": accuracy, "bits": bits}
+        self._values |= {name: value for name, value in given.items() if value is not None}
+        if time.monotonic() - self._shown_at >= self._every:
+            self._show()
+
+    def _text(self) -> str:
+        parts = [f"{self._done}/{self._steps}"]
+        formats = {"loss": "loss {:.4g}", "accuracy": "accuracy {:.2%}", "bits": "bits {:.2f}"}
+        for name, form in formats.items():
+            if name in self._values:
+                parts.append(form.format(float(np.asarray(self._values[name]))))
+        if self._done > self._first:
+            pace = (time.monotonic() - self._started) / (self._done - self._first)
+            minutes, seconds = divmod(round(pace * (self._steps - self._done)), 60)
+            hours, minutes = divmod(minutes, 60)
+            clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+            parts.append(f"{clock} left")
+        return "  ".join(parts)
+
+    def _show(self) -> None:
+        self._shown_at, self._shown_step = time.monotonic(), self._done
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, text=self._text())
+        elif self._enabled:
+            self._console.print(f"{self._name} {self._text()}", markup=False)
+            self._console.file.flush()
+
+    def _finish(self) -> None:
+        if self._shown_step != self._done:
+            self._show()
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._finish()
+        if self._bar is not None:
+            self._bar.stop()

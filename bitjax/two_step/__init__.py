@@ -1,0 +1,1 @@
+"""Low-bit kernels solved layer by layer."""

@@ -1,0 +1,253 @@
+"""Low-bit kernels solved layer by layer from what a teacher's layers give, without gradients.
+
+The second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit Neural
+Networks", CVPR 2018. Layers are taken in forward order; the inputs of each come from the network
+as far as it is solved. Nothing changes its form: the kernel becomes scale * codes, the scale goes
+to the quantizer's leaf, the intercept to the layer's bias or to the mean of the batch normalisation
+behind it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.costs.site import Costs
+from bitjax.linen.probe import inner_model
+from bitjax.linen.quantized import Quantized
+from bitjax.linen.sites import site_costs
+from bitjax.two_step.data import collect, moments_of, sampler
+from bitjax.two_step.fits import (
+    GroupFit,
+    Settings,
+    away_from_0,
+    fit_behind,
+    fit_group,
+    fit_group_to_samples,
+    start_of,
+)
+from bitjax.two_step.targets import (
+    Affine,
+    affine_of,
+    has_intercept,
+    levels_of,
+    plan_layers,
+    with_float_kernels,
+)
+from bitjax.variables import QUANT, read_site, write_site
+
+Variables = Mapping[str, Any]
+
+
+class Report(NamedTuple):
+    """What became of one layer.
+
+    Attributes:
+      layer: its path.
+      target: one of `layer_targets.TARGETS`; with fewer patches than inputs, `output` or `sum`.
+      error: of the linear fit, E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
+      mismatch: share of the consumer's codes that differ from the teacher's on held-out patches;
+        None for other targets than `codes`.
+      sparsity: share of codes that are 0.
+      patches: that it was solved from.
+    """
+
+    layer: str
+    target: str
+    error: float
+    mismatch: float | None
+    sparsity: float
+    patches: int
+
+
+def solve_layers(
+    model: Quantized,
+    variables: Variables,
+    batches: Iterable[Any] | Callable[[], Iterable[Any]],
+    *,
+    bits: int | None = None,
+    layers: str = ".*",
+    log: Callable[[Report], None] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Gives kernels low-bit codes that make each layer do what its float kernel does.
+
+    Args:
+      model: wrapped, with kernels whose quantizer stores its scale: `bitjax.ternary(fit="stored")`,
+        `binary`, `low_bit`; inputs quantized or not.
+      variables: all its collections; kernels float.
+      batches: what the model is called with, arrays or tuples; a list, or a function that gives
+        the same ones at every call.
+      bits: only kernels of so many bits; None takes all with a stored scale.
+      layers: a regular expression, matched in full against layers' paths.
+      log: called with each layer's `Report`.
+      **settings: see `bitjax.two_step.fits.Settings`.
+
+    Returns:
+      The variables with the kernels of these layers on their codes, their scales, and their
+      intercepts in a bias or a batch normalisation's mean; everything else as it was.
+
+    Raises:
+      ValueError: no kernel has a stored scale, a layer has no patches, or a statistic is not
+        finite; it names the layer.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> import bitjax as bj
+      >>> x = jax.random.normal(jax.random.key(0), (256, 8))
+      >>> model = bj.Quantized(nn.Dense(4), [bj.rule("kernel", bj.ternary(fit="stored"))])
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> solved = solve_layers(model, variables, [x], bits=2)
+      >>> scale = solved["quant"]["kernel"]["scale"]
+      >>> sorted(set(jnp.unique(jnp.round(solved["params"]["kernel"] / scale, 3)).tolist()))
+      [-1.0, 0.0, 1.0]
+
+    Source: the paper's second step. Departures: an intercept, a ridge, joint descent, and the best
+      iterate on held-out patches; its schedule is not known.
+    """
+    given = batches if callable(batches) else list(batches)
+    source = given if callable(given) else lambda: given
+    steps = solve_each(
+        model, variables, source, bits=bits, layers=layers, settings=Settings(**settings)
+    )
+    found: Variables = variables
+    for found, report in steps:  # noqa: B007  the last one is returned
+        if log is not None:
+            log(report)
+    return dict(found)
+
+
+def solve_each(
+    model: Quantized,
+    variables: Variables,
+    batches: Callable[[], Iterable[Any]],
+    *,
+    bits: int | None = None,
+    layers: str = ".*",
+    settings: Settings | None = None,
+    teacher: Variables | None = None,
+    costs: Costs | None = None,
+    start: int = 0,
+) -> Iterator[tuple[Variables, Report]]:
+    """As `solve_layers`, giving the variables after every layer, so that work can be kept.
+
+    Args:
+      model: see `solve_layers`.
+      variables: with the first `start` layers solved already.
+      batches: see `solve_layers`.
+      bits: likewise.
+      layers: likewise.
+      settings: likewise.
+      teacher: variables whose float kernels the layers are solved for; the given ones if None,
+        which must then be those of the start.
+      costs: from `site_costs`; measured on the first batch if None.
+      start: layers that are solved already.
+    """
+    settings = settings or Settings()
+    teacher = variables if teacher is None else teacher
+    first = _as_args(next(iter(batches())))
+    costs = site_costs(inner_model(model), *first) if costs is None else costs
+    plans = plan_layers(
+        model, variables, costs, first, layers=layers, bits=bits, target=settings.target
+    )
+    for index, plan in enumerate(plans[start:], start):
+        key = jax.random.fold_in(jax.random.key(settings.seed), index)
+        try:
+            variables, report = _solve(model, variables, teacher, plan, batches, settings, key)
+        except ValueError as error:
+            raise ValueError(f"layer {plan.layer!r}: {error}") from error
+        yield variables, report
+
+
+def _solve(model, variables, teacher, plan, batches, settings, key):
+    float_model = with_float_kernels(model)
+    if settings.float_inputs:
+        float_model = model.clone(rules=())
+    source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
+    first = _as_args(next(iter(batches())))
+    added = plan.target == "sum" and settings.asymmetric
+    taken = sampler(
+        source, float_model, plan.layer, tree, first, per_example=settings.positions, added=added
+    )
+    kernel = read_site(teacher["params"], plan.layer)["kernel"]
+    float_GxMxN = np.asarray(taken.view.matrix(kernel), np.float64)
+    start_GxMxN, grid = start_of(plan.quantizer, float_GxMxN)
+    groups, filters, _ = float_GxMxN.shape
+    affine = affine_of(teacher, plan.consumer, groups * filters)
+    resident = plan.target in ("codes", "relu") and settings.iterations > 0
+
+    def pairs():
+        for index, batch in enumerate(batches()):
+            one = jax.random.fold_in(key, index)
+            x, z, owed = taken.take(tree, teacher, _as_args(batch), one)
+            if added and affine is not None:
+                z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
+            yield x, z
+
+    data = collect(pairs(), resident=resident)
+    intercept = has_intercept(teacher, plan) and affine is not None
+    fits: list[GroupFit] = []
+    for g in range(groups):
+        own = None
+        if affine is not None:
+            own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
+        if data.sums is None:
+            fits.append(
+                fit_group_to_samples(
+                    data.x_GxTxN[g], data.z_GxTxM[g], float_GxMxN[g], start_GxMxN[g], grid,
+                    settings, intercept=intercept,
+                )
+            )  # fmt: skip
+            continue
+        found = fit_group(
+            moments_of(data.sums, g, intercept=intercept), float_GxMxN[g], start_GxMxN[g], grid,
+            settings, jax.random.fold_in(key, g),
+        )  # fmt: skip
+        if resident and own is not None:
+            levels = levels_of(model.rules, variables, plan.consumer.site or "")
+            found = fit_behind(
+                found, data.x_GxTxN[g], data.z_GxTxM[g], own, levels, float_GxMxN[g], grid, settings
+            )
+        fits.append(found)
+    mismatches = [found.mismatch for found in fits if found.mismatch is not None]
+    report = Report(
+        plan.layer,
+        "output" if data.sums is None and plan.target != "sum" else plan.target,
+        sum(f.error for f in fits) / max(sum(f.energy for f in fits), 1e-30),
+        float(np.mean(mismatches)) if mismatches else None,
+        float(np.mean([np.mean(np.asarray(f.fit.codes_MxN) == 0) for f in fits])),
+        data.count,
+    )
+    changed = [found.fit for found in fits]
+    return _with_fits(variables, teacher, plan, taken.view, changed, intercept), report
+
+
+def _with_fits(variables, teacher, plan, view, fits, intercept):
+    codes, scale, offset = (
+        np.stack([np.asarray(fit[i], np.float32) for fit in fits]) for i in range(3)
+    )
+    layer, norm = plan.layer, plan.consumer.norm
+    params, quant = variables["params"], variables[QUANT]
+    site = f"{layer}/kernel" if layer else "kernel"
+    own = read_site(quant, site)
+    new_scale = jnp.asarray(scale).reshape(own["scale"].shape)
+    kernel = view.kernel(jnp.asarray(scale[..., None] * codes))
+    node = {**read_site(params, layer), "kernel": kernel}
+    stats = variables.get("batch_stats")
+    if intercept and "bias" in node:
+        node["bias"] = jnp.asarray(offset).reshape(node["bias"].shape)
+    elif intercept:
+        mean = read_site(teacher["batch_stats"], norm)["mean"] - jnp.asarray(offset).reshape(-1)
+        stats = write_site(stats, norm, {**read_site(stats, norm), "mean": mean})
+    return {
+        **variables,
+        **({} if stats is None else {"batch_stats": stats}),
+        "params": write_site(params, layer, node),
+        QUANT: write_site(quant, site, {**own, "scale": new_scale}),
+    }
+
+
+def _as_args(batch):
+    return batch if isinstance(batch, tuple) else (batch,)

@@ -1,0 +1,158 @@
+"""The command that compares, from its words to its files."""
+
+import json
+import shlex
+
+import pytest
+
+from bitjax.cli import compare
+from bitjax.launch.command import command_of
+from bitjax.runs.records import read_runs
+from tests.run_folders import write_run
+
+
+def call(*words):
+    """The command in this process."""
+    compare.main([str(word) for word in words])
+
+
+def error_of(*words):
+    with pytest.raises(SystemExit) as found:
+        call(*words)
+    text = str(found.value)
+    assert text.startswith("error: ") and "\n" not in text
+    return text
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        write_run(tmp_path / "runs" / f"{method}{seed}", method=method, seed=seed,
+                  accuracy=accuracy - 0.01 * seed, bits=bits)
+        for method, accuracy, bits in (("full_precision", 0.95, (32, 32)), ("lsq", 0.9, (4, 4)))
+        for seed in (0, 1)
+    ]  # fmt: skip
+
+
+def test_the_table_is_printed_and_every_file_asked_for_is_written(tmp_path, runs, capsys):
+    names = [tmp_path / f"report.{kind}" for kind in ("html", "csv", "md", "json")]
+    flags_ = [f"--{flag}={name}" for flag, name in zip(("out", "csv", "markdown", "json"), names,
+                                                       strict=True)]  # fmt: skip
+    call(*runs, *flags_)
+    printed = capsys.readouterr().out
+    assert "lsq" in printed and "89.50 ± 0.71" in printed and "baseline" in printed
+    assert all(name.stat().st_size > 500 for name in names)
+    assert len(json.loads(names[3].read_text())["runs"]) == 4
+    assert "python -m experiments.train" in names[0].read_text()
+
+
+def test_unfit_folders_are_listed_and_the_rest_is_compared(tmp_path, runs, capsys):
+    (runs[1] / "result.json").unlink()
+    call(*runs, tmp_path / "missing")
+    printed = capsys.readouterr().out
+    assert f"not compared: {runs[1]} is not finished" in printed
+    assert f"not compared: {tmp_path / 'missing'} there is no such folder" in printed
+    assert "lsq" in printed and "89.50 ± 0.71" in printed
+
+
+def test_an_empty_selection_says_what_was_looked_for(tmp_path, runs):
+    (tmp_path / "empty").mkdir()
+    said = error_of(*runs, "--only=tsq")
+    assert "a result.json of status 'finished' and a name with 'tsq'" in said
+    assert str(runs[0]) in said and "4 are finished" in said
+    assert "looked for folders with a result.json" in error_of(tmp_path / "empty")
+    assert "the following arguments are required: runs" in error_of()
+
+
+def test_only_some_runs_may_be_chosen(runs, capsys):
+    call(*runs, "--only=lsq")
+    assert "no float run" in capsys.readouterr().out
+
+
+def test_wrong_words_end_in_one_line(runs):
+    assert "invalid choice: 'watts' (choose from" in error_of(*runs, "--cost=watts")
+    assert "--confidence must be in (0, 1), got 2.0" in error_of(*runs, "--confidence=2")
+    assert "unrecognized arguments: --nothing" in error_of(*runs, "--nothing")
+    assert "error: " in error_of(*runs, "--only=(")
+    assert "No such file or directory" in error_of(*runs, "--csv=/no/such/folder/file")
+
+
+def test_groups_must_be_asked_for(tmp_path, runs, capsys):
+    other = write_run(tmp_path / "other", data="cifar10", name="cifar10/lsq")
+    assert "--group" in error_of(*runs, other)
+    call(*runs, other, "--group")
+    printed = capsys.readouterr().out
+    assert "on digits" in printed and "on cifar10" in printed
+
+
+def config_file(root, text="config.steps = 5"):
+    path = root / "configs" / "one.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(arg='a'):\n"
+        "    config = ConfigDict({'seed': 0, 'name': arg, 'method': {'name': 'lsq', 'rate': 0.1},\n"
+        "        'model': {'name': 'mlp'}, 'data': {'name': 'digits'}, 'rules': ()})\n"
+        f"    {text}\n"
+        "    return config\n"
+    )
+    return path
+
+
+def record(tmp_path, config, **settings):
+    (found,), _ = read_runs(
+        [
+            write_run(
+                tmp_path / "run", seed=settings.get("seed", 0), config=config, settings=settings
+            )
+        ]
+    )
+    return found
+
+
+BASE = {"name": "b", "method": {"name": "lsq", "rate": 0.1}, "model": {"name": "mlp"},
+        "data": {"name": "digits"}, "steps": 5, "rules": []}  # fmt: skip
+
+
+def test_a_command_has_the_seed_and_every_setting_that_was_overridden(tmp_path):
+    config_file(tmp_path)
+    settings = {**BASE, "seed": 3, "method": {"name": "lsq", "rate": 0.5}, "name": "it's b"}
+    run = record(tmp_path, "configs/one.py:b", **settings)
+    run = run._replace(settings={k: v for k, v in run.settings.items() if k != "init_from"})
+    lines = command_of(run, tmp_path).splitlines()
+    assert lines[0] == "git checkout 0123456789ab"
+    assert shlex.split(lines[-1]) == [
+        *"python -m experiments.train --config configs/one.py:b".split(),
+        *"--workdir runs/digits-lsq-seed3 --config.method.rate=0.5".split(),
+        "--config.name=it's b",
+        "--config.seed=3",
+    ]
+
+
+def test_what_no_flag_can_say_is_said_in_a_comment(tmp_path):
+    config_file(tmp_path)
+    run = record(tmp_path, "configs/one.py:b", **{**BASE, "rules": [[".*", None]]})
+    assert '# config.rules was [[".*", null]]' in command_of(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config", ["configs/gone.py", "../outside.py", "/etc/passwd", "x; rm -rf y"]
+)
+def test_a_config_that_is_not_in_this_checkout_is_never_run(tmp_path, config):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside.py").write_text("raise SystemExit('run!')")
+    run = record(tmp_path, config, **BASE)
+    text = command_of(run, tmp_path / "root")
+    assert "not in this checkout" in text and "--config.seed=0" in text
+    assert shlex.split(text.splitlines()[-1])[4] == config
+
+
+def test_a_config_that_no_longer_runs_tells_nothing(tmp_path):
+    config_file(tmp_path, "raise RuntimeError('old')")
+    assert "not known" in command_of(record(tmp_path, "configs/one.py", **BASE), tmp_path)
+
+
+def test_a_commit_with_changes_is_said_to_have_them(tmp_path):
+    run = record(tmp_path, "configs/gone.py", **BASE)._replace(commit="abc+changes")
+    lines = command_of(run, tmp_path).splitlines()
+    assert lines[:2] == ["git checkout abc", "# its working tree had changes that no commit has"]

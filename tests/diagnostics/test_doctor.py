@@ -1,0 +1,263 @@
+"""Every defect is planted, and found; a healthy model gives no findings."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bitjax.diagnostics.doctor import Finding, doctor, report
+from bitjax.linen.attach import attach
+from bitjax.linen.quantized import Quantized
+from bitjax.quantizers.bitlength import bitlength
+from bitjax.quantizers.halfwave import halfwave
+from bitjax.quantizers.uniform import lsq, pact, uniform
+from bitjax.rules import rule
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(6, name="first")(x)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        x = nn.Dropout(0.1, deterministic=not train)(nn.relu(x))
+        return nn.Dense(3, name="last")(x)
+
+
+X = jax.random.normal(jax.random.key(1), (32, 4))
+Y = jnp.arange(32) % 3
+FLOAT = Net().init(jax.random.key(0), X)
+
+
+def examine(rules, change=None, x=X, **kwargs):
+    """The findings on the net under `rules`, after `change` has broken its variables."""
+    model = Quantized(Net(), rules)
+    variables = attach(model, FLOAT, X)
+    if change:
+        change(variables)
+    return doctor(model, variables, x, Y, **kwargs)
+
+
+def only(findings, level, site, text):
+    assert [(f.level, f.site) for f in findings] == [(level, site)], report(findings)
+    assert text in findings[0].message
+
+
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_healthy_model_gives_no_findings(train):
+    rules = [rule("first/.*", bitlength(init=4.5, mode="sample", granularity="per_channel"))]
+    assert examine([*rules, rule(".*", uniform(bits=2, signed=None))], train=train) == ()
+
+
+def test_a_quantizer_that_is_a_rectifier_cuts_what_it_should():
+    class Bare(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.BatchNorm(use_running_average=True, use_bias=False, use_scale=False)(x)
+            return nn.Dense(3, name="last")(x)
+
+    model = Quantized(Bare(), [rule("last/input", halfwave(bits=2))])
+    x = jax.random.normal(jax.random.key(3), (256, 8))
+    assert doctor(model, model.init(jax.random.key(0), x), x) == ()
+
+
+def test_a_float_model_and_losses_of_all_kinds_are_fine():
+    assert doctor(Net(), FLOAT, X, Y) == ()
+    assert doctor(Net(), FLOAT, (X,)) == ()
+    assert doctor(Net(), FLOAT, X, X[:, :3], loss=lambda out, y: jnp.mean((out - y) ** 2)) == ()
+
+
+def test_rules_that_do_nothing_are_all_found_and_the_rest_is_still_examined():
+    good = rule("last/kernel", lsq(bits=4))
+    model = Quantized(Net(), [rule("middle/.*", None), good, rule("last/kern.*", lsq())])
+    variables = attach(Quantized(Net(), [good]), FLOAT, X)
+    variables["params"]["last"]["bias"] = variables["params"]["last"]["bias"].at[0].set(jnp.nan)
+    idle, shadowed, broken = doctor(model, variables, X, Y)
+    assert (idle.level, idle.site) == ("error", "middle/.*")
+    assert "matches no site in full. Sites: " in idle.message
+    assert (shadowed.level, shadowed.site) == ("error", "last/kern.*")
+    assert (broken.level, broken.site) == ("error", "last/bias")
+
+
+def test_a_kernel_quantized_to_zeros():
+    def scale_up(variables):
+        variables["quant"]["last"]["kernel"]["scale"] = jnp.float32(1e3)
+
+    findings = examine([rule("last/kernel", lsq(bits=4))], scale_up)
+    # The first layer's gradient passes through that kernel.
+    assert [(f.level, f.site) for f in findings] == [
+        ("error", "first/kernel"),
+        ("error", "last/kernel"),
+    ]
+    assert "the float model gives it" in findings[0].message
+    assert "is quantized to all zeros: give it more bits" in findings[1].message
+
+
+def test_an_input_quantized_to_zeros_is_found_by_the_gradient():
+    def scale_up(variables):
+        variables["quant"]["last"]["input"]["scale"] = jnp.float32(1e3)
+
+    findings = examine([rule("last/input", lsq(bits=4, signed=False))], scale_up)
+    sites = [(f.level, f.site) for f in findings if "gets no gradient" in f.message]
+    assert sites == [("error", "first/kernel"), ("error", "last/kernel")] or sites == [
+        ("error", "last/kernel")
+    ], report(findings)
+
+
+def test_a_kernel_quantized_to_almost_only_zeros():
+    class Wide(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(50, name="wide")(x)
+
+    model = Quantized(Wide(), [rule("wide/kernel", uniform(bits=4))])
+    variables = model.init(jax.random.key(0), X)
+    variables["params"]["wide"]["kernel"] = 1e-3 * jnp.ones((4, 50)).at[0, 0].set(1e3)
+    only(doctor(model, variables, X), "warning", "wide/kernel", "quantized to 99.5 % zeros")
+
+
+def test_a_kernel_that_starts_at_zero_is_no_quantizers_fault():
+    def zero(variables):
+        variables["params"]["last"]["kernel"] = jnp.zeros((6, 3))
+
+    findings = examine([rule("last/kernel", uniform(bits=4))], zero)
+    only(findings, "warning", "first/kernel", "without quantization either")
+
+
+@jax.custom_jvp
+def broken(x):
+    return x
+
+
+@broken.defjvp
+def _broken_jvp(primals, tangents):
+    return primals[0], tangents[0] * jnp.nan
+
+
+def with_apply(change, **form):
+    """A bitlength quantizer whose `apply` is changed."""
+    base = bitlength(init=4.0, **form)
+    return base._replace(apply=lambda *args, **options: change(base.apply, *args, **options))
+
+
+def test_gradients_that_quantizers_break():
+    def no_gradient(apply, *args, **options):
+        return jax.lax.stop_gradient(apply(*args, **options))
+
+    def no_gradient_to_bits(apply, params, *args, **options):
+        return apply(jax.lax.stop_gradient(params), *args, **options)
+
+    def nan_to_bits(apply, params, *args, **options):
+        return apply({**params, "bits": broken(params["bits"])}, *args, **options)
+
+    findings = examine(
+        [
+            rule("last/kernel", with_apply(no_gradient, mode="fixed")),
+            rule("first/kernel", with_apply(nan_to_bits)),
+            rule("first/input", with_apply(no_gradient_to_bits)),
+            rule("last/input", with_apply(no_gradient_to_bits, mode="fixed", signed=False)),
+        ]
+    )
+    assert {(f.level, f.site) for f in findings} == {
+        ("error", "last/kernel"),
+        ("error", "first/kernel"),
+        ("warning", "first/input"),
+    }, report(findings)
+    text = {f.site: f.message for f in findings}
+    assert "gets no gradient, which the float model gives it" in text["last/kernel"]
+    assert "NaN or inf gradient to its bits" in text["first/kernel"]
+    assert "gets no gradient to its bits" in text["first/input"]
+
+
+def test_a_gradient_of_nan():
+    rules = [rule("last/kernel", with_apply(lambda apply, params, stats, x, **_: broken(x)))]
+    findings = examine(rules)
+    assert ("error", "last/kernel") in [(f.level, f.site) for f in findings]
+    assert "gets a NaN or inf gradient: check the loss" in report(findings)
+
+
+def test_ranges_and_bits_that_do_not_fit():
+    """Five defects in one model, each found where it is and nothing else."""
+
+    def change(variables):
+        bits = jnp.array([8.0, 8.0, 9.0, 4.0, 4.0, 4.0]).reshape(1, 6)
+        variables["quant"]["first"]["kernel"]["bits"] = bits
+        stats = variables["quant_stats"]["first"]["input"]
+        variables["quant_stats"]["first"]["input"] = {
+            name: leaf if name == "count" else leaf / 10.0 for name, leaf in stats.items()
+        }
+        variables["quant_stats"]["last"]["input"]["count"] = jnp.float32(0.0)
+
+    rules = [
+        rule("first/kernel", bitlength(init=4.0, granularity="per_channel", max_bits=8.0)),
+        rule("first/input", uniform(bits=4)),
+        rule("last/kernel", pact(bits=4)),
+        rule("last/input", uniform(bits=8, signed=True)),
+    ]
+    findings = examine(rules, change)
+    assert {f.level for f in findings} == {"warning"}
+    found = {(f.site, f.message.split(":")[0]) for f in findings}
+    negative = 100 * float(jnp.mean(FLOAT["params"]["last"]["kernel"] < 0))
+    share = next(f.message.split(" %")[0].split()[-1] for f in findings if "saturates" in f.message)
+    assert found == {
+        ("first/kernel", "has its bitlength at max_bits=8 in 50 % of its blocks"),
+        ("first/input", "saturates"),
+        (
+            "last/kernel",
+            f"is quantized without sign, but {negative:.1f} % of its elements are below 0 and are "
+            "cut",
+        ),
+        ("last/input", "has a range that was never observed"),
+        ("last/input", "never is below 0, yet half of its codes are"),
+    }
+    low, high = jnp.min(X) / 10.0, jnp.max(X) / 10.0
+    half = (high - low) / 30.0
+    outside = 100 * float(jnp.mean((X < low - half) | (X > high + half)))
+    assert float(share) == pytest.approx(outside, abs=3.0)  # the grid moves to hold 0
+    # In training the range is the batch's own.
+    assert not any("saturates" in f.message for f in examine(rules, change, train=True))
+
+
+def test_nan_is_named_and_hides_the_rest():
+    broken = X.at[0, 0].set(jnp.nan)
+    findings = examine([rule("first/input", pact(bits=8))], x=broken)
+    only(findings, "error", "first/input", "holds NaN or inf: clean the data")
+    infinite = doctor(Net(), FLOAT, X, Y, loss=lambda out, y: jnp.sum(out) * jnp.inf)
+    only(infinite, "error", "loss", "look at the labels")
+
+
+def test_one_dead_layer_of_a_scan_is_found():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return x + nn.Dense(4, name="dense")(x), None
+
+    class Deep(nn.Module):
+        lists: bool = True
+
+        @nn.compact
+        def __call__(self, x):
+            axes = {"params": 0, **({"quant": 0, "quant_stats": 0} if self.lists else {})}
+            stack = nn.scan(
+                nn.remat(Block), variable_axes=axes, split_rngs={"params": True}, length=3
+            )
+            return stack(name="blocks")(x, None)[0]
+
+    model = Quantized(Deep(), [rule(".*/kernel", lsq(bits=4))])
+    variables = model.init(jax.random.key(0), X)
+    assert doctor(model, variables, X) == ()
+    scale = variables["quant"]["blocks"]["dense"]["kernel"]["scale"]
+    variables["quant"]["blocks"]["dense"]["kernel"]["scale"] = scale.at[1].set(1e3)
+    only(doctor(model, variables, X), "error", "blocks/dense/kernel", "all zeros")
+    unlisted = doctor(Deep(lists=False), {"params": variables["params"]}, X)
+    only(unlisted, "warning", "blocks/dense", "does not list 'quant_stats'")
+
+
+def test_the_report_groups_what_is_the_same_and_puts_errors_first():
+    findings = [Finding("warning", f"conv{i}/input", "was never observed") for i in range(5)]
+    text = report((*findings, Finding("error", "head/kernel", "is all zeros")))
+    assert text.splitlines() == [
+        "doctor: 1 error, 5 warnings",
+        "error    head/kernel: is all zeros",
+        "warning  conv0/input, conv1/input, conv2/input and 2 more: was never observed",
+    ]
+    assert report(()) == "doctor: nothing found"

@@ -1,0 +1,484 @@
+"""A config becomes a run, or one clear line that names key, value, expectation and remedy."""
+
+import importlib.util
+import shutil
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import bitjax as bj
+from bitjax.launch.build import build_data, build_method, build_rules, build_run
+from bitjax.launch.registry import MODELS, make, plain
+from bitjax.launch.start import load_start
+from bitjax.linen.visit import Visitor
+from bitjax.models import ImageNetResNet
+from bitjax.rules import quantizer_of
+from bitjax.runs.checkpoint import Checkpoints
+from configs.base import get_config as base
+from configs.cifar10.resnet20_250 import POINTS
+from tests.data.sets import encoded, picture, write_tfds
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(p for p in ROOT.glob("configs/*/*.py") if p.parent.name != "tables")
+
+
+def digits(**changes):
+    """A small valid config with some keys changed; `data_name` stands for data.name."""
+    config = base()
+    config.model = {"name": "mlp", "features": (4,), "num_classes": 10}
+    config.data.name = "digits"
+    config.method = {"name": "uniform", "steps": 0}
+    config.rules = ((".*", {"name": "uniform", "bits": 8}),)
+    with config.unlocked():
+        for key, value in changes.items():
+            node = config
+            *path, last = key.split("__")
+            for name in path:
+                node = node[name]
+            if isinstance(node, ConfigDict):
+                with node.ignore_type():
+                    node[last] = value
+            else:
+                node[last] = value
+    return config
+
+
+WEIGHT = {"name": "uniform", "bits": 8}
+LEARNED = ((".*", {"name": "bitlength"}),)
+PRUNING = {"name": "bitpruning", "steps": 10}
+WRONG = {
+    "unknown method": (
+        {"method": {"name": "bitprunning"}},
+        r"config.method.name must be one of \['bitpruning', .*'uniform'\], got 'bitprunning'",
+    ),
+    "no method": ({"method": {"name": ""}}, "config.method.name must be one of .*, got ''"),
+    "unknown argument of a method": (
+        {"method": {"name": "lsq", "step": 3}},
+        r"config.method.step is no setting of 'lsq' \(value 3\); it has .*steps",
+    ),
+    "missing argument of a method": (
+        {"method": {"name": "lsq"}},
+        r"config.method \(lsq\): .*missing .*'steps'",
+    ),
+    "wrong type for a method": (
+        {"method": {"name": "lsq", "steps": "many"}},
+        "config.method.steps must be of type int, got 'many'",
+    ),
+    "negative steps": (
+        {"method": {"name": "lsq", "steps": -4}},
+        "config.method.steps must be 0 or more, got -4",
+    ),
+    "unknown model": (
+        {"model": {"name": "resnet21"}},
+        r"config.model.name must be one of \[.*'mlp', .*'resnet20', .*got 'resnet21'",
+    ),
+    "unknown argument of a model": (
+        {"model": {"name": "mlp", "width": 3}},
+        r"config.model.width is no setting of 'mlp' \(value 3\); it has .*features",
+    ),
+    "wrong type for a model": (
+        {"model": {"name": "small_cnn", "width": 1.5}},
+        "config.model.width must be of type int, got 1.5",
+    ),
+    "wrong number of classes": (
+        {"model__num_classes": 5},
+        "config.model.num_classes must be 10 for 'digits', got 5",
+    ),
+    "unknown data": (
+        {"data__name": "imagenet"},
+        r"config.data.name must be one of \['cifar10', 'digits', .*got 'imagenet'",
+    ),
+    "unknown split": (
+        {"data__eval_split": "valid"},
+        r"config.data \(digits\): `eval_split` must be 'test' or 'validation', got 'valid'",
+    ),
+    "too much held out": (
+        {"data__validation": 5000},
+        r"config.data \(digits\): `validation` must be less than the 1437 .*got 5000",
+    ),
+    "unknown augmentation": (
+        {"data__augmentation": "flip"},
+        r"`augmentation` must be one of \['crop_flip', 'none', 'random_.*got 'flip'",
+    ),
+    "mean of another number of channels": (
+        {"data__mean": (0.5, 0.5, 0.5)},
+        "config.data.mean must have 1 numbers for 'digits', got",
+    ),
+    "NaN as the mean": (
+        {"data__mean": (float("nan"),)},
+        "`mean` of digits must be finite and `std` positive",
+    ),
+    "empty batches": ({"data__batch_size": 0}, "`batch_size` must be an integer of 1 or more"),
+    "never logging": ({"log_every": 0}, "`log_every` must be an integer of 1 or more, got 0"),
+    "missing files": (
+        {"data__name": "cifar10", "data__root": "/no/such/folder"},
+        "/no/such/folder/cifar10/cifar10_train_1.npz is missing; copy it again",
+    ),
+    "TFDS set that is not prepared": (
+        {"data__name": "tfds:cifar10", "data__root": "/no/such/folder"},
+        "tfds:cifar10 is not prepared in /no/such/folder/cifar10; prepare it with `python -m "
+        "experiments.prepare_data tfds:cifar10 --root /no/such/folder`",
+    ),
+    "TFDS set that does not exist": (
+        {"data__name": "tfds:cifar11", "data__root": "/no/such/folder"},
+        r"config.data \(tfds:cifar11\): `name`: TFDS has no data set 'cifar11'; did you mean tfds:",
+    ),
+    "folder that is missing": (
+        {"data__name": "folder:no/such", "data__root": "/folder"},
+        "folder:no/such: /folder/no/such is not a folder; expected PATH/train/CLASS",
+    ),
+    "random crops of a set in memory": (
+        {"data__augmentation": "random_resized_crop"},
+        r"config.data \(digits\): `augmentation` 'random_resized_crop' is for tfds: and folder:",
+    ),
+    "unknown quantizer": (
+        {"rules": ((".*", {"name": "uniformm"}),)},
+        r"config.rules\[0\].name must be one of \['binary', 'bitlength', .*got 'uniformm'",
+    ),
+    "unknown argument of a quantizer": (
+        {"rules": ((".*", {"name": "uniform", "bit": 3}),)},
+        r"config.rules\[0\].bit is no setting of 'uniform' \(value 3\); it has bits,",
+    ),
+    "bits out of range": (
+        {"rules": (("dense1/.*", WEIGHT), (".*", {"name": "uniform", "bits": 17}))},
+        r"config.rules\[1\] \(uniform\): `bits` must be in \[1, 16\], got 17",
+    ),
+    "fractional bits where they are fixed": (
+        {"rules": ((".*", {"name": "uniform", "bits": 4.5}),)},
+        r"config.rules\[0\] \(uniform\): `bits` must be an integer, got 4.5; bitlength\(\)",
+    ),
+    "unknown choice of a quantizer": (
+        {"rules": ((".*", {"name": "uniform", "range": "max"}),)},
+        r"config.rules\[0\] \(uniform\): `range` must be one of .*got 'max'",
+    ),
+    "quantizer that is no mapping": (
+        {"rules": ((".*", "uniform"),)},
+        r"config.rules\[0\] must be \{'name': ..., settings\}, got 'uniform'",
+    ),
+    "rule that is no pair": (
+        {"rules": (".*",)},
+        r"config.rules\[0\] must be \(pattern, .*got '.\*'",
+    ),
+    "pattern that is no expression": (
+        {"rules": (("(stem/.*", WEIGHT),)},
+        r"config.rules\[0\]: `pattern` '\(stem/.\*' is not a regular expression",
+    ),
+    "rule that matches nothing": (
+        {"rules": (("stem/.*", WEIGHT), (".*", WEIGHT))},
+        r"rule 'stem/.\*' does nothing: .* Sites: dense1/input, dense1/kernel",
+    ),
+    "no rules": (
+        {"rules": ()},
+        "config.rules gives no site a quantizer, but config.method.name='uniform' quantizes: add",
+    ),
+    "rules without a quantizer": (
+        {"rules": ((".*", None),)},
+        "config.rules gives no site a quantizer",
+    ),
+    "rules of a float method": (
+        {"method": {"name": "full_precision", "steps": 3}},
+        "config.rules has 1 rules, but config.method.name='full_precision' quantizes nothing",
+    ),
+    "budgets of fixed bits": (
+        {"budgets": ({"metric": "bits", "limit": 4.0},)},
+        "config.budgets is not empty, but config.method.name='uniform' learns no bits",
+    ),
+    "unknown metric": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "size", "limit": 4.0},)},
+        r"config.budgets\[0\] must be .*`metric` of a budget must be one of .*got 'size'",
+    ),
+    "budget without a limit": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "bits"},)},
+        r"config.budgets\[0\] must be \{'metric': ..., 'limit': ...*missing .*'limit'",
+    ),
+    "missing start": (
+        {"init_from": "no/such/run"},
+        "no/such/run is missing; give the path of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_config_is_one_line_before_any_training(name, tmp_path):
+    changes, message = WRONG[name]
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        build_run(digits(**changes), str(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists(), "the folder is free for the corrected config"
+
+
+def test_a_layer_that_cannot_be_quantized_is_named_where_a_rule_asks_for_it(monkeypatch):
+    class Normed(nn.Module):
+        num_classes: int = 10
+
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            x = nn.LayerNorm(name="norm")(x.reshape(len(x), -1))
+            return nn.Dense(self.num_classes, name="head")(x)
+
+    monkeypatch.setitem(MODELS, "normed", Normed)
+    config = digits(model={"name": "normed"}, rules=(("norm/.*", WEIGHT), (".*", WEIGHT)))
+    with pytest.raises(ValueError, match="norm.*LayerNorm") as caught:
+        build_run(config, None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_of_data_is_named(tmp_path, data_root):
+    folder = tmp_path / "fashion_mnist"
+    shutil.copytree(data_root / "fashion_mnist", folder)
+    path = folder / "train-labels-idx1-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    config = digits(data__name="fashion_mnist", data__root=str(tmp_path))
+    with pytest.raises(ValueError, match=f"{path} is damaged: expected md5 .*download it again"):
+        build_run(config, None)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="--workdir '.*/file/run' must be a folder .*Choose an"):
+        build_run(digits(), str(tmp_path / "file" / "run"))
+    with pytest.raises(ValueError, match="--workdir '.*/file' must be a folder"):
+        build_run(digits(), str(tmp_path / "file"))
+
+
+def test_a_folder_that_holds_another_run_is_kept_and_the_difference_shown(tmp_path):
+    build_run(digits(), str(tmp_path))
+    build_run(digits(seed=1), str(tmp_path))  # nothing had begun under the other config
+    (tmp_path / "metrics.jsonl").write_text("")
+    build_run(digits(seed=1), str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"different config \(.*seed: 1 there, 2 now.*\)"
+    ) as caught:
+        build_run(digits(seed=2, data__batch_size=64), str(tmp_path))
+    assert "data.batch_size: 128 there, 64 now" in str(caught.value)
+    with pytest.raises(ValueError, match="holds a run already and --resume is off"):
+        build_run(digits(seed=1), str(tmp_path), resume=False)
+
+
+def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
+    model = MODELS["resnet32"]()
+    path = data_root / "pretrained" / "cifar10_resnet20.npz"
+    sample = np.zeros((1, 32, 32, 3), np.float32)
+    with pytest.raises(ValueError, match=r"config.init_from=.* holds .* of shape None, but"):
+        load_start(str(path), model, sample)
+    monkeypatch.setenv("BITJAX_DATA", str(data_root))
+    found = load_start("pretrained/cifar10_resnet20.npz", MODELS["resnet20"](), sample)
+    assert found["params"]["head"]["kernel"].shape == (64, 10)
+
+
+def test_a_run_starts_from_another_runs_final_weights(tmp_path):
+    config = digits(method={"name": "full_precision", "steps": 0}, rules=())
+    run = build_run(config, str(tmp_path / "float"))
+    run.show = False
+    run.execute()
+    again = build_run(digits(init_from=str(tmp_path / "float"), seed=9), None)
+    jax.tree.map(np.testing.assert_array_equal, again.start, run.start)
+    with pytest.raises(ValueError, match=r"float has no folder 'best'. Train .*keep_best=True"):
+        build_run(digits(init_from=str(tmp_path / "float@best")), None)
+    better = jax.tree.map(lambda leaf: leaf + 1, run.start)
+    with Checkpoints(tmp_path / "float" / "best") as best:
+        best.save(0, {"variables": better}, {"accuracy": 0.5})
+    again = build_run(digits(init_from=str(tmp_path / "float@best"), seed=9), None)
+    jax.tree.map(np.testing.assert_array_equal, again.start, better)
+
+
+def test_make_takes_scalars_of_the_annotated_types_only():
+    def thing(count: int = 1, rate: float | None = None, flag: bool = False, free=None):
+        return count, rate, flag, free
+
+    registry = {"thing": thing}
+    good = {"name": "thing", "count": 3, "rate": 2, "flag": True, "free": "anything"}
+    assert make(registry, "x", good) == (3, 2, True, "anything")
+    assert make(registry, "x", {"name": "thing", "rate": None}) == (1, None, False, None)
+    for key, value in (("count", True), ("count", 1.5), ("rate", "1"), ("flag", 1)):
+        with pytest.raises(ValueError, match=rf"config.x.{key} must be of type .*, got {value!r}"):
+            make(registry, "x", {"name": "thing", key: value})
+
+
+ARGUMENTS = {
+    "resnet20_250": POINTS,
+    "resnet20_uniform": ("w8a8", "w4a4"),
+    "resnet20_bottleneck_a4": (
+        "300",
+        "0,uniform",
+        "0,window",
+        "0,truncated",
+        "0,lasso",
+        "0,solved",
+    ),
+    "resnet50_bottleneck_a4": ("4", "5"),
+    "resnet20_tsq_a2": ("a2", "a4", "a4_tuned", "float"),
+    "vgg_small_hwgq": ("w128", "w32"),
+    "vgg_small_twn_a2": ("w128", "w32"),
+    "vgg_small_tsq_a2": ("w128", "w32"),
+    "vgg_small_float": ("w128", "w32"),
+}
+SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take 32
+
+
+VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
+VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn"}
+
+
+def configs():
+    for path in CONFIGS:
+        for arg in ARGUMENTS.get(path.stem, ("",)):
+            name = f"{path.parent.name}/{path.stem}{':' if arg else ''}{arg}"
+            # Variants of one file differ in little, and ImageNet's are slow tests themselves.
+            more = arg != ARGUMENTS.get(path.stem, ("",))[0] or path.parent.name == "imagenet"
+            more = more or path.stem in VARIANTS
+            yield pytest.param(path, arg, id=name, marks=[pytest.mark.slow] if more else [])
+
+
+@pytest.mark.parametrize(("path", "arg"), list(configs()))
+def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
+    config = config_of(path, arg)
+    spec = plain(config)
+    rules = build_rules(spec["rules"])
+    method = build_method(spec, rules)
+    model = make(MODELS, "model", spec["model"])
+    side = SIDES.get(spec["model"]["name"], 32)
+    image = (8, 8, 1) if spec["data"]["name"] == "digits" else (side, side, 3)
+    x = np.zeros((2, *image), np.float32)
+    for stage in method.stages:
+        shapes = jax.eval_shape(bj.Quantized(model, stage.rules).init, jax.random.PRNGKey(0), x)
+        sites = bj.site_costs(model, x)
+        chosen = {site for site in sites if quantizer_of(stage.rules, site)}
+        if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq"):  # ends stay float
+            assert chosen == (set(sites) if rules else set())
+        assert set(bj.bits_of(shapes)) == chosen
+    heading = path.read_text().split('"""')[1]
+    assert str(path.relative_to(ROOT)) in heading, "the command in its heading is its own"
+
+
+def config_of(path, arg):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg) if arg else module.get_config()
+
+
+IMAGENET = sorted(ROOT.glob("configs/imagenet/*.py"))
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A prepared TFDS set of ImageNet's name and form, of four images a split."""
+    root = tmp_path_factory.mktemp("tfds")
+    splits = {
+        split: [
+            {"image": encoded(picture(start + i, 70 + i, 80), "JPEG"), "label": 300 * i, "id": ""}
+            for i in range(4)
+        ]
+        for split, start in (("train", 0), ("validation", 9))
+    }
+    write_tfds(root, "imagenet2012", splits, shape=(None, None, 3), num_classes=1000)
+    return root
+
+
+def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagenet):
+    config = config_of(ROOT / "configs/imagenet/resnet50_float.py", "")
+    config.data.root = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="prepare_data tfds:imagenet2012 --root"):
+        build_run(config, None)
+    config.data.root = str(imagenet)
+    dataset = build_data(plain(config))
+    assert dataset.image_shape == (224, 224, 3) and dataset.shorter == 256
+    assert dataset.random_crop and dataset.num_classes == 1000
+    assert dataset.eval_split == "validation"
+
+
+def test_all_imagenet_configs_read_the_same_images():
+    # What they are compared with, and what they start from, must have seen the same pictures.
+    def images(path):
+        spec = plain(config_of(path, ""))
+        assert spec["model"]["num_classes"] == 1000
+        size = {"alexnet_bn": 227}.get(spec["model"]["name"], 0)  # 0: the data set's, 224
+        assert spec["data"].pop("image_size", 0) == size
+        return spec["data"]
+
+    assert images(IMAGENET[0])["name"] == "tfds:imagenet2012"
+    assert all(images(path) == images(IMAGENET[0]) for path in IMAGENET)
+
+
+def shrink(config, monkeypatch):
+    """Makes a config's model small; dense layers of 4096 take minutes to solve."""
+    if config.model.name != "resnet50":
+        config.model.width = 4
+    if config.model.name == "resnet18":
+        monkeypatch.setitem(MODELS, "resnet18", partial(ImageNetResNet, blocks=(1, 1)))
+    if config.model.name == "mobilenet_v2":
+        config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
+def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(
+    path, imagenet, monkeypatch
+):
+    config = config_of(path, "")
+    config.data.root = str(imagenet)
+    config.data.image_size = SIDES.get(config.model.name, 32)
+    config.update(init_from="", calibration_size=2)
+    config.data.update(batch_size=2, eval_batch_size=4)
+    config.method.update({"warmup": 0, "code_steps" if "tsq" in path.stem else "steps": 1})
+    shrink(config, monkeypatch)
+    if "bitpruning" in path.stem:
+        config.method.update(fine_tune=0.0, settle=0.0)
+    if "calibration_batches" in config.method:
+        config.method.calibration_batches = 1
+    run = build_run(config, None)
+    run.show = False
+    result = run.execute()
+    assert result["steps"] == 1 and np.isfinite(result["stages"][-1]["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
+def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name, monkeypatch):
+    config = config_of(ROOT / "configs" / "imagenet" / f"{name}_bitpruning.py", "")
+    shrink(config, monkeypatch)
+    spec = plain(config)
+    side = SIDES.get(name, 32)
+    x = np.random.default_rng(0).normal(size=(4, side, side, 3)).astype(np.float32)
+    model, least = bj.Quantized(make(MODELS, "model", spec["model"])), {}
+
+    class Least(Visitor):
+        def tensors(self, layer, tensors):
+            least[layer.site("input")] = tensors["input"].min()
+            return tensors
+
+    @jax.jit
+    def run(x):
+        variables = model.init(jax.random.key(0), x)
+        model.apply(variables, Least(), (x,), {}, method="observe")
+        return dict(least)
+
+    found = {site: value < 0 for site, value in run(x).items()}
+    rules = build_rules(spec["rules"])
+    assert {site: quantizer_of(rules, site).form["signed"] for site in found} == found
+
+
+@pytest.mark.slow
+def test_the_data_and_the_starts_of_all_configs_are_there(data_root, monkeypatch):
+    monkeypatch.setenv("BITJAX_DATA", str(data_root))
+    seen = set()
+    for path, arg in (param.values for param in configs()):
+        spec = plain(config_of(path, arg))
+        needs = (spec["data"]["name"], spec["init_from"], spec["model"]["name"])
+        if needs in seen or needs[0].startswith("tfds:") or needs[1].startswith("runs/"):
+            continue
+        seen.add(needs)
+        data = build_data(spec)
+        assert len(data.labels) > 1000 and len(data.eval_labels) > 100
+        model = make(MODELS, "model", spec["model"])
+        start = load_start(spec["init_from"], model, np.zeros((1, *data.images.shape[1:])))
+        assert (start is None) == (not spec["init_from"])
+    assert len(seen) == 3

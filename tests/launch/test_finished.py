@@ -1,0 +1,39 @@
+"""What a finished run's folder gives back is the model that its result was measured on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bitjax.launch.build import build_run
+from bitjax.launch.finished import load_run
+from bitjax.rules import quantizer_of
+from bitjax.variables import read_site
+from configs.digits.lsq import get_config
+
+
+@pytest.mark.slow
+def test_the_loaded_model_has_the_runs_accuracy_and_its_integer_codes(tmp_path):
+    config = get_config()
+    config.model = {"name": "mlp", "num_classes": 10, "features": (16,)}
+    config.method.steps = 30
+    config.rules = ((".*", {"name": "lsq", "bits": 3}),)
+    run = build_run(config, str(tmp_path / "run"), source="configs/digits/lsq.py")
+    run.show = False
+    result = run.execute()
+
+    loaded, model, variables = load_run(tmp_path / "run")
+    data = loaded.dataset
+    logits = model.apply(variables, loaded.preprocess(None, jnp.asarray(data.eval_images)))
+    assert jnp.mean(jnp.argmax(logits, -1) == data.eval_labels) == pytest.approx(result["accuracy"])
+    quantizer = quantizer_of(model.rules, "dense1/kernel")
+    params, kernel = (read_site(variables[c], "dense1/kernel") for c in ("quant", "params"))
+    codes = jax.jit(quantizer.encode)(params, {}, kernel)
+    assert len(np.unique(codes.codes)) == 8 == 2 ** int(params["bits"])
+    x_hat = jax.jit(lambda *a: quantizer.apply(*a))(params, {}, kernel)
+    np.testing.assert_array_equal(jax.jit(quantizer.decode)(params, {}, codes), x_hat)
+
+
+def test_a_folder_without_weights_is_one_clear_line(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*checkpoints, and it holds the weights"):
+        load_run(tmp_path)

@@ -1,0 +1,192 @@
+"""What every layer weighs, against counts by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bitjax import Quantized, rule, uniform
+from bitjax.costs.measures import macs
+from bitjax.linen.sites import site_costs, total_macs
+from bitjax.models import CifarResNet
+
+
+def zeros(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+# (layer, shape of the input, MACs per example, elements of the kernel, of the input, filters)
+LAYERS = {
+    "dense": (nn.Dense(4), (2, 3), 12, 12, 3, 4),
+    "dense on a sequence": (nn.Dense(4), (2, 7, 3), 7 * 12, 12, 21, 4),
+    "dense_general": (nn.DenseGeneral((2, 5)), (2, 3), 30, 30, 3, 10),
+    "dense_general over two axes": (nn.DenseGeneral(4, axis=(-2, -1)), (2, 3, 5), 60, 60, 15, 4),
+    "conv": (nn.Conv(8, (3, 3)), (2, 6, 6, 4), 36 * 9 * 4 * 8, 9 * 4 * 8, 144, 8),
+    "conv, strided": (nn.Conv(8, (3, 3), (2, 2)), (2, 6, 6, 4), 9 * 9 * 32, 288, 144, 8),
+    "conv, dilated": (
+        nn.Conv(8, (3, 3), kernel_dilation=2, padding="VALID"),
+        (2, 6, 6, 4), 4 * 9 * 32, 288, 144, 8,
+    ),
+    "conv, grouped": (
+        nn.Conv(8, (3, 3), feature_group_count=2), (2, 6, 6, 4), 36 * 9 * 2 * 8, 9 * 2 * 8, 144, 8
+    ),
+    "conv, depthwise": (
+        nn.Conv(4, (3, 3), feature_group_count=4), (2, 6, 6, 4), 36 * 9 * 4, 9 * 4, 144, 4
+    ),
+    "conv_transpose": (
+        nn.ConvTranspose(8, (3, 3), (2, 2)), (2, 5, 5, 4), 25 * 9 * 32, 288, 100, 8
+    ),
+    "conv_transpose, valid": (
+        nn.ConvTranspose(8, (3, 3), (2, 2), padding="VALID"), (2, 5, 5, 4), 25 * 9 * 32, 288, 100, 8
+    ),
+    "conv_transpose, transposed kernel": (
+        nn.ConvTranspose(8, (2, 2), (2, 2), padding="VALID", transpose_kernel=True),
+        (2, 5, 5, 4), 25 * 4 * 32, 128, 100, 8,
+    ),
+    "conv_local": (nn.ConvLocal(8, (3,), padding="VALID"), (2, 6, 4), 4 * 96, 4 * 96, 24, 8),
+    "einsum": (nn.Einsum((3, 2, 5), "abc,cde->abde"), (2, 7, 3), 7 * 30, 30, 21, 10),
+    "einsum with a kernel's own axis": (
+        nn.Einsum((7, 3, 5), "bti,tio->bto", use_bias=False), (2, 7, 3), 7 * 15, 105, 21, 35
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_weighs_what_is_counted_by_hand(name):
+    layer, shape, count, kernel, given, filters = LAYERS[name]
+    costs = site_costs(layer, zeros(*shape))
+    assert set(costs) == {"kernel", "input"}
+    assert costs["kernel"].macs == costs["input"].macs == count
+    assert (costs["kernel"].elements, costs["input"].elements) == (kernel, given)
+    assert costs["kernel"].filters == filters
+    if name != "conv_local":  # which is computed as one large product of zeros
+        assert total_macs(layer, zeros(*shape)) == count
+
+
+def test_resnet20_has_the_published_number_of_multiply_adds():
+    """40.55 million: He et al. 2015 for CIFAR, as every later table counts it."""
+    model = CifarResNet(depth=20)
+    costs = site_costs(model, zeros(4, 32, 32, 3))
+    assert macs(costs) == total_macs(model, zeros(4, 32, 32, 3))
+    assert macs(costs) == pytest.approx(40.55e6, rel=5e-3)
+    assert sum(c.elements for c in costs.values() if c.role == "kernel") == 268_336
+    layers = list(dict.fromkeys(cost.layer for cost in costs.values()))
+    assert (layers[0], layers[-1], len(layers)) == ("stem", "head", 20)
+
+
+def test_a_wrapped_model_weighs_what_the_float_one_does():
+    model, x = CifarResNet(depth=8, width=4), zeros(2, 8, 8, 3)
+    wrapped = Quantized(model, [rule("stem/.*", None), rule(".*", uniform(4))])
+    assert site_costs(wrapped, x) == site_costs(model, x)
+    assert site_costs(model, x, train=True) == site_costs(model, x)
+
+
+def test_attention_is_its_projections_and_two_products_beside_them():
+    batch, length, features, heads = 2, 7, 12, 3
+    model = nn.MultiHeadDotProductAttention(heads, qkv_features=features)
+    x = zeros(batch, length, features)
+    costs = site_costs(model, x)
+    assert macs(costs) == 4 * length * features**2
+    # QK^T and the weighted sum of V: a sum over the features for each pair of positions.
+    assert total_macs(model, x) == macs(costs) + 2 * length**2 * features
+
+
+def test_a_tensor_read_by_several_layers_has_one_source():
+    model = nn.MultiHeadDotProductAttention(2, qkv_features=4)
+    costs = site_costs(model, zeros(1, 3, 4))
+    assert {costs[f"{p}/input"].source for p in ("query", "key", "value")} == {"query/input"}
+    assert costs["out/input"].source == "out/input"
+
+
+class Scanned(nn.Module):
+    """Three layers of the same shape as one scan."""
+
+    @nn.compact
+    def __call__(self, x):
+        axes = {"params": 0, "quant": 0, "quant_stats": 0}
+        rngs = {"params": True}
+        return nn.scan(Body, axes, split_rngs=rngs, length=3)(name="body")(x, None)[0]
+
+
+class Body(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Dense(5, name="dense")(x)), None
+
+
+def test_a_scan_over_layers_is_one_site_that_counts_its_length():
+    costs = site_costs(Scanned(), zeros(2, 5))
+    kernel, given = costs["body/dense/kernel"], costs["body/dense/input"]
+    assert (kernel.macs, kernel.elements, kernel.count) == (3 * 25, 3 * 25, 3)
+    assert (given.elements, given.count) == (3 * 5, 3)
+    assert total_macs(Scanned(), zeros(2, 5)) == 75
+
+
+def test_a_scan_over_time_counts_its_kernel_once_and_its_multiply_adds_each_step():
+    model, x = nn.RNN(nn.LSTMCell(4)), zeros(2, 5, 3)
+    costs = site_costs(model, x)
+    kernel, given = costs["cell/ii/kernel"], costs["cell/ii/input"]
+    assert (kernel.macs, kernel.elements, kernel.count) == (5 * 12, 12, 1)
+    assert given.elements == 5 * 3
+    assert macs(costs) == total_macs(model, x) == 5 * 4 * (12 + 16)
+
+
+class Stacked(nn.Module):
+    shared: bool
+
+    @nn.compact
+    def __call__(self, x):
+        axes = {"params": None if self.shared else 0}
+        rngs = {"params": not self.shared}
+        layers = nn.vmap(nn.Dense, axes, rngs, in_axes=0 if self.shared else None, axis_size=3)
+        return layers(4, name="dense")(x)
+
+
+def test_a_vmap_over_layers_counts_each_of_them():
+    costs = site_costs(Stacked(shared=False), zeros(2, 5))
+    kernel = costs["dense/kernel"]
+    assert (kernel.macs, kernel.elements, kernel.count) == (3 * 20, 3 * 20, 3)
+    costs = site_costs(Stacked(shared=True), zeros(3, 2, 5))
+    assert costs["dense/kernel"].macs * 3 == 3 * 2 * 20  # the vmapped axis is taken for the batch
+    assert costs["dense/kernel"].elements == 20
+
+
+class Twice(nn.Module):
+    remat: bool = False
+
+    def setup(self):
+        self.dense = (nn.remat(nn.Dense) if self.remat else nn.Dense)(5)
+
+    def __call__(self, x):
+        return self.dense(self.dense(x))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_layer_called_twice_computes_twice_and_is_stored_once(remat):
+    costs = site_costs(Twice(remat), zeros(2, 5))
+    assert set(costs) == {"dense/kernel", "dense/input"}
+    assert (costs["dense/kernel"].macs, costs["dense/kernel"].elements) == (2 * 25, 25)
+    assert costs["dense/input"].elements == 5
+
+
+class Tied(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(11, 6, name="embed")
+        return embed.attend(embed(tokens))
+
+
+def test_a_lookup_computes_nothing_and_reading_it_backwards_is_a_product():
+    tokens = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+    costs = site_costs(Tied(), tokens)
+    assert set(costs) == {"embed/kernel"}
+    assert (costs["embed/kernel"].macs, costs["embed/kernel"].elements) == (3 * 6 * 11, 66)
+    assert costs["embed/kernel"].filters == 11
+    lookup = site_costs(nn.Embed(11, 6), tokens)
+    assert lookup["kernel"].macs == 0
+
+
+def test_without_a_batch_axis_it_is_an_error_that_says_so():
+    for args in ((), (jnp.float32(1.0),), (zeros(0, 3),)):
+        with pytest.raises(ValueError, match="needs a first argument with a batch axis"):
+            site_costs(nn.Dense(2), *args)
