@@ -22,8 +22,9 @@ from bitjax.data import Dataset, train_batch
 from bitjax.methods import full_precision
 from bitjax.models import resnet20
 from bitjax.training.progress import Progress
-from bitjax.training.runner import Run, Settings
-from bitjax.training.step import make_train_step
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import Work, make_work
 
 TARGET = 1.02
 
@@ -75,12 +76,11 @@ def synthetic_data(examples: int = 10_000) -> Dataset:
 class _BareSteps:
     """Calls the same compiled step on batches that are on the device already."""
 
-    def __init__(self, run: Run, steps: int):
-        stage = run.method.stages[0]
-        step = make_train_step(run.wrap(stage), stage, run.costs, run.preprocess, teacher=run.model)
-        batches = [train_batch(run.dataset, run.settings.batch_size, i, 0) for i in range(steps)]
+    def __init__(self, work: Work, steps: int):
+        step = work.train_step(0)
+        batches = [train_batch(work.dataset, work.settings.batch_size, i, 0) for i in range(steps)]
         self.batches = jax.device_put(batches)
-        self.state: Any = run.fresh_state(0, run.start)
+        self.state: Any = work.place.join([work.first_state(0, work.start)])
         self.step = jax.jit(step, donate_argnums=0)
         self()  # compiles
 
@@ -124,16 +124,14 @@ def measure(net: nn.Module, batch_size: int, rounds: int, steps: int) -> Overhea
     two with each other, which is the control.
     """
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(
+        work = make_work(
             full_precision(steps=steps * (rounds + 1), learning_rate=0.01),
             net,
             synthetic_data(),
             settings=Settings(batch_size=batch_size, augmentation="crop_flip"),
-            folder=Path(folder),
-            show=False,
         )
-        pauses = _Pauses(_BareSteps(run, steps), steps)
-        run.execute(pauses)
+        pauses = _Pauses(_BareSteps(work, steps), steps)
+        run(work, Path(folder), show=False, progress=pauses)
     loop, after = np.asarray(pauses.loop), np.asarray(pauses.after)  # [rounds, clocks]
     before = np.asarray(pauses.before[: len(loop)])
     around = (before + after) / 2

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 
 from benchmarks.timing import Ratio, interleave, machine, median, paired_ratio, show
 from bitjax.data import train_batch
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work
 from bitjax.launch.config_files import load_config
 from bitjax.training.rows import stack
-from bitjax.training.runner import Run
-from bitjax.training.step import make_train_step
+from bitjax.training.work import Work
 
 CONFIGS = {
     "mlp": ("configs/digits/float.py", ["--config.model.name=mlp"]),
@@ -46,16 +45,16 @@ class _Steps:
             jax.block_until_ready((self.states[i], metrics))
 
 
-def measure(runs: Sequence[Run], rounds: int) -> Measured:
+def measure(runs: Sequence[Work], rounds: int) -> Measured:
     """Steps of the first stage of some runs, alone and as rows, in the same rounds."""
     first = runs[0]
-    stage, size = first.method.stages[0], first.settings.batch_size
+    size = first.settings.batch_size
     states, batches = [], []
-    for run in runs:
-        own = run.method.stages[0]
-        states.append(run.fresh_state(0, run.enter(own, run.start)))
-        batches.append(train_batch(first.dataset, size, 0, run.settings.seed))
-    one = make_train_step(first.wrap(stage), stage, first.costs, first.preprocess)
+    for work in runs:
+        variables = work.enter(work.method.stages[0], work.start)
+        states.append(work.place.join([work.first_state(0, variables)]))
+        batches.append(train_batch(first.dataset, size, 0, work.settings.seed))
+    one = first.train_step(0)
     stacked = stack(states), {k: jnp.stack([b[k] for b in batches]) for k in batches[0]}
     batches = jax.tree.map(jnp.asarray, batches)
     seconds = interleave(
@@ -78,7 +77,7 @@ def vectorized(models: Sequence[str], rows: Sequence[int], rounds: int) -> list[
         runs = []
         for seed in range(max(rows)):
             vary = [f"--config.seed={seed}", f"--config.method.learning_rate={0.01 * (seed + 1)}"]
-            runs.append(build_run(load_config(path, [*fixed, *vary]), None))
+            runs.append(build_work(load_config(path, [*fixed, *vary])))
             runs[-1].dataset = runs[0].dataset
         for count in rows:
             found = measure(runs[:count], rounds)

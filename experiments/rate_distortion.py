@@ -117,23 +117,23 @@ def main(argv: list[str]) -> None:
     from bitjax.bottleneck.curves import rate_curves
     from bitjax.bottleneck.of_sites import site_histograms
     from bitjax.bottleneck.sensitivity import fisher
-    from bitjax.launch.build import build_run
+    from bitjax.launch.build import build_work
     from bitjax.runs.rows import write_json
     from bitjax.variables import QUANT, STATS
 
     try:
-        run = build_run(_CONFIG.value, None)
-        rules = next((s.rules for s in run.method.stages if s.rules), ())
+        work = build_work(_CONFIG.value)
+        rules = next((s.rules for s in work.method.stages if s.rules), ())
         planes = [r.pattern for r in rules if r.quantizer and r.quantizer.name == "bitplane"]
-        sites = [s for s in run.costs if any(re.fullmatch(p, s) for p in planes)]
+        sites = [s for s in work.costs if any(re.fullmatch(p, s) for p in planes)]
         if not sites:
             raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
-        floats = {n: tree for n, tree in run.start.items() if n not in (QUANT, STATS)}
+        floats = {n: tree for n, tree in work.start.items() if n not in (QUANT, STATS)}
         chosen = "|".join(map(re.escape, sites))
-        batches = list(run.batches(_BATCHES.value, False))
-        seen = site_histograms(run.model, floats, batches, sites=chosen)
-        weights = fisher(run.model, floats, batches, sites=chosen)
-        allocated = allocation_rows(rate_curves(seen), run.costs, weights, _RATES)
+        batches = list(work.batches(_BATCHES.value, False))
+        seen = site_histograms(work.model, floats, batches, sites=chosen)
+        weights = fisher(work.model, floats, batches, sites=chosen)
+        allocated = allocation_rows(rate_curves(seen), work.costs, weights, _RATES)
         curves = {site: site_curves(found, _MAX_BITS.value) for site, found in seen.items()}
         draw(curves, Path(_OUT.value))
         if _JSON.value:

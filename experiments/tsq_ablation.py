@@ -89,7 +89,7 @@ def error_of(fit, x, z, affine, levels) -> float:
     return float(np.sum((found - wanted) ** 2) / np.sum(wanted**2))
 
 
-def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
+def rows(work: Any, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
     """Errors of every way, a (target, error) per layer."""
     import jax
     import jax.numpy as jnp
@@ -99,13 +99,13 @@ def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
     from bitjax.two_step.targets import affine_of, levels_of, plan_layers, with_float_kernels
     from bitjax.variables import read_site
 
-    stages = {stage.name: stage for stage in run.method.stages}
-    model = bj.Quantized(run.model, stages["transform"].rules)
-    variables = bj.attach(model, run.start, run.calibration_batch())
+    stages = {stage.name: stage for stage in work.method.stages}
+    model = bj.Quantized(work.model, stages["transform"].rules)
+    variables = bj.attach(model, work.start, work.calibration_batch())
     if stages["codes"].prepare is not None:
-        (variables,) = stages["codes"].prepare(run._context(0, variables), variables, 0)
-    batches = list(run.batches(_BATCHES.value + _HELD_OUT.value, False))
-    plans = plan_layers(model, variables, run.costs, (batches[0],))
+        (variables,) = stages["codes"].prepare(work.context(0, variables, say), variables, 0)
+    batches = list(work.batches(_BATCHES.value + _HELD_OUT.value, False))
+    plans = plan_layers(model, variables, work.costs, (batches[0],))
     teacher = with_float_kernels(model)
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in WAYS}
     for index, plan in enumerate(plans):
@@ -139,12 +139,12 @@ def rows(run, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
 def main(argv: list[str]) -> None:
     """Solves the config's layers in every way and prints the table."""
     del argv
-    from bitjax.launch.build import build_run
+    from bitjax.launch.build import build_work
     from bitjax.runs.provenance import provenance
 
     try:
-        run = build_run(_CONFIG.value, None)
-        found = rows(run, lambda line: print(line, flush=True))
+        work = build_work(_CONFIG.value)
+        found = rows(work, lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     kinds = sorted({kind for errors in found.values() for kind, _ in errors})

@@ -24,7 +24,9 @@ import bitjax as bj
 from bitjax.data import load
 from bitjax.methods import full_precision
 from bitjax.report import plots
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 # %% [markdown]
 # ## A plain model
@@ -47,8 +49,8 @@ class Net(nn.Module):
 
 digits = load("digits")
 method = full_precision(steps=400, learning_rate=0.1)
-training = Run(method, Net(), digits, settings=Settings(batch_size=64), show=False)
-result = training.execute()
+work = make_work(method, Net(), digits, settings=Settings(batch_size=64))
+result, trained = run(work, show=False)
 print(f"float accuracy on the test set: {result['accuracy']:.2%}")
 
 # %% [markdown]
@@ -60,14 +62,14 @@ print(f"float accuracy on the test set: {result['accuracy']:.2%}")
 # data.
 
 # %%
-batch = training.calibration_batch()
+batch = work.calibration_batch()
 
 # %%
 rules = [bj.rule("head/.*", None)]  # the classifier stays float
 rules += [bj.rule(".*/kernel", bj.uniform(bits=4, granularity="per_channel"))]
 rules += [bj.rule(".*/input", bj.uniform(bits=4))]
 model = bj.Quantized(Net(), rules)
-variables = bj.attach(model, training.variables, batch)
+variables = bj.attach(model, trained, batch)
 
 # %% [markdown]
 # ## What changed, and what did not
@@ -77,9 +79,9 @@ variables = bj.attach(model, training.variables, batch)
 # observe in `quant_stats`. To remove quantization is to drop these two.
 
 # %%
-print("collections before:", sorted(training.variables))
+print("collections before:", sorted(trained))
 print("collections after: ", sorted(variables))
-same = jax.tree.map(np.array_equal, training.variables["params"], variables["params"])
+same = jax.tree.map(np.array_equal, trained["params"], variables["params"])
 print("parameters are the same:", all(jax.tree.leaves(same)))
 jax.tree.map(lambda leaf: leaf.shape, variables["quant"])
 
@@ -96,7 +98,7 @@ text = bj.summary(model, variables, batch[:1])
 # chooses hardly change.
 
 # %%
-before = np.asarray(Net().apply(training.variables, batch))
+before = np.asarray(Net().apply(trained, batch))
 after = np.asarray(model.apply(variables, batch))
 _, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
 axes.plot(before.ravel(), after.ravel(), ".", ms=2, alpha=0.5)
@@ -113,7 +115,7 @@ print(f"same class for {agree:.1%} of {len(batch)} training images")
 # other notebooks are about the bits beyond that edge.
 
 # %%
-evaluate = training.evaluator(model)
+evaluate = work.evaluator(model)
 all_bits = [8, 6, 5, 4, 3, 2]
 accuracies = []
 for bits in all_bits:
@@ -162,9 +164,7 @@ mistaken = [
     bj.rule(".*/kernel", bj.uniform(bits=4)),
 ]
 wrong = bj.Quantized(Net(), mistaken[1:])
-findings = bj.doctor(
-    bj.Quantized(Net(), mistaken), bj.attach(wrong, training.variables, batch), batch[:64]
-)
+findings = bj.doctor(bj.Quantized(Net(), mistaken), bj.attach(wrong, trained, batch), batch[:64])
 print(bj.doctor_report(findings))
 
 # %% [markdown]

@@ -33,7 +33,9 @@ from bitjax.models import SmallCNN
 from bitjax.quantizers.bitlength import freeze
 from bitjax.report import plots
 from bitjax.runs.rows import read_rows
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 # %% [markdown]
 # ## Between two integer grids
@@ -97,12 +99,12 @@ axes.grid(alpha=0.3)
 # %%
 digits = load("digits")
 settings = Settings(batch_size=64)
-float_run = Run(full_precision(steps=200), SmallCNN(width=8), digits, settings=settings, show=False)
-float_result = float_run.execute()
+float_work = make_work(full_precision(steps=200), SmallCNN(width=8), digits, settings=settings)
+float_result, float_variables = run(float_work, show=False)
 print(f"float: {float_result['accuracy']:.2%}")
 
 # %%
-costs = float_run.costs
+costs = float_work.costs
 budgets = [bj.budget("bops", 3 * 3 * bj.macs(costs))]
 learned = {"init": 8.0, "range": "learned", "zero_on_grid": True}
 rules = [
@@ -119,17 +121,10 @@ print("stages:", [(stage.name, stage.steps) for stage in method.stages])
 
 # %%
 folder = Path(tempfile.mkdtemp())
-learning = Run(
-    method._replace(stages=method.stages[:1]),
-    SmallCNN(width=8),
-    digits,
-    float_run.variables,
-    settings,
-    folder=folder,
-    show=False,
-)
-learning_result = learning.execute()
-bits = bj.bits_of(learning.variables)
+first_stage = method._replace(stages=method.stages[:1])
+learning = make_work(first_stage, SmallCNN(width=8), digits, float_variables, settings)
+learning_result, learned_variables = run(learning, folder, show=False)
+bits = bj.bits_of(learned_variables)
 for site in costs:
     print(f"{site:13s} {float(bits[site]):.2f}")
 print(f"accuracy with these bits: {learning_result['accuracy']:.2%}")
@@ -162,8 +157,8 @@ for policy in ("ceil", "nearest", "budget"):
     whole = bj.round_bits(
         jax.device_get(bits), costs, limits, policy, budgets if policy == "budget" else ()
     )
-    variables = bj.with_bits(learning.variables, whole)
-    accuracy, _ = evaluate(bj.attach(model, variables, batch))
+    variables = bj.with_bits(learned_variables, whole)
+    accuracy = evaluate(bj.attach(model, variables, batch))["accuracy"]
     average, spent = bj.average_bits(whole, costs), bj.bops(whole, costs) / budgets[0].limit
     print(f"{policy:8s} {average:12.2f} {spent:13.2f} {accuracy:7.2%}")
 
@@ -174,21 +169,15 @@ for policy in ("ceil", "nearest", "budget"):
 # the weights on with them. This is the network that tables report.
 
 # %%
-tuning = Run(
-    method._replace(stages=method.stages[1:]),
-    SmallCNN(width=8),
-    digits,
-    learning.variables,
-    settings,
-    show=False,
-)
-result = tuning.execute()
+second_stage = method._replace(stages=method.stages[1:])
+tuning = make_work(second_stage, SmallCNN(width=8), digits, learned_variables, settings)
+result, tuned_variables = run(tuning, show=False)
 print(f"accuracy with whole bits: {result['accuracy']:.2%}, float: {float_result['accuracy']:.2%}")
 sizes = result["cost"]
 print(f"{sizes['float_model_bytes'] / sizes['model_bytes']:.1f} times smaller than float")
 
 # %%
-axes = plots.bits_per_layer(bj.bits_of(tuning.variables), learned=bits)
+axes = plots.bits_per_layer(bj.bits_of(tuned_variables), learned=bits)
 
 # %% [markdown]
 # Bars are the final bits, marks the learned ones. Layers with many multiply-adds had to give up

@@ -34,18 +34,15 @@ from bitjax.report import plots
 from bitjax.solvers.lasso_path import lasso_path
 from bitjax.solvers.lloyd_max import lloyd_max
 from bitjax.solvers.plane_selection import select_planes
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 # %%
 net, digits = SmallCNN(width=8), load("digits")
-run = Run(
-    full_precision(steps=300, learning_rate=0.05),
-    net,
-    digits,
-    settings=Settings(batch_size=64),
-    show=False,
-)
-result = run.execute()
+method = full_precision(steps=300, learning_rate=0.05)
+work = make_work(method, net, digits, settings=Settings(batch_size=64))
+result, trained = run(work, show=False)
 print(f"float: {result['accuracy']:.2%}")
 
 # %% [markdown]
@@ -56,8 +53,8 @@ print(f"float: {result['accuracy']:.2%}")
 # drawing; the low ones look like noise, and cost as many bits each.
 
 # %%
-batch = run.calibration_batch()
-x = np.asarray(bj.tap(net, run.variables, batch, layers="conv2")["conv2"].input)
+batch = work.calibration_batch()
+x = np.asarray(bj.tap(net, trained, batch, layers="conv2")["conv2"].input)
 step = x.max() / 255
 codes = np.floor(x / step).astype(int)
 channel = np.argmax(codes.std(axis=(0, 1, 2)))  # the one that shows most
@@ -114,9 +111,9 @@ for k in range(1, 8):
 # distortion, in decibels of signal over quantization noise (6 dB are a bit):
 
 # %%
-batches = list(run.batches(8, False))
+batches = list(work.batches(8, False))
 sites = "(conv2|conv3|head)/input"
-seen = bj.site_histograms(net, run.variables, batches, sites=sites)
+seen = bj.site_histograms(net, trained, batches, sites=sites)
 rates = np.arange(1, 7)
 
 
@@ -159,16 +156,16 @@ rules = [
     bj.rule(sites, bj.bitplane(bits=8)),
 ]
 model = bj.Quantized(net, rules)
-attached = bj.attach(model, run.variables, batch)
-evaluate = run.evaluator(model)
+attached = bj.attach(model, trained, batch)
+evaluate = work.evaluator(model)
 
 print(f"{'rate':>5s} {'top-1':>7s} {'loss':>7s}   planes of {', '.join(seen)}")
 for rate in (2, 2 + 1 / 3, 2 + 2 / 3, 3):
     variables = bj.allocate(model, attached, lambda: batches, rate=rate, min_bits=1)
-    accuracy, loss = evaluate(variables)
+    figures = evaluate(variables)
     bits = bj.bits_of(variables)
     planes = "  ".join(f"{float(bits[site]):.0f}" for site in seen)
-    print(f"{rate:5.2f} {accuracy:7.2%} {loss:7.4f}   {planes}")
+    print(f"{rate:5.2f} {figures['accuracy']:7.2%} {figures['loss']:7.4f}   {planes}")
 print(f"float {result['accuracy']:7.2%}")
 
 # %% [markdown]

@@ -29,7 +29,9 @@ from bitjax.models import SmallCNN
 from bitjax.quantizers.weight_codes import MATRIX
 from bitjax.report import plots
 from bitjax.solvers.code_descent import fit_codes
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 # %% [markdown]
 # ## The first step: codes
@@ -66,14 +68,9 @@ rules = [
 ]
 method = tsq(rules, code_steps=300, learning_rate=0.05, weight_decay=5e-4, warmup=20)
 print("stages:", [stage.name for stage in method.stages])
-first_step = Run(
-    method._replace(stages=method.stages[:1]),
-    net,
-    digits,
-    settings=Settings(batch_size=64),
-    show=False,
-)
-result = first_step.execute()
+first_stage = method._replace(stages=method.stages[:1])
+first_step = make_work(first_stage, net, digits, settings=Settings(batch_size=64))
+result, trained = run(first_step, show=False)
 print(f"2-bit activations, float inner kernels: {result['accuracy']:.2%}")
 
 # %% [markdown]
@@ -92,7 +89,7 @@ print(f"2-bit activations, float inner kernels: {result['accuracy']:.2%}")
 # %%
 batch = first_step.calibration_batch()
 codes_model = first_step.wrap(method.stages[0])
-tapped = bj.tap(codes_model, first_step.variables, batch, layers="conv3")["conv3"]
+tapped = bj.tap(codes_model, trained, batch, layers="conv3")["conv3"]
 patches = jax.lax.conv_general_dilated_patches(
     jnp.asarray(tapped.input),
     filter_shape=(3, 3),
@@ -162,7 +159,7 @@ axes = plots.code_changes(otwn_codes, solved_codes)
 # %%
 model = bj.Quantized(net, rules)
 batches = list(first_step.batches(8, False))
-rounded = bj.attach(model, first_step.variables, batch)  # OTWN codes and scales
+rounded = bj.attach(model, trained, batch)  # OTWN codes and scales
 evaluate = first_step.evaluator(model)
 reports = []
 solved_variables = bj.solve_layers(model, rounded, batches, log=reports.append)
@@ -192,8 +189,8 @@ rows = {
 print(f"{'':48s} {'top-1':>7s} {'loss':>7s}")
 print(f"{'float inner kernels':48s} {result['accuracy']:7.2%} {result['stages'][-1]['loss']:7.4f}")
 for name, variables in rows.items():
-    accuracy, loss = evaluate(variables)
-    print(f"{name:48s} {accuracy:7.2%} {loss:7.4f}")
+    figures = evaluate(variables)
+    print(f"{name:48s} {figures['accuracy']:7.2%} {figures['loss']:7.4f}")
 
 # %% [markdown]
 # `configs/digits/tsq.py` is the whole method as a config, with a last stage that trains what

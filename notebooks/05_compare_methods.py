@@ -44,7 +44,8 @@ from bitjax.runs.records import read_runs
 ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "experiments").is_dir())
 sys.path.insert(0, str(ROOT))  # `experiments` and `configs` are not installed with bitjax
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work, open_folder
+from bitjax.training.runner import run
 from configs.digits import bitpruning
 
 config = bitpruning.get_config()
@@ -52,9 +53,8 @@ config.method.steps = 300
 config.log_every = 10
 config.name = "bitpruning, 300 steps"
 folder = Path(tempfile.mkdtemp()) / "short"
-run = build_run(config, str(folder), source="configs/digits/bitpruning.py")
-run.show = False
-result = run.execute()
+work = build_work(config, source="configs/digits/bitpruning.py")
+result, _ = run(work, open_folder(config, folder), show=False)
 print(f"{result['accuracy']:.2%} at {result['bits']['all']['integer']:.2f} bits on average")
 print("the folder holds:", sorted(path.name for path in folder.iterdir()))
 

@@ -27,7 +27,9 @@ from bitjax.methods import full_precision, lsq
 from bitjax.models import SmallCNN
 from bitjax.quantizers import blocks
 from bitjax.report import plots
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 # %% [markdown]
 # ## The arithmetic
@@ -174,38 +176,35 @@ except AssertionError as error:
 
 # %%
 digits, settings = load("digits"), Settings(batch_size=64)
-float_run = Run(
-    full_precision(steps=200, learning_rate=0.05),
-    SmallCNN(width=8),
-    digits,
-    settings=settings,
-    show=False,
-)
-print(f"float: {float_run.execute()['accuracy']:.2%}")
+float_method = full_precision(steps=200, learning_rate=0.05)
+float_work = make_work(float_method, SmallCNN(width=8), digits, settings=settings)
+float_result, float_variables = run(float_work, show=False)
+print(f"float: {float_result['accuracy']:.2%}")
 
 
-def trained_with(kernels):
+def work_with(kernels):
     rules = [
         bj.rule(".*/kernel", kernels),
         bj.rule("conv1/input", bj.uniform(bits=8)),
         bj.rule(".*/input", bj.lsq(bits=4, signed=False)),
     ]
     method = lsq(rules, steps=100, learning_rate=0.02)
-    return Run(method, SmallCNN(width=8), digits, float_run.variables, settings, show=False)
+    return make_work(method, SmallCNN(width=8), digits, float_variables, settings)
 
 
-run = trained_with(power_of_two(3))
-print(f"3-bit powers of two: {run.execute()['accuracy']:.2%}")
-uniform = trained_with(bj.lsq(bits=3, granularity="per_channel"))
-print(f"3-bit uniform grids: {uniform.execute()['accuracy']:.2%}")
+work = work_with(power_of_two(3))
+result, variables = run(work, show=False)
+print(f"3-bit powers of two: {result['accuracy']:.2%}")
+uniform = work_with(bj.lsq(bits=3, granularity="per_channel"))
+print(f"3-bit uniform grids: {run(uniform, show=False).result['accuracy']:.2%}")
 
 # %%
-model = run.wrap(run.method.stages[-1])
-batch = run.calibration_batch()
-print(bj.doctor_report(bj.doctor(model, run.variables, batch)))
+model = work.wrap(work.method.stages[-1])
+batch = work.calibration_batch()
+print(bj.doctor_report(bj.doctor(model, variables, batch)))
 
-kernel = run.variables["params"]["conv3"]["kernel"]
-leaves = run.variables["quant"]["conv3"]["kernel"]
+kernel = variables["params"]["conv3"]["kernel"]
+leaves = variables["quant"]["conv3"]["kernel"]
 quantizer = power_of_two(3)
 ratios = quantizer.apply(leaves, {}, kernel) / leaves["scale"]
 axes = plots.tensor_histogram(kernel / leaves["scale"], ratios)

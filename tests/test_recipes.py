@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work, open_folder
+from bitjax.training.runner import run as run_work
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -26,9 +27,9 @@ def run(name, workdir=None, **changes):
     if "steps" in config.method:
         config.method.steps = STEPS
     config.update(changes)
-    job = build_run(config, workdir, source=f"configs/digits/{name}.py")
-    job.show = False
-    return job.execute()
+    work = build_work(config, source=f"configs/digits/{name}.py")
+    folder = open_folder(config, workdir) if workdir else None
+    return run_work(work, folder, show=False).result
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: unknown arguments {argv[1:]}; overrides are --config.key=value.")
     from bitjax.cli.show import print_result
-    from bitjax.launch.build import build_run
+    from bitjax.launch.build import build_work, open_folder
     from bitjax.launch.check import run_doctor
     from bitjax.training import hosts, preemption
-    from bitjax.training.runner import NonFiniteError, Stopped
+    from bitjax.training.finite import NonFiniteError
+    from bitjax.training.runner import run as run_work
 
     source = config_flags.get_config_filename(flags.FLAGS["config"])
     try:
@@ -67,18 +68,19 @@ def main(argv: list[str]) -> None:
             host=_HOST.value,
         )
         deadline = preemption.deadline_of(_TIME_LIMIT.value, os.environ)
-        run = build_run(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value, source=source)
+        work = build_work(_CONFIG.value, source=source)
+        folder = open_folder(_CONFIG.value, str(_WORKDIR.value), resume=_RESUME.value)
         if _DOCTOR.value:
-            run_doctor(run)
+            run_doctor(work)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    run.preemption = preemption.Preemption(deadline)
-    preemption.listen(run.preemption)
+    asked = preemption.Preemption(deadline)
+    preemption.listen(asked)
     try:
-        result = run.execute()
-    except Stopped as error:
+        result, _ = run_work(work, folder, preemption=asked)
+    except preemption.Stopped as error:
         print(error, flush=True)
-        command = preemption.requeue_command(run.preemption.reason, os.environ)
+        command = preemption.requeue_command(asked.reason, os.environ)
         if _REQUEUE.value and command:
             subprocess.run(command, check=False)  # what is wrong with it, it says itself
         sys.exit(os.EX_TEMPFAIL)  # 75: a scheduler may requeue

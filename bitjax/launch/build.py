@@ -12,11 +12,12 @@ import bitjax as bj
 from bitjax import data, methods
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, check_name, make, plain
 from bitjax.launch.start import load_start
-from bitjax.runs import folder as run_folder
+from bitjax.linen.quantized import Quantized
+from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
 from bitjax.training.parallel import Placement
-from bitjax.training.runner import Run, Settings
-from bitjax.training.settings import check_settings
+from bitjax.training.settings import Settings, check_settings
+from bitjax.training.work import Work, make_work
 
 
 def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
@@ -98,7 +99,7 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
     """Makes what a config names, without data and without a model's variables; the method.
 
     Raises:
-      ValueError: one line, as `build_run` would say it.
+      ValueError: one line, as `build_work` would say it.
     """
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
@@ -140,20 +141,11 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
     return dataset
 
 
-def build_run(
-    config: Any,
-    workdir: str | None,
-    *,
-    resume: bool = True,
-    source: str = "",
-    place: Placement | None = None,
-) -> Run:
-    """A checked `Run` from a config; everything that can be wrong with it is wrong here.
+def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:
+    """A checked `Work` from a config; everything that can be wrong with it is wrong here.
 
     Args:
-      config: a ConfigDict, see `configs/base.py`.
-      workdir: the run's folder; None keeps nothing.
-      resume: whether the folder may hold this run already.
+      config: a ConfigDict or plain data, see `configs/base.py`.
       source: the config file's path, for the record.
       place: where it computes; chosen by the config unless given.
 
@@ -173,19 +165,22 @@ def build_run(
             f"{classes}."
         )
     sample = np.zeros((2, *dataset.image_shape), np.float32)
-    settings = build_settings(spec)
     facts = {
         "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
         "model": spec["model"]["name"],
         "config": source,
-        "config_hash": run_folder.config_hash(spec),
+        "config_hash": config_hash(spec),
         "budget": spec["budgets"] or None,
     }
     start = load_start(spec["init_from"], model, sample)
-    run = Run(method, model, dataset, start, settings, facts=facts, place=place)
+    settings = build_settings(spec)
+    work = make_work(method, model, dataset, start, settings, facts=facts, place=place)
     if rules:  # a rule that does nothing must not cost a download or an epoch to be found
-        jax.eval_shape(bj.Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
-    if workdir:
-        hosts.on_first(lambda: run_folder.open_run(workdir, spec, resume))
-        run.folder = Path(workdir)
-    return run
+        jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
+    return work
+
+
+def open_folder(config: Any, workdir: str | Path, *, resume: bool = True) -> Path:
+    """The run's folder, made or checked by the first host, see `runs.folder.open_run`."""
+    hosts.on_first(lambda: open_run(workdir, plain(config), resume))
+    return Path(workdir)

@@ -5,23 +5,23 @@ import jax.numpy as jnp
 from bitjax.data import train_batch
 from bitjax.diagnostics.doctor import doctor, report
 from bitjax.training.hosts import is_first
-from bitjax.training.runner import Run
+from bitjax.training.work import Work
 
 
-def run_doctor(run: Run) -> None:
+def run_doctor(work: Work) -> None:
     """Checks every site of the run's first quantized stage on one training batch.
 
     Raises:
       ValueError: the doctor found an error; the message is its report.
     """
-    stage = next((s for s in run.method.stages if s.rules), None)
+    stage = next((s for s in work.method.stages if s.rules), None)
     if stage is None:
         return
-    variables = run.enter(stage, run.start)
-    size = min(run.settings.batch_size, 64)
-    batch = train_batch(run.dataset, size, 0, run.settings.seed, augment=False)
-    x = run.preprocess(None, jnp.asarray(batch["image"]))
-    findings = doctor(run.wrap(stage), variables, x, labels=jnp.asarray(batch["label"]))
+    variables = work.enter(stage, work.start)
+    size = min(work.settings.batch_size, 64)
+    batch = train_batch(work.dataset, size, 0, work.settings.seed, augment=False)
+    x = work.preprocess(None, jnp.asarray(batch["image"]))
+    findings = doctor(work.wrap(stage), variables, x, labels=jnp.asarray(batch["label"]))
     if any(finding.level == "error" for finding in findings):
         raise ValueError("the doctor stopped the run before its first step.\n" + report(findings))
     if findings and is_first():

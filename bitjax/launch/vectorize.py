@@ -1,20 +1,21 @@
 """A sweep as one vectorized program: whether its runs can be rows of one, and running them so."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work
 from bitjax.launch.check import run_doctor
 from bitjax.launch.config_files import arguments_of, load_config
 from bitjax.launch.executors import STOPPED, Sweep, write_record
 from bitjax.launch.progress import SweepProgress
-from bitjax.runs import folder as run_folder
-from bitjax.runs.folder import config_hash, flatten
+from bitjax.runs.folder import config_hash, flatten, open_run
+from bitjax.training.group import check_rows
 from bitjax.training.parallel import placement
+from bitjax.training.preemption import Preemption, Stopped, listen
 from bitjax.training.rows import programs
-from bitjax.training.runner import Run, Settings, Stopped
-from bitjax.training.vectorized import VectorizedRuns
+from bitjax.training.runner import run_rows
+from bitjax.training.settings import Settings
+from bitjax.training.work import Work
 
 # Read on the host at every step, for the whole group.
 _SHARED = ("model", "data", *(name for name in Settings._fields if name != "seed"))
@@ -28,31 +29,26 @@ def run_vectorized(sweep: Sweep, slots: int) -> int:
       ValueError: they cannot be rows of one program; the message names a key.
     """
     if slots > 1:
-        raise ValueError(f"--vectorize uses one device: leave out --slots={slots}.")
+        raise ValueError(f"a vectorized sweep uses one device: leave out the {slots} slots.")
     progress = SweepProgress(sweep.runs)
     group, folder = choose_group(sweep)
     if not group.runs:
         return _end(sweep, progress)
     check_shared(group)
-    rows: dict[str, Run] = {}
-    for run in group.runs:
-        rows[run.name] = _build(sweep, run.overrides)
-        rows[run.name].dataset = next(iter(rows.values())).dataset  # one copy in memory
+    rows: dict[str, Work] = {}
+    for planned in group.runs:
+        work = _build(sweep, planned.overrides)
+        first = next(iter(rows.values()), work)
+        rows[planned.name] = work._replace(dataset=first.dataset)  # one copy in memory
     check_programs(group, rows)
+    check_rows(rows)
     run_doctor(next(iter(rows.values())))
     write_record(sweep)
-    for run in group.runs:
-        rows[run.name].folder = run_folder.open_run(run.folder, run.spec, True)
-    vectorized = VectorizedRuns(rows, folder)
-
-    def stop(number, frame):
-        del number, frame
-        vectorized.stopping = True  # the group saves after the step in hand and ends
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
+    folders = {planned.name: open_run(planned.folder, planned.spec, True) for planned in group.runs}
+    preemption = Preemption()
+    listen(preemption)  # the group saves after the step in hand and ends
     try:
-        vectorized.execute()
+        run_rows(rows, folders, folder, preemption=preemption)
     except Stopped as error:
         print(error)
         return STOPPED
@@ -86,7 +82,7 @@ def check_shared(sweep: Sweep) -> None:
             raise _refusal(key, "the rows of a group share it")
 
 
-def check_programs(sweep: Sweep, rows: dict[str, Run]) -> None:
+def check_programs(sweep: Sweep, rows: dict[str, Work]) -> None:
     """Compares the programs of all runs, before compilation.
 
     Raises:
@@ -119,8 +115,8 @@ def varying_keys(sweep: Sweep) -> list[str]:
 
 def _refusal(key: str, why: str) -> ValueError:
     return ValueError(
-        f"--vectorize cannot vary {key}: {why}. Vary seeds, strengths and learning rates, or leave "
-        "out --vectorize."
+        f"a vectorized sweep cannot vary {key}: {why}. Vary seeds, strengths and learning rates, "
+        "or run the rows one by one."
     )
 
 
@@ -129,9 +125,9 @@ def _settings(spec: dict[str, Any], keys: list[str]) -> str:
     return repr([flat.get(key) for key in keys])
 
 
-def _build(sweep: Sweep, overrides: dict[str, str]) -> Run:
+def _build(sweep: Sweep, overrides: dict[str, str]) -> Work:
     config = load_config(sweep.config, [*sweep.fixed, *arguments_of(overrides)])
-    return build_run(config, None, source=sweep.config, place=placement("none"))
+    return build_work(config, source=sweep.config, place=placement("none"))
 
 
 def _end(sweep: Sweep, progress: SweepProgress) -> int:

@@ -51,8 +51,8 @@ class Stage(NamedTuple):
       controls: traced state by name: strengths, multipliers, a temperature.
       penalty: `(quant, costs, controls, progress) -> scalar` added to the loss; `progress` is the
         share of the stage's steps that are done.
-      loss: `(logits, labels, teacher_logits) -> scalar` instead of cross entropy.
-      teacher: whether `loss` reads the logits of the float model that the run started from.
+      loss: `(task_loss, outputs, teacher_outputs) -> scalar` instead of the task's own loss.
+      teacher: whether `loss` reads the outputs of the float model that the run started from.
       after_step: `(variables, controls, costs, step) -> (variables, controls)`, traced; step counts
         from 1.
       every: `(steps, function)`: the function `(context, variables) -> variables` runs on the host

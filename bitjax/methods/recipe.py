@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from bitjax.methods.base import Stage
 from bitjax.rules import Rules
@@ -29,24 +28,23 @@ def teaching(distill: float, temperature: float = 1.0) -> dict[str, Any]:
 
 
 def distillation(temperature: float = 1.0, share: float = 1.0) -> Callable[..., jax.Array]:
-    """A loss that mixes the float teacher's soft labels with the true ones.
+    """A loss that mixes the float teacher's soft labels with the task's own loss.
 
-    share * T^2 * KL(teacher / T || student / T) + (1 - share) * cross entropy, mean over examples.
+    share * T^2 * KL(teacher / T || student / T) + (1 - share) * task loss, mean over examples.
 
     Example:
       >>> logits = jnp.array([[1.0, 2.0]])
-      >>> round(float(distillation()(logits, jnp.array([1]), logits)), 6)
+      >>> round(float(distillation()(jnp.float32(0.3), logits, logits)), 6)
       0.0
 
     Source: Hinton et al., arXiv 1503.02531.
     """
 
-    def loss(logits, labels, teacher_logits):
+    def loss(task_loss, logits, teacher_logits):
         log_p = jax.nn.log_softmax(teacher_logits / temperature)
         log_q = jax.nn.log_softmax(logits / temperature)
         soft = jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)) * temperature**2
-        hard = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-        return share * soft + (1.0 - share) * hard
+        return share * soft + (1.0 - share) * task_loss
 
     return loss
 

@@ -5,14 +5,12 @@ import hashlib
 import io
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-import jax
+
 import numpy as np
+
 from bitjax.costs.site import Costs
 from bitjax.runs.rows import write_json
 
@@ -73,8 +71,8 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"--workdir {str(folder)!r} must be a folder that can be written, got: {error}. "
-            "Choose another, or change its permissions."
+            f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
+            "another, or change its permissions."
         ) from error
     path = folder / "config.json"
     config = json.loads(json.dumps(config))
@@ -87,13 +85,13 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
         if differ:
             shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differ)
             raise ValueError(
-                f"--workdir {str(folder)!r} holds a run of a different config ({shown}). Choose "
-                "another folder, or remove this one to start again."
+                f"the folder {str(folder)!r} holds a run of a different config ({shown}). Choose "
+                "another one, or remove it to start again."
             )
         if not resume:
             raise ValueError(
-                f"--workdir {str(folder)!r} holds a run already and --resume is off. Choose "
-                "another folder, or remove this one to start again."
+                f"the folder {str(folder)!r} holds a run already, and it is not to be resumed. "
+                "Choose another one, or remove it to start again."
             )
     write_json(path, config)
     return folder

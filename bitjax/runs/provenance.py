@@ -1,21 +1,13 @@
 """Commit, versions and device of the process that makes a run."""
 
-import csv
-import hashlib
-import io
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-import jax
-import numpy as np
-from bitjax.costs.site import Costs
-from bitjax.runs.rows import write_json
 
+import jax
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 

@@ -10,7 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitjax.runs.files import SiteBits, Unfit, number_of, one_line, other_version, read_distortion, read_metrics, read_object, read_sites, shown, text_of
+from bitjax.runs.files import (
+    SiteBits,
+    Unfit,
+    number_of,
+    one_line,
+    other_version,
+    read_distortion,
+    read_metrics,
+    read_object,
+    read_sites,
+    shown,
+    text_of,
+)
 from bitjax.runs.folder import config_hash
 
 _BITS = ("weights", "activations", "all", "inner")

@@ -1,22 +1,53 @@
 """`result.json`: what a finished run says, from the final integer model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from bitjax.costs.measures import activation_bytes, average_bits, bits_of, bops, inner_sites, macs, model_bytes
+from bitjax.costs.measures import (
+    activation_bytes,
+    average_bits,
+    bits_of,
+    bops,
+    inner_sites,
+    macs,
+    model_bytes,
+)
 from bitjax.costs.site import Costs
 
 
 class StageResult(NamedTuple):
-    """How a stage ended: its accuracy is a fraction, its loss in nats, on the evaluation split."""
+    """How a stage ended.
+
+    Attributes:
+      name: of the stage.
+      steps: it trained.
+      wall_seconds: it took.
+      figures: the task's, on the evaluation split; a classifier's accuracy is a fraction, a loss is
+        in nats.
+    """
 
     name: str
     steps: int
     wall_seconds: float
-    accuracy: float
-    loss: float
+    figures: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage's entry in `result.json`."""
+        return {
+            "name": self.name,
+            "steps": self.steps,
+            "wall_seconds": self.wall_seconds,
+            **self.figures,
+        }
+
+    @classmethod
+    def of_json(cls, entry: Mapping[str, Any]) -> "StageResult":
+        """The stage of an entry that `to_json` made."""
+        figures = dict(entry)
+        own = {name: figures.pop(name) for name in ("name", "steps", "wall_seconds")}
+        return cls(**own, figures=figures)
 
 
 def bit_averages(
@@ -65,29 +96,33 @@ def measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, floa
     }
 
 
-def result_of(run: Any, keeper: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What `result.json` holds after the last stage.
+def result_of(
+    about: Mapping[str, Any],
+    stages: Sequence[StageResult],
+    score: tuple[str, bool],
+    costs: Costs,
+    learned: Mapping[str, Any],
+    variables: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `result.json` holds of a finished run.
 
     Args:
-      run: the `Run`.
-      keeper: its `Keeper`, which has the stages' results and the learned bits.
+      about: what is known beside the measurements: method, data, seed, commit, seconds, ...
+      stages: of the run, in order; the last one's figures are the run's.
+      score: name of the figure by which runs are compared, and whether higher is better.
+      costs: of every site.
+      learned: bits by site before rounding.
       variables: the final model's.
     """
-    integer = jax.device_get(bits_of(variables))
-    stages = [stage._asdict() for stage in keeper.stages]
+    name, higher = score
+    figures = stages[-1].figures
     return {
         "status": "finished",
-        "method": run.method.name,
-        "data": run.dataset.name,
-        "eval_split": run.dataset.eval_split,
-        "seed": run.settings.seed,
-        **run.facts,
-        **run.provenance,
-        "commits": keeper.commits,
-        "wall_seconds": round(keeper.seconds(), 3),
-        "steps": sum(stage.steps for stage in run.method.stages),
-        "accuracy": stages[-1]["accuracy"],
-        "stages": stages,
-        "bits": bit_averages(run.costs, keeper.fractional, integer),
-        "cost": measured_costs(variables, run.costs),
+        **about,
+        "steps": sum(stage.steps for stage in stages),
+        **({"accuracy": figures["accuracy"]} if "accuracy" in figures else {}),
+        "score": {"name": name, "value": figures[name], "higher_is_better": higher},
+        "stages": [stage.to_json() for stage in stages],
+        "bits": bit_averages(costs, learned, jax.device_get(bits_of(variables))),
+        "cost": measured_costs(variables, costs),
     }

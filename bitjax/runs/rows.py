@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-import numpy as np
-import rich.console
-import rich.progress
-from bitjax.runs.disk import unwritten
 
+import numpy as np
+
+from bitjax.runs.disk import unwritten
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")

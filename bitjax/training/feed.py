@@ -1,7 +1,7 @@
 """What a run's dispatches take: this host's part of the batches, on its devices."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
@@ -38,15 +38,18 @@ def feed(
     steps: range,
     *,
     indices: bool,
+    seeds: Sequence[int] = (),
 ) -> Generator[tuple[int, Any], None, None]:
     """The batches of some steps of the run, dispatch by dispatch, made and moved ahead of them.
 
     Args:
       dataset: the data.
-      settings: of the run.
+      settings: the run's.
       place: where the batches go.
-      steps: of the whole run.
+      steps: steps of the whole run.
       indices: whether a batch is its examples' places in the training set, for `resident` data.
+      seeds: one for each run, where runs are rows of one program; batches then have a first axis
+        of rows.
 
     Returns:
       A generator of (steps, what they take): one batch, or `steps_per_dispatch` of them, stacked,
@@ -61,32 +64,40 @@ def feed(
       >>> [(count, batch["index"].shape) for count, batch in batches]
       [(2, (2, 4)), (1, (1, 4))]
     """
-    size, seed, (host, hosts) = settings.batch_size, settings.seed, place.shard
-    together = settings.steps_per_dispatch
+    size, together = settings.batch_size, settings.steps_per_dispatch
 
-    def places():
-        for step in steps:
-            every = batch_indices(dataset.num_train, size, step, seed).astype(np.int32)
-            yield {"index": np.split(every, hosts)[host]}
+    def of_seed(seed):
+        if indices:
+            return _places(dataset, size, place, steps, seed)
+        return train_batches(dataset, size, steps.start, seed, shard=place.shard, stop=steps.stop)
 
-    def dispatches(batches):
-        with contextlib.closing(batches):
+    def dispatches():
+        with contextlib.ExitStack() as stack:
+            rows = [
+                stack.enter_context(contextlib.closing(of_seed(seed)))
+                for seed in seeds or (settings.seed,)
+            ]
             for first in range(steps.start, steps.stop, together):
                 count = min(together, steps.stop - first)
-                group = [next(batches) for _ in range(count)]
-                if together == 1:
-                    yield 1, group[0]
-                else:
-                    yield count, {name: np.stack([b[name] for b in group]) for name in group[0]}
+                group = [
+                    _stacked([next(row) for row in rows]) if seeds else next(rows[0])
+                    for _ in range(count)
+                ]
+                yield count, group[0] if together == 1 else _stacked(group)
 
     def put(dispatch):
         count, batch = dispatch
         return count, place.put_batch(batch, scanned=together > 1)
 
-    if indices:
-        batches = places()
-    else:
-        batches = train_batches(
-            dataset, size, steps.start, seed, shard=place.shard, stop=steps.stop
-        )
-    return to_device(dispatches(batches), put)
+    return to_device(dispatches(), put)
+
+
+def _places(dataset, size, place, steps, seed) -> Generator[dict[str, np.ndarray], None, None]:
+    host, hosts = place.shard
+    for step in steps:
+        every = batch_indices(dataset.num_train, size, step, seed).astype(np.int32)
+        yield {"index": np.split(every, hosts)[host]}
+
+
+def _stacked(batches: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,6 +1,6 @@
 """Where a step stopped being finite: looked for again, because the step itself only says that."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +10,29 @@ from bitjax.data import train_batch
 from bitjax.linen.finite import first_nonfinite
 from bitjax.training.state import TrainState, variables_of
 from bitjax.training.step import step_keys
-
-if TYPE_CHECKING:
-    from bitjax.training.runner import Run
+from bitjax.training.work import Work
 
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient was not finite; the message says at which step and site."""
 
 
-def check_finite(run: "Run", model: Any, state: TrainState) -> None:
+def check_finite(work: Work, model: Any, state: TrainState) -> None:
     """Raises `NonFiniteError` if a step of the stage was not finite; reads the state."""
     bad = int(state.bad_step)
     if bad < 0:
         return
     # The state stood still since then, and batches are functions of the step: look again.
     step = int(state.offset) + bad
-    batch = train_batch(run.dataset, run.settings.batch_size, step, run.settings.seed)
-    state = run.place.local(state)
-    keys = _augment_keys(run, state.key, step)
-    parts = np.split(batch["image"], len(keys))
-    x = jnp.concatenate(
-        [run.preprocess(key, jnp.asarray(part)) for key, part in zip(keys, parts, strict=True)]
-    )
-    site = first_nonfinite(model, variables_of(state), x)
+    batch = train_batch(work.dataset, work.settings.batch_size, step, work.settings.seed)
+    state = work.place.local(state)
+    keys = _augment_keys(work, state.key, step)
+    parts = [
+        work.inputs(key, jax.tree.map(lambda x, i=i: jnp.asarray(np.split(x, len(keys))[i]), batch))
+        for i, key in enumerate(keys)
+    ]
+    args, kwargs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    site = first_nonfinite(model, variables_of(state), *args, **kwargs)
     where = (
         f"at {site!r}"
         if site
@@ -45,13 +44,13 @@ def check_finite(run: "Run", model: Any, state: TrainState) -> None:
     )
 
 
-def _augment_keys(run: "Run", key: jax.Array, step: int) -> list[jax.Array]:
+def _augment_keys(work: Work, key: jax.Array, step: int) -> list[jax.Array]:
     """The keys by which each device augments each of its parts of a batch, in their order."""
-    parts = run.settings.accumulate
+    parts = work.settings.accumulate
     return [
-        step_keys(key, step, device if run.place.axis_name else None, part if parts > 1 else None)[
+        step_keys(key, step, device if work.place.axis_name else None, part if parts > 1 else None)[
             0
         ]
-        for device in range(len(run.place.devices))
+        for device in range(len(work.place.devices))
         for part in range(parts)
     ]

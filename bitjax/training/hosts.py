@@ -59,8 +59,8 @@ def connect(
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the hosts of this run cannot be connected: {' '.join(str(error).split())} Start it "
-            "with srun, mpirun or on a TPU slice, or say --coordinator=address:port --hosts=N "
-            "--host=I."
+            "with srun, mpirun or on a TPU slice, or say the coordinator's address:port, how many "
+            "hosts there are and which of them this is."
         ) from error
 
 

@@ -1,10 +1,11 @@
-"""What a run keeps on disk while it lasts, and how it finds its place again."""
+"""Keeps one run on disk while it lasts, and finds its place again."""
 
 import contextlib
 import time
 import traceback
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,16 +13,15 @@ import numpy as np
 from bitjax.costs.measures import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
 from bitjax.runs.folder import write_bits
-from bitjax.runs.results import StageResult
+from bitjax.runs.provenance import provenance
+from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
 from bitjax.training.hosts import is_first
-from bitjax.variables import QUANT, STATS
-
-if TYPE_CHECKING:
-    from bitjax.training.runner import Run
+from bitjax.training.preemption import Stopped
+from bitjax.training.work import Work
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where in a method a checkpoint stands.
 
     Attributes:
@@ -35,32 +35,39 @@ class Place(NamedTuple):
     phase: str = "enter"
     unit: int = 0
 
+    def steps(self, work: Work) -> int:
+        """Steps of the run that are done here."""
+        return work.steps_before(self.stage) + (self.unit if self.phase == "train" else 0)
+
 
 class Keeper:
     """Checkpoints, metrics and results of one run; without a folder it only keeps time.
 
     Args:
-      run: whose folder it writes to.
+      work: the run.
+      folder: an opened run folder, or None.
     """
 
-    def __init__(self, run: "Run"):
-        self.run = run
+    def __init__(self, work: Work, folder: Path | None = None):
+        self.work = work
         self.stages: list[StageResult] = []
-        self.fractional: dict[str, Any] = {}
+        self.learned: dict[str, Any] = {}  # bits by site before rounding
+        self._about = provenance()  # of the code as it is loaded, not as it is at the end
+        self._commits = [str(self._about["commit"])]  # that made it, in turn
         self._began = time.monotonic()
         self._stage_began = 0.0
         self._checkpoints = self._best = self._writer = None
-        self.commits = [str(run.provenance["commit"])]  # that made it, in turn
-        self._best_score = (-1, -1.0)  # stage and accuracy: a later stage's model is another one
+        # Index of the stage, which counts first for a later stage's model is another one; score.
+        self._best_score: tuple[float, float] = (-1, -1.0)
         # Checkpoints are written by all hosts together, everything else by the first.
-        self._folder = run.folder if is_first() else None
-        if run.folder is not None:
-            keep = run.settings.keep_checkpoints
-            self._checkpoints = Checkpoints(run.folder / "checkpoints", keep=keep)
-            if run.settings.keep_best:
-                self._best = Checkpoints(run.folder / "best", keep=1)
+        self._folder = folder if is_first() else None
+        if folder is not None:
+            settings = work.settings
+            self._checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep_checkpoints)
+            if settings.keep_best:
+                self._best = Checkpoints(folder / "best", keep=1)
         if self._folder is not None:
-            self._writer = MetricsWriter(self._folder, tensorboard=run.settings.tensorboard)
+            self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
 
     def seconds(self) -> float:
         """Seconds this run has taken, earlier processes included."""
@@ -71,32 +78,31 @@ class Keeper:
         """Seconds that the slowest checkpoint has taken."""
         return self._checkpoints.slowest if self._checkpoints is not None else 0.0
 
-    def stage_seconds(self) -> float:
-        """Seconds the present stage has taken, earlier processes included."""
-        return self.seconds() - self._stage_began
-
-    def enter_stage(self, place: Place) -> None:
-        """Starts a stage's clock, unless the run was resumed inside it."""
-        if place.phase == "enter":
+    def enter_stage(self, position: Position) -> None:
+        """Starts a stage's clock, unless the run was resumed inside the stage."""
+        if position.phase == "enter":
             self._stage_began = self.seconds()
 
-    def end_stage(self, result: StageResult, learned: Mapping[str, Any] | None) -> None:
-        """Notes a stage's result, and its bits if it learned them."""
-        self.stages.append(result)
-        if learned is not None:
-            self.fractional = {s: np.asarray(n) for s, n in jax.device_get(learned).items()}
+    def end_stage(
+        self, index: int, figures: Mapping[str, float], variables: Mapping[str, Any]
+    ) -> None:
+        """Notes a stage's result, its bits if it learned them, and whether it evaluated best."""
+        stage = self.work.method.stages[index]
+        seconds = self.seconds() - self._stage_began
+        self.stages.append(StageResult(stage.name, stage.steps, seconds, figures))
+        if "bits" in stage.optimizers:
+            bits = jax.device_get(bits_of(variables))
+            self.learned = {site: np.asarray(n) for site, n in bits.items()}
+        self.offer(index, self.work.steps_before(index + 1), figures, variables)
 
-    def restore(self) -> tuple[Place, dict[str, Any]]:
-        """The place to go on from and what was saved there; the beginning if nothing was."""
+    def restore(self) -> tuple[Position, dict[str, Any]]:
+        """The position to go on from and what was saved there; the beginning if nothing was."""
         restored = self._checkpoints.restore(self._template) if self._checkpoints else None
         self.rewind(restored.step if restored else -1)
         if restored is None:
-            return Place(), {}
+            return Position(), {}
         self.recall(restored.meta)
-        place = Place(*restored.meta["place"])
-        if self.run.show:
-            print(f"resuming at step {restored.step} ({place.phase} of stage {place.stage})")
-        return place, restored.state
+        return Position(*restored.meta["place"]), restored.state
 
     def rewind(self, step: int) -> None:
         """Removes the rows of metrics behind a step."""
@@ -106,59 +112,78 @@ class Keeper:
     def notes(self) -> dict[str, Any]:
         """What `recall` needs after a restart, as JSON."""
         return {
-            "stages": [stage._asdict() for stage in self.stages],
-            "fractional": {s: np.asarray(n).tolist() for s, n in self.fractional.items()},
+            "stages": [stage.to_json() for stage in self.stages],
+            "fractional": {s: np.asarray(n).tolist() for s, n in self.learned.items()},
             "seconds": self.seconds(),
             "stage_began": self._stage_began,
             "best": list(self._best_score),
-            "commits": self.commits,
+            "commits": self._commits,
         }
 
     def recall(self, notes: Mapping[str, Any]) -> None:
         """Takes up what an earlier process noted."""
-        self.stages = [StageResult(**stage) for stage in notes["stages"]]
-        self.fractional = {s: np.asarray(n, np.float32) for s, n in notes["fractional"].items()}
+        self.stages = [StageResult.of_json(stage) for stage in notes["stages"]]
+        self.learned = {s: np.asarray(n, np.float32) for s, n in notes["fractional"].items()}
         self._began -= notes["seconds"]
         self._stage_began = notes["stage_began"]
         self._best_score = tuple(notes.get("best", self._best_score))
-        self.commits = list(dict.fromkeys([*notes.get("commits", ()), *self.commits]))
+        self._commits = list(dict.fromkeys([*notes.get("commits", ()), *self._commits]))
 
-    def save(self, place: Place, tree: Mapping[str, Any]) -> None:
-        """Saves a checkpoint of `tree` at `place`, in the background."""
-        if self._checkpoints is None:
-            return
-        steps = sum(stage.steps for stage in self.run.method.stages[: place.stage])
-        meta = {"place": list(place), **self.notes()}
-        done = steps + (place.unit if place.phase == "train" else 0)
-        self._checkpoints.save(done, dict(tree), meta)
+    def save(self, position: Position, tree: Mapping[str, Any]) -> None:
+        """Saves a checkpoint of `tree` at a position, in the background."""
+        if self._checkpoints is not None:
+            meta = {"place": list(position), **self.notes()}
+            self._checkpoints.save(position.steps(self.work), dict(tree), meta)
 
-    def offer(self, stage: int, step: int, accuracy: float, variables: Mapping[str, Any]) -> None:
+    def offer(
+        self, stage: int, step: int, figures: Mapping[str, float], variables: Mapping[str, Any]
+    ) -> None:
         """Keeps the variables in `best/` if no others of this stage evaluated as well.
 
         Args:
           stage: index of the stage.
           step: of the run.
-          accuracy: a fraction, on the evaluation split.
+          figures: the task's, on the evaluation split.
           variables: the model's.
         """
-        if self._best is not None and (stage, accuracy) > self._best_score:
-            self._best_score = (stage, accuracy)
-            self._best.save(step, {"variables": dict(variables)}, {"accuracy": accuracy})
+        task = self.work.task
+        score = figures[task.score] if task.higher_is_better else -figures[task.score]
+        if self._best is not None and (stage, score) > self._best_score:
+            self._best_score = (stage, score)
+            meta = {task.score: figures[task.score]}
+            self._best.save(step, {"variables": dict(variables)}, meta)
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds a row to `metrics.jsonl`."""
         if self._writer is not None:
             self._writer.write(step, values)
 
-    def finish(self, result: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
+    def finish(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk.
+
+        Returns:
+          What `result.json` holds.
+        """
+        work, task = self.work, self.work.task
+        about = {
+            "method": work.method.name,
+            "data": work.dataset.name,
+            "eval_split": work.dataset.eval_split,
+            "seed": work.settings.seed,
+            **work.facts,
+            **self._about,
+            "commits": self._commits,
+            "wall_seconds": round(self.seconds(), 3),
+        }
+        score = (task.score, task.higher_is_better)
+        result = result_of(about, self.stages, score, work.costs, self.learned, variables)
         for checkpoints in self._both():
             checkpoints.wait()
         if self._folder is not None:
             integer = jax.device_get(bits_of(variables))
-            path = self._folder / "bits.csv"
-            write_bits(path, self.run.costs, self.fractional, integer)
+            write_bits(self._folder / "bits.csv", work.costs, self.learned, integer)
             write_json(self._folder / "result.json", result)
+        return result
 
     def fail(self, error: BaseException) -> None:
         """Writes a `result.json` that says why the run ended; `stopped` can be resumed.
@@ -166,9 +191,9 @@ class Keeper:
         Raises:
           SaveError: the run stopped, and its last checkpoint could not be written.
         """
-        if self.run.folder is None:
+        if self._checkpoints is None:
             return
-        stopped = type(error).__name__ in ("Stopped", "KeyboardInterrupt", "SystemExit")
+        stopped = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)
         unsaved = None
         for checkpoints in self._both():
             try:
@@ -179,12 +204,12 @@ class Keeper:
         last = traceback.extract_tb(error.__traceback__)[-1:]
         result = {
             "status": "stopped" if stopped and unsaved is None else "failed",
-            **self.run.facts,
-            **self.run.provenance,
+            **self.work.facts,
+            **self._about,
             "error": f"{type(error).__name__}: {error}",
             "where": [f"{frame.name}:{frame.lineno}" for frame in last],
             "wall_seconds": round(self.seconds(), 3),
-            "stages": [stage._asdict() for stage in self.stages],
+            "stages": [stage.to_json() for stage in self.stages],
         }
         if self._folder is not None:
             with contextlib.suppress(OSError):  # the disk may be full, and `error` say so
@@ -203,32 +228,16 @@ class Keeper:
         return [checkpoints for checkpoints in (self._checkpoints, self._best) if checkpoints]
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Shapes of what was saved at a place, without computing anything."""
-        place = Place(*meta["place"])
-        if place.phase == "train":
-            return {"state": self.abstract_state(place.stage)}
-        if place.phase == "prepare":
-            return {
-                "variables": self.abstract_variables(place.stage),
-                "previous": self.abstract_variables(place.stage - 1),
-            }
-        return {"variables": self.abstract_variables(place.stage - 1)}
+        return shapes_at(self.work, Position(*meta["place"]))
 
-    def abstract_variables(self, index: int) -> dict[str, Any]:
-        """Shapes of the model's variables in a stage; -1: before the first."""
-        run = self.run
-        floats = {k: v for k, v in run.start.items() if k not in (QUANT, STATS)}
-        shapes = jax.eval_shape(lambda: floats)
-        if index < 0 or not run.method.stages[index].rules:
-            return shapes
-        model = run.wrap(run.method.stages[index])
-        # Of the shape alone: the images themselves may have to be decoded.
-        images = jax.ShapeDtypeStruct((2, *run.dataset.image_shape), np.uint8)
-        sample = jax.eval_shape(lambda x: run.preprocess(None, x), images)
-        fresh = jax.eval_shape(lambda x: model.init(run.key, x), sample)
-        return {**shapes, **{name: fresh[name] for name in (QUANT, STATS) if name in fresh}}
 
-    def abstract_state(self, index: int) -> Any:
-        """Shapes of the state of a stage."""
-        shapes = self.abstract_variables(index)
-        return jax.eval_shape(lambda v: self.run.fresh_state(index, v), shapes)
+def shapes_at(work: Work, position: Position) -> dict[str, Any]:
+    """Shapes of what a run saves at a position, computing nothing."""
+    if position.phase == "train":
+        return {"state": work.state_shapes(position.stage)}
+    if position.phase == "prepare":
+        return {
+            "variables": work.variable_shapes(position.stage),
+            "previous": work.variable_shapes(position.stage - 1),
+        }
+    return {"variables": work.variable_shapes(position.stage - 1)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -35,6 +36,8 @@ class Placement(NamedTuple):
         state's memory. `data` is {} or the whole training set, of which batches then hold `index`.
         With `scanned=True` it takes stacked batches and returns the last one's metrics.
       evaluate: a step becomes compiled `(variables, batch) -> sums`.
+      split: the states of the runs that a state holds: one, unless runs are its rows.
+      join: what `split` takes apart; its arrays are its own, because steps donate them.
     """
 
     form: str
@@ -48,6 +51,8 @@ class Placement(NamedTuple):
     local: Callable[[Any], Any]
     train: Callable[..., Callable]
     evaluate: Callable[[Callable], Callable]
+    split: Callable[[Any], list[Any]] = lambda tree: [tree]
+    join: Callable[[Sequence[Any]], Any] = lambda trees: jax.tree.map(jnp.copy, trees[0])
 
 
 def placement(form: str = "auto", devices: int = 0) -> Placement:

@@ -18,6 +18,10 @@ _LIMIT = "the time limit"
 _ELSEWHERE = "another process was asked to stop"
 
 
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved and it can be resumed."""
+
+
 class Preemption:
     """Whether a run is to save and stop; asked once a step, by every process alike.
 
@@ -104,14 +108,14 @@ def deadline_of(minutes: float | None, environ: Mapping[str, str]) -> float | No
     """
     if minutes is not None:
         if not 0 <= minutes < float("inf"):
-            raise ValueError(f"--time_limit must be 0 (none) or more minutes, got {minutes}.")
+            raise ValueError(f"the time limit must be 0 (none) or more minutes, got {minutes}.")
         return time.time() + 60 * minutes if minutes else None
     end = environ.get("SLURM_JOB_END_TIME", "0")
     try:
         return float(end) or None
     except ValueError:
         raise ValueError(
-            f"SLURM_JOB_END_TIME must be seconds since the epoch, got {end!r}. Give --time_limit."
+            f"SLURM_JOB_END_TIME must be seconds since the epoch, got {end!r}: give a time limit."
         ) from None
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import rich.console
 import rich.progress
 
+_FORMATS = {"loss": "{:.4g}", "accuracy": "{:.2%}", "perplexity": "{:.4g}", "bits": "{:.2f}"}
+
 
 class Progress:
     """Shows how far a run is: a bar on a terminal, a line every now and then in a log.
@@ -61,30 +63,29 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=steps, completed=done, text=self._text())
 
-    def update(
-        self, step: int, *, loss: Any = None, accuracy: Any = None, bits: Any = None
-    ) -> None:
+    def update(self, step: int, **values: Any) -> None:
         """Notes how far the stage is.
 
         Args:
           step: steps of this stage that are done.
-          loss: of the last step; like the two others a number or an array of one, which is
-            fetched from its device only when it is shown.
-          accuracy: a fraction; shown until the next one is given.
-          bits: average bits per element; shown until the next one is given.
+          **values: figures of the last step by name, each a number or an array, which is fetched
+            from its device only when it is shown, as the mean of what is finite. Those that
+            `_FORMATS` lists are shown until others are given.
         """
         self._done = step
-        given = {"loss": loss, "accuracy": accuracy, "bits": bits}
-        self._values |= {name: value for name, value in given.items() if value is not None}
+        self._values |= {name: value for name, value in values.items() if name in _FORMATS}
         if time.monotonic() - self._shown_at >= self._every:
             self._show()
 
     def _text(self) -> str:
         parts = [f"{self._done}/{self._steps}"]
-        formats = {"loss": "loss {:.4g}", "accuracy": "accuracy {:.2%}", "bits": "bits {:.2f}"}
-        for name, form in formats.items():
+        for name, form in _FORMATS.items():
             if name in self._values:
-                parts.append(form.format(float(np.asarray(self._values[name]))))
+                value = np.asarray(self._values[name])
+                finite = value[np.isfinite(value)] if value.ndim else value
+                parts.append(
+                    f"{name} {form.format(float(finite.mean() if finite.size else 'nan'))}"
+                )
         if self._done > self._first:
             pace = (time.monotonic() - self._started) / (self._done - self._first)
             minutes, seconds = divmod(round(pace * (self._steps - self._done)), 60)

@@ -1,4 +1,4 @@
-"""Trees of arrays as rows of one tree, and what tells whether runs can be rows of one program."""
+"""Runs as rows of one program: their states stacked, a step that `vmap` makes of one run's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.data import eval_batches, train_batch
-from bitjax.training.keeper import Keeper
-from bitjax.training.runner import Run
-from bitjax.training.step import make_eval_step, make_train_step
+from bitjax.training.parallel import Placement, placement
+from bitjax.training.step import make_eval_step
+from bitjax.training.work import Work
 
 PyTree = Any
 
@@ -26,35 +26,53 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.array(np.stack(leaves)), *jax.device_get(list(trees)))
 
 
-def rows_of(tree: PyTree, count: int) -> list[PyTree]:
+def rows_of(tree: PyTree) -> list[PyTree]:
     """The trees that `stack` joined.
 
     Example:
-      >>> [float(row["bits"]) for row in rows_of({"bits": jnp.array([4.0, 2.0])}, 2)]
+      >>> [float(row["bits"]) for row in rows_of({"bits": jnp.array([4.0, 2.0])})]
       [4.0, 2.0]
     """
     host = jax.device_get(tree)
+    count = len(jax.tree.leaves(host)[0])
     return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), host) for i in range(count)]
 
 
-def programs(run: Run) -> list[str]:
+def placement_of_rows() -> Placement:
+    """One device on which a step takes the states of several runs at once.
+
+    Example:
+      >>> place = placement_of_rows()
+      >>> step = place.train(lambda state, batch: (state + batch, {}))
+      >>> state, _ = step(place.join([jnp.float32(1.0), jnp.float32(2.0)]), jnp.ones(2), {})
+      >>> [float(row) for row in place.split(state)]
+      [2.0, 3.0]
+    """
+    one = placement("none")
+    return one._replace(
+        form="rows",
+        train=lambda step, *, scanned=False: one.train(jax.vmap(step), scanned=scanned),
+        split=rows_of,
+        join=stack,
+    )
+
+
+def programs(work: Work) -> list[str]:
     """The text of what each stage of a run computes on a device, before compilation.
 
     Runs whose texts are equal can be rows of one group: whatever else tells them apart is in their
     states, or happens on the host.
     """
-    keeper, texts = Keeper(run), []
-    batch = train_batch(run.dataset, run.settings.batch_size, 0, 0)
-    evaluation = next(iter(eval_batches(run.dataset, run.settings.eval_batch_size)))
-    for index, stage in enumerate(run.method.stages):
-        model = run.wrap(stage)
+    texts = []
+    batch = train_batch(work.dataset, work.settings.batch_size, 0, 0)
+    evaluation = next(iter(eval_batches(work.dataset, work.settings.eval_batch_size)))
+    for index, stage in enumerate(work.method.stages):
         every = stage.every[0] if stage.every else 0
         text = f"{stage.name}, {stage.steps} steps, on the host every {every}\n"
         if stage.steps:
-            step = make_train_step(model, stage, run.costs, run.preprocess, teacher=run.model)
-            text += _text(step, keeper.abstract_state(index), batch)
-        step = make_eval_step(model, run.preprocess)
-        texts.append(text + _text(step, keeper.abstract_variables(index), evaluation))
+            text += _text(work.train_step(index), work.state_shapes(index), batch)
+        step = make_eval_step(work.wrap(stage), work.preprocess, task=work.task)
+        texts.append(text + _text(step, work.variable_shapes(index), evaluation))
     return texts
 
 

@@ -13,21 +13,10 @@ from bitjax.linen.finite import is_finite
 from bitjax.linen.quantized import Quantized
 from bitjax.methods.base import Stage
 from bitjax.training.state import TrainState, moving, optimizer, variables_of, with_variables
+from bitjax.training.task import Preprocess, Task, classification
 from bitjax.variables import QUANT, STATS
 
 Metrics = dict[str, jax.Array]
-Preprocess = Callable[[jax.Array | None, jax.Array], jax.Array]
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross entropy of each example, [batch], in nats; float32 or wider.
-
-    Example:
-      >>> round(float(cross_entropy(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
-      0.6931
-    """
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    return optax.softmax_cross_entropy_with_integer_labels(wide, labels)
 
 
 def step_keys(key: jax.Array, step: Any, device: Any = None, part: Any = None) -> jax.Array:
@@ -56,6 +45,7 @@ def make_train_step(
     costs: Costs,
     preprocess: Preprocess,
     *,
+    task: Task | None = None,
     teacher: Any = None,
     axis_name: str | None = None,
     accumulate: int = 1,
@@ -71,6 +61,7 @@ def make_train_step(
       stage: whose optimizers, penalty and loss the step uses.
       costs: from `site_costs`.
       preprocess: `(key, images) -> model input`; augments where key is not None.
+      task: the loss and the figures; `classification()` unless given.
       teacher: the float model, where `stage.teacher`.
       axis_name: of the devices that share the batch.
       accumulate: parts in which a device takes its examples, one after the other, to save memory;
@@ -78,47 +69,16 @@ def make_train_step(
         part, and what is kept of them is the mean too, so that their averages move once a step.
 
     Returns:
-      The step. Batches are {'image': [n, ...], 'label': int32 [n]}; metrics are scalars: `loss`
-      (with the penalty), `task_loss`, `accuracy`, and `bits`, the average, where there are any.
+      The step. Batches are as the task takes them; metrics are scalars: `loss` (with the penalty),
+      `task_loss`, the task's other figures, and `bits`, the average, where there are any.
 
     Example: see `tests/training/test_step.py`; the runner is the usual caller.
     """
     model = model.clone(axis_name=axis_name, parts=accumulate)
+    differentiate = _make_gradient(
+        model, stage, costs, preprocess, task or classification(), teacher
+    )
     tx = optimizer(stage)
-
-    def differentiate(state: TrainState, batch: dict[str, jax.Array], keys: jax.Array) -> Any:
-        """(loss, task loss, share of hits), what the model observed, and the gradient."""
-        augment_key, quant_key, dropout_key = keys
-        x = preprocess(augment_key, batch["image"])
-        progress = state.step / max(1, stage.steps)
-        soft = None
-        if stage.teacher:
-            soft = jax.lax.stop_gradient(teacher.apply(state.teacher, x))
-
-        def loss_of(trained):
-            variables = {**variables_of(state), **trained}
-            mutable = [name for name in (*state.other, STATS)]
-            logits, updates = model.apply(
-                variables,
-                x,
-                train=True,
-                mutable=mutable,
-                rngs={QUANT: quant_key, "dropout": dropout_key},
-            )
-            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            if stage.loss is None:
-                task = jnp.mean(cross_entropy(logits, batch["label"]))
-            else:
-                task = stage.loss(logits, batch["label"], soft)
-            extra = jnp.float32(0.0)
-            if stage.penalty is not None:
-                extra = stage.penalty(trained[QUANT], costs, state.controls, progress)
-            return task + extra, (task, logits, updates)
-
-        trained = {"params": state.params, QUANT: state.quant}
-        (loss, (task, logits, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
-        hits = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return (loss, task, hits), updates, grads
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         device = jax.lax.axis_index(axis_name) if axis_name else None
@@ -132,43 +92,103 @@ def make_train_step(
                 return differentiate(state, examples, keys)
 
             found = _mean_over_parts(one, batch, accumulate)
-        (loss, task, hits), updates, grads = found
+        metrics, updates, grads = found
         if axis_name:
-            with jax.named_scope("merge_metrics"):
-                loss, task, hits = jax.lax.pmean((loss, task, hits), axis_name)
-            for name, tree in grads.items():
-                with jax.named_scope(f"merge_gradients_{name}"):
-                    grads[name] = jax.lax.pmean(tree, axis_name)
-            # Batch normalisations and quantizers have merged theirs.
-            own = {n: t for n, t in updates.items() if n not in (STATS, "batch_stats")}
-            updates = {**updates, **_pmean_floats(own, axis_name)}
-        trained = {"params": state.params, QUANT: state.quant}
-        # What no optimizer moves needs no gradient: the compiler drops what would have made it.
-        moves = moving(stage, trained)
-        grads = jax.tree.map(lambda g, moved: g if moved else jnp.zeros_like(g), grads, moves)
-
-        deltas, opt_state = tx.update(grads, state.opt_state, trained)
-        trained: dict[str, Any] = optax.apply_updates(trained, deltas)  # pyrefly: ignore
-        variables = {**variables_of(state), **trained, **updates}
-        controls = state.controls
-        if stage.after_step is not None:
-            variables, controls = stage.after_step(variables, controls, costs, state.step + 1)
-        new = with_variables(
-            state._replace(opt_state=opt_state, controls=controls, step=state.step + 1), variables
-        )
-        # A step may overflow where its gradient does not.
-        finite = is_finite((loss, grads, variables))
+            metrics, updates, grads = _merge(metrics, updates, grads, axis_name)
+        new, finite = _updated(state, stage, tx, costs, updates, grads, metrics["loss"])
         good = finite & (state.bad_step < 0)
         # A conditional, not a select per leaf: XLA would fuse the whole test into each of them, and
         # compile four times as long.
         new = jax.lax.cond(good, lambda new, old: new, lambda new, old: old, new, state)
         bad = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
-        metrics = {"loss": loss, "task_loss": task, "accuracy": hits}
         if state.quant:
-            metrics["bits"] = average_bits(bits_of(new.quant), costs)
+            metrics = {**metrics, "bits": average_bits(bits_of(new.quant), costs)}
         return new._replace(bad_step=bad), metrics
 
     return step
+
+
+def _make_gradient(
+    model: Quantized,
+    stage: Stage,
+    costs: Costs,
+    preprocess: Preprocess,
+    task: Task,
+    teacher: Any,
+) -> Callable[..., tuple[Metrics, Any, Any]]:
+    """`(state, batch, keys) -> (metrics, what the model observed, gradient)` of a device's part."""
+
+    def differentiate(state: TrainState, batch: dict[str, jax.Array], keys: jax.Array) -> Any:
+        augment_key, quant_key, dropout_key = keys
+        args, kwargs = task.inputs(preprocess, augment_key, batch)
+        progress = state.step / max(1, stage.steps)
+        soft = None
+        if stage.teacher:
+            soft = jax.lax.stop_gradient(teacher.apply(state.teacher, *args, **kwargs))
+
+        def loss_of(trained):
+            outputs, updates = model.apply(
+                {**variables_of(state), **trained},
+                *args,
+                **kwargs,
+                train=True,
+                mutable=[*state.other, STATS],
+                rngs={QUANT: quant_key, "dropout": dropout_key},
+            )
+            outputs = jax.tree.map(_widened, outputs)
+            loss = task.loss(outputs, batch)
+            if stage.loss is not None:
+                loss = stage.loss(loss, outputs, soft)
+            extra = jnp.float32(0.0)
+            if stage.penalty is not None:
+                extra = stage.penalty(trained[QUANT], costs, state.controls, progress)
+            return loss + extra, (loss, outputs, updates)
+
+        trained = {"params": state.params, QUANT: state.quant}
+        (loss, (own, outputs, updates)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        figures = task.figures(task.sums(outputs, batch))
+        return {**figures, "task_loss": own, "loss": loss}, updates, grads
+
+    return differentiate
+
+
+def _merge(metrics: Metrics, updates: Any, grads: Any, axis_name: str) -> tuple[Any, Any, Any]:
+    """Means over devices; batch normalisations and quantizers have merged their own updates."""
+    with jax.named_scope("merge_metrics"):
+        metrics = jax.lax.pmean(metrics, axis_name)
+    merged = {}
+    for name, tree in grads.items():
+        with jax.named_scope(f"merge_gradients_{name}"):
+            merged[name] = jax.lax.pmean(tree, axis_name)
+    own = {n: t for n, t in updates.items() if n not in (STATS, "batch_stats")}
+    return metrics, {**updates, **_pmean_floats(own, axis_name)}, merged
+
+
+def _updated(
+    state: TrainState,
+    stage: Stage,
+    tx: optax.GradientTransformation,
+    costs: Costs,
+    updates: Any,
+    grads: Any,
+    loss: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """The state after an update, and whether loss, gradient and result are finite."""
+    trained = {"params": state.params, QUANT: state.quant}
+    # What no optimizer moves needs no gradient: the compiler drops what would have made it.
+    moves = moving(stage, trained)
+    grads = jax.tree.map(lambda g, moved: g if moved else jnp.zeros_like(g), grads, moves)
+    deltas, opt_state = tx.update(grads, state.opt_state, trained)
+    trained: dict[str, Any] = optax.apply_updates(trained, deltas)  # pyrefly: ignore
+    variables = {**variables_of(state), **trained, **updates}
+    controls = state.controls
+    if stage.after_step is not None:
+        variables, controls = stage.after_step(variables, controls, costs, state.step + 1)
+    new = with_variables(
+        state._replace(opt_state=opt_state, controls=controls, step=state.step + 1), variables
+    )
+    # A step may overflow where its gradient does not.
+    return new, is_finite((loss, grads, variables))
 
 
 def _mean_over_parts(one: Callable, batch: dict[str, jax.Array], count: int) -> Any:
@@ -195,30 +215,34 @@ def _is_float(leaf: jax.Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
+def _widened(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if _is_float(leaf) else leaf
+
+
 def make_eval_step(
-    model: Any, preprocess: Preprocess, *, axis_name: str | None = None
+    model: Any,
+    preprocess: Preprocess,
+    *,
+    task: Task | None = None,
+    axis_name: str | None = None,
 ) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
     """Builds `step(variables, batch) -> sums` over the examples whose mask is 1.
 
     Args:
       model: `Quantized` or plain.
       preprocess: as in `make_train_step`; called without a key.
+      task: what is summed; `classification()` unless given.
       axis_name: of the devices that share the batch.
 
     Returns:
-      The step; its sums are `loss` (nats), `correct` and `count`, float32 scalars.
+      The step; its sums are the task's, for `classification()` `loss` (nats), `correct` and
+      `count`, float32 scalars.
     """
+    task = task or classification()
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> Metrics:
-        logits = model.apply(variables, preprocess(None, batch["image"]))
-        mask = batch["mask"]
-        hit = jnp.argmax(logits, -1) == batch["label"]
-        # Filling is black images: their loss is finite, and the mask removes it.
-        sums = {
-            "loss": jnp.sum(cross_entropy(logits, batch["label"]) * mask),
-            "correct": jnp.sum(hit * mask),
-            "count": jnp.sum(mask),
-        }
+        args, kwargs = task.inputs(preprocess, None, batch)
+        sums = task.sums(model.apply(variables, *args, **kwargs), batch)
         return jax.lax.psum(sums, axis_name) if axis_name else sums
 
     return step

@@ -54,8 +54,9 @@ def test_no_run_or_several_end_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_saturation_zeros_and_findings_come_from_the_runs_own_model(tmp_path, capsys):
-    from bitjax.launch.build import build_run
+    from bitjax.launch.build import build_work, open_folder
     from bitjax.launch.registry import plain
+    from bitjax.training.runner import run
     from configs.digits.lsq import get_config
 
     config = get_config()
@@ -65,11 +66,10 @@ def test_saturation_zeros_and_findings_come_from_the_runs_own_model(tmp_path, ca
         (".*/kernel", {"name": "ternary"}),
         (".*/input", {"name": "uniform", "bits": 4, "signed": False}),
     )
-    run = build_run(config, str(tmp_path / "run"), source="configs/digits/lsq.py")
-    run.show = False
-    run.execute()
+    work = build_work(config, source="configs/digits/lsq.py")
+    run(work, open_folder(config, tmp_path / "run"), show=False)
     looks, findings = inspect.look_inside(inspect.read_runs([tmp_path / "run"])[0][0], 32)
-    assert set(looks) == {s for s in run.costs if not s.startswith("none")}
+    assert set(looks) == {s for s in work.costs if not s.startswith("none")}
     for site, look in looks.items():
         assert 0 <= look.saturated <= 1
         if site.endswith("kernel"):

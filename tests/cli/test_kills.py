@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.rows import read_rows
 from bitjax.training.keeper import Keeper
@@ -119,12 +119,11 @@ def outcome(folder):
         part.pop("wall_seconds")
     result.pop("commit"), result.pop("commits")
     config = ConfigDict(json.loads((folder / "config.json").read_text()))
-    run = build_run(config, str(folder))
-    run.show = False
-    keeper = Keeper(run)
+    work = build_work(config)
+    keeper = Keeper(work, folder)
     place, saved = keeper.restore()
     keeper.close()
-    assert place.stage == len(run.method.stages)
+    assert place.stage == len(work.method.stages)
     return rows, result, (folder / "bits.csv").read_text(), saved["variables"]
 
 

@@ -12,13 +12,14 @@ import pytest
 from ml_collections import ConfigDict
 
 import bitjax as bj
-from bitjax.launch.build import build_data, build_method, build_rules, build_run
+from bitjax.launch.build import build_data, build_method, build_rules, build_work, open_folder
 from bitjax.launch.registry import MODELS, make, plain
 from bitjax.launch.start import load_start
 from bitjax.linen.visit import Visitor
 from bitjax.models import ImageNetResNet
 from bitjax.rules import quantizer_of
 from bitjax.runs.checkpoint import Checkpoints
+from bitjax.training.runner import run as run_work
 from configs.base import get_config as base
 from configs.cifar10.resnet20_250 import POINTS
 from tests.data.sets import encoded, picture, write_tfds
@@ -207,7 +208,7 @@ WRONG = {
 def test_a_wrong_config_is_one_line_before_any_training(name, tmp_path):
     changes, message = WRONG[name]
     with pytest.raises((ValueError, OSError), match=message) as caught:
-        build_run(digits(**changes), str(tmp_path / "run"))
+        build_work(digits(**changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists(), "the folder is free for the corrected config"
 
@@ -224,7 +225,7 @@ def test_a_layer_that_cannot_be_quantized_is_named_where_a_rule_asks_for_it(monk
     monkeypatch.setitem(MODELS, "normed", Normed)
     config = digits(model={"name": "normed"}, rules=(("norm/.*", WEIGHT), (".*", WEIGHT)))
     with pytest.raises(ValueError, match="norm.*LayerNorm") as caught:
-        build_run(config, None)
+        build_work(config)
     assert "\n" not in str(caught.value)
 
 
@@ -237,29 +238,29 @@ def test_a_damaged_file_of_data_is_named(tmp_path, data_root):
     path.write_bytes(content)
     config = digits(data__name="fashion_mnist", data__root=str(tmp_path))
     with pytest.raises(ValueError, match=f"{path} is damaged: expected md5 .*download it again"):
-        build_run(config, None)
+        build_work(config)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="--workdir '.*/file/run' must be a folder .*Choose an"):
-        build_run(digits(), str(tmp_path / "file" / "run"))
-    with pytest.raises(ValueError, match="--workdir '.*/file' must be a folder"):
-        build_run(digits(), str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*Choose an"):
+        open_folder(digits(), tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match="the folder '.*/file' must be one that can be written"):
+        open_folder(digits(), tmp_path / "file")
 
 
 def test_a_folder_that_holds_another_run_is_kept_and_the_difference_shown(tmp_path):
-    build_run(digits(), str(tmp_path))
-    build_run(digits(seed=1), str(tmp_path))  # nothing had begun under the other config
+    open_folder(digits(), tmp_path)
+    open_folder(digits(seed=1), tmp_path)  # nothing had begun under the other config
     (tmp_path / "metrics.jsonl").write_text("")
-    build_run(digits(seed=1), str(tmp_path))
+    open_folder(digits(seed=1), tmp_path)
     with pytest.raises(
         ValueError, match=r"different config \(.*seed: 1 there, 2 now.*\)"
     ) as caught:
-        build_run(digits(seed=2, data__batch_size=64), str(tmp_path))
+        open_folder(digits(seed=2, data__batch_size=64), tmp_path)
     assert "data.batch_size: 128 there, 64 now" in str(caught.value)
-    with pytest.raises(ValueError, match="holds a run already and --resume is off"):
-        build_run(digits(seed=1), str(tmp_path), resume=False)
+    with pytest.raises(ValueError, match="holds a run already, and it is not to be resumed"):
+        open_folder(digits(seed=1), tmp_path, resume=False)
 
 
 def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
@@ -275,17 +276,16 @@ def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
 
 def test_a_run_starts_from_another_runs_final_weights(tmp_path):
     config = digits(method={"name": "full_precision", "steps": 0}, rules=())
-    run = build_run(config, str(tmp_path / "float"))
-    run.show = False
-    run.execute()
-    again = build_run(digits(init_from=str(tmp_path / "float"), seed=9), None)
-    jax.tree.map(np.testing.assert_array_equal, again.start, run.start)
+    work = build_work(config)
+    run_work(work, open_folder(config, tmp_path / "float"), show=False)
+    again = build_work(digits(init_from=str(tmp_path / "float"), seed=9))
+    jax.tree.map(np.testing.assert_array_equal, again.start, work.start)
     with pytest.raises(ValueError, match=r"float has no folder 'best'. Train .*keep_best=True"):
-        build_run(digits(init_from=str(tmp_path / "float@best")), None)
-    better = jax.tree.map(lambda leaf: leaf + 1, run.start)
+        build_work(digits(init_from=str(tmp_path / "float@best")))
+    better = jax.tree.map(lambda leaf: leaf + 1, work.start)
     with Checkpoints(tmp_path / "float" / "best") as best:
         best.save(0, {"variables": better}, {"accuracy": 0.5})
-    again = build_run(digits(init_from=str(tmp_path / "float@best"), seed=9), None)
+    again = build_work(digits(init_from=str(tmp_path / "float@best"), seed=9))
     jax.tree.map(np.testing.assert_array_equal, again.start, better)
 
 
@@ -387,7 +387,7 @@ def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagene
     config = config_of(ROOT / "configs/imagenet/resnet50_float.py", "")
     config.data.root = str(tmp_path)
     with pytest.raises(FileNotFoundError, match="prepare_data tfds:imagenet2012 --root"):
-        build_run(config, None)
+        build_work(config)
     config.data.root = str(imagenet)
     dataset = build_data(plain(config))
     assert dataset.image_shape == (224, 224, 3) and dataset.shorter == 256
@@ -434,9 +434,7 @@ def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(
         config.method.update(fine_tune=0.0, settle=0.0)
     if "calibration_batches" in config.method:
         config.method.calibration_batches = 1
-    run = build_run(config, None)
-    run.show = False
-    result = run.execute()
+    result, _ = run_work(build_work(config), show=False)
     assert result["steps"] == 1 and np.isfinite(result["stages"][-1]["loss"])
 
 

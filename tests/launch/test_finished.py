@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work, open_folder
 from bitjax.launch.finished import load_run
 from bitjax.rules import quantizer_of
+from bitjax.training.runner import run
 from bitjax.variables import read_site
 from configs.digits.lsq import get_config
 
@@ -18,9 +19,8 @@ def test_the_loaded_model_has_the_runs_accuracy_and_its_integer_codes(tmp_path):
     config.model = {"name": "mlp", "num_classes": 10, "features": (16,)}
     config.method.steps = 30
     config.rules = ((".*", {"name": "lsq", "bits": 3}),)
-    run = build_run(config, str(tmp_path / "run"), source="configs/digits/lsq.py")
-    run.show = False
-    result = run.execute()
+    work = build_work(config, source="configs/digits/lsq.py")
+    result, _ = run(work, open_folder(config, tmp_path / "run"), show=False)
 
     loaded, model, variables = load_run(tmp_path / "run")
     data = loaded.dataset

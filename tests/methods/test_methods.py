@@ -27,7 +27,9 @@ from bitjax.methods.recipe import distillation
 from bitjax.models import MLP
 from bitjax.runs.rows import read_rows
 from bitjax.training.keeper import Keeper
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 DATA = load("digits", limit=256)
 MODEL = MLP(features=(16,))
@@ -140,8 +142,8 @@ def test_a_method_trains_to_integer_bits_and_leaves_its_start_alone(name, tmp_pa
     row = METHODS[name]
     start = MODEL.init(jax.random.PRNGKey(5), jnp.zeros((1, 8, 8, 1)))
     before = jax.tree.map(np.array, start)
-    run = Run(row.method, MODEL, DATA, start, SETTINGS, folder=tmp_path, show=False)
-    result = run.execute()
+    work = make_work(row.method, MODEL, DATA, start, SETTINGS)
+    result, _ = run(work, tmp_path, show=False)
     jax.tree.map(np.testing.assert_array_equal, start, before)
 
     assert result["status"] == "finished" and result["method"] == row.method.name
@@ -153,7 +155,7 @@ def test_a_method_trains_to_integer_bits_and_leaves_its_start_alone(name, tmp_pa
         assert np.mean(loss[-5:]) < 0.7 * np.mean(loss[:5])
         assert result["stages"][-1]["loss"] < 1.5 and result["accuracy"] > 0.5
 
-    keeper = Keeper(run)
+    keeper = Keeper(work, tmp_path)
     _, saved = keeper.restore()
     keeper.close()
     bits = {site: np.asarray(n) for site, n in bj.bits_of(saved["variables"]).items()}
@@ -161,7 +163,7 @@ def test_a_method_trains_to_integer_bits_and_leaves_its_start_alone(name, tmp_pa
     assert all(np.all(n == np.rint(n)) for n in bits.values())
     if name == "bitpruning":
         limits = dict.fromkeys(bits, (1.0, 16.0))
-        rounded = bj.round_bits(keeper.fractional, run.costs, limits, "budget", BUDGETS)
+        rounded = bj.round_bits(keeper.learned, work.costs, limits, "budget", BUDGETS)
         jax.tree.map(np.testing.assert_array_equal, rounded, bits)  # freezing has moved none
         assert result["bits"]["all"]["fractional"] < 5.5
 

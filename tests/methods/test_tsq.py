@@ -9,7 +9,10 @@ from bitjax.data import load
 from bitjax.methods import tsq
 from bitjax.methods.tsq import float_kernels
 from bitjax.models import MLP
-from bitjax.training.runner import Run, Settings, Stopped
+from bitjax.training.preemption import Preemption, Stopped
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import Work, make_work
 
 DATA = load("digits", limit=256)
 MODEL = MLP(features=(16, 16))
@@ -22,36 +25,36 @@ RULES = (
 )
 
 
-def run_of(folder=None, **settings):
+def work_of(**settings):
     method = tsq(RULES, **{"code_steps": 20, "calibration_batches": 2, **settings})
-    return Run(method, MODEL, DATA, None, SETTINGS, folder=folder, show=False)
+    return make_work(method, MODEL, DATA, None, SETTINGS)
 
 
 def kernels(variables):
     return {name: np.asarray(node["kernel"]) for name, node in variables["params"].items()}
 
 
-def execute(run):
-    """The variables after every stage."""
+def execute(work, monkeypatch):
+    """The result, and the variables after every stage."""
     seen = {}
-    evaluator = run.evaluator
+    evaluator = Work.evaluator
 
-    def noting(model):
-        evaluate = evaluator(model)
+    def noting(self, model):
+        evaluate = evaluator(self, model)
 
         def evaluated(variables):
-            seen[run.method.stages[len(seen)].name] = jax.tree.map(np.asarray, dict(variables))
+            seen[work.method.stages[len(seen)].name] = jax.tree.map(np.asarray, dict(variables))
             return evaluate(variables)
 
         return evaluated
 
-    run.evaluator = noting
-    return run.execute(), seen
+    monkeypatch.setattr(Work, "evaluator", noting)
+    return run(work, show=False).result, seen
 
 
 @pytest.mark.slow
-def test_the_first_step_leaves_kernels_float_and_the_second_takes_no_gradient():
-    result, seen = execute(run_of())
+def test_the_first_step_leaves_kernels_float_and_the_second_takes_no_gradient(monkeypatch):
+    result, seen = execute(work_of(), monkeypatch)
     assert [stage["steps"] for stage in result["stages"]] == [20, 0]
     codes, transformed = (kernels(seen[name]) for name in ("codes", "transform"))
     assert len(np.unique(codes["dense2"])) > 100
@@ -63,8 +66,8 @@ def test_the_first_step_leaves_kernels_float_and_the_second_takes_no_gradient():
 
 
 @pytest.mark.slow
-def test_fine_tuning_keeps_the_codes_and_moves_what_surrounds_them():
-    _, seen = execute(run_of(fine_tune_steps=10, fine_tune_rate=0.05))
+def test_fine_tuning_keeps_the_codes_and_moves_what_surrounds_them(monkeypatch):
+    _, seen = execute(work_of(fine_tune_steps=10, fine_tune_rate=0.05), monkeypatch)
     before, after = (seen[name] for name in ("transform", "fine_tune"))
     np.testing.assert_array_equal(kernels(before)["dense2"], kernels(after)["dense2"])
     assert (kernels(before)["head"] != kernels(after)["head"]).any()
@@ -79,51 +82,45 @@ def test_fine_tuning_keeps_the_codes_and_moves_what_surrounds_them():
 
 
 @pytest.mark.slow
-def test_straight_through_fine_tuning_moves_the_kernels_too():
-    _, seen = execute(run_of(fine_tune_steps=10, fine_tune_rate=0.05, trained="straight_through"))
+def test_straight_through_fine_tuning_moves_the_kernels_too(monkeypatch):
+    _, seen = execute(
+        work_of(fine_tune_steps=10, fine_tune_rate=0.05, trained="straight_through"), monkeypatch
+    )
     before, after = (kernels(seen[name])["dense2"] for name in ("transform", "fine_tune"))
     assert (before != after).any()
 
 
 @pytest.mark.slow
-def test_a_transformation_that_is_stopped_goes_on_at_the_layer_behind(tmp_path):
+def test_a_transformation_that_is_stopped_goes_on_at_the_layer_behind(tmp_path, monkeypatch):
     rules = (*RULES[:2], bj.rule(".*/kernel", bj.ternary(fit="stored")))
 
-    def made(folder):
-        method = tsq(rules, code_steps=5, calibration_batches=2)
-        return Run(method, MODEL, DATA, None, SETTINGS, folder=folder, show=False)
+    method = tsq(rules, code_steps=5, calibration_batches=2)
+    work = make_work(method, MODEL, DATA, None, SETTINGS)
+    whole = run(work, tmp_path / "whole", show=False).result
+    context, asked = Work.context, Preemption()
 
-    def with_folder(name):
-        folder = tmp_path / name
-        folder.mkdir()
-        return folder
-
-    whole = made(with_folder("whole")).execute()
-    stopped = made(with_folder("stopped"))
-    context = stopped._context
-
-    def stopping(index, previous):
-        found = context(index, previous)
+    def stopping(self, index, previous, log):
         if index == 1:  # at the first layer that is done
-            return found._replace(log=lambda text: stopped.preemption.request("a test"))
-        return found
+            return context(self, index, previous, lambda text: asked.request("a test"))
+        return context(self, index, previous, log)
 
-    stopped._context = stopping
-    with pytest.raises(Stopped):
-        stopped.execute()
-    resumed = made(tmp_path / "stopped").execute()
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "context", stopping)
+        with pytest.raises(Stopped):
+            run(work, tmp_path / "stopped", show=False, preemption=asked)
+    resumed = run(work, tmp_path / "stopped", show=False).result
     for key in ("accuracy", "bits"):
         assert resumed[key] == whole[key]
 
 
 @pytest.mark.slow
-def test_planes_of_inputs_get_scales_of_least_error_first():
+def test_planes_of_inputs_get_scales_of_least_error_first(monkeypatch):
     rules = (
         bj.rule("(dense2|head)/input", bj.bitplane(bits=8)),
         bj.rule("dense2/kernel", bj.ternary(fit="stored")),
     )
     method = tsq(rules, code_steps=0, input_bits=3, calibration_batches=2)
-    result, seen = execute(Run(method, MODEL, DATA, None, SETTINGS, show=False))
+    result, seen = execute(make_work(method, MODEL, DATA, None, SETTINGS), monkeypatch)
     bits = seen["transform"]["quant"]
     assert float(bits["dense2"]["input"]["bits"]) == float(bits["head"]["input"]["bits"]) == 3.0
     assert result["steps"] == 0

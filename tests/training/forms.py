@@ -2,7 +2,7 @@
 
 python forms.py FOLDER WHAT FORMS DEVICES [PORT INDEX], with its devices given by XLA_FLAGS.
 WHAT is `quick`, `quantized` or `float64`: a run of 50 steps (1 if quick) in each form, and a step
-from each of the states that the form `none` passed. Or `whole` or `dying`: a `Run` to its end, or
+from each of the states that the form `none` passed. Or `whole` or `dying`: a run to its end, or
 until its process is gone after 30 of 50 steps.
 """
 
@@ -24,9 +24,11 @@ from bitjax.costs.measures import bits_of
 from bitjax.data import load, normalize, train_batch
 from bitjax.methods import bitpruning, full_precision
 from bitjax.training.parallel import placement
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
 from bitjax.training.state import initial_state, variables_of
 from bitjax.training.step import make_train_step
+from bitjax.training.work import make_work
 
 DATA = load("digits", limit=512)
 BATCH, STEPS = 32, 50
@@ -208,7 +210,7 @@ def run_all(form, devices, folder, dies):
         devices=devices,
     )
     method = learning._replace(stages=stages)
-    Run(method, Net(), DATA, None, settings, folder=folder / "run", show=False).execute()
+    run(make_work(method, Net(), DATA, None, settings), folder / "run", show=False)
 
 
 def main(folder, what, forms, devices, port="", index=""):

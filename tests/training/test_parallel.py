@@ -21,9 +21,11 @@ from bitjax.runs.rows import read_rows
 from bitjax.training import hosts
 from bitjax.training.feed import resident
 from bitjax.training.parallel import part_of_batch, placement
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
 from bitjax.training.state import initial_state
 from bitjax.training.step import make_train_step, step_keys
+from bitjax.training.work import make_work
 
 ROOT = Path(__file__).parents[2]
 DATA = load("digits", limit=100)
@@ -253,7 +255,7 @@ def test_only_a_launcher_that_started_several_processes_is_a_cluster():
 )
 def test_what_does_not_go_with_the_devices_is_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
-        Run(full_precision(steps=1), MLP((4,)), DATA, None, Settings(**settings))
+        make_work(full_precision(steps=1), MLP((4,)), DATA, None, Settings(**settings))
 
 
 def test_a_model_without_a_dtype_cannot_compute_in_another():
@@ -263,7 +265,7 @@ def test_a_model_without_a_dtype_cannot_compute_in_another():
             return nn.Dense(10)(x.reshape(len(x), -1))
 
     with pytest.raises(ValueError, match="`compute_dtype` must be 'float32' for Plain"):
-        Run(full_precision(steps=1), Plain(), DATA, None, Settings(compute_dtype="bfloat16"))
+        make_work(full_precision(steps=1), Plain(), DATA, None, Settings(compute_dtype="bfloat16"))
 
 
 @pytest.mark.slow
@@ -283,18 +285,16 @@ def test_steps_of_one_dispatch_are_the_steps_one_by_one(form, tmp_path):
             eval_every=3,
             **changes,
         )
-        run = Run(
+        work = make_work(
             full_precision(steps=7, learning_rate=0.1),
             MLP((4,)),
             DATA,
             None,
             settings,
-            folder=tmp_path / name,
-            show=False,
             place=place,
         )
         assert bool(resident(DATA, place, 1)) == bool(changes)
-        run.execute()
+        run(work, tmp_path / name, show=False)
         rows[name] = read_rows(tmp_path / name / "metrics.jsonl")
     assert [row["step"] for row in rows["apart"]] == [3, 3, 6, 6, 7]
     for one, other in zip(rows["apart"], rows["together"], strict=True):
@@ -314,13 +314,13 @@ def test_parts_of_a_batch_are_averaged(tmp_path):
             x = nn.Dense(4)(x.reshape(len(x), -1))
             return nn.Dense(10)(nn.BatchNorm(use_running_average=not train)(x))
 
-    run = Run(full_precision(steps=3), Net(), DATA, None, settings, show=False)
+    work = make_work(full_precision(steps=3), Net(), DATA, None, settings)
     model = bj.Quantized(Net(), ())
-    state = initial_state(stage, run.start, key=run.key)
+    state = initial_state(stage, work.start, key=work.key)
     batch = train_batch(DATA, 16, 0, seed=0)
 
     def step(batch, **options):
-        made = make_train_step(model, stage, run.costs, run.preprocess, **options)
+        made = make_train_step(model, stage, work.costs, work.preprocess, **options)
         return jax.jit(made, **compile_quickly())(state, batch)
 
     new, metrics = step(batch, accumulate=2)
@@ -354,10 +354,9 @@ def test_in_bfloat16_only_the_model_is(quantized):
     settings = Settings(batch_size=16, compute_dtype="bfloat16")
     shapes = jax.eval_shape(SmallCNN(width=2).init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    run = Run(method, SmallCNN(width=2), DATA, start, settings, show=False)
-    stage = run.method.stages[0]
-    state = run.fresh_state(0, run.enter(stage, run.start))
-    step = make_train_step(run.wrap(stage), stage, run.costs, run.preprocess)
+    work = make_work(method, SmallCNN(width=2), DATA, start, settings)
+    state = work.first_state(0, work.enter(work.method.stages[0], work.start))
+    step = work.train_step(0)
     batch = train_batch(DATA, 16, 0, seed=0)
     lowered = jax.jit(step).lower(state, batch)
     lines = lowered.as_text().splitlines()

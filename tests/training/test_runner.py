@@ -15,8 +15,12 @@ from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.rows import read_rows
+from bitjax.training.finite import NonFiniteError
 from bitjax.training.keeper import Keeper
-from bitjax.training.runner import NonFiniteError, Run, Settings, Stopped
+from bitjax.training.preemption import Preemption, Stopped
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import make_work
 
 DATA = load("digits", limit=100)
 SETTINGS = Settings(
@@ -49,7 +53,8 @@ class Interruption:
     """Kills or stops a run when it comes by a place for the n-th time."""
 
     def __init__(self, place=None, kind="kill", times=1):
-        self.place, self.kind, self.times, self.run = place, kind, times, None
+        self.place, self.kind, self.times = place, kind, times
+        self.preemption = Preemption()
 
     def passing(self, place):
         if place != self.place:
@@ -58,7 +63,7 @@ class Interruption:
         if self.times == 0 and self.kind == "kill":
             raise Killed
         if self.times == 0:
-            self.run.preemption.request("the test")
+            self.preemption.request("the test")
 
 
 def method(interruption):
@@ -96,26 +101,24 @@ def method(interruption):
     return Method("test", (Stage("units", rules, prepare=units), *stages))
 
 
-def make(folder, interruption=None, **settings):
+def make(interruption=None, **settings):
+    chosen = method(interruption or Interruption())
+    return make_work(chosen, Net(), DATA, settings=SETTINGS._replace(**settings))
+
+
+def finish(folder, interruption=None, **settings):
     interruption = interruption or Interruption()
-    run = Run(
-        method(interruption),
-        Net(),
-        DATA,
-        settings=SETTINGS._replace(**settings),
-        folder=folder,
-        show=False,
-    )
-    interruption.run = run
-    return run
+    work = make(interruption, **settings)
+    return run(work, folder, show=False, preemption=interruption.preemption).result
 
 
-def final_state(run):
+def final_state(folder):
     """The variables that a finished run left on disk."""
-    keeper = Keeper(run)
-    place, saved = keeper.restore()
+    work = make()
+    keeper = Keeper(work, folder)
+    position, saved = keeper.restore()
     keeper.close()
-    assert place.stage == len(run.method.stages)
+    assert position.stage == len(work.method.stages)
     return saved["variables"]
 
 
@@ -134,7 +137,7 @@ def assert_same_run(folder, result, other, other_result):
     assert without_clock(result) == without_clock(other_result)
     assert rows_of(folder) == rows_of(other)
     assert (folder / "bits.csv").read_text() == (other / "bits.csv").read_text()
-    jax.tree.map(np.testing.assert_array_equal, final_state(make(folder)), final_state(make(other)))
+    jax.tree.map(np.testing.assert_array_equal, final_state(folder), final_state(other))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -157,17 +160,17 @@ def programs_are_compiled_once(tmp_path_factory):
 def whole(tmp_path_factory):
     """A run that nothing interrupted: its folder and its result."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, make(folder, keep_best=True).execute()
+    return folder, finish(folder, keep_best=True)
 
 
 def interrupted(folder, interruption):
     """Runs until the interruption; the process then is gone."""
     kind = Killed if interruption.kind == "kill" else Stopped
-    run = make(folder, interruption)
-    start = jax.tree.map(np.copy, run.start)
+    work = make(interruption)
+    start = jax.tree.map(np.copy, work.start)
     with pytest.raises(kind):
-        run.execute()
-    jax.tree.map(np.testing.assert_array_equal, run.start, start)
+        run(work, folder, show=False, preemption=interruption.preemption)
+    jax.tree.map(np.testing.assert_array_equal, work.start, start)
     if kind is Stopped:
         assert json.loads((folder / "result.json").read_text())["status"] == "stopped"
 
@@ -181,7 +184,7 @@ def test_a_run_interrupted_everywhere_ends_as_one_that_was_not(whole, tmp_path):
     stages = json.loads((tmp_path / "result.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["units", "learn_bits"]
     interrupted(tmp_path, Interruption("freeze_bits", "kill", times=3))
-    assert_same_run(*whole, tmp_path, make(tmp_path).execute())
+    assert_same_run(*whole, tmp_path, finish(tmp_path))
 
 
 @pytest.mark.slow
@@ -193,7 +196,7 @@ def test_a_run_interrupted_everywhere_ends_as_one_that_was_not(whole, tmp_path):
 )
 def test_a_run_interrupted_once_ends_as_one_that_was_not(place, times, kind, whole, tmp_path):
     interrupted(tmp_path, Interruption(place, kind, times))
-    assert_same_run(*whole, tmp_path, make(tmp_path).execute())
+    assert_same_run(*whole, tmp_path, finish(tmp_path))
 
 
 def test_stages_come_in_order_and_the_budget_holds_on_integers(whole):
@@ -228,8 +231,8 @@ def test_the_variables_that_evaluated_best_are_kept_apart(tmp_path):
     few = DATA._replace(eval_images=DATA.eval_images[:8], eval_labels=DATA.eval_labels[:8])
     settings = SETTINGS._replace(eval_every=1, log_every=20, keep_best=True, keep_checkpoints=3)
     method = full_precision(steps=9, learning_rate=0.5)
-    run = Run(method, MLP((4,)), few, None, settings, folder=tmp_path, show=False)
-    run.execute()
+    work = make_work(method, MLP((4,)), few, None, settings)
+    run(work, tmp_path, show=False)
     rows = read_rows(tmp_path / "metrics.jsonl")
     seen = {row["step"]: row["eval_accuracy"] for row in rows if "eval_accuracy" in row}
     seen[9] = json.loads((tmp_path / "result.json").read_text())["accuracy"]
@@ -239,15 +242,15 @@ def test_the_variables_that_evaluated_best_are_kept_apart(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [6, 8, 9]
     with Checkpoints(tmp_path / "best") as checkpoints:
-        best = checkpoints.restore(lambda meta: {"variables": jax.eval_shape(lambda: run.start)})
+        best = checkpoints.restore(lambda meta: {"variables": jax.eval_shape(lambda: work.start)})
     assert (best.step, best.meta) == (first_best, {"accuracy": seen[first_best]})
-    evaluate = run.evaluator(run.wrap(run.method.stages[0]))
-    assert evaluate(best.state["variables"])[0] == seen[first_best]
+    evaluate = work.evaluator(work.wrap(work.method.stages[0]))
+    assert evaluate(best.state["variables"])["accuracy"] == seen[first_best]
 
 
 def test_the_best_of_a_later_stage_takes_the_place_of_an_earlier_ones(whole):
     folder, result = whole
-    variables = final_state(make(folder))
+    variables = final_state(folder)
     with Checkpoints(folder / "best") as checkpoints:
         best = checkpoints.restore(lambda meta: {"variables": jax.eval_shape(lambda: variables)})
     assert best.meta == {"accuracy": result["accuracy"]}  # its last stage evaluates once
@@ -258,7 +261,7 @@ def test_a_finished_run_is_not_trained_again(whole):
     folder, result = whole
     rows = rows_of(folder)
     never = Interruption("learn_bits", "kill")
-    assert without_clock(make(folder, never).execute()) == without_clock(result)
+    assert without_clock(finish(folder, never)) == without_clock(result)
     assert rows_of(folder) == rows
 
 
@@ -266,17 +269,17 @@ def test_the_float_start_is_neither_changed_nor_given_away(whole):
     del whole  # the same programs, compiled
     start = Net().init(jax.random.PRNGKey(3), jnp.zeros((1, 8, 8, 1)))
     before = jax.tree.map(np.array, start)
-    run = Run(full_precision(steps=2), Net(), DATA, start, SETTINGS, show=False)
-    run.execute()
+    work = make_work(full_precision(steps=2), Net(), DATA, start, SETTINGS)
+    run(work, show=False)
     jax.tree.map(np.testing.assert_array_equal, start, before)
-    jax.tree.map(np.testing.assert_array_equal, run.start, before)
+    jax.tree.map(np.testing.assert_array_equal, work.start, before)
 
 
 def test_another_seed_is_another_run_and_the_same_seed_the_same():
     def losses(seed):
         settings = SETTINGS._replace(seed=seed)
-        run = Run(full_precision(steps=3), MLP((4,)), DATA, settings=settings, show=False)
-        return run.execute()["stages"][0]["loss"]
+        work = make_work(full_precision(steps=3), MLP((4,)), DATA, settings=settings)
+        return run(work, show=False).result["stages"][0]["loss"]
 
     assert losses(0) == losses(0) != losses(1)
 
@@ -288,26 +291,26 @@ def with_nan(step):
     return DATA._replace(images=images)
 
 
-def test_a_run_that_another_commit_went_on_with_names_both(tmp_path):
-    first = make(tmp_path, Interruption("learn_bits", "stop"))
-    first.provenance["commit"] = "a"
-    with pytest.raises(Stopped):
-        first.execute()
-    second = make(tmp_path)
-    second.provenance["commit"] = "b"
-    result = second.execute()
+def test_a_run_that_another_commit_went_on_with_names_both(tmp_path, monkeypatch):
+    def of(commit):
+        monkeypatch.setattr("bitjax.training.keeper.provenance", lambda: {"commit": commit})
+
+    of("a")
+    interrupted(tmp_path, Interruption("learn_bits", "stop"))
+    of("b")
+    result = finish(tmp_path)
     assert (result["commit"], result["commits"]) == ("b", ["a", "b"])
 
 
 def test_a_nan_image_stops_the_run_with_its_step_and_site(tmp_path):
     settings = SETTINGS._replace(augmentation="none", log_every=1)
-    run = Run(full_precision(steps=6), Net(), with_nan(3), None, settings, folder=tmp_path)
+    work = make_work(full_precision(steps=6), Net(), with_nan(3), None, settings)
     with pytest.raises(NonFiniteError, match="step 4 is not finite at 'hidden/input'"):
-        run.execute()
+        run(work, tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["status"] == "failed" and "hidden/input" in result["error"]
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
-    keeper = Keeper(run)
+    keeper = Keeper(work, tmp_path)
     place, saved = keeper.restore()
     keeper.close()
     assert place.unit == 2 and int(saved["state"].bad_step) == -1
@@ -317,17 +320,16 @@ def test_a_nan_image_stops_the_run_with_its_step_and_site(tmp_path):
 def test_a_nan_image_in_the_calibration_batch_stops_the_run_before_training():
     images = np.full_like(DATA.images, np.nan, np.float32)
     rules = (bj.rule(".*", bj.uniform(bits=8)),)
-    run = Run(uniform(rules), MLP((4,)), DATA._replace(images=images), show=False)
+    work = make_work(uniform(rules), MLP((4,)), DATA._replace(images=images))
     with pytest.raises(ValueError, match="NaN or inf first at dense1/input: clean the data"):
-        run.execute()
+        run(work, show=False)
 
 
 def test_too_large_a_learning_rate_is_reported_not_trained_through():
-    run = Run(
-        full_precision(steps=4, learning_rate=1e30), MLP((4,)), DATA, None, SETTINGS, show=False
-    )
+    diverging = full_precision(steps=4, learning_rate=1e30)
+    work = make_work(diverging, MLP((4,)), DATA, None, SETTINGS)
     with pytest.raises(NonFiniteError, match=r"step \d is not finite (at|in) .* learning rates"):
-        run.execute()
+        run(work, show=False)
 
 
 @pytest.mark.parametrize(
@@ -343,4 +345,4 @@ def test_too_large_a_learning_rate_is_reported_not_trained_through():
 )
 def test_settings_out_of_range_are_refused_at_once(setting, message):
     with pytest.raises(ValueError, match=message):
-        Run(full_precision(steps=1), MLP((4,)), DATA, None, Settings(**setting))
+        make_work(full_precision(steps=1), MLP((4,)), DATA, None, Settings(**setting))

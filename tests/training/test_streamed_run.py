@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work, open_folder
+from bitjax.training.preemption import Preemption, Stopped
 from bitjax.training.progress import Progress
-from bitjax.training.runner import Stopped
+from bitjax.training.runner import run
 from configs.base import get_config as base
 from tests.data.sets import write_folder
 
@@ -32,26 +33,28 @@ def config(folder, steps=9) -> ConfigDict:
 class StopAt(Progress):
     """Asks a run to stop once a step is done."""
 
-    def __init__(self, run, step):
+    def __init__(self, preemption, step):
         super().__init__(enabled=False)
-        self.run, self.step = run, step
+        self.preemption, self.step = preemption, step
 
     def update(self, step, **values):
         super().update(step, **values)
         if step == self.step:
-            self.run.preemption.request("the test")
+            self.preemption.request("the test")
 
 
 def execute(folder, workdir, stop_at=()):
     """The run's rows and result; stopped and resumed at some steps on the way."""
     for step in (*stop_at, None):
-        run = build_run(config(folder), str(workdir))
-        run.show = False
+        chosen, asked = config(folder), Preemption()
+        work = build_work(chosen)
+        open_folder(chosen, workdir)
         if step is None:
-            result = run.execute()
+            result, _ = run(work, workdir, show=False)
         else:
             with pytest.raises(Stopped, match=f"stopped at step {step} "):
-                run.execute(StopAt(run, step))
+                stop = StopAt(asked, step)
+                run(work, workdir, show=False, preemption=asked, progress=stop)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if "second" not in k} for row in rows], result
 

@@ -1,7 +1,6 @@
 """Rows of a vectorized group take the steps that the runs alone take, and stop and fail as they."""
 
 import json
-from collections import namedtuple
 
 import flax.linen as nn
 import jax
@@ -16,12 +15,15 @@ from bitjax.linen.probe import probe
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
 from bitjax.rules import quantizer_of
+from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.rows import read_rows
+from bitjax.training.group import check_rows
+from bitjax.training.preemption import Preemption, Stopped
 from bitjax.training.rows import programs, rows_of, stack
-from bitjax.training.runner import Run, Settings, Stopped
+from bitjax.training.runner import run, run_rows
+from bitjax.training.settings import Settings
 from bitjax.training.state import variables_of
-from bitjax.training.step import make_train_step
-from bitjax.training.vectorized import VectorizedRuns
+from bitjax.training.work import make_work
 from bitjax.variables import read_site
 
 DATA = load("digits", limit=100)
@@ -73,57 +75,57 @@ def learned(**changes):
     )
 
 
-def group_of(methods, folder=None, model=None, data=DATA, **settings):
-    """Runs by name, each with its number as its seed."""
-    runs = {}
+def group_of(methods, model=None, data=DATA, **settings):
+    """Works by name, each with its number as its seed."""
+    works = {}
     for seed, method in enumerate(methods):
-        own = folder / f"row{seed}" if folder else None
         chosen = SETTINGS._replace(**{"seed": seed, **settings})
         facts = {"config_hash": f"{seed}"}
-        runs[f"row{seed}"] = Run(
-            method, model or Net(), data, settings=chosen, folder=own, facts=facts, show=False
-        )
-        if own:
-            own.mkdir(parents=True, exist_ok=True)
-    return runs
+        works[f"row{seed}"] = make_work(method, model or Net(), data, settings=chosen, facts=facts)
+    return works
+
+
+def run_group(works, folder=None, preemption=None):
+    """The outcomes of a group whose rows have folders inside the group's, and what failed."""
+    folders = {name: folder / name for name in works} if folder else None
+    for own in (folders or {}).values():
+        own.mkdir(parents=True, exist_ok=True)
+    return run_rows(works, folders, folder, show=False, preemption=preemption)
 
 
 class Steps:
     """The step of a stage for one run, and for all rows at once."""
 
-    def __init__(self, runs, index=0):
-        self.runs = list(runs.values())
-        first = self.runs[0]
+    def __init__(self, works, index=0):
+        self.works = list(works.values())
+        first = self.works[0]
         self.model = first.wrap(first.method.stages[index])
         # Compiled once for each run that is asked for, as it would be alone.
-        self.alone = [jax.jit(self._step(run, index)) for run in self.runs]
+        self.alone = [jax.jit(work.train_step(index)) for work in self.works]
         self.codes = jax.jit(lambda *args: codes_of(self.model, *args))
-        self.together = jax.jit(jax.vmap(self._step(first, index)))
+        self.together = jax.jit(jax.vmap(first.train_step(index)))
         states = []
-        for run in self.runs:
-            states.append(run.fresh_state(index, run.enter(run.method.stages[index], run.start)))
+        for work in self.works:
+            variables = work.enter(work.method.stages[index], work.start)
+            states.append(work.first_state(index, variables))
         self.start = stack(states)
 
-    def _step(self, run, index):
-        stage = run.method.stages[index]
-        return make_train_step(run.wrap(stage), stage, run.costs, run.preprocess)
-
     def batches(self, step):
-        size = self.runs[0].settings.batch_size
-        return [train_batch(run.dataset, size, step, run.settings.seed) for run in self.runs]
+        size = self.works[0].settings.batch_size
+        return [train_batch(work.dataset, size, step, work.settings.seed) for work in self.works]
 
     def check(self, state, step):
         """Every row's step from a state is the run's own; returns the state behind it."""
         batches = self.batches(step)
         after, metrics = self.together(state, stack(batches))
-        rows, afters = rows_of(state, len(batches)), rows_of(after, len(batches))
+        rows, afters = rows_of(state), rows_of(after)
         for i, (row, new, batch) in enumerate(zip(rows, afters, batches, strict=True)):
             own, own_metrics = self.alone[i](row, batch)
             np.testing.assert_allclose(
                 metrics["loss"][i], own_metrics["loss"], rtol=1e-6, atol=1e-6
             )
             assert_updates_equal(row, new, own)
-            x = self.runs[i].preprocess(None, jnp.asarray(batch["image"]))
+            x = self.works[i].preprocess(None, jnp.asarray(batch["image"]))
             assert_codes_equal(self.codes(variables_of(new), variables_of(own), x))
         return after
 
@@ -189,7 +191,7 @@ def pair():
 def test_each_row_takes_the_step_that_the_run_alone_takes(pair):
     steps = Steps(pair)
     after, metrics = steps.together(steps.start, stack(steps.batches(0)))
-    rows, afters = rows_of(steps.start, 2), rows_of(after, 2)
+    rows, afters = rows_of(steps.start), rows_of(after)
     own, own_metrics = steps.alone[1](rows[1], steps.batches(0)[1])
     np.testing.assert_allclose(metrics["loss"][1], own_metrics["loss"], rtol=1e-6, atol=1e-6)
     assert_updates_equal(rows[1], afters[1], own)
@@ -220,20 +222,20 @@ def test_steps_0_10_and_50_of_learned_bits_are_those_of_the_runs_alone():
 def test_on_the_digits_rows_and_runs_part_by_a_flipped_code_at_most():
     # Of half a million codes in a step one may lie so near to a boundary that the last bit of a
     # convolution decides: a change of 1e-7 in the parameters moves the loss by up to 7e-5.
-    from bitjax.launch.build import build_run
+    from bitjax.launch.build import build_work
     from bitjax.launch.config_files import load_config
 
     path, runs = "configs/digits/bitpruning.py", {}
     for seed, rate in enumerate((0.05, 0.02)):
         arguments = [f"--config.seed={seed}", f"--config.method.learning_rate={rate}"]
-        runs[str(seed)] = build_run(load_config(path, arguments), None)
+        runs[str(seed)] = build_work(load_config(path, arguments))
     steps = Steps(runs)
     state, alone = steps.start, steps.alone[0]
     for step in range(51):
         batches = steps.batches(step)
         after, metrics = steps.together(state, stack(batches))
         if step in (0, 10, 50):
-            for i, row in enumerate(rows_of(state, 2)):
+            for i, row in enumerate(rows_of(state)):
                 base = float(alone(row, batches[i])[1]["loss"])
                 apart = abs(float(metrics["loss"][i]) - base)
                 if apart > 1e-6:
@@ -264,35 +266,31 @@ def nudged(state, seed):
     ids=str,
 )
 def test_programs_are_equal_where_the_change_is_in_the_state(change, same, plain_programs):
-    (run,) = group_of([learned(**{"gamma": 0.1, **change})], model=LAYER).values()
-    assert (programs(run) == plain_programs) == same
+    (work,) = group_of([learned(**{"gamma": 0.1, **change})], model=LAYER).values()
+    assert (programs(work) == plain_programs) == same
 
 
 @pytest.fixture(scope="module")
 def plain_programs():
-    (run,) = group_of([learned(gamma=0.1)], model=LAYER, seed=7).values()
-    return programs(run)
+    (work,) = group_of([learned(gamma=0.1)], model=LAYER, seed=7).values()
+    return programs(work)
 
 
 def test_programs_differ_in_the_arrays_they_close_over_and_not_in_rates(pair):
-    run = pair["row0"]
-    plain = run.method
+    work = pair["row0"]
 
     def of(value, rate):
         table = jnp.arange(10.0) * value
 
-        def loss(logits, labels, soft):
-            del labels, soft
+        def loss(task_loss, logits, soft):
+            del task_loss, soft
             return jnp.mean(logits * table)
 
         method = full_precision(steps=2, learning_rate=rate)
-        run.method = Method("test", (method.stages[0]._replace(loss=loss),))
-        return programs(run)
+        method = Method("test", (method.stages[0]._replace(loss=loss),))
+        return programs(work._replace(method=method))
 
-    try:
-        assert of(1.0, 0.1) == of(1.0, 0.2) != of(2.0, 0.1)
-    finally:
-        run.method = plain
+    assert of(1.0, 0.1) == of(1.0, 0.2) != of(2.0, 0.1)
 
 
 def clockless(folder):
@@ -310,14 +308,15 @@ class Interruption:
     """Kills or stops a group when a row's host function runs for the n-th time in a stage."""
 
     def __init__(self, kind="", stage="", times=0):
-        self.kind, self.stage, self.times, self.group = kind, stage, times, None
+        self.kind, self.stage, self.times = kind, stage, times
+        self.preemption = Preemption()
 
     def passing(self, stage):
         self.times -= stage == self.stage
         if self.times == 0 and self.kind == "kill":
             raise KeyboardInterrupt
         if self.times == 0 and self.kind == "stop":
-            self.group.stopping = True
+            self.preemption.request("the test")
 
     def watch(self, method):
         """The method, with a host function behind every step."""
@@ -336,14 +335,12 @@ class Interruption:
 def watched_group(folder, interruption):
     budgets = (bj.budget("bits", 5.0),)
     methods = [interruption.watch(learned(gamma=g, budgets=budgets)) for g in (0.1, 0.3)]
-    runs = group_of(methods, folder, LAYER)
-    interruption.group = VectorizedRuns(runs, folder, show=False)
-    return interruption.group
+    return run_group(group_of(methods, LAYER), folder, interruption.preemption)
 
 
 @pytest.mark.slow
 def test_a_group_interrupted_everywhere_ends_as_one_that_was_not(tmp_path):
-    assert sorted(watched_group(tmp_path / "whole", Interruption()).execute()) == ["row0", "row1"]
+    assert sorted(watched_group(tmp_path / "whole", Interruption())[0]) == ["row0", "row1"]
     for place in (
         ("stop", "learn_bits", 3),
         ("kill", "learn_bits", 5),
@@ -351,11 +348,11 @@ def test_a_group_interrupted_everywhere_ends_as_one_that_was_not(tmp_path):
         ("stop", "freeze_bits", 7),
     ):
         with pytest.raises(Stopped if place[0] == "stop" else KeyboardInterrupt):
-            watched_group(tmp_path / "parts", Interruption(*place)).execute()
+            watched_group(tmp_path / "parts", Interruption(*place))
         for row in ("row0", "row1"):
             path = tmp_path / "parts" / row / "result.json"
             assert json.loads(path.read_text())["status"] == "stopped"
-    watched_group(tmp_path / "parts", Interruption()).execute()
+    watched_group(tmp_path / "parts", Interruption())
     for row in ("row0", "row1"):
         assert clockless(tmp_path / "parts" / row) == clockless(tmp_path / "whole" / row)
 
@@ -363,10 +360,11 @@ def test_a_group_interrupted_everywhere_ends_as_one_that_was_not(tmp_path):
 @pytest.mark.slow
 def test_a_group_ends_where_the_runs_alone_end(tmp_path):
     methods = [learned(gamma=g) for g in (0.1, 0.3)]
-    runs = group_of(methods, tmp_path / "group")
-    together = VectorizedRuns(runs, None, show=False).execute()
-    for name, run in group_of(methods, tmp_path / "alone").items():
-        alone = run.execute()
+    works = group_of(methods)
+    together, _ = run_group(works, tmp_path / "group")
+    together = {name: outcome.result for name, outcome in together.items()}
+    for name, work in works.items():
+        alone = run(work, tmp_path / "alone" / name, show=False).result
         for key in ("fractional", "integer"):
             for sites, bits in alone["bits"].items():
                 assert together[name]["bits"][sites][key] == pytest.approx(bits[key], abs=1e-3)
@@ -376,33 +374,33 @@ def test_a_group_ends_where_the_runs_alone_end(tmp_path):
         assert rows[0].keys() == own[0].keys()
         assert rows[0]["loss"] == pytest.approx(own[0]["loss"], abs=1e-3)
         # The row's folder is that of a run: it can start another one, or go on.
-        again = group_of(methods, tmp_path / "group")[name].execute()
+        again = run(work, tmp_path / "group" / name, show=False).result
         assert again["accuracy"] == together[name]["accuracy"]
 
 
 @pytest.mark.slow
 def test_a_row_that_is_not_finite_fails_alone(tmp_path):
     methods = [learned(), learned(learning_rate=1e30), learned()]
-    group = VectorizedRuns(group_of(methods, tmp_path), tmp_path, show=False)
-    results = group.execute()
-    assert sorted(results) == ["row0", "row2"] and list(group.failed) == ["row1"]
-    assert "is not finite" in group.failed["row1"]
+    works = group_of(methods)
+    results, failed = run_group(works, tmp_path)
+    assert sorted(results) == ["row0", "row2"] and list(failed) == ["row1"]
+    assert "is not finite" in failed["row1"]
     statuses = [
         json.loads((tmp_path / f"row{i}" / "result.json").read_text())["status"] for i in range(3)
     ]
     assert statuses == ["finished", "failed", "finished"]
     # What the others are does not depend on it.
-    alone = group_of(methods, tmp_path / "alone")["row2"].execute()
-    assert results["row2"]["bits"]["all"]["fractional"] == pytest.approx(
+    alone = run(works["row2"], show=False).result
+    assert results["row2"].result["bits"]["all"]["fractional"] == pytest.approx(
         alone["bits"]["all"]["fractional"], abs=1e-3
     )
 
 
 @pytest.mark.slow
 def test_a_group_does_not_go_on_with_other_runs(tmp_path):
-    VectorizedRuns(group_of([learned()] * 2, tmp_path), tmp_path, show=False).execute()
+    run_group(group_of([learned()] * 2), tmp_path)
     with pytest.raises(ValueError, match="checkpoint is of other runs: row0, row1 there, row0 now"):
-        VectorizedRuns(group_of([learned()], tmp_path), tmp_path, show=False).execute()
+        run_group(group_of([learned()]), tmp_path)
 
 
 @pytest.mark.slow
@@ -415,26 +413,48 @@ def test_a_row_whose_preparation_is_refused_fails_alone(tmp_path):
 
         return Method("test", (Stage("prepare", (), prepare=prepare),))
 
-    runs = group_of([refusing(""), refusing("no such thing")], tmp_path, LAYER)
-    group = VectorizedRuns(runs, tmp_path, show=False)
-    assert list(group.execute()) == ["row0"]
-    assert group.failed == {"row1": "ValueError: no such thing"}
+    works = group_of([refusing(""), refusing("no such thing")], LAYER)
+    outcomes, failed = run_group(works, tmp_path)
+    assert list(outcomes) == ["row0"]
+    assert failed == {"row1": "ValueError: no such thing"}
 
 
-def test_what_a_group_does_not_follow_is_refused(pair, monkeypatch):
-    last = pair["row1"]
-    monkeypatch.setattr(last, "settings", SETTINGS._replace(seed=1))
-    VectorizedRuns(pair, show=False)
-    monkeypatch.setattr(last, "settings", SETTINGS._replace(keep_best=True))
-    with pytest.raises(ValueError, match="`keep_best` must be False in a vectorized group"):
-        VectorizedRuns(pair, show=False)
-    monkeypatch.setattr(last, "settings", SETTINGS)
-    monkeypatch.setattr(pair["row0"], "dataset", namedtuple("Stream", "name")("photos"))
-    with pytest.raises(ValueError, match="'photos' must be in memory for a .* got a Stream"):
-        VectorizedRuns(pair, show=False)
+def test_what_rows_cannot_differ_in_is_refused(pair):
+    def with_settings(**changes):
+        last = pair["row1"]
+        return {**pair, "row1": last._replace(settings=last.settings._replace(**changes))}
+
+    check_rows(with_settings(seed=9))
+    with pytest.raises(ValueError, match="`keep_best` must be the same in all rows .*got True in"):
+        check_rows(with_settings(keep_best=True))
+    several = {
+        n: w._replace(settings=w.settings._replace(parallel="pmap")) for n, w in pair.items()
+    }
+    with pytest.raises(ValueError, match="rows of a group share one device: .*got 'pmap'"):
+        check_rows(several)
+
+
+@pytest.mark.slow
+def test_rows_follow_every_setting_of_a_run(tmp_path):
+    """What a group once refused: parts of a batch, the best variables, more checkpoints."""
+    methods = [full_precision(steps=6, learning_rate=rate) for rate in (0.1, 0.3)]
+    works = group_of(methods, LAYER, accumulate=2, keep_best=True, keep_checkpoints=3)
+    outcomes, _ = run_group(works, tmp_path / "group")
+    for name, work in works.items():
+        alone = run(work, tmp_path / name, show=False).result
+        assert outcomes[name].result["accuracy"] == alone["accuracy"]
+        rows, own = (
+            read_rows(f / "metrics.jsonl") for f in (tmp_path / "group" / name, tmp_path / name)
+        )
+        assert [r["step"] for r in rows] == [r["step"] for r in own]
+        assert rows[-1]["loss"] == pytest.approx(own[-1]["loss"], rel=1e-5)
+        best, alone_best = (
+            Checkpoints(f / "best").steps() for f in (tmp_path / "group" / name, tmp_path / name)
+        )
+        assert best == alone_best
 
 
 def test_bits_of_rows_are_arrays_of_their_own():
     trees = [{"quant": {"kernel": {"bits": jnp.float32(b)}}} for b in (4.0, 2.0)]
-    rows = rows_of(stack(trees), 2)
+    rows = rows_of(stack(trees))
     assert [float(bits_of(row["quant"])["kernel"]) for row in rows] == [4.0, 2.0]

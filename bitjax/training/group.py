@@ -1,0 +1,106 @@
+"""The checkpoints of several runs that are rows of one state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bitjax.runs.checkpoint import Checkpoints
+from bitjax.training.keeper import Keeper, Position, shapes_at
+from bitjax.training.work import Work
+
+
+class Group:
+    """Saves and restores the rows of a group together; each row's keeper has its own folder.
+
+    Args:
+      works: the runs by name, in the order of the rows.
+      keepers: of the runs.
+      folder: where the group's checkpoints are; None keeps none.
+
+    Attributes:
+      failed: why a row failed, by name; a failed row stays in the state until its stage ends.
+    """
+
+    def __init__(
+        self, works: Mapping[str, Work], keepers: Mapping[str, Keeper], folder: Path | None
+    ):
+        self.works, self.keepers = works, keepers
+        self.failed: dict[str, str] = {}
+        self._checkpoints = Checkpoints(folder / "checkpoints") if folder else None
+
+    @property
+    def save_seconds(self) -> float:
+        """Seconds that the slowest checkpoint has taken."""
+        return self._checkpoints.slowest if self._checkpoints is not None else 0.0
+
+    def save(self, position: Position, tree: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Saves a checkpoint of the rows that `names` lists."""
+        if self._checkpoints is None:
+            return
+        meta = {
+            "place": list(position),
+            "hashes": self._hashes(),
+            "rows": list(names),
+            "failed": self.failed,
+            "notes": {name: keeper.notes() for name, keeper in self.keepers.items()},
+        }
+        first = next(iter(self.works.values()))
+        self._checkpoints.save(position.steps(first), dict(tree), meta)
+
+    def restore(self) -> tuple[Position, list[str], dict[str, Any]]:
+        """The position to go on from, the rows that are left, and what was saved there.
+
+        Raises:
+          ValueError: the folder holds other runs.
+        """
+        restored = self._checkpoints.restore(self._template) if self._checkpoints else None
+        for keeper in self.keepers.values():
+            keeper.rewind(restored.step if restored else -1)
+        if restored is None:
+            return Position(), list(self.works), {}
+        self.failed.update(restored.meta["failed"])
+        for name, notes in restored.meta["notes"].items():
+            self.keepers[name].recall(notes)
+        return Position(*restored.meta["place"]), restored.meta["rows"], restored.state
+
+    def close(self) -> None:
+        """Waits for the last checkpoint."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        if meta["hashes"] != self._hashes():
+            raise ValueError(
+                "the folder's checkpoint is of other runs: "
+                f"{', '.join(meta['hashes'])} there, {', '.join(self.works)} now. Choose another "
+                "folder, or remove its checkpoints."
+            )
+        one = shapes_at(next(iter(self.works.values())), Position(*meta["place"]))
+        count = len(meta["rows"])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
+
+    def _hashes(self) -> dict[str, str]:
+        return {name: str(work.facts.get("config_hash", "")) for name, work in self.works.items()}
+
+
+def check_rows(works: Mapping[str, Work]) -> None:
+    """Checks that runs can be rows of one program, as far as their settings tell.
+
+    Raises:
+      ValueError: a setting of a run differs from the first run's, or asks for several devices.
+    """
+    first = next(iter(works.values())).settings
+    for name, work in works.items():
+        for key, value in work.settings._asdict().items():
+            if key != "seed" and value != getattr(first, key):
+                raise ValueError(
+                    f"`{key}` must be the same in all rows of a group, got {value!r} in {name} and "
+                    f"{getattr(first, key)!r} in the first: run them one by one."
+                )
+    if first.parallel not in ("auto", "none") or first.devices > 1:
+        raise ValueError(
+            f"rows of a group share one device: leave out `parallel` and `devices`, got "
+            f"{first.parallel!r} and {first.devices}, or run the rows one by one."
+        )

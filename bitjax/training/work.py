@@ -1,0 +1,276 @@
+"""One run of a method as a value: what is trained on what, how and where."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.costs.site import Costs
+from bitjax.data import (
+    AUGMENTATIONS,
+    Dataset,
+    StreamedDataset,
+    eval_batches,
+    normalize,
+    train_batch,
+    train_batches,
+)
+from bitjax.linen.attach import attach
+from bitjax.linen.quantized import Quantized
+from bitjax.linen.sites import site_costs
+from bitjax.methods.base import Context, Method, Stage
+from bitjax.training.parallel import Placement, placement
+from bitjax.training.settings import Settings, check_place, check_settings
+from bitjax.training.state import TrainState, initial_state
+from bitjax.training.step import make_eval_step, make_train_step
+from bitjax.training.task import Task, classification
+from bitjax.variables import QUANT, STATS
+
+Variables = Mapping[str, Any]
+
+_ORDER_SEED = 0x5EED  # of the images that preparation sees; the same in every run
+
+
+class Work(NamedTuple):
+    """One run of a method on a model and a data set, as a value; `make_work` makes and checks it.
+
+    Attributes:
+      method: the stages.
+      model: a plain Linen module.
+      dataset: the data.
+      task: what batches give the model, the loss, the figures and the score.
+      settings: how it trains, see `Settings`.
+      place: where it computes.
+      key: raw PRNG key of the run, [2] uint32.
+      start: the float variables that it starts from.
+      costs: of every site, from `site_costs`.
+      facts: what `result.json` says beside the measurements: name, config_hash, budget, ...
+    """
+
+    method: Method
+    model: nn.Module
+    dataset: Dataset | StreamedDataset
+    task: Task
+    settings: Settings
+    place: Placement
+    key: jax.Array
+    start: Variables
+    costs: Costs
+    facts: Mapping[str, Any]
+
+    def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
+        """Raw pixels to what the model takes; augmented where there is a key."""
+        return _preprocess(self.dataset, self.settings, key, images)
+
+    def inputs(self, key: jax.Array | None, batch: Mapping[str, Any]) -> tuple[tuple, dict]:
+        """The model's `(args, kwargs)` of a batch; augmented where there is a key."""
+        return self.task.inputs(self.preprocess, key, batch)
+
+    def batches(self, count: int, augment: bool) -> Iterator[Any]:
+        """`count` model inputs from the training examples, the same ones at every call.
+
+        Whole batches on every host: what is prepared is computed by each of them alike. A tuple
+        where the model takes several arguments.
+        """
+        augmented = jax.jit(lambda key, batch: _arguments(self.inputs(key, batch)))
+        plain = jax.jit(lambda batch: _arguments(self.inputs(None, batch)))
+        size = self.settings.batch_size
+        batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
+        with contextlib.closing(batches):
+            for i, batch in enumerate(batches):
+                key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
+                yield augmented(key, batch) if augment else plain(batch)
+
+    def calibration_batch(self) -> Any:
+        """The training examples on which new ranges are fitted, as the model takes them."""
+        size = min(self.settings.calibration_size, self.dataset.num_train)
+        batch = train_batch(self.dataset, size, 0, _ORDER_SEED, augment=False)
+        return _arguments(self.inputs(None, jax.tree.map(jnp.asarray, batch)))
+
+    def evaluator(self, model: Any) -> Callable[[Variables], dict[str, float]]:
+        """A function of variables: the task's figures over the evaluation examples.
+
+        It compiles once, so keep it where it is used again.
+        """
+        place, task = self.place, self.task
+        step = make_eval_step(model, self.preprocess, task=task, axis_name=place.axis_name)
+        step = place.evaluate(step)
+        # What fills a batch up counts nowhere, so it may as well divide over the devices.
+        size = self.settings.eval_batch_size
+        size += -size % len(place.devices)
+
+        def evaluate(variables):
+            variables = place.put_state(variables)
+            batches = eval_batches(self.dataset, size, shard=place.shard)
+            with contextlib.closing(batches):
+                sums = [
+                    jax.device_get(step(variables, place.put_batch(batch))) for batch in batches
+                ]
+            return task.figures({name: sum(float(s[name]) for s in sums) for name in sums[0]})
+
+        return evaluate
+
+    def wrap(self, stage: Stage) -> Quantized:
+        """The model under a stage's rules."""
+        return Quantized(self.model, tuple(stage.rules))
+
+    def enter(self, stage: Stage, variables: Variables) -> dict[str, Any]:
+        """The variables with the stage's sites: new ones fitted, gone ones dropped."""
+        if not stage.rules:
+            return {k: v for k, v in variables.items() if k not in (QUANT, STATS)}
+        batch = self.calibration_batch()
+        args = batch if isinstance(batch, tuple) else (batch,)
+        return attach(self.wrap(stage), variables, *args)
+
+    def context(self, index: int, previous: Variables, log: Callable[[str], None]) -> Context:
+        """What the preparation of a stage may use.
+
+        Args:
+          index: of the stage.
+          previous: the variables that the stage before it ended with.
+          log: takes a line of text.
+        """
+        stages = self.method.stages
+        return Context(
+            model=self.wrap(stages[index]),
+            previous_model=self.wrap(stages[index - 1]) if index else None,
+            previous=previous,
+            batches=self.batches,
+            costs=self.costs,
+            key=jax.random.fold_in(self.key, 0x57A6E + index),
+            log=log,
+        )
+
+    def train_step(self, index: int) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        """The per-device step of a stage, not jitted; see `make_train_step`."""
+        stage = self.method.stages[index]
+        return make_train_step(
+            self.wrap(stage),
+            stage,
+            self.costs,
+            self.preprocess,
+            task=self.task,
+            teacher=self.model,
+            axis_name=self.place.axis_name,
+            accumulate=self.settings.accumulate,
+        )
+
+    def steps_before(self, index: int) -> int:
+        """Steps of the run before a stage."""
+        return sum(stage.steps for stage in self.method.stages[:index])
+
+    def first_state(self, index: int, variables: Variables) -> TrainState:
+        """The state in which a stage starts; its arrays may be the variables' own."""
+        return initial_state(
+            self.method.stages[index],
+            variables,
+            key=self.key,
+            offset=self.steps_before(index),
+            teacher=self.start,
+        )
+
+    def variable_shapes(self, index: int) -> dict[str, Any]:
+        """Shapes of the model's variables in a stage, computing nothing; -1: before the first."""
+        floats = {k: v for k, v in self.start.items() if k not in (QUANT, STATS)}
+        shapes = jax.eval_shape(lambda: floats)
+        if index < 0 or not self.method.stages[index].rules:
+            return shapes
+        model = self.wrap(self.method.stages[index])
+        # Of the shape alone: the images themselves may have to be decoded.
+        batch = {"image": jax.ShapeDtypeStruct((2, *self.dataset.image_shape), np.uint8)}
+        args, kwargs = jax.eval_shape(lambda batch: self.inputs(None, batch), batch)
+        fresh = jax.eval_shape(lambda *args: model.init(self.key, *args, **kwargs), *args)
+        return {**shapes, **{name: fresh[name] for name in (QUANT, STATS) if name in fresh}}
+
+    def state_shapes(self, index: int) -> Any:
+        """Shapes of the state of a stage, computing nothing."""
+        return jax.eval_shape(lambda v: self.first_state(index, v), self.variable_shapes(index))
+
+
+def make_work(
+    method: Method,
+    model: nn.Module,
+    dataset: Dataset | StreamedDataset,
+    variables: Variables | None = None,
+    settings: Settings | None = None,
+    *,
+    task: Task | None = None,
+    facts: Mapping[str, Any] | None = None,
+    place: Placement | None = None,
+) -> Work:
+    """Checks what a run consists of, initialises its model and measures its costs.
+
+    Args:
+      method: the stages.
+      model: a plain Linen module whose call takes what `task.inputs` gives.
+      dataset: the data.
+      variables: float variables to start from; None initialises them from the seed.
+      settings: how it trains; `Settings()` unless given.
+      task: `classification()` unless given.
+      facts: what `result.json` says beside the measurements.
+      place: where it computes; chosen by the settings unless given.
+
+    Raises:
+      ValueError: a setting is out of its range or does not go with the devices.
+
+    Example:
+      >>> from bitjax.data import load
+      >>> from bitjax.methods import full_precision
+      >>> from bitjax.models import MLP
+      >>> work = make_work(full_precision(steps=5), MLP(features=(8,)), load("digits"))
+      >>> work.task.score, sorted(work.start)
+      ('accuracy', ['params'])
+    """
+    settings = check_settings(settings or Settings())
+    place = place or placement(settings.parallel, settings.devices)
+    check_place(settings, place, method)
+    task = task or classification()
+    model = _computing_in(model, settings.compute_dtype)
+    key = jax.random.PRNGKey(settings.seed)
+    batch = {"image": jnp.asarray(dataset.eval_sample(2))}
+    args, kwargs = task.inputs(
+        lambda key, images: _preprocess(dataset, settings, key, images), None, batch
+    )
+    if variables is None:
+        variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
+    return Work(
+        method=method,
+        model=model,
+        dataset=dataset,
+        task=task,
+        settings=settings,
+        place=place,
+        key=key,
+        start=dict(variables),
+        costs=site_costs(model, *args, **kwargs),
+        facts=dict(facts or {}),
+    )
+
+
+def _preprocess(dataset, settings: Settings, key: jax.Array | None, images: jax.Array) -> jax.Array:
+    if key is not None:
+        images = AUGMENTATIONS[settings.augmentation](key, images)
+    return normalize(images, dataset.mean, dataset.std, dataset.max_value)
+
+
+def _arguments(inputs: tuple[tuple, dict]) -> Any:
+    args, kwargs = inputs
+    if kwargs:
+        raise ValueError(f"preparation passes arguments by place, got {sorted(kwargs)} by name.")
+    return args[0] if len(args) == 1 else args
+
+
+def _computing_in(model: nn.Module, dtype: str) -> nn.Module:
+    """The model, in another dtype than the one of its parameters where that is asked for."""
+    if dtype == "float32":
+        return model
+    if not hasattr(model, "dtype"):
+        raise ValueError(
+            f"`compute_dtype` must be 'float32' for {type(model).__name__}, which has no field "
+            f"`dtype`, got {dtype!r}."
+        )
+    return model.clone(dtype=jnp.dtype(dtype))
