@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 Example = tuple[int | str, dict[str, Any]]
 Splits = dict[str, Iterator[Example]]
@@ -36,10 +35,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
     """uint8 [H, W, C] as a PNG file, which loses nothing.
 
     Example:
+      >>> from PIL import Image
       >>> content = encode_png(np.full((2, 3, 1), 7, np.uint8))
       >>> np.asarray(Image.open(io.BytesIO(content))).tolist()
       [[7, 7, 7], [7, 7, 7]]
     """
+    from PIL import Image  # TFDS, for which this is, has brought it
+
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()

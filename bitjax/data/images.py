@@ -3,12 +3,18 @@
 Pillow does the work, with its antialiased bilinear filter; it lets other threads run meanwhile.
 """
 
+from __future__ import annotations
+
 import io
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from bitjax.extras import extra
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image
 ASPECT = (3 / 4, 4 / 3)  # of a random crop: width / height
@@ -28,6 +34,9 @@ class Box(NamedTuple):
 
 def open_image(content: bytes) -> Image.Image:
     """An image of which only the header has been read."""
+    with extra("data", "A data set of encoded images"):
+        from PIL import Image
+
     return Image.open(io.BytesIO(content))
 
 
@@ -39,6 +48,7 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
       channels: 1 (grey), 3 (RGB) or 4 (RGBA).
 
     Example:
+      >>> from PIL import Image
       >>> pixels(Image.new("L", (3, 2), 7), 3)[0, 0].tolist()
       [7, 7, 7]
     """
@@ -69,12 +79,15 @@ def centre_crop(
       uint8 [height, width, channels].
 
     Example:
+      >>> from PIL import Image
       >>> centre_crop(Image.new("RGB", (640, 480)), 256, 224, 224, 3).shape
       (224, 224, 3)
 
     Source: A. Krizhevsky et al., ImageNet Classification with Deep CNNs, 2012, section 2, with
       the single centre crop of 224 out of 256 by which float networks are compared since.
     """
+    from PIL import Image
+
     image = _converted(image, channels)
     if image.width <= image.height:
         size = (shorter, max(shorter, int(shorter * image.height / image.width)))
@@ -138,10 +151,13 @@ def random_resized_crop(
       uint8 [height, width, channels].
 
     Example:
+      >>> from PIL import Image
       >>> words = np.random.Philox(key=0).random_raw(WORDS)
       >>> random_resized_crop(Image.new("RGB", (640, 480)), words, 224, 224, 3).shape
       (224, 224, 3)
     """
+    from PIL import Image
+
     full = image.size
     box = random_box(*full, words)
     needed = (full[0] * width / box.width, full[1] * height / box.height)

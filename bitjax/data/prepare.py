@@ -7,6 +7,7 @@ from typing import Any
 from bitjax.data.archives import ARCHIVES, Archive
 from bitjax.data.tfds import check_known, find_prepared, parse_name, tfds_root
 from bitjax.data.verify import Checksum, verify_file
+from bitjax.extras import missing
 
 
 def prepare(
@@ -64,13 +65,11 @@ def prepare(
     except (ValueError, OSError):
         raise
     except Exception as error:  # Of any kind: builders are others' programs.
-        if not _needs_tensorflow(error):
+        needed = _missing_tensorflow(error)
+        if needed is None:
             reason = " ".join(str(error).split())
             raise ValueError(f"TFDS cannot prepare tfds:{base}: {reason}") from error
-        raise ImportError(
-            f"tfds:{base} is prepared by code of TFDS that needs TensorFlow; run "
-            "`pip install 'bitjax[tf]'` and the same command again. Reading needs none."
-        ) from error
+        raise missing("tf", f"Preparing tfds:{base} (not reading it)", needed) from error
     return Path(builder.data_path)
 
 
@@ -102,9 +101,10 @@ def _downloaded(archive: Archive, dl_manager: Any) -> dict[str, Path]:
     return {file: Path(path) for file, path in found.items()}
 
 
-def _needs_tensorflow(error: BaseException | None) -> bool:
+def _missing_tensorflow(error: BaseException | None) -> ImportError | None:
+    """The failed import of TensorFlow that an error comes from."""
     while error is not None:
         if isinstance(error, ImportError) and "tensorflow" in str(error):
-            return True
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None

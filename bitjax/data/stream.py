@@ -10,6 +10,7 @@ from bitjax.data.images import WORDS, centre_crop, random_resized_crop
 from bitjax.data.order import epoch_order
 from bitjax.data.records import Records, Shape, exact
 from bitjax.data.records import example as read_example
+from bitjax.extras import extra
 
 Batch = dict[str, np.ndarray]
 
@@ -179,7 +180,8 @@ def _plain(dataset: StreamedDataset, records: Records, position: int) -> tuple[n
 
 
 def _batches(read, start: int, stop: int, size: int, threads: int) -> Generator[Batch, None, None]:
-    import grain  # 2 s to import: only who streams pays.
+    with extra("data", "A streamed data set"):
+        import grain  # 2 s to import: only who streams pays.
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * size))
     examples = grain.MapDataset.range(start, stop).map(read)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bitjax.data.records import Records, Shape, Source, digest_of
+from bitjax.extras import extra
 
 PREPARE = "python -m experiments.prepare_data"
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")
@@ -62,7 +63,8 @@ def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str
         version is not there.
     """
     folder = _find(name, tfds_root(root))
-    import tensorflow_datasets as tfds  # 1 s to import: only who reads such a set pays.
+    with extra("data", f"tfds:{name}"):
+        import tensorflow_datasets as tfds  # 1 s to import: only who reads such a set pays.
 
     full = f"tfds:{name}"
     builder = tfds.builder_from_directory(folder)
@@ -143,7 +145,8 @@ def _versions(folder: Path) -> list[str]:
 
 def check_known(base: str) -> None:
     """Raise a ValueError, with similar names, where TFDS has no data set of a name."""
-    import tensorflow_datasets as tfds
+    with extra("data", f"tfds:{base}"):
+        import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known:

@@ -4,18 +4,22 @@ Every function takes `axes` to draw on, and makes a figure of its own without. N
 file or a model: `bitjax.runs.records.read_runs` gives what `bits_per_layer` and `curves` take.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
+from bitjax.extras import extra
 from bitjax.report.comparison import Group, row_cost
 from bitjax.report.figures import BY_KEY, layer_of
 from bitjax.report.statistics import pareto_front
 from bitjax.runs.files import SiteBits, is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _FLOAT = 16.0  # more bits than this are float, and cut off
 
@@ -160,8 +164,7 @@ def planes(codes: Any, bits: int, *, axes: Sequence[Axes] | None = None) -> list
             f"[{codes_HxW.min()}, {codes_HxW.max()}]."
         )
     if axes is None:
-        _, made = plt.subplots(1, bits, figsize=(1.8 * bits, 2.2), squeeze=False)
-        axes = list(made[0])
+        axes = _grid(1, bits, (1.8 * bits, 2.2))
     if len(axes) != bits:
         raise ValueError(f"`axes` must be {bits}, one for each plane, got {len(axes)}.")
     for plane, one in zip(reversed(range(bits)), axes, strict=True):
@@ -227,10 +230,7 @@ def curves(
       ['accuracy', 'bits']
     """
     if axes is None:
-        _, made = plt.subplots(
-            len(keys), 1, sharex=True, squeeze=False, figsize=(6, 2.4 * len(keys))
-        )
-        axes = list(made[:, 0])
+        axes = _grid(len(keys), 1, (6, 2.4 * len(keys)), sharex=True)
     staged = [(row["step"], row["stage"]) for row in metrics if "stage" in row]
     borders = [step for (step, name), (_, later) in zip(staged, staged[1:], strict=False)
                if name != later]  # fmt: skip
@@ -282,7 +282,16 @@ def distortion_rate(
 
 
 def _axes(axes: Axes | None, size: tuple[float, float]) -> Axes:
-    return plt.subplots(figsize=size, layout="constrained")[1] if axes is None else axes
+    return _grid(1, 1, size, layout="constrained")[0] if axes is None else axes
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], **options: Any) -> list[Axes]:
+    """Axes of a new figure, row by row."""
+    with extra("plots", "A picture"):
+        import matplotlib.pyplot as plt
+
+    made = plt.subplots(rows, columns, squeeze=False, figsize=size, **options)[1]
+    return list(made.flat)
 
 
 def _flat(x: Any) -> np.ndarray:

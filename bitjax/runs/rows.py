@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import rich.console
 import rich.progress
+
+from bitjax.extras import extra
 from bitjax.runs.disk import unwritten
 
 
@@ -170,12 +172,8 @@ class MetricsWriter:
 
 
 def _tensorboard_writer() -> Callable[..., Any]:
-    try:
+    with extra("tensorboard", "config.tensorboard"):
         from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ImportError(
-            "TensorBoard files need tensorboardX: pip install 'bitjax[tensorboard]'."
-        ) from None
     return SummaryWriter
 
 
