@@ -1,0 +1,1 @@
+"""Run folders: everything that writes and reads them."""
