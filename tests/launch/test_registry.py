@@ -15,7 +15,7 @@ from bitjax.runs.records import read_run
 from tests.launch.test_build import digits
 
 ROOT = Path(__file__).parents[2]
-NETS = '''
+NETS = """
 import flax.linen as nn
 import bitjax as bj
 from bitjax import methods
@@ -42,7 +42,7 @@ def fails(num_classes: int = 10):
     raise RuntimeError("no\\nluck")
 
 net = Net()
-'''
+"""
 
 
 @pytest.fixture
