@@ -10,9 +10,9 @@ import numpy as np
 
 from bitjax.data.archives import decode_idx
 from bitjax.data.cache import cached
+from bitjax.data.images import check_decoder
 from bitjax.data.pipeline import Dataset
 from bitjax.data.verify import Checksum, read_verified
-from bitjax.extras import extra
 
 CIFAR10_FILES: Mapping[str, Checksum] = {
     "cifar10_train_1.npz": Checksum(
@@ -155,8 +155,8 @@ def _decode_cifar10(content: bytes, digest: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _decode_webp(stream: bytes, offsets: np.ndarray) -> np.ndarray:
-    with extra("data", "CIFAR-10's files"):
-        from PIL import Image
+    check_decoder("cifar10")
+    from PIL import Image
 
     columns = (
         np.asarray(Image.open(io.BytesIO(stream[start:end])).convert("RGB"))

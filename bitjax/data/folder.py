@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bitjax.data.cache import cached
-from bitjax.data.images import open_image
+from bitjax.data.images import check_decoder, open_image
 from bitjax.data.records import Records, Shape, Source, digest_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -31,6 +31,7 @@ def open_folder(name: str, path: Path) -> Source:
     """
     if not path.is_dir():
         raise FileNotFoundError(f"{name}: {path.absolute()} is not a folder; {_FORM}.")
+    check_decoder(name)
     train = path / "train"
     one_level = not train.is_dir()
     if one_level and any((path / each).is_dir() for each in ("val", "validation", "test")):

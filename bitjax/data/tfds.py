@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bitjax.data.images import check_decoder
 from bitjax.data.records import Records, Shape, Source, digest_of
 from bitjax.extras import extra
 
@@ -67,6 +68,7 @@ def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str
         import tensorflow_datasets as tfds  # 1 s to import: only who reads such a set pays.
 
     full = f"tfds:{name}"
+    check_decoder(full)
     builder = tfds.builder_from_directory(folder)
     image, label = _keys(full, builder.info)
     features = builder.info.features
