@@ -1,4 +1,4 @@
-"""CIFAR-10 and Fashion-MNIST from local files, each checked before it is used."""
+"""Reads CIFAR-10 and Fashion-MNIST from local files, each checked before it is used."""
 
 import gzip
 import io

@@ -115,7 +115,7 @@ def compare(
         raise ValueError(
             f"the runs are of {len(apart)} different models, data or evaluation sets: "
             + "; ".join(f"{title} ({_shown(found)})" for title, found in apart.items())
-            + ". Choose one, or pass --group for a table of each."
+            + ". Choose one, or use the option group for a table of each."
         )
     rows = {title: _rows(found) for title, found in apart.items()}
     labels = {row.label for found in rows.values() for row in found}

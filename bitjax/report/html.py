@@ -74,12 +74,7 @@ def page_script() -> str:
 
 
 def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:
-    """What the page's script draws, as plain data.
-
-    Args:
-      comparison: what to show.
-      commands: by run folder; one that is missing is left empty.
-    """
+    """What the page's script draws, as plain data."""
     site_sets: dict[tuple[tuple[str, str], ...], int] = {}
     machines: dict[str, int] = {}
     runs: list[dict[str, Any]] = []

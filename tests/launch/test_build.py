@@ -121,8 +121,8 @@ WRONG = {
     ),
     "TFDS set that is not prepared": (
         {"data__name": "tfds:cifar10", "data__root": "/no/such/folder"},
-        "tfds:cifar10 is not prepared in /no/such/folder/cifar10; prepare it with `python -m "
-        "experiments.prepare_data tfds:cifar10 --root /no/such/folder`",
+        "tfds:cifar10 is not prepared in /no/such/folder/cifar10; prepare it by `bitjax "
+        "prepare tfds:cifar10` with the root /no/such/folder",
     ),
     "TFDS set that does not exist": (
         {"data__name": "tfds:cifar11", "data__root": "/no/such/folder"},
@@ -386,7 +386,7 @@ def imagenet(tmp_path_factory):
 def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagenet):
     config = config_of(ROOT / "configs/imagenet/resnet50_float.py", "")
     config.data.root = str(tmp_path)
-    with pytest.raises(FileNotFoundError, match="prepare_data tfds:imagenet2012 --root"):
+    with pytest.raises(FileNotFoundError, match="prepare tfds:imagenet2012` with"):
         build_run(config, None)
     config.data.root = str(imagenet)
     dataset = build_data(plain(config))
