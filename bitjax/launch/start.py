@@ -95,7 +95,7 @@ def _placed(names: Sequence[str], leaves: Mapping[Key, Any]) -> dict[str, Key]:
     collections = list(dict.fromkeys(key[0] for key in leaves))
     roots = sorted({p[: p.index("params")] for p in parts.values() if "params" in p}, key=len)
     if not roots:
-        placed = {
+        placed: dict[str, Key] = {
             name: next(((c, *p) for c in collections if (c, *p) in leaves), ("params", *p))
             for name, p in parts.items()
         }
