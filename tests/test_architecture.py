@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("quantizers",),
     ("solvers",),
-    ("variables", "rules"),
+    ("variables", "rules", "extras"),
     ("costs",),
     ("linen",),
     ("bottleneck", "two_step", "diagnostics", "export"),

@@ -1,4 +1,4 @@
-"""The examples inside published archives, as TFDS's own builders would give them.
+"""Reads the examples inside published archives as TFDS's own builders would give them.
 
 Those builders read and encode with TensorFlow. Here tarfile, gzip and Pillow do it: the same
 names, the same keys (they decide the order on disk), the same pixels.
@@ -12,41 +12,37 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 Example = tuple[int | str, dict[str, Any]]
 Splits = dict[str, Iterator[Example]]
 
 
 class Archive(NamedTuple):
-    """What a data set is made from.
-
-    Attributes:
-      files: The names of its files.
-      url: Where they lie; '' where a person must ask for them.
-      splits: From (builder, paths by file name) to the examples of every split.
-    """
+    """The files that a data set is made from, and how they are read."""
 
     files: tuple[str, ...]
-    url: str
-    splits: Callable[[Any, Mapping[str, Path]], Splits]
+    url: str  # the address of the files' folder; '' where a person must ask for them
+    splits: Callable[[Any, Mapping[str, Path]], Splits]  # of (builder, paths by file name)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W, C] as a PNG file, which loses nothing.
+    """A PNG file of uint8 pixels [H, W, C], without loss.
 
     Example:
+      >>> from PIL import Image
       >>> content = encode_png(np.full((2, 3, 1), 7, np.uint8))
       >>> np.asarray(Image.open(io.BytesIO(content))).tolist()
       [[7, 7, 7], [7, 7, 7]]
     """
+    from PIL import Image  # TFDS, for which this is, has brought it
+
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def decode_idx(content: bytes) -> np.ndarray:
-    """The idx format: byte 3 counts the dimensions, a big-endian int32 for each, then uint8."""
+    """The uint8 array of an idx file: byte 3 counts the dimensions, each a big-endian int32."""
     rank = content[3]
     shape = np.frombuffer(content, ">i4", count=rank, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation on the device, inside the jitted training step."""
+"""Augments and normalises images on the device, inside the jitted training step."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What a `Dataset` promises, checked before anything is trained on it."""
+"""Checks what a `Dataset` promises, before anything is trained on it."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ def check_dataset(dataset: Dataset | StreamedDataset) -> None:
     """Raise a ValueError where a data set breaks what `Dataset` promises.
 
     Args:
-      dataset: The data, yours perhaps: `load` has checked its own. The records of a streamed set
-        are checked when they are read.
+      dataset: The data. `load` checks its own; records of a streamed set are checked when they are
+        read.
 
     Raises:
       ValueError: If a shape, a dtype, a label, a pixel or a statistic is not as promised.

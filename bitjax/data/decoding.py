@@ -1,4 +1,4 @@
-"""Where the images of a folder or a TFDS set are decoded: once, into memory, or batch by batch."""
+"""Decodes a folder's or a TFDS set's images: all of them into memory, or batch by batch."""
 
 import math
 
@@ -17,16 +17,7 @@ RANDOM_CROP = "random_resized_crop"  # the augmentation that happens while recor
 
 
 def evaluation_split(source: Source, validation: int, eval_split: str) -> str:
-    """Which of a source's splits is evaluated; 'train' where the examples are held out of it.
-
-    Args:
-      source: The data set.
-      validation: How many training examples are held out.
-      eval_split: 'test' or 'validation', as `load` explains.
-
-    Raises:
-      ValueError: If the source has no such examples.
-    """
+    """The split to evaluate, for `load`; 'train' where its examples are held out of that."""
     if eval_split == "validation":
         if validation == 0 and "validation" not in source.splits:
             raise ValueError(
@@ -46,15 +37,7 @@ def evaluation_split(source: Source, validation: int, eval_split: str) -> str:
 def fits_memory(
     source: Source, evaluation: str, image_size: int, augmentation: str, memory_limit: int
 ) -> bool:
-    """Whether the images have one shape, which is the one wanted, and together are small.
-
-    Args:
-      source: The data set.
-      evaluation: The split that is evaluated.
-      image_size: Height and width wanted; 0: as they are.
-      augmentation: A random-resized crop needs the encoded images.
-      memory_limit: Bytes.
-    """
+    """Whether all images have the shape that is wanted and take at most `memory_limit` bytes."""
     if source.shape is None or augmentation == RANDOM_CROP:
         return False
     if image_size and source.shape[:2] != (image_size, image_size):
@@ -64,12 +47,7 @@ def fits_memory(
 
 
 def in_memory(source: Source, evaluation: str) -> Dataset:
-    """All the examples decoded; no evaluation examples where they are to be held out.
-
-    Args:
-      source: A data set whose images have one shape.
-      evaluation: The split that is evaluated.
-    """
+    """All examples, decoded; none for evaluation where those are to be held out of training."""
     assert source.shape is not None
     images, labels = decode_all(source.splits["train"], source.num_classes, source.shape)
     if len(labels) == 0:
@@ -96,15 +74,7 @@ def in_memory(source: Source, evaluation: str) -> Dataset:
 def streamed(
     source: Source, evaluation: str, validation: int, image_size: int, augmentation: str
 ) -> StreamedDataset:
-    """The same examples, decoded when a batch needs them.
-
-    Args:
-      source: The data set.
-      evaluation: The split that is evaluated; 'train': what is held out of it.
-      validation: How many training examples to hold out.
-      image_size: Height and width of the images in a batch; 0: see `load`.
-      augmentation: Whether it is `RANDOM_CROP` matters here.
-    """
+    """A data set whose examples are decoded when a batch needs them; arguments as of `load`."""
     train, shape = source.splits["train"], source.shape
     if len(train) == 0:
         raise ValueError(f"{source.name} has no training examples.")

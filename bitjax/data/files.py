@@ -1,4 +1,4 @@
-"""CIFAR-10 and Fashion-MNIST from local files, each checked before it is used."""
+"""Reads CIFAR-10 and Fashion-MNIST from local files, each checked before it is used."""
 
 import gzip
 import io
@@ -10,6 +10,7 @@ import numpy as np
 
 from bitjax.data.archives import decode_idx
 from bitjax.data.cache import cached
+from bitjax.data.images import check_decoder
 from bitjax.data.pipeline import Dataset
 from bitjax.data.verify import Checksum, read_verified
 
@@ -154,7 +155,8 @@ def _decode_cifar10(content: bytes, digest: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _decode_webp(stream: bytes, offsets: np.ndarray) -> np.ndarray:
-    from PIL import Image  # Only this format needs Pillow.
+    check_decoder("cifar10")
+    from PIL import Image
 
     columns = (
         np.asarray(Image.open(io.BytesIO(stream[start:end])).convert("RGB"))

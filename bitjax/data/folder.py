@@ -1,4 +1,4 @@
-"""A user's own images: PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, or PATH/CLASS/*.jpg."""
+"""Opens a user's own images: PATH/{train,test}/CLASS/*.jpg, or PATH/CLASS/*.jpg."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bitjax.data.cache import cached
-from bitjax.data.images import open_image
+from bitjax.data.images import check_decoder, open_image
 from bitjax.data.records import Records, Shape, Source, digest_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -15,22 +15,10 @@ _FORM = "expected PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, or PATH/CLASS
 
 
 def open_folder(name: str, path: Path) -> Source:
-    """The images of a folder, a folder of images for each class; classes in alphabetical order.
-
-    Args:
-      name: What a config calls it.
-      path: The folder. With `train` in it, `val`, `validation` or `test` beside that are for
-        evaluation; without it, every folder is a class and there are only training examples.
-
-    Returns:
-      The examples.
-
-    Raises:
-      FileNotFoundError: If there is no such folder.
-      ValueError: If there are no images, or splits have different classes.
-    """
+    """The images of a folder that holds a folder for each class, classes in alphabetical order."""
     if not path.is_dir():
         raise FileNotFoundError(f"{name}: {path.absolute()} is not a folder; {_FORM}.")
+    check_decoder(name)
     train = path / "train"
     one_level = not train.is_dir()
     if one_level and any((path / each).is_dir() for each in ("val", "validation", "test")):

@@ -1,14 +1,20 @@
-"""From an encoded image to pixels of one shape: decoding, centre crop, random-resized crop.
+"""Turns an encoded image into pixels of one shape: decoding, centre crop, random-resized crop.
 
 Pillow does the work, with its antialiased bilinear filter; it lets other threads run meanwhile.
 """
 
+from __future__ import annotations
+
 import io
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from bitjax.extras import extra
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 AREA = (0.08, 1.0)  # of a random crop, as a fraction of the image
 ASPECT = (3 / 4, 4 / 3)  # of a random crop: width / height
@@ -26,19 +32,24 @@ class Box(NamedTuple):
     height: int
 
 
+def check_decoder(name: str) -> None:
+    """Raises an ImportError that names the extra if a data set needs Pillow and it is missing."""
+    with extra("data", name):
+        import PIL.Image  # noqa: F401
+
+
 def open_image(content: bytes) -> Image.Image:
     """An image of which only the header has been read."""
+    from PIL import Image
+
     return Image.open(io.BytesIO(content))
 
 
 def pixels(image: Image.Image, channels: int) -> np.ndarray:
     """The uint8 pixels [H, W, channels], converted where the file has another colour space.
 
-    Args:
-      image: An image.
-      channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-
     Example:
+      >>> from PIL import Image
       >>> pixels(Image.new("L", (3, 2), 7), 3)[0, 0].tolist()
       [7, 7, 7]
     """
@@ -56,25 +67,11 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
 def centre_crop(
     image: Image.Image, shorter: int, height: int, width: int, channels: int
 ) -> np.ndarray:
-    """Resize until the shorter side is `shorter` pixels long, then cut out the centre.
+    """Pixels [height, width, channels] at the centre, after resizing the shorter side."""
+    # Krizhevsky et al., ImageNet Classification with Deep CNNs, 2012, section 2, with the single
+    # centre crop of 224 out of 256 by which float networks are compared since.
+    from PIL import Image
 
-    Args:
-      image: An image of any size.
-      shorter: Length of the shorter side after resizing, at least `height` and `width`.
-      height: Of the result.
-      width: Of the result.
-      channels: Of the result.
-
-    Returns:
-      uint8 [height, width, channels].
-
-    Example:
-      >>> centre_crop(Image.new("RGB", (640, 480)), 256, 224, 224, 3).shape
-      (224, 224, 3)
-
-    Source: A. Krizhevsky et al., ImageNet Classification with Deep CNNs, 2012, section 2, with
-      the single centre crop of 224 out of 256 by which float networks are compared since.
-    """
     image = _converted(image, channels)
     if image.width <= image.height:
         size = (shorter, max(shorter, int(shorter * image.height / image.width)))
@@ -87,25 +84,15 @@ def centre_crop(
 
 
 def random_box(width: int, height: int, words: np.ndarray) -> Box:
-    """A random part of an image: 8 to 100 % of its area, of aspect ratio 3/4 to 4/3.
-
-    Ten draws of area (uniform) and aspect (uniform in its logarithm); the first that fits into
-    the image is put anywhere in it. Where none fits: the largest centre part of allowed aspect.
-
-    Args:
-      width: Of the image, in pixels.
-      height: Of the image.
-      words: uint64 [>= 40], random.
-
-    Returns:
-      A part that lies inside the image.
+    """A random part of an image, of 8 to 100 % of its area and an aspect ratio of 3/4 to 4/3.
 
     Example:
       >>> random_box(100, 100, np.zeros(40, np.uint64))
       Box(left=0, top=0, width=24, height=33)
-
-    Source: C. Szegedy et al., Going Deeper with Convolutions, 2015, section 6.
     """
+    # Szegedy et al., Going Deeper with Convolutions, 2015, section 6: ten draws of the area
+    # (uniform) and the aspect (uniform in its logarithm). The first that fits is put anywhere in
+    # the image. If none fits, it is the largest centre part of an allowed aspect.
     draws = (words >> np.uint64(11)) * 2.0**-53  # float64 in [0, 1)
     for area, aspect, across, down in draws[: 4 * _TRIES].reshape(_TRIES, 4).tolist():
         target = width * height * (AREA[0] + area * (AREA[1] - AREA[0]))
@@ -122,29 +109,14 @@ def random_box(width: int, height: int, words: np.ndarray) -> Box:
 def random_resized_crop(
     image: Image.Image, words: np.ndarray, height: int, width: int, channels: int
 ) -> np.ndarray:
-    """Resize a random part of an image to one size, and mirror half of them.
+    """Pixels [height, width, channels] of a random part of an image, mirrored half the time."""
+    from PIL import Image
 
-    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that still has all the pixels
-    which the result needs: the decoder leaves out the frequencies that resizing would remove.
-
-    Args:
-      image: An image of any size, as opened.
-      words: uint64 [`WORDS`], random.
-      height: Of the result.
-      width: Of the result.
-      channels: Of the result.
-
-    Returns:
-      uint8 [height, width, channels].
-
-    Example:
-      >>> words = np.random.Philox(key=0).random_raw(WORDS)
-      >>> random_resized_crop(Image.new("RGB", (640, 480)), words, 224, 224, 3).shape
-      (224, 224, 3)
-    """
     full = image.size
     box = random_box(*full, words)
     needed = (full[0] * width / box.width, full[1] * height / box.height)
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that has all the pixels needed: the
+    # decoder leaves out the frequencies that resizing would remove.
     image.draft(None, (math.ceil(needed[0]), math.ceil(needed[1])))
     across, down = image.width / full[0], image.height / full[1]
     corners = (

@@ -1,4 +1,4 @@
-"""A user's own arrays in one .npz file."""
+"""Reads a user's own arrays from one .npz file."""
 
 import zipfile
 from pathlib import Path
@@ -15,20 +15,7 @@ _FORM = (
 
 
 def npz(name: str, path: Path) -> Dataset:
-    """The images and labels of an .npz file.
-
-    Args:
-      name: What a config calls it.
-      path: The file. It holds `x_train`, `y_train`, `x_test` and `y_test` (as Keras writes
-        them), or `images` and `labels`, which are all for training.
-
-    Returns:
-      The data, evaluation split 'test' (empty where the file has none).
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      ValueError: If it is no .npz file, or an array is missing or not as it must be.
-    """
+    """The examples in an .npz file, in the arrays that `_FORM` lists."""
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path.absolute()} is missing.")
     try:

@@ -1,4 +1,4 @@
-"""The order of the examples: permutations that follow from seed and epoch, cut into batches."""
+"""Orders the examples: permutations that follow from seed and epoch, cut into batches."""
 
 import functools
 
@@ -6,18 +6,7 @@ import numpy as np
 
 
 def seeded_order(num_examples: int, seed: int, stream: int) -> np.ndarray:
-    """A permutation of range(num_examples) that depends on (seed, stream) only.
-
-    It sorts raw Philox words: NumPy promises that those never change between releases, and does
-    not promise it of `Generator.permutation`.
-
-    Args:
-      num_examples: How many numbers to permute.
-      seed: In [0, 2**64).
-      stream: Which of the seed's permutations, in [0, 2**64): the epoch, say.
-
-    Returns:
-      int64 [num_examples].
+    """A permutation of range(num_examples), int64, that depends on (seed, stream) only.
 
     Example:
       >>> sorted(seeded_order(4, seed=0, stream=0).tolist())
@@ -26,6 +15,7 @@ def seeded_order(num_examples: int, seed: int, stream: int) -> np.ndarray:
     for name, value in (("seed", seed), ("stream", stream)):
         if not 0 <= value < 2**64:
             raise ValueError(f"`{name}` must be in [0, 2**64), got {value}.")
+    # NumPy promises that raw words never change between releases, of `Generator.permutation` not.
     words = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(num_examples)
     return np.argsort(words, kind="stable").astype(np.int64)
 
@@ -85,13 +75,6 @@ def check_batch_size(batch_size: int) -> None:
 
 def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
     """Which examples of a batch belong to one host.
-
-    Args:
-      batch_size: Examples in the batch over all hosts.
-      shard: (index, count): this host's index and the number of hosts.
-
-    Raises:
-      ValueError: If a number is out of its range, or `batch_size` does not divide by `count`.
 
     Example:
       >>> shard_slice(32, (1, 4))

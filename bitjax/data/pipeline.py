@@ -1,4 +1,4 @@
-"""Data cut into batches by pure functions of step and seed; resuming needs no state."""
+"""Cuts data into batches by pure functions of step and seed, so that resuming needs no state."""
 
 import contextlib
 from collections.abc import Generator
@@ -20,7 +20,7 @@ class Dataset(NamedTuple):
       labels: [N] int32, classes in [0, num_classes).
       eval_images: [M, H, W, C] uint8, evaluation pixels.
       eval_labels: [M] int32.
-      eval_split: What the evaluation examples are: 'test' or 'validation'.
+      eval_split: Name of the evaluation split: 'test' or 'validation'.
       num_classes: Number of classes.
       mean: Mean of value / max_value over the whole training set, one number per channel.
       std: Standard deviation of value / max_value, one number per channel.

@@ -1,4 +1,4 @@
-"""Batches made ahead of the step that takes them: in a thread, and on their way to the device."""
+"""Makes batches ahead of the step that takes them, in a thread, and moves them to the device."""
 
 import itertools
 from collections import deque
@@ -13,16 +13,7 @@ U = TypeVar("U")
 def in_background(
     make: Callable[[int], T], start: int, stop: int | None, ahead: int = 2
 ) -> Generator[T, None, None]:
-    """make(start), make(start + 1), ..., each made in a thread before it is asked for.
-
-    Args:
-      make: A function of the step.
-      start: The first step.
-      stop: The step before which to end; None: never.
-      ahead: How many results to keep ready, at least 1.
-
-    Returns:
-      A generator; `close` it where it is left before its end.
+    """make(start), make(start + 1), ..., with the next `ahead` of them made in a thread.
 
     Example:
       >>> list(in_background(lambda step: step**2, 2, 5))
@@ -43,14 +34,13 @@ def in_background(
 def to_device(
     batches: Iterator[T], put: Callable[[T], U], ahead: int = 2
 ) -> Generator[U, None, None]:
-    """put(batch) for every batch, called `ahead` batches before they are asked for.
+    """put(batch) for every batch, called `ahead` batches before that one is asked for.
 
-    `put` starts a copy and does not wait for it: `jax.device_put`, or what makes a global array
-    of this host's part. The copies then run beside the steps.
+    `put` starts a copy and does not wait for it, as `jax.device_put` does: copies run beside steps.
 
     Args:
-      batches: Batches; closed at the end or when this generator is.
-      put: What moves a batch.
+      batches: Batches. They are closed at their end, or when this generator is.
+      put: Moves a batch to where the step runs.
       ahead: How many moved batches to keep ready, at least 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Writing a TFDS data set to disk once, in the format that is read without TensorFlow."""
+"""Writes a TFDS data set to disk once, in the format that is read without TensorFlow."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from bitjax.data.archives import ARCHIVES, Archive
 from bitjax.data.tfds import check_known, find_prepared, parse_name, tfds_root
 from bitjax.data.verify import Checksum, verify_file
+from bitjax.extras import missing
 
 
 def prepare(
@@ -16,25 +17,7 @@ def prepare(
     *,
     verify: bool = True,
 ) -> Path:
-    """Prepare a data set, unless it is.
-
-    CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST, KMNIST and ImageNet-2012 need no TensorFlow. Any
-    other is left to TFDS, whose code for most of them does.
-
-    Args:
-      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION, as TFDS calls it.
-      root: Where data sets are prepared; None: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-      source: A folder of files that are downloaded already; None: they are downloaded.
-      verify: Whether those files must be the published ones.
-
-    Returns:
-      The folder of the prepared data set.
-
-    Raises:
-      FileNotFoundError: If a file is missing.
-      ValueError: If there is no such data set, or a file is not the published one.
-      ImportError: If TensorFlow is needed.
-    """
+    """Prepares a data set under `root`, unless it is, from files in `source` or downloads."""
     base, config, version = parse_name(name)
     root = tfds_root(root)
     found = find_prepared(name, root)
@@ -45,13 +28,13 @@ def prepare(
 
     full = base + (f"/{config}" if config else "") + (f":{version}" if version else "")
     builder: Any = tfds.builder(full, data_dir=root, file_format="array_record")
-    archive = ARCHIVES.get(base)
+    archive = ARCHIVES.get(base)  # any other is left to TFDS, whose code mostly needs TensorFlow
     download = tfds.download.DownloadConfig(manual_dir=None if source is None else str(source))
     if archive is not None:
         if source is None and not archive.url:
             raise FileNotFoundError(
                 f"tfds:{base} cannot be downloaded: ask its authors for {', '.join(archive.files)} "
-                "and give their folder (--from)."
+                "and say in which folder they are."
             )
         if source is not None:
             paths = local_files(base, archive, Path(source), builder.url_infos if verify else None)
@@ -64,27 +47,18 @@ def prepare(
     except (ValueError, OSError):
         raise
     except Exception as error:  # Of any kind: builders are others' programs.
-        if not _needs_tensorflow(error):
+        needed = _missing_tensorflow(error)
+        if needed is None:
             reason = " ".join(str(error).split())
             raise ValueError(f"TFDS cannot prepare tfds:{base}: {reason}") from error
-        raise ImportError(
-            f"tfds:{base} is prepared by code of TFDS that needs TensorFlow; run "
-            "`pip install 'bitjax[tf]'` and the same command again. Reading needs none."
-        ) from error
+        raise missing("tf", f"Preparing tfds:{base} (not reading it)", needed) from error
     return Path(builder.data_path)
 
 
 def local_files(
     base: str, archive: Archive, source: Path, published: Mapping[str, Any] | None
 ) -> dict[str, Path]:
-    """The paths of an archive's files in a folder, each checked.
-
-    Args:
-      base: The data set's name.
-      archive: What it is made from.
-      source: The folder.
-      published: TFDS's sizes and hashes by URL; None: whatever is there is taken.
-    """
+    """The paths of an archive's files in a folder, checked against what TFDS says is published."""
     paths = {file: source / file for file in archive.files}
     remedy = f"tfds:{base} is made from {', '.join(archive.files)}"
     remedy += f" of {archive.url}" if archive.url else ", which its authors give on request"
@@ -102,9 +76,10 @@ def _downloaded(archive: Archive, dl_manager: Any) -> dict[str, Path]:
     return {file: Path(path) for file, path in found.items()}
 
 
-def _needs_tensorflow(error: BaseException | None) -> bool:
+def _missing_tensorflow(error: BaseException | None) -> ImportError | None:
+    """The failed import of TensorFlow that an error comes from."""
     while error is not None:
         if isinstance(error, ImportError) and "tensorflow" in str(error):
-            return True
+            return error
         error = error.__cause__ or error.__context__
-    return False
+    return None

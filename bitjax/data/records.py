@@ -1,4 +1,4 @@
-"""Encoded images that are read one by one: what folders and TFDS sets have in common."""
+"""Reads encoded images one by one, from a folder or a TFDS set."""
 
 import dataclasses
 import hashlib
@@ -16,48 +16,31 @@ Shape = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)  # a NamedTuple has a length of its own
 class Records:
-    """Some of the examples of one split.
-
-    Attributes:
-      split: The split's name.
-      read: From a record's number to (the encoded image, its class); threads may call it.
-      where: From a record's number to what an error calls it.
-      indices: [N] int64, the numbers of the records that are meant, in order.
-      labels: [N] int32, their classes where those are known without reading; or None.
-      digest: Changes when the split's files do; '' where nobody can tell.
-    """
+    """Some of the examples of one split."""
 
     split: str
-    read: Callable[[int], tuple[bytes, int]]
-    where: Callable[[int], str]
-    indices: np.ndarray
-    labels: np.ndarray | None
-    digest: str
+    read: Callable[[int], tuple[bytes, int]]  # a record's image and class; threads may call it
+    where: Callable[[int], str]  # what an error calls a record
+    indices: np.ndarray  # [N] int64, the records that are meant, in order
+    labels: np.ndarray | None  # [N] int32, if they are known without reading
+    digest: str  # changes when the split's files do; '' where nobody can tell
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def subset(self, chosen: np.ndarray | slice) -> "Records":
-        """Those of the examples that a mask, a slice or an array of positions selects."""
+        """The examples that a mask, a slice or an array of positions selects."""
         labels = None if self.labels is None else self.labels[chosen]
         return dataclasses.replace(self, indices=self.indices[chosen], labels=labels)
 
 
 class Source(NamedTuple):
-    """A data set whose images are encoded, before it is known where they will be decoded.
-
-    Attributes:
-      name: What a config calls it.
-      splits: The examples by split: 'train', and 'validation', 'test' or both.
-      num_classes: Number of classes.
-      shape: (H, W, C) of every image; None where they differ or nobody has looked.
-      channels: 1, 3 or 4.
-    """
+    """A data set whose images are encoded, before it is known where they will be decoded."""
 
     name: str
-    splits: Mapping[str, Records]
+    splits: Mapping[str, Records]  # 'train', and 'validation', 'test' or both
     num_classes: int
-    shape: Shape | None
+    shape: Shape | None  # of every image; None where they differ or nobody has looked
     channels: int
 
 
@@ -68,21 +51,7 @@ def example(
     convert: Callable[..., np.ndarray],
     *arguments: object,
 ) -> tuple[np.ndarray, int]:
-    """One example, decoded.
-
-    Args:
-      records: The examples.
-      position: In [0, len(records)).
-      num_classes: Number of classes.
-      convert: From the opened image and `arguments` to pixels.
-      *arguments: Of `convert`.
-
-    Returns:
-      Its pixels and its class.
-
-    Raises:
-      ValueError: If the record cannot be read or decoded, or its class is out of range.
-    """
+    """The pixels and the class of one example; a ValueError if it cannot be read or decoded."""
     number = int(records.indices[position])
     try:
         content, label = records.read(number)
@@ -101,19 +70,7 @@ def example(
 
 
 def decode_all(records: Records, num_classes: int, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """All the examples as arrays; decoded pixels are kept in the user's cache.
-
-    Args:
-      records: The examples, a whole split.
-      num_classes: Number of classes.
-      shape: (H, W, C) of every image.
-
-    Returns:
-      Images, uint8 [N, H, W, C], and classes, int32 [N].
-
-    Raises:
-      ValueError: If a record is damaged, of another shape, or without a class.
-    """
+    """Images, uint8 [N, H, W, C], and classes, int32 [N], of a whole split; cached."""
     wanted = (len(records), *shape)
     if not records.digest:
         return _decode_all(records, num_classes, shape)
@@ -147,7 +104,7 @@ def _decode_all(records: Records, num_classes: int, shape: Shape) -> tuple[np.nd
 
 
 def exact(image, shape: Shape) -> np.ndarray:
-    """The pixels of an image that has its shape already; a ValueError where it has not."""
+    """The pixels of an image that has `shape` already; a ValueError if it has not."""
     found = (image.height, image.width)
     if found != shape[:2]:
         raise ValueError(f"an image of {found[0]}x{found[1]}, expected {shape[0]}x{shape[1]}")
@@ -155,10 +112,5 @@ def exact(image, shape: Shape) -> np.ndarray:
 
 
 def digest_of(*facts: object) -> str:
-    """A short hash of what identifies a split's content.
-
-    Example:
-      >>> digest_of("cifar10", 3) == digest_of("cifar10", 3)
-      True
-    """
+    """A short hash of what identifies a split's content."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

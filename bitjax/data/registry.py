@@ -1,4 +1,4 @@
-"""`load`: a data set by its name, cut into training and evaluation examples."""
+"""Loads a data set by its name, cut into training and evaluation examples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A fixed, class-balanced choice of examples to hold out of a training set."""
+"""Chooses examples to hold out of a training set: always the same, balanced over classes."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of pixels, exact: sums of integers."""
+"""Measures the mean and the standard deviation of pixels, exactly: by sums of integers."""
 
 import math
 
@@ -11,13 +11,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of value / 255, channel by channel; a constant channel has the deviation 1.
-
-    Args:
-      images: uint8 [N, H, W, C], N at least 1.
-
-    Returns:
-      C means and C standard deviations.
+    """Mean and deviation of value / 255 by channel; a constant channel has the deviation 1.
 
     Example:
       >>> mean_and_std(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
@@ -40,14 +34,11 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
 def usual_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """ImageNet's mean and deviation, for sets too large to be measured at every start.
 
-    Args:
-      channels: 1 (the average of the three), 3, or 4 (the last one is kept as it is, in [0, 1]).
-
     Example:
       >>> usual_moments(3)
       ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
     if channels == 1:
         return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
-    extra = channels - 3
+    extra = channels - 3  # a fourth channel stays as it is, in [0, 1]
     return IMAGENET_MEAN + (0.0,) * extra, IMAGENET_STD + (1.0,) * extra

@@ -1,4 +1,4 @@
-"""Data sets that do not fit into memory: records decoded in threads, in the order of the step."""
+"""Streams data sets that do not fit into memory: threads decode records in the steps' order."""
 
 import os
 from collections.abc import Generator
@@ -10,6 +10,7 @@ from bitjax.data.images import WORDS, centre_crop, random_resized_crop
 from bitjax.data.order import epoch_order
 from bitjax.data.records import Records, Shape, exact
 from bitjax.data.records import example as read_example
+from bitjax.extras import extra
 
 Batch = dict[str, np.ndarray]
 
@@ -27,11 +28,11 @@ class StreamedDataset(NamedTuple):
       train: The training examples.
       evaluation: The evaluation examples.
       image_shape: (H, W, C) of the images in a batch.
-      shorter: Evaluation images are resized until their shorter side has this length, and cropped;
-        0: they have the shape of `image_shape` and stay as they are.
-      random_crop: Whether training images are random-resized crops, mirrored half the time;
-        otherwise they are what evaluation would see.
-      eval_split: What the evaluation examples are: 'test', 'validation', ...
+      shorter: Length of an evaluation image's shorter side before it is cropped; 0 if images have
+        the shape `image_shape` already.
+      random_crop: Whether training images are random-resized crops, mirrored half the time. If not,
+        they are prepared as evaluation images are.
+      eval_split: Name of the evaluation split: 'test', 'validation', ...
       num_classes: Number of classes.
       mean: Mean of value / max_value, one number per channel.
       std: Standard deviation of value / max_value, one number per channel.
@@ -69,22 +70,7 @@ class StreamedDataset(NamedTuple):
 
 
 def crop_words(seed: int, position: int) -> np.ndarray:
-    """The random words of the crop and flip at one position of the endless stream of examples.
-
-    They depend on the seed and the position only: not on the hosts, the threads, or where a run
-    was stopped.
-
-    Args:
-      seed: In [0, 2**64).
-      position: step * batch_size + place in the batch, in [0, 2**64).
-
-    Returns:
-      uint64 [`WORDS`].
-
-    Example:
-      >>> bool(np.array_equal(crop_words(0, 5), crop_words(0, 5)))
-      True
-    """
+    """The random words of the crop and flip at one position of the endless stream of examples."""
     key = np.array([seed, position], np.uint64)
     counter = np.array([0, 0, 0, _CROP_SEED], np.uint64)  # the orders begin at counter 0
     return np.random.Philox(key=key, counter=counter).random_raw(WORDS)
@@ -99,20 +85,7 @@ def train_stream(
     stop: int | None,
     augment: bool,
 ) -> Generator[Batch, None, None]:
-    """The training batches from step `start` on; see `bitjax.data.train_batches`.
-
-    Args:
-      dataset: The data.
-      batch_size: Examples in a batch over all hosts.
-      start: The first step.
-      seed: Seed of the order and of the crops.
-      part: Which of a batch's examples this host reads.
-      stop: The step before which to end; None: never.
-      augment: Whether to crop at random, where the data set does.
-
-    Returns:
-      A generator; `close` it where it is left before its end.
-    """
+    """This host's `part` of the training batches, as `bitjax.data.train_batches` says."""
     size = part.stop - part.start
 
     def read(i: int) -> Batch:
@@ -140,16 +113,7 @@ def train_stream(
 def eval_stream(
     dataset: StreamedDataset, batch_size: int, part: slice
 ) -> Generator[Batch, None, None]:
-    """The evaluation batches, the last one filled up; see `bitjax.data.eval_batches`.
-
-    Args:
-      dataset: The data.
-      batch_size: Examples in a batch over all hosts.
-      part: Which of a batch's examples this host reads.
-
-    Returns:
-      A generator; `close` it where it is left before its end.
-    """
+    """This host's `part` of the evaluation batches, as `bitjax.data.eval_batches` says."""
     size = part.stop - part.start
 
     def read(i: int) -> Batch:
@@ -179,7 +143,8 @@ def _plain(dataset: StreamedDataset, records: Records, position: int) -> tuple[n
 
 
 def _batches(read, start: int, stop: int, size: int, threads: int) -> Generator[Batch, None, None]:
-    import grain  # 2 s to import: only who streams pays.
+    with extra("data", "A streamed data set"):
+        import grain  # 2 s to import: only who streams pays.
 
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * size))
     examples = grain.MapDataset.range(start, stop).map(read)

@@ -1,7 +1,7 @@
-"""Image-classification data sets of TensorFlow Datasets, read without TensorFlow.
+"""Reads image-classification sets of TensorFlow Datasets without TensorFlow.
 
-They are prepared once, in the array_record format (`python -m experiments.prepare_data`), and read
-by `as_data_source`. Images stay encoded here; Pillow decodes them where a batch needs them.
+They are prepared once, in the array_record format (`bitjax.data.prepare`), and read by
+`as_data_source`. Images stay encoded here; Pillow decodes them where a batch needs them.
 """
 
 import difflib
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from bitjax.data.images import check_decoder
 from bitjax.data.records import Records, Shape, Source, digest_of
+from bitjax.extras import extra
 
-PREPARE = "python -m experiments.prepare_data"
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")
 
 
@@ -27,9 +28,6 @@ def tfds_root(root: str | Path | None) -> Path:
 
 def parse_name(name: str) -> tuple[str, str, str]:
     """'NAME/CONFIG:VERSION' in its three parts; '' for those that are left out.
-
-    Raises:
-      ValueError: If it has another form.
 
     Example:
       >>> parse_name("emnist/letters:3.1.0"), parse_name("cifar10")
@@ -45,26 +43,13 @@ def parse_name(name: str) -> tuple[str, str, str]:
 
 
 def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str] = ()) -> Source:
-    """A prepared data set's examples.
-
-    Args:
-      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION; the newest version if it is left out.
-      root: Where data sets are prepared; None: `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-      splits: The training and the evaluation split in TFDS's language, ('train[:90%]',
-        'train[90%:]') say; empty: 'train', 'validation' and 'test', as far as they have labels.
-
-    Returns:
-      The examples.
-
-    Raises:
-      FileNotFoundError: If it is not prepared; the message says by which command it is.
-      ValueError: If there is no such data set, it has no images or no classes, or a split or a
-        version is not there.
-    """
+    """The examples of a prepared data set, its newest version if none is named."""
     folder = _find(name, tfds_root(root))
-    import tensorflow_datasets as tfds  # 1 s to import: only who reads such a set pays.
+    with extra("data", f"tfds:{name}"):
+        import tensorflow_datasets as tfds  # 1 s to import: only who reads such a set pays.
 
     full = f"tfds:{name}"
+    check_decoder(full)
     builder = tfds.builder_from_directory(folder)
     image, label = _keys(full, builder.info)
     features = builder.info.features
@@ -93,15 +78,7 @@ def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str
 
 
 def find_prepared(name: str, root: Path) -> Path | None:
-    """The folder of a prepared data set, its newest version; None where it is not prepared.
-
-    Args:
-      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
-      root: Where data sets are prepared.
-
-    Raises:
-      ValueError: If several configurations are there and none is named.
-    """
+    """The folder of a prepared data set, of its newest version if none is named, or None."""
     base, config, version = parse_name(name)
     folder = root / base / config
     versions = _versions(folder)
@@ -129,9 +106,8 @@ def _find(name: str, root: Path) -> Path:
         check_known(base)  # a user's own set may be unknown to TFDS
     others = f" (version {', '.join(there)} is)" if there else ""
     raise FileNotFoundError(
-        f"tfds:{name} is not prepared in {folder}{others}; prepare it with `{PREPARE} tfds:{name} "
-        f"--root {root}` (--help tells how to do so from downloaded files), or say where it is: "
-        "config.data.root or TFDS_DATA_DIR."
+        f"tfds:{name} is not prepared in {folder}{others}; prepare it by `bitjax prepare "
+        f"tfds:{name}` with the root {root}, or say where it is: config.data.root or TFDS_DATA_DIR."
     )
 
 
@@ -143,7 +119,8 @@ def _versions(folder: Path) -> list[str]:
 
 def check_known(base: str) -> None:
     """Raise a ValueError, with similar names, where TFDS has no data set of a name."""
-    import tensorflow_datasets as tfds
+    with extra("data", f"tfds:{base}"):
+        import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
     if base not in known:
@@ -188,7 +165,7 @@ def _records(full: str, builder: Any, split: str, image: str, label: str, folder
     except NotImplementedError as error:
         raise ValueError(
             f"{full} is prepared as {builder.info.file_format.value} in {folder}, which only "
-            f"TensorFlow reads; remove that folder and run `{PREPARE} {full}`."
+            f"TensorFlow reads; remove that folder and run `bitjax prepare {full}`."
         ) from error
     except (ValueError, KeyError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading a file only if it is the one that was published."""
+"""Reads a file only if it is the one that was published."""
 
 import hashlib
 from pathlib import Path
@@ -6,33 +6,15 @@ from typing import NamedTuple
 
 
 class Checksum(NamedTuple):
-    """What a file must be.
+    """The size and the hash that a file must have."""
 
-    Attributes:
-      size: Bytes.
-      algorithm: Name of a hash in `hashlib`: 'md5' or 'sha256'.
-      digest: The hash in hexadecimal.
-    """
-
-    size: int
-    algorithm: str
-    digest: str
+    size: int  # bytes
+    algorithm: str  # a name in hashlib: 'md5' or 'sha256'
+    digest: str  # in hexadecimal
 
 
 def read_verified(path: Path, expected: Checksum, remedy: str) -> bytes:
-    """Read a file and check its size and its hash.
-
-    Args:
-      path: The file.
-      expected: What it must be.
-      remedy: What to do where it is missing or damaged; the end of the error's sentence.
-
-    Returns:
-      The file's bytes.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      ValueError: If its size or its hash differs.
+    """The bytes of a file with this size and hash; else an error that ends with `remedy`.
 
     Example:
       >>> read_verified(Path("no/such.gz"), Checksum(3, "md5", "00"), "copy it there")
@@ -46,16 +28,7 @@ def read_verified(path: Path, expected: Checksum, remedy: str) -> bytes:
 
 
 def verify_file(path: Path, expected: Checksum, remedy: str) -> None:
-    """Check the size and the hash of a file of any size, a part at a time.
-
-    Args:
-      path: The file, which is there.
-      expected: What it must be.
-      remedy: What to do where it is damaged; the end of the error's sentence.
-
-    Raises:
-      ValueError: If its size or its hash differs.
-    """
+    """Raises a ValueError that ends with `remedy` unless a file has this size and hash."""
     size = path.stat().st_size
     if size != expected.size:
         raise ValueError(

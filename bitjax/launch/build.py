@@ -10,7 +10,7 @@ import numpy as np
 
 import bitjax as bj
 from bitjax import data, methods
-from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, check_name, make, plain
+from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make, plain
 from bitjax.launch.start import load_start
 from bitjax.linen.quantized import Quantized
 from bitjax.runs.folder import config_hash, open_run
@@ -55,8 +55,8 @@ def build_budgets(specs: Any) -> tuple[bj.Budget, ...]:
 def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> methods.Method:
     """The method with the config's rules and budgets."""
     extra: dict[str, Any] = {}
-    name = check_name(METHODS, "method", config["method"])
-    parameters = inspect.signature(METHODS[name]).parameters
+    name = config["method"].get("name")
+    parameters = inspect.signature(find(METHODS, "method", config["method"])).parameters
     if "rules" in parameters:
         extra["rules"] = rules
         if not any(rule.quantizer for rule in rules):

@@ -1,11 +1,21 @@
-"""Names in a config to models, quantizers and methods."""
+"""Turns names in a config into models, quantizers and methods: ours by name, others by import path.
 
+A name with a colon, `my_package.nets:Net`, is looked up in the module before it, which may lie in
+the working folder.
+"""
+
+import contextlib
+import difflib
+import importlib
 import inspect
+import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 import bitjax as bj
@@ -54,6 +64,12 @@ METHODS: dict[str, Callable] = {
     "tsq": methods.tsq,
 }
 
+_KINDS: dict[str, tuple[type, str]] = {
+    "model": (nn.Module, "a Flax Linen Module"),
+    "rules": (bj.Quantizer, "a Quantizer"),
+    "method": (methods.Method, "a Method"),
+}
+
 
 def plain(config: Any) -> Any:
     """A config as dicts, lists and scalars."""
@@ -63,18 +79,80 @@ def plain(config: Any) -> Any:
 
 
 def make(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any], **extra: Any) -> Any:
-    """Calls `registry[spec['name']]` with the rest of `spec`, after checking both.
-
-    Raises:
-      ValueError: an unknown name or argument, or a wrong value; the message names the config key.
-    """
+    """Calls what `spec['name']` names with the rest of `spec`; errors name the config's key."""
     if not isinstance(spec, Mapping):
         raise ValueError(f"config.{key} must be {{'name': ..., settings}}, got {spec!r}.")
+    factory, name = find(registry, key, spec), spec["name"]
     arguments = {k: v for k, v in spec.items() if k != "name"}
-    name = check_name(registry, key, spec)
-    parameters = inspect.signature(registry[name]).parameters
+    _check_arguments(factory, key, name, arguments, extra)
+    kind, title = _kind(key)
+    try:
+        made = factory(**arguments, **extra)
+        if not isinstance(made, kind):
+            raise TypeError(f"it must give {title}, got {type(made).__name__}.")
+    except Exception as error:
+        if name in registry and not isinstance(error, TypeError | ValueError):
+            raise  # ours raise only these for what a user can put right
+        raise ValueError(f"config.{key} ({name}): {' '.join(str(error).split())}") from error
+    return made
+
+
+def find(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any]) -> Callable:
+    """What `spec['name']` names, a name of the registry or an import path; else a ValueError."""
+    name = spec.get("name", "")
+    if name in registry:
+        return registry[name]
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        raise ValueError(
+            f"config.{key}.name must be one of {sorted(registry)}, got {name!r}; your own is named "
+            "by its import path, 'package.module:Name'."
+        )
+    where = f"config.{key}.name={name!r}"
+    found = _attribute(_imported(module, where), attribute, where)
+    kind, title = _kind(key)
+    with contextlib.suppress(TypeError, ValueError):  # no signature, no function
+        inspect.signature(found)
+        if not isinstance(found, kind):
+            return found
+    raise ValueError(f"{where} must name a class or a function that gives {title}.")
+
+
+def _kind(key: str) -> tuple[type, str]:
+    return _KINDS.get(key.partition("[")[0], (object, "it"))
+
+
+def _imported(module: str, where: str) -> types.ModuleType:
+    if module.partition(".")[0] in sys.stdlib_module_names:  # config.json may be somebody else's
+        raise ValueError(f"{where}: {module} is of Python's own library; name a module of yours.")
+    if os.getcwd() not in sys.path:  # an installed command does not have the working folder there
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a module is a program: it may raise anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(
+            f"{where}: {module or 'a module without a name'} does not import ({reason}); install "
+            "it, or work in the folder that has it."
+        ) from error
+
+
+def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
+    if not hasattr(module, name):
+        known = [each for each in vars(module) if not each.startswith("_")]
+        close = difflib.get_close_matches(name, known, 3, 0.4)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known[:8])}."
+        raise ValueError(f"{where}: {module.__name__} has no {name!r}; {hint}")
+    return getattr(module, name)
+
+
+def _check_arguments(
+    factory: Callable, key: str, name: str, arguments: Mapping[str, Any], extra: Mapping[str, Any]
+) -> None:
+    parameters = inspect.signature(factory).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = sorted(n for n in parameters if n not in extra and not n.startswith("_"))
+    hidden = {"name", "parent", *extra}  # the first two are Flax's
+    known = sorted(n for n in parameters if n not in hidden and not n.startswith("_"))
     for argument, value in arguments.items():
         if argument not in parameters and not free:
             raise ValueError(
@@ -87,18 +165,6 @@ def make(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any], **
                 f"config.{key}.{argument} must be of type "
                 f"{wanted or parameters[argument].annotation}, got {value!r}."
             )
-    try:
-        return registry[name](**arguments, **extra)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"config.{key} ({name}): {error}") from error
-
-
-def check_name(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any]) -> str:
-    """The name of a spec, if it is in the registry; a ValueError with the choices if not."""
-    name = spec.get("name", "")
-    if name not in registry:
-        raise ValueError(f"config.{key}.name must be one of {sorted(registry)}, got {name!r}.")
-    return name
 
 
 def _fits(value: Any, annotation: Any) -> bool:

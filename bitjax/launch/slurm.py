@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bitjax.extras import extra
+
 _TIMEOUTS = 100  # times that a run may come to its time limit; each goes on where it stopped
 
 
@@ -66,10 +68,8 @@ def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: s
     Raises:
       ValueError: submitit or Slurm is missing, or a parameter is wrong.
     """
-    try:
+    with extra("slurm", "--executor slurm"):
         import submitit
-    except ImportError:
-        raise ValueError("--executor slurm needs submitit: pip install 'bitjax[slurm]'.") from None
     given: dict[str, Any] = {}
     general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node"}
     general |= {"tasks_per_node", "stderr_to_stdout"}

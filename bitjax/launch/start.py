@@ -1,23 +1,30 @@
-"""Loads the float variables that a run starts from."""
+"""Loads the float variables that a run starts from, mapped by name to the model's."""
 
 import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from bitjax import models
+from bitjax.launch.weights import open_weights
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.training import hosts
 
+_PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
+_SHOWN = 3  # of each kind of difference
+Key = tuple[str, ...]
+
 
 def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None:
-    """Float variables to start from; None if empty.
+    """Float variables to start from, None if `init_from` is empty; every host has the same files.
 
-    Args:
-      init_from: a run's folder, with `@best` for those that evaluated best, or a published file.
-      model: what they are for.
-      sample: of its input.
+    `init_from` is a run's folder (with `@best` for the variables that evaluated best), or what
+    `bitjax.launch.weights` reads, or a published ResNet's file; under $BITJAX_DATA if not here.
     """
     if not init_from:
         return None
@@ -37,22 +44,106 @@ def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
             "config.keep_best=True, or leave @best away."
         )
-    shapes = jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample))
-    if (path / kind).is_dir():
-        with Checkpoints(path / kind) as checkpoints:
-            restored = checkpoints.restore(lambda meta: {"variables": dict(shapes)})
-        if restored is None:
-            raise ValueError(f"config.init_from={init_from!r} has no checkpoint; finish that run.")
-        return restored.state["variables"]
-    loaded = hosts.on_all(lambda: models.load_resnet(path))
-    found, wanted = (
-        {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (loaded, dict(shapes))
+    shapes = dict(jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample)))
+    if not (path / kind).is_dir():
+        return hosts.on_all(lambda: _from_others(init_from, path, shapes))
+    with Checkpoints(path / kind) as checkpoints:
+        restored = checkpoints.restore(lambda meta: {"variables": shapes})
+    if restored is None:
+        raise ValueError(f"config.init_from={init_from!r} has no checkpoint; finish that run.")
+    return restored.state["variables"]
+
+
+def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a file or an Orbax checkpoint as the model's variables."""
+    leaves = {_parts(_name(p)): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    where = f"config.init_from={init_from!r}"
+    try:
+        weights = open_weights(path)
+        placed = _placed(weights.names, leaves)
+        if _PUBLISHED <= {*weights.names} and {*placed.values()} != {*leaves}:
+            published = jax.tree_util.tree_leaves_with_path(models.load_resnet(path))
+            found = {_parts(_name(p)): np.asarray(leaf) for p, leaf in published}
+        else:
+            arrays = weights.read(tuple(placed))
+            found = {key: arrays[name] for name, key in placed.items()}
+    except (ValueError, FileNotFoundError) as error:
+        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        raise kind(f"{where}: {error}") from error
+    _check_same(where, found, leaves)
+    return jax.tree_util.tree_map_with_path(
+        lambda p, leaf: jnp.asarray(found[_parts(_name(p))], leaf.dtype), dict(shapes)
     )
-    for leaf in sorted(found.keys() | wanted.keys()):
-        if found.get(leaf) != wanted.get(leaf):
-            raise ValueError(
-                f"config.init_from={init_from!r} holds {leaf} of shape {found.get(leaf)}, but "
-                f"config.model has {wanted.get(leaf)}: choose the model it was trained as."
-            )
-    return loaded
+
+
+def _name(path: Iterable[Any]) -> str:
+    return "/".join(str(entry.key) for entry in path)
+
+
+def _parts(name: str) -> Key:
+    """The names along a path, however they are joined: a/b, a.b, a//b or ['a']['b']."""
+    return tuple(re.findall(r"[^/.\[\]'\"]+", name))
+
+
+def _placed(names: Sequence[str], leaves: Mapping[Key, Any]) -> dict[str, Key]:
+    """By its name in a file, each array's place among the model's variables.
+
+    Names may leave collections (`params`, `batch_stats`) out. If they have them, they may lie
+    deeper in a tree, a training state say, of which only the model's collections are taken.
+    """
+    parts = {name: _parts(name) for name in names}
+    collections = list(dict.fromkeys(key[0] for key in leaves))
+    roots = sorted({p[: p.index("params")] for p in parts.values() if "params" in p}, key=len)
+    if not roots:
+        placed: dict[str, Key] = {
+            name: next(((c, *p) for c in collections if (c, *p) in leaves), ("params", *p))
+            for name, p in parts.items()
+        }
+    else:
+        root = roots[0]
+        if same := ["/".join(other) for other in roots[1:] if len(other) == len(root)]:
+            raise ValueError(f"it has `params` in {'/'.join(root)} and in {_some(same)}; keep one.")
+        if any(p[: len(root) + 2] == (*root, "params", "params") for p in parts.values()):
+            root = (*root, "params")  # variables that were saved as `params`
+        inside = {name: p[len(root) :] for name, p in parts.items() if p[: len(root)] == root}
+        placed = {name: p for name, p in inside.items() if p and p[0] in collections}
+    if len({*placed.values()}) < len(placed):
+        raise ValueError("two of its names differ in nothing but their separators; keep one.")
+    return placed
+
+
+def _check_same(where: str, found: Mapping[Key, np.ndarray], leaves: Mapping[Key, Any]) -> None:
+    """Raises a ValueError with every kind of difference between arrays and the model's."""
+    shared = [key for key in leaves if key in found]
+    differences = {
+        "missing": [_text(k, leaves[k].shape) for k in leaves if k not in found],
+        "unexpected": [_text(k, found[k].shape) for k in found if k not in leaves],
+        "of another shape": [
+            f"{_text(k, found[k].shape)} for {leaves[k].shape}"
+            for k in shared
+            if found[k].shape != leaves[k].shape
+        ],
+        "of another type": [
+            f"{_text(k, found[k].dtype)} for {leaves[k].dtype}"
+            for k in shared
+            if jnp.issubdtype(found[k].dtype, jnp.floating)
+            != jnp.issubdtype(leaves[k].dtype, jnp.floating)
+        ],
+    }
+    listed = [f"{kind}: {_some(texts)}" for kind, texts in differences.items() if texts]
+    if listed:
+        raise ValueError(
+            f"{where} does not fit config.model: {'; '.join(listed)}. Choose the model that it is "
+            "of."
+        )
+    if bad := [_text(k, "") for k in shared if not np.isfinite(found[k].astype(np.float64)).all()]:
+        raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
+
+
+def _text(key: Key, fact: object) -> str:
+    return f"{'/'.join(key)} {fact}".rstrip()
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more

@@ -1,1 +1,1 @@
-"""Tables, pictures and a page from run folders."""
+"""Makes tables, pictures and a page from run folders."""

@@ -1,4 +1,4 @@
-"""Runs put side by side: what is comparable in one group, seeds of one setting in one row."""
+"""Puts runs side by side: comparable ones in a group, the seeds of one setting in a row."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,13 +31,13 @@ class Row(NamedTuple):
     """One setting, run with one seed or several.
 
     Attributes:
-      label: what tables call it; unique in its group.
-      method: its name.
-      config: path of the config file, with its variant.
-      runs: by seed; where a seed was run twice, both.
-      figures: of `FIGURES` over seeds; a seed that was run twice counts its mean once.
-      difference: in accuracy to the baseline over common seeds; None without one.
-      front: whether no other row of the group is as accurate at no higher cost.
+      label: Name in tables, unique in the group.
+      method: Name of the method.
+      config: Path of the config file, with its variant.
+      runs: The runs, ordered by seed. A seed that was run twice is there twice.
+      figures: Each figure's summary over seeds. A seed that was run twice counts once, by its mean.
+      difference: Difference in accuracy to the baseline over common seeds, or None.
+      front: Whether no other row of the group is as accurate at no higher cost.
     """
 
     label: str
@@ -53,10 +53,10 @@ class Group(NamedTuple):
     """Rows that may be compared: one model, one data set, one evaluation set.
 
     Attributes:
-      title: what they share.
-      rows: in the order of their cost.
-      baseline: label of the float row that differences are to; None without one.
-      warnings: what a reader of the table must know.
+      title: The model, the data and the evaluation set that the rows share.
+      rows: The rows, ordered by cost.
+      baseline: Label of the float row that differences are to, or None.
+      warnings: Sentences that a reader of the table must know.
     """
 
     title: str
@@ -66,13 +66,13 @@ class Group(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All of it.
+    """All runs, compared.
 
     Attributes:
-      groups: one, unless several were asked for.
-      cost: that fronts are drawn against.
-      skipped: folders that are not in it, and why.
-      confidence: of the intervals.
+      groups: The groups: one, unless several were asked for.
+      cost: Key of the figure that fronts are drawn against.
+      skipped: The folders that were left out, and why.
+      confidence: Confidence of the intervals, in (0, 1).
     """
 
     groups: tuple[Group, ...]
@@ -93,16 +93,16 @@ def compare(
     """Puts finished runs side by side.
 
     Args:
-      runs: at least one.
-      skipped: to be listed beside them.
-      group: allow several models, data sets or evaluation sets, each in a group of its own.
-      cost: of `COSTS`, for the Pareto front and the order of rows.
-      baseline: label of the row that differences are to; the float row with most seeds if empty,
-        of several the most accurate.
-      confidence: of intervals, in (0, 1).
+      runs: Finished runs, at least one.
+      skipped: Folders to list as left out.
+      group: Whether to allow several models, data sets or evaluation sets, each in its own group.
+      cost: Key of `COSTS` for the Pareto front and the order of rows.
+      baseline: Label of the row that differences are to. If empty, it is the float row with most
+        seeds, and among equals the most accurate.
+      confidence: Confidence of the intervals, in (0, 1).
 
     Raises:
-      ValueError: there is no run, a name is unknown, or runs are not comparable and `group` is off.
+      ValueError: There is no run, a name is unknown, or runs are not comparable and `group` is off.
     """
     if not runs:
         raise ValueError("there is no finished run to compare.")
@@ -115,7 +115,7 @@ def compare(
         raise ValueError(
             f"the runs are of {len(apart)} different models, data or evaluation sets: "
             + "; ".join(f"{title} ({_shown(found)})" for title, found in apart.items())
-            + ". Choose one, or pass --group for a table of each."
+            + ". Choose one, or use the option group for a table of each."
         )
     rows = {title: _rows(found) for title, found in apart.items()}
     labels = {row.label for found in rows.values() for row in found}
@@ -128,7 +128,7 @@ def compare(
 
 
 def comparable(run: RunRecord) -> str:
-    """What runs must share to be compared: the model with its settings, data, evaluation set."""
+    """What runs must share to be compared: the model with its settings, the data, the split."""
     model = dict(run.settings["model"])
     name = model.pop("name")
     kept = {k: v for k, v in model.items() if k not in _TRAINING_ONLY}

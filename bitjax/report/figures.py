@@ -1,4 +1,4 @@
-"""The figures of a run that tables, charts and the page show, each named and explained once."""
+"""Names and explains each figure of a run that tables, charts and the page show."""
 
 from collections.abc import Iterable
 from statistics import fmean
@@ -13,12 +13,12 @@ class Figure(NamedTuple):
     """One figure of a run.
 
     Attributes:
-      key: its name in files.
-      title: its name in tables.
-      digits: behind the decimal point in tables.
-      scale: what tables divide it by.
-      about: what it is, in a sentence.
-      cost: whether less is better and it may be the axis of a Pareto front.
+      key: Name in files.
+      title: Name in tables.
+      digits: Digits behind the decimal point in tables.
+      scale: Number that tables divide the figure by.
+      about: A sentence that explains the figure.
+      cost: Whether less is better, so that it may be the axis of a Pareto front.
     """
 
     key: str
@@ -91,11 +91,7 @@ def layers_of(sites: Iterable[SiteBits]) -> dict[str, LayerBits]:
 
 
 def figures_of(run: RunRecord) -> dict[str, float]:
-    """Every figure of `FIGURES`, in its own unit; without an inner layer those are missing.
-
-    Args:
-      run: a finished run.
-    """
+    """Every figure of a finished run by key, in its own unit; inner ones if it has inner layers."""
     order = list(dict.fromkeys(layer_of(s.site) for s in run.sites))
     inner = set(order[1:-1])
     found: dict[str, float] = {"accuracy": run.accuracy}

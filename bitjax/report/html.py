@@ -1,4 +1,4 @@
-"""A comparison as one page that needs nothing else: data, script and style are all inside it.
+"""Writes a comparison as one page that needs nothing else: data, script and style are inside it.
 
 The script (the files of `page/`, joined) draws everything from the data, and puts text only where
 text goes, never as HTML. The page's security policy lets exactly this script run and nothing be
@@ -50,9 +50,9 @@ def page(
     """The whole page as text.
 
     Args:
-      comparison: what to show.
-      commands: by run folder, what a shell must be given to make the run again.
-      title: of the page.
+      comparison: The comparison to show.
+      commands: Shell commands that make a run again, by the run's folder.
+      title: Title of the page.
     """
     style = (resources.files("bitjax.report") / "page" / "page.css").read_text("utf-8")
     script = page_script()
@@ -74,12 +74,7 @@ def page_script() -> str:
 
 
 def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:
-    """What the page's script draws, as plain data.
-
-    Args:
-      comparison: what to show.
-      commands: by run folder; one that is missing is left empty.
-    """
+    """The plain data that the page's script draws; `commands` may lack a run's folder."""
     site_sets: dict[tuple[tuple[str, str], ...], int] = {}
     machines: dict[str, int] = {}
     runs: list[dict[str, Any]] = []
@@ -137,11 +132,8 @@ def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, 
 
 
 def curve(run: RunRecord) -> dict[str, list[Any]]:
-    """A run's training curves, thinned to what a picture shows: `step` and what was logged.
-
-    The last row of a thinned curve is the last one logged. Evaluations are rows of their own, which
-    would be holes in every curve.
-    """
+    """A run's training curves, thinned to what a picture shows: `step` and what was logged."""
+    # Evaluations are rows of their own, which would be holes in every curve. The last row stays.
     rows = [row for row in run.metrics if any(key in row for key in _CURVES)]
     every = max(1, math.ceil(len(rows) / _POINTS))
     rows = rows[(len(rows) - 1) % every :: every] if rows else []
@@ -177,7 +169,7 @@ def _axis(key: str) -> str:
 
 
 def _short(value: Any) -> Any:
-    """A number with six digits, as a page needs no more; None for what is none or not finite."""
+    """A number with six digits, as a page needs no more; None if it is none or not finite."""
     if not is_number(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.6g}")

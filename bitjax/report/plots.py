@@ -1,21 +1,25 @@
-"""Pictures as functions of data, for notebooks and papers; each returns the axes it drew on.
+"""Draws data for notebooks and papers; each function returns the axes that it drew on.
 
-Every function takes `axes` to draw on, and makes a figure of its own without. Nothing here reads a
+Every function takes `axes` to draw on, or makes a figure of its own. Nothing here reads a
 file or a model: `bitjax.runs.records.read_runs` gives what `bits_per_layer` and `curves` take.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
+from bitjax.extras import extra
 from bitjax.report.comparison import Group, row_cost
 from bitjax.report.figures import BY_KEY, layer_of
 from bitjax.report.statistics import pareto_front
 from bitjax.runs.files import SiteBits, is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _FLOAT = 16.0  # more bits than this are float, and cut off
 
@@ -29,10 +33,10 @@ def bits_per_layer(
     """Final bits of weights and inputs by layer; marks are bits before rounding.
 
     Args:
-      sites: of a run, as `RunRecord.sites` has them; or bits by site, as `bitjax.bits_of` gives
-        them, of which a site shows its mean.
-      learned: bits by site before rounding, beside bits by site.
-      axes: to draw on.
+      sites: A run's sites, as `RunRecord.sites` has them; or bits by site, as `bitjax.bits_of`
+        gives them, of which each site's mean is drawn.
+      learned: Bits by site before rounding, if `sites` are bits by site.
+      axes: Axes to draw on; None makes new ones.
 
     Example:
       >>> sites = [SiteBits("conv/kernel", "kernel", 2.6, 3, 100, 10)]
@@ -84,9 +88,9 @@ def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axe
     """Accuracy of a group's rows against a cost, spread over seeds, and the front.
 
     Args:
-      group: of a comparison.
-      cost: of `bitjax.report.figures.COSTS`; on an accelerator it is the time relative to 16 bits.
-      axes: to draw on.
+      group: A group of a comparison.
+      cost: Key of `bitjax.report.figures.COSTS`. An accelerator's is the time relative to 16 bits.
+      axes: Axes to draw on; None makes new ones.
     """
     axes = _axes(axes, (6.5, 4.5))
     known = [(c, row) for row in group.rows if (c := row_cost(row, cost)) is not None]
@@ -118,10 +122,10 @@ def tensor_histogram(
     """How a tensor's elements are spread, and the levels that they are quantized to.
 
     Args:
-      x: any shape.
-      levels: the numbers that quantization leaves, `[L]` say; an x_hat of any shape does as well.
-      bins: of the histogram.
-      axes: to draw on.
+      x: Tensor of any shape.
+      levels: Numbers that quantization leaves, as a list of them or as an x_hat of any shape.
+      bins: Number of the histogram's bins.
+      axes: Axes to draw on; None makes new ones.
 
     Example:
       >>> tensor_histogram([0.1, 0.2, 0.4], [0.0, 0.25]).get_xlabel()
@@ -142,11 +146,11 @@ def planes(codes: Any, bits: int, *, axes: Sequence[Axes] | None = None) -> list
 
     Args:
       codes: `[H, W]` integers in [0, 2^bits).
-      bits: B, the number of planes.
-      axes: B of them to draw on.
+      bits: Number of planes.
+      axes: Axes to draw on, one for each plane; None makes new ones.
 
     Returns:
-      B axes.
+      The axes, one for each plane.
 
     Example:
       >>> [a.get_title() for a in planes(np.array([[0, 3], [1, 2]]), bits=2)]
@@ -160,8 +164,7 @@ def planes(codes: Any, bits: int, *, axes: Sequence[Axes] | None = None) -> list
             f"[{codes_HxW.min()}, {codes_HxW.max()}]."
         )
     if axes is None:
-        _, made = plt.subplots(1, bits, figsize=(1.8 * bits, 2.2), squeeze=False)
-        axes = list(made[0])
+        axes = _grid(1, bits, (1.8 * bits, 2.2))
     if len(axes) != bits:
         raise ValueError(f"`axes` must be {bits}, one for each plane, got {len(axes)}.")
     for plane, one in zip(reversed(range(bits)), axes, strict=True):
@@ -175,9 +178,9 @@ def code_changes(before: Any, after: Any, *, axes: Axes | None = None) -> Axes:
     """How many codes went from where to where: a row for each code before, a column for each after.
 
     Args:
-      before: integers of any shape.
-      after: integers of the same shape.
-      axes: to draw on.
+      before: Integers of any shape.
+      after: Integers of the same shape.
+      axes: Axes to draw on; None makes new ones.
 
     Example:
       >>> code_changes([-1, 0, 0, 1], [-1, 0, 1, 1]).get_title()
@@ -212,25 +215,22 @@ def curves(
     *,
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """What a run logged against its steps, one picture below the other.
+    """What a run logged against its steps, one picture below the other; stages part at dashes.
 
     Args:
-      metrics: rows of `metrics.jsonl`, as `RunRecord.metrics` has them.
-      keys: of the rows; rows without one are left out of its curve.
-      axes: one for each key.
+      metrics: Rows of `metrics.jsonl`, as `RunRecord.metrics` has them.
+      keys: Keys of the rows to draw. A row that lacks one is left out of that curve.
+      axes: Axes to draw on, one for each key; None makes new ones.
 
     Returns:
-      One for each key. Dashed lines are borders of stages.
+      The axes, one for each key.
 
     Example:
       >>> [a.get_ylabel() for a in curves([{"step": 1, "accuracy": 0.5, "bits": 8.0}])]
       ['accuracy', 'bits']
     """
     if axes is None:
-        _, made = plt.subplots(
-            len(keys), 1, sharex=True, squeeze=False, figsize=(6, 2.4 * len(keys))
-        )
-        axes = list(made[:, 0])
+        axes = _grid(len(keys), 1, (6, 2.4 * len(keys)), sharex=True)
     staged = [(row["step"], row["stage"]) for row in metrics if "stage" in row]
     borders = [step for (step, name), (_, later) in zip(staged, staged[1:], strict=False)
                if name != later]  # fmt: skip
@@ -256,9 +256,9 @@ def distortion_rate(
 
     Args:
       rates: `[R]` bits per element.
-      sqnr: dB by name, `[R]` each, or `[S, R]` of several sites: faint points, and their median.
-      bounds: dB by name, `[R]` each; nothing can lie above them.
-      axes: to draw on.
+      sqnr: `[R]` dB by name; or `[S, R]` of several sites, drawn as faint points and their median.
+      bounds: `[R]` dB by name, which nothing can lie above.
+      axes: Axes to draw on; None makes new ones.
 
     Example:
       >>> rates = [1.0, 2.0]
@@ -282,7 +282,16 @@ def distortion_rate(
 
 
 def _axes(axes: Axes | None, size: tuple[float, float]) -> Axes:
-    return plt.subplots(figsize=size, layout="constrained")[1] if axes is None else axes
+    return _grid(1, 1, size, layout="constrained")[0] if axes is None else axes
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], **options: Any) -> list[Axes]:
+    """Axes of a new figure, row by row."""
+    with extra("plots", "A picture"):
+        import matplotlib.pyplot as plt
+
+    made = plt.subplots(rows, columns, squeeze=False, figsize=size, **options)[1]
+    return list(made.flat)
 
 
 def _flat(x: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What seeds say about a method: mean, spread, difference to a baseline; and the Pareto front."""
+"""Summarises seeds: mean, spread, difference to a baseline; and finds the Pareto front."""
 
 import math
 import statistics
@@ -10,9 +10,9 @@ class Summary(NamedTuple):
     """Values over seeds.
 
     Attributes:
-      mean: of them.
-      std: sample standard deviation (divided by count - 1); None of one value.
-      count: how many there are.
+      mean: Mean of the values.
+      std: Sample standard deviation (divided by count - 1), or None if there is one value.
+      count: Number of values.
     """
 
     mean: float
@@ -24,11 +24,11 @@ class Difference(NamedTuple):
     """A paired difference over seeds that both have.
 
     Attributes:
-      mean: of the differences.
-      low: end of the confidence interval of the mean; None of one seed, and where all seeds differ
-        by the same, which says nothing about the spread.
-      high: its other end.
-      seeds: that both have.
+      mean: Mean of the differences.
+      low: Lower end of the mean's confidence interval. It is None for one seed, and where all seeds
+        differ by the same, which says nothing about the spread.
+      high: Upper end of the interval, or None with `low`.
+      seeds: The seeds that both have.
     """
 
     mean: float
@@ -61,12 +61,12 @@ def paired_difference(
     standard deviation s. It assumes normal differences, which few seeds can neither show nor deny.
 
     Args:
-      values: by seed.
-      baseline: by seed.
-      confidence: of the interval, in (0, 1).
+      values: A method's values by seed.
+      baseline: The baseline's values by seed.
+      confidence: Confidence of the interval, in (0, 1).
 
     Returns:
-      None where no seed is common.
+      The difference, or None if no seed is common.
 
     Example:
       >>> paired_difference({0: 0.90, 1: 0.92, 2: 0.97}, {0: 0.95, 1: 0.95})
@@ -90,8 +90,8 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     """Whether no other point costs at most as much and has at least the value, one of them better.
 
     Args:
-      costs: less is better.
-      values: more is better.
+      costs: Each point's cost; less is better.
+      values: Each point's value; more is better.
 
     Example:
       >>> pareto_front([1.0, 2.0, 2.0], [0.5, 0.9, 0.4])

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, CSV, JSON, and a table for the terminal."""
+"""Writes a comparison as Markdown, CSV, JSON, and a table for the terminal."""
 
 import csv
 import io
@@ -53,8 +53,8 @@ def markdown(comparison: Comparison, columns: Collection[str] = tuple(BY_KEY)) -
     """A table for each group, with its warnings below, and the folders that are left out.
 
     Args:
-      comparison: what it shows.
-      columns: keys of the figures that it shows beside the accuracy.
+      comparison: The comparison to show.
+      columns: Keys of the figures to show beside the accuracy.
     """
     parts = []
     for group in comparison.groups:

@@ -104,7 +104,7 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, got {keep}.")
-        _quiet_orbax()
+        quiet_orbax()
         self._folder = Path(folder).absolute()  # Orbax takes no relative paths.
         self._keep = keep
         # One thread, so that saves end in order.
@@ -377,7 +377,8 @@ class _NoOrbaxChatter(logging.Filter):
         return record.levelno > logging.ERROR or not any(_ORBAX in file for file in files)
 
 
-def _quiet_orbax() -> None:
+def quiet_orbax() -> None:
+    """Keeps Orbax's own messages out of the log."""
     absl = logging.getLogger("absl")
     if not any(isinstance(known, _NoOrbaxChatter) for known in absl.filters):
         absl.addFilter(_NoOrbaxChatter())

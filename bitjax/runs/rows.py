@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bitjax.extras import extra
 from bitjax.runs.disk import unwritten
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
@@ -169,12 +170,8 @@ class MetricsWriter:
 
 
 def _tensorboard_writer() -> Callable[..., Any]:
-    try:
+    with extra("tensorboard", "config.tensorboard"):
         from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ImportError(
-            "TensorBoard files need tensorboardX: pip install 'bitjax[tensorboard]'."
-        ) from None
     return SummaryWriter
 
 

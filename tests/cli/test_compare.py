@@ -79,7 +79,7 @@ def test_wrong_words_end_in_one_line(runs):
 
 def test_groups_must_be_asked_for(tmp_path, runs, capsys):
     other = write_run(tmp_path / "other", data="cifar10", name="cifar10/lsq")
-    assert "--group" in error_of(*runs, other)
+    assert "option group" in error_of(*runs, other)
     call(*runs, other, "--group")
     printed = capsys.readouterr().out
     assert "on digits" in printed and "on cifar10" in printed

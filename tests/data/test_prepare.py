@@ -184,7 +184,7 @@ def test_missing_files_and_unknown_sets_are_refused_in_one_line(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="it is installed")
 def test_what_only_tensorflow_can_prepare_says_so(tmp_path):
-    with pytest.raises(ImportError, match=r"needs TensorFlow; run `pip install 'bitjax\[tf\]'`"):
+    with pytest.raises(ImportError, match=r"needs tensorflow: pip install 'bitjax\[tf\]'"):
         prepare("imagenet2012_real", tmp_path / "root", tmp_path)
 
 

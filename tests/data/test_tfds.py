@@ -173,8 +173,8 @@ def test_a_set_that_is_not_prepared_is_refused_with_the_command_and_the_folder(
     tmp_path, monkeypatch
 ):
     wanted = (
-        rf"tfds:cifar10 is not prepared in {tmp_path}/cifar10; prepare it with `python -m "
-        rf"experiments.prepare_data tfds:cifar10 --root {tmp_path}`"
+        rf"tfds:cifar10 is not prepared in {tmp_path}/cifar10; prepare it by `"
+        rf"bitjax prepare tfds:cifar10` with the root {tmp_path},"
     )
     with pytest.raises(FileNotFoundError, match=wanted):
         load("tfds:cifar10", root=tmp_path)

@@ -86,7 +86,7 @@ def test_without_slurm_or_submitit_one_line_says_so(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='Could not detect "srun".*use --executor local'):
         make_executor(tmp_path, ["timeout_min=5"], "sweep")
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ValueError, match=r"needs submitit: pip install 'bitjax\[slurm\]'"):
+    with pytest.raises(ImportError, match=r"needs submitit: pip install 'bitjax\[slurm\]'"):
         make_executor(tmp_path, ["timeout_min=5"], "sweep")
 
 

@@ -88,7 +88,7 @@ def test_where_a_run_was_computed_and_keys_that_older_runs_lack_make_no_other_ro
 )
 def test_what_is_not_comparable_is_refused_and_named_unless_it_is_grouped(tmp_path, other):
     found = records(tmp_path, LSQ[0], {**LSQ[1], **other})
-    with pytest.raises(ValueError, match=r"2 different models, data .*run1\). .*--group"):
+    with pytest.raises(ValueError, match=r"2 different models, data .*run1\). .*option group"):
         compare(found)
     groups = compare(found, group=True).groups
     assert [len(group.rows) for group in groups] == [1, 1]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import PyTreeCheckpointer
 
 import bitjax as bj
 from bitjax.data import load, train_batch
@@ -205,7 +206,11 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
     [
         ("data.name=npz:~/own.npz", "error: host 1: npz:~/own.npz: {}/own.npz is missing"),
         ("init_from=float", "config.init_from='float': host 1 has no {}/float/checkpoints, which"),
-        ("init_from=own.npz", "host 1: {}/own.npz is missing; give the path"),
+        (
+            "init_from=own.npz",
+            "host 1: config.init_from='own.npz': {}/own.npz is missing; give the path",
+        ),
+        ("init_from=orbax", "host 1: config.init_from='orbax': {}/orbax is missing; give the path"),
     ],
 )
 def test_all_hosts_stop_where_one_of_them_lacks_a_file(tmp_path, key, message):
@@ -216,6 +221,7 @@ def test_all_hosts_stop_where_one_of_them_lacks_a_file(tmp_path, key, message):
     homes = [tmp_path / "home", tmp_path / "elsewhere"]
     (homes[0] / "float" / "checkpoints").mkdir(parents=True)
     np.savez(homes[0] / "own.npz", **arrays, **labels)
+    PyTreeCheckpointer().save(homes[0] / "orbax", {"params": {"head": {"bias": np.ones(3)}}})
     at = ("--coordinator=127.0.0.1:" + port(), "--hosts=2", f"--config.{key}")
     both = [
         start(train(tmp_path / "run", *at, f"--host={i}"), 1, HOME=str(home), BITJAX_DATA=str(home))
