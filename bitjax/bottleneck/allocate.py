@@ -20,7 +20,7 @@ from bitjax.linen.sites import site_costs
 from bitjax.quantizers.base import check_choice
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, read_site, write_site
+from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, write_site
 
 WEIGHTINGS = ("fisher", "none")
 PAPER_GRIDS = GRIDS[2:]
@@ -96,10 +96,9 @@ def allocate(
     """
     check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
     net = inner_model(model)
-    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    floats = floats_of(variables)
     if costs is None:
-        first = next(iter(batches()))
-        costs = site_costs(net, *(first if isinstance(first, tuple) else (first,)))
+        costs = site_costs(net, *as_args(next(iter(batches()))))
     sites = plane_sites(model.rules, costs, grid)
     if not sites:
         raise ValueError(_NO_SITE[grid in PAPER_GRIDS])

@@ -1,7 +1,7 @@
 """How the values of a site are spread: a histogram of |x| that batches are added to, one by one.
 
 It stands in for the data wherever only |x| counts: any uniform quantizer, any choice of bit-planes
-and any set of levels is judged from it afterwards (`histogram_measures.py`), without another pass.
+and any set of levels is judged from it afterwards (`measures.py`), without another pass.
 """
 
 import math
@@ -93,8 +93,8 @@ def gather(counts: Counts) -> Histogram:
     low, high = float(counts.low), float(counts.high)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
-            f"`x` must be finite, got values from {low} to {high}: bitjax.tap.first_nonfinite "
-            "names the first tensor of a model that is not."
+            f"`x` must be finite, got values from {low} to {high}: bitjax.linen.finite."
+            "first_nonfinite names the first tensor of a model that is not."
         )
     exponent = int(counts.exponent)
     parts = np.asarray(counts.parts).astype(np.int64)

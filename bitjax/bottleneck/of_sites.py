@@ -12,6 +12,7 @@ from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
 from bitjax.linen.finite import first_nonfinite
 from bitjax.linen.probe import Seen, probe
+from bitjax.variables import as_args
 
 
 def site_histograms(
@@ -67,7 +68,7 @@ def site_histograms(
 
     total: dict[str, Histogram] = {}
     for index, batch in enumerate(batches):
-        args = batch if isinstance(batch, tuple) else (batch,)
+        args = as_args(batch)
         for record in jax.device_get(run(variables, args)):
             for site, counts in record.items():
                 try:

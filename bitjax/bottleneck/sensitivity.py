@@ -14,7 +14,7 @@ from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs
 from bitjax.quantizers.base import Quantizer, identity
 from bitjax.rules import rule
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, as_args, floats_of
 
 
 @jax.custom_vjp
@@ -87,7 +87,7 @@ def fisher(
       et al., arXiv 1905.12558; as a weight of distortions, Theis et al., arXiv 1801.05787.
     """
     wrapped = Quantized(inner_model(model), (rule(sites, _catching()),))
-    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    floats = floats_of(variables)
 
     def loss(quant, floats, args, key):
         logits = jnp.asarray(wrapped.apply({**floats, QUANT: quant}, *args, **kwargs), jnp.float32)
@@ -100,7 +100,7 @@ def fisher(
     elements: dict[str, int] = {}
     quant, examples = None, 0
     for index, batch in enumerate(batches):
-        args = batch if isinstance(batch, tuple) else (batch,)
+        args = as_args(batch)
         if quant is None:
             quant = attach(wrapped, floats, *args, **kwargs)[QUANT]
             elements = {s: c.elements for s, c in site_costs(wrapped, *args, **kwargs).items()}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.costs.site import Costs, SiteCost
-from bitjax.variables import QUANT, STATS, read_site, write_site
+from bitjax.variables import QUANT, STATS, floats_of, read_site, write_site
 
 FLOAT_BITS = 32.0
 Bits = Mapping[str, Any]
@@ -263,7 +263,7 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
 
     codes = float(kernel_bytes(bits_of(variables), costs))
     kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
-    floats = sum(size for c in variables if c not in (QUANT, STATS) for _, size in leaves(c))
+    floats = sum(x.size for x in jax.tree.leaves(floats_of(variables)))
     tables = sum(size * (1 if name == "bits" else 4) for name, size in leaves(QUANT))
     ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max", "scale"))
     return codes + 4.0 * (floats - kernels) + tables + 4.0 * ranges

@@ -1,6 +1,5 @@
 """One batch, forward and backward, and what is wrong with it: before a run wastes a night."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +14,7 @@ from bitjax.linen.probe import Seen, compile_quickly, inner_model, jit_arrays, p
 from bitjax.linen.quantized import Quantized
 from bitjax.quantizers.grid import widen
 from bitjax.rules import quantizer_of
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_name
 
 _MOSTLY_ZERO = 0.99
 _SATURATED = 0.05
@@ -70,7 +69,7 @@ def doctor(
       >>> doctor(model, model.init(jax.random.key(0), x), x)
       ()
     """
-    args = batch if isinstance(batch, tuple) else (batch,)
+    args = as_args(batch)
     model, idle = _rules(model, args, kwargs)
     names: list[str] = []
     unseen: list[str] = []
@@ -125,14 +124,14 @@ def doctor(
     return (*idle, *sorted(found, key=lambda f: order.get(_layer(f.site), -1)))
 
 
-def report(findings: Findings) -> str:
+def doctor_report(findings: Findings) -> str:
     """The findings as text, a line each; findings that say the same share one.
 
     Args:
       findings: from `doctor`.
 
     Example:
-      >>> print(report((Finding("error", "conv/kernel", "is all zeros"),)))
+      >>> print(doctor_report((Finding("error", "conv/kernel", "is all zeros"),)))
       doctor: 1 error, 0 warnings
       error    conv/kernel: is all zeros
     """
@@ -251,7 +250,7 @@ def _gradients(layers, gradients, float_gradients) -> Iterator[Finding]:
         leaf = next((k for k in ("kernel", "embedding") if _read(ours, name, k) is not None), None)
         if leaf is None:
             continue
-        site = f"{name}/kernel" if name else "kernel"
+        site = site_name(name, "kernel")
         gradient = np.asarray(_read(ours, name, leaf))
         if not np.all(np.isfinite(gradient)):
             yield Finding("error", site, "gets a NaN or inf gradient: check the loss and the data")
@@ -273,7 +272,7 @@ def _gradients(layers, gradients, float_gradients) -> Iterator[Finding]:
 
 def _float(model, variables, args, labels, loss, kwargs):
     """The gradients of the float model's parameters."""
-    rest = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    rest = floats_of(variables)
 
     def run(rest, args, labels):
         def objective(params):
@@ -299,6 +298,4 @@ def _zero(gradient, depth):
 
 
 def _read(tree, path, leaf):
-    for part in re.findall("[^/]+", path):
-        tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
-    return tree.get(leaf) if isinstance(tree, Mapping) else None
+    return read_site(tree, site_name(path, leaf), None)

@@ -13,10 +13,10 @@ from bitjax.costs.site import Costs
 from bitjax.linen.probe import inner_model, rules_of
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs, total_macs
+from bitjax.linen.targets import TARGETS, is_stored, plan_layers
 from bitjax.linen.visit import Visitor
 from bitjax.rules import quantizer_of
-from bitjax.two_step.targets import TARGETS, is_stored, plan_layers
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, floats_of, site_name
 
 _WIDTH = 100  # where the output has no width of its own
 
@@ -177,7 +177,7 @@ def _table(rows):
 
 def _totals(model, variables, costs):
     bits = _bits(model, variables)
-    whole = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    whole = floats_of(variables)
     mine = dict(variables) if isinstance(model, Quantized) else whole
     roles = {role: [s for s, c in costs.items() if c.role == role] for role in ("kernel", "input")}
     inner = cost.inner_sites(costs)
@@ -246,10 +246,10 @@ def _raw_kernels(inner, variables, args, kwargs):
             own = module.variables.get("params", {})
             for leaf in ("kernel", "embedding"):
                 if hasattr(own.get(leaf), "ndim"):
-                    found.setdefault(f"{name}/{leaf}" if name else leaf)
+                    found.setdefault(site_name(name, leaf))
 
     found: dict[str, None] = {}
-    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    floats = floats_of(variables)
 
     def run(variables, args):
         Quantized(inner).apply(

@@ -11,6 +11,7 @@ from bitjax.linen.probe import Seen, compile_quickly
 from bitjax.quantizers.base import Params, Quantizer, Stats
 from bitjax.quantizers.grid import steps, widen
 from bitjax.rules import Rules, quantizer_of
+from bitjax.variables import site_name
 
 _CLIPPING_ERROR = 0.8  # share of the squared error; about a half where the range is the best one
 
@@ -99,7 +100,7 @@ def site_vitals(
     found = {}
     for name, uses, depth in records:
         for role, use in uses.items():
-            site = f"{name}/{role}" if name else role
+            site = site_name(name, role)
             quantizer = quantizer_of(rules, site)
             assert quantizer is not None, "a site in use has a quantizer"
             key = id(quantizer), depth

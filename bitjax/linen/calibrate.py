@@ -12,7 +12,7 @@ from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.linen.probe import inner_model, probe, rules_of
 from bitjax.linen.quantized import Quantized
 from bitjax.quantizers.base import Quantizer
-from bitjax.variables import STATS
+from bitjax.variables import STATS, as_args
 
 Variables = dict[str, Any]
 
@@ -180,7 +180,7 @@ def _numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
     empty = True
     for index, batch in enumerate(batches):
         empty = False
-        yield index, batch if isinstance(batch, tuple) else (batch,)
+        yield index, as_args(batch)
     if empty:
         raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")
 

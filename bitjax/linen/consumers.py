@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 
 from bitjax.linen.probe import Seen, inner_model, probe
+from bitjax.variables import site_name
 
 # Elementwise with the quantizer, or they only move elements; a maximum commutes with it.
 _PASSING = {"reduce_window_max", "reshape", "convert_element_type", "transpose", "squeeze", "copy"}
@@ -141,7 +142,7 @@ def _trace(model, variables, args) -> _Traced:
     for name, record in zip(names, kinds, strict=True):
         if "out" in record:
             layers[name] = record["out"]
-            inputs.setdefault(record["input"], []).append(f"{name}/input" if name else "input")
+            inputs.setdefault(record["input"], []).append(site_name(name, "input"))
         else:
             norms.setdefault(record["reads"], (name, record["gives"]))
     walk = _Walk(program.jaxpr, set(outputs[:count]), inputs)

@@ -12,7 +12,7 @@ from bitjax.linen.visit import Layer, Tensors, Visitor, axes_of, visiting
 from bitjax.quantizers.base import Quantizer, reduce_batch
 from bitjax.quantizers.ste import scale_gradient
 from bitjax.rules import ROLES, Rules, check_rules, quantizer_of
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, site_name
 
 
 class Quantized(nn.Module):
@@ -144,7 +144,7 @@ class _Quantize(Visitor):
         own = module.variables.get("params", {})
         kind = type(module).__name__
         if any(leaf in own and hasattr(own[leaf], "ndim") for leaf in ("kernel", "embedding")):
-            self.unreachable.append((f"{name}/kernel" if name else "kernel", kind))
+            self.unreachable.append((site_name(name, "kernel"), kind))
         elif own and not any(isinstance(leaf, Mapping) for leaf in own.values()):
             self.kernelless += [(f"{name}/{role}", kind) for role in ROLES]
         if self.observer:

@@ -10,6 +10,7 @@ from bitjax.costs.site import SiteCost
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.visit import Layer, Tensors, Visitor, axes_of, macs_of
 from bitjax.rules import ROLES
+from bitjax.variables import read_site
 
 
 class _Measure(Visitor):
@@ -146,9 +147,8 @@ def _times(tags, sizes):
 
 
 def _kernel_size(params, name):
-    for part in name.split("/") if name else ():
-        params = params.get(part, {})
-    leaf = params.get("kernel", params.get("embedding"))
+    own = read_site(params, name, {})
+    leaf = own.get("kernel", own.get("embedding"))
     return None if leaf is None else leaf.size
 
 

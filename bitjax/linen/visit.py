@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 
 from bitjax.quantizers.base import Axes
+from bitjax.variables import site_name
 
 Tensors = dict[str, jax.Array]
 
@@ -36,7 +37,7 @@ class Layer(NamedTuple):
 
     def site(self, role: str) -> str:
         """The name of the layer's site of a role."""
-        return f"{self.name}/{role}" if self.name else role
+        return site_name(self.name, role)
 
 
 class Visitor:

@@ -23,7 +23,7 @@ from bitjax.solvers.code_checks import (
     checked_arrays,
     checked_grid,
 )
-from bitjax.solvers.code_rules import Codes, Problem, gain_of, problem_of, scale_of
+from bitjax.solvers.code_rules import Fitted, Problem, gain_of, problem_of, scale_of
 from bitjax.solvers.code_sweep import descend
 from bitjax.solvers.pair_moves import improve_pairs
 
@@ -183,14 +183,14 @@ def _another_start(key, grid_G, best_NxM, *, perturb):
 
 
 @jax.jit
-def _better(floor, old: Codes, new: Codes, which_M, start):
+def _better(floor, old: Fitted, new: Fitted, which_M, start):
     better_M = gain_of(new.s_M, new.c_M, floor) > gain_of(old.s_M, old.c_M, floor)
     best = jax.tree.map(lambda a, b: jnp.where(better_M, b, a), old, new)
     return best, jnp.where(better_M, start, which_M)
 
 
 @jax.jit
-def _report(problem: Problem, best: Codes, gain_S, energy_M, pull_MxN, mean_N, target_mean_M):
+def _report(problem: Problem, best: Fitted, gain_S, energy_M, pull_MxN, mean_N, target_mean_M):
     """The fit, its objective and the statistics that are arrays."""
     scale_M, codes_MxN = scale_of(best.s_M, best.c_M, problem.floor), best.w_NxM.T
     # The ridge's parts taken off again: q = q_plain + mu w_f, c = c_plain + mu |w|^2.

@@ -57,7 +57,7 @@ def _problem_of(gram_NxN, square_N, cross_MxN, grid_G, symmetric, ridge, pull_Mx
     return Problem(gram_NxN, mu, cross_NxM, dead_N, grid_G, symmetric, floor)
 
 
-class Codes(NamedTuple):
+class Fitted(NamedTuple):
     """Codes and the two numbers per filter that the closed-form scale needs.
 
     Attributes:
@@ -81,11 +81,11 @@ def alive(problem: Problem, w_NxM: jax.Array) -> jax.Array:
     return jnp.where(problem.dead_N[:, None], problem.grid_G[0], w_NxM)
 
 
-def measured(problem: Problem, w_NxM: jax.Array, c_M: jax.Array) -> Codes:
+def measured(problem: Problem, w_NxM: jax.Array, c_M: jax.Array) -> Fitted:
     """Codes with s from scratch, and turned round where they then point to the target."""
     s_M = (w_NxM * problem.cross_NxM).sum(0)
     flip_M = jnp.where(problem.symmetric & (s_M < 0), -1, 1).astype(w_NxM.dtype)
-    return Codes(w_NxM * flip_M, s_M * flip_M, c_M)
+    return Fitted(w_NxM * flip_M, s_M * flip_M, c_M)
 
 
 def scale_of(s_M, c_M, floor):
@@ -146,7 +146,7 @@ def best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
 
 
 def visit_block(
-    problem: Problem, square_BxB, q_BxM, g_BxM, old: Codes, scale_M, *, first, joint, precision
+    problem: Problem, square_BxB, q_BxM, g_BxM, old: Fitted, scale_M, *, first, joint, precision
 ):
     """Chooses a block's codes one input after the other, for all filters at once.
 

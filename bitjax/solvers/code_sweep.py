@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bitjax.solvers.code_rules import (
-    Codes,
+    Fitted,
     Problem,
     alive,
     dot,
@@ -35,7 +35,7 @@ class Descent(NamedTuple):
         converged: whether the last sweep changed no code; bool [].
     """
 
-    codes: Codes
+    codes: Fitted
     gain_S: jax.Array
     sweeps: jax.Array
     converged: jax.Array
@@ -48,7 +48,7 @@ def energy_of(problem: Problem, w_NxM: jax.Array, precision: Any) -> jax.Array:
 
 
 def sweep_until_settled(
-    problem: Problem, codes: Codes, one_sweep: Callable, max_sweeps: int
+    problem: Problem, codes: Fitted, one_sweep: Callable, max_sweeps: int
 ) -> Descent:
     """Calls `one_sweep(codes, scale_M) -> (codes, changed)` until nothing changes."""
 
@@ -106,7 +106,7 @@ def descend(
             problem, square_BxB, q_BxM, g_BxM, old, scale_M, first=first, **how
         )
         w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
-        return Codes(w_NxM, s_M, c_M), scale_M, changed | (d_BxM != 0).any()
+        return Fitted(w_NxM, s_M, c_M), scale_M, changed | (d_BxM != 0).any()
 
     def one_sweep(codes, scale_M):
         carry = codes, scale_M, jnp.array(False)

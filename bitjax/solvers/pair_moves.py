@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bitjax.solvers.code_rules import Codes, Problem, dot, gain_of, measured
+from bitjax.solvers.code_rules import Fitted, Problem, dot, gain_of, measured
 from bitjax.solvers.code_sweep import energy_of
 
 
 @partial(jax.jit, static_argnames=("precision",))
 def improve_pairs(
-    problem: Problem, codes: Codes, *, precision: Any = lax.Precision.HIGHEST
-) -> tuple[Codes, jax.Array]:
+    problem: Problem, codes: Fitted, *, precision: Any = lax.Precision.HIGHEST
+) -> tuple[Fitted, jax.Array]:
     r"""Makes each filter's best change of two codes, again and again until none helps.
 
     With d = v - w of either input, s' = s + d_j q_j + d_k q_k and c' = c + 2 d_j g_j + d_j^2 A_jj +

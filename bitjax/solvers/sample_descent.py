@@ -23,7 +23,7 @@ from bitjax.solvers.code_checks import (
 )
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
-    Codes,
+    Fitted,
     alive,
     dot,
     measured,
@@ -154,7 +154,7 @@ def _descend(problem, x_NxT, w_NxM, *, joint, max_sweeps):
         )
         w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
         changed |= (d_BxM != 0).any()
-        return product_TxM + dot(x_BxT.T, d_BxM), Codes(w_NxM, s_M, c_M), scale_M, changed
+        return product_TxM + dot(x_BxT.T, d_BxM), Fitted(w_NxM, s_M, c_M), scale_M, changed
 
     def one_sweep(codes, scale_M):
         # Anew in every sweep: what blocks add to the products adds its rounding.

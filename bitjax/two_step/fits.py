@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.linen.targets import Affine, OutputLevels
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
 from bitjax.solvers.sample_descent import fit_codes_to_samples
 from bitjax.solvers.targets import output_of
 from bitjax.two_step.data import Moments
-from bitjax.two_step.targets import Affine, Levels
 
 
-class Settings(NamedTuple):
+class SolveOptions(NamedTuple):
     """How layers are solved.
 
     Attributes:
@@ -70,7 +70,12 @@ class GroupFit(NamedTuple):
 
 
 def fit_group(
-    moments: Moments, float_MxN: Any, start_MxN: Any, grid: Any, settings: Settings, key: jax.Array
+    moments: Moments,
+    float_MxN: Any,
+    start_MxN: Any,
+    grid: Any,
+    settings: SolveOptions,
+    key: jax.Array,
 ) -> GroupFit:
     """The fit whose outputs are nearest to the target's, from second moments alone."""
     found = fit_codes(
@@ -88,7 +93,7 @@ def fit_group_to_samples(
     float_MxN: Any,
     start_MxN: Any,
     grid: Any,
-    settings: Settings,
+    settings: SolveOptions,
     *,
     intercept: bool,
 ) -> GroupFit:
@@ -107,10 +112,10 @@ def fit_behind(
     x_TxN: jax.Array,
     z_TxM: jax.Array,
     affine: Affine,
-    levels: Levels | None,
+    levels: OutputLevels | None,
     float_MxN: Any,
     grid: Any,
-    settings: Settings,
+    settings: SolveOptions,
 ) -> GroupFit:
     """The fit that is best behind the normalisation and the quantizer, or the ReLU, after it.
 
@@ -119,7 +124,7 @@ def fit_behind(
     fit = found.fit
     if levels is None:  # a ReLU: in units of what comes through it
         spread = float(jnp.sqrt(jnp.mean(jnp.square(z_TxM * affine.gain_M))))
-        levels = Levels(spread or 1.0, 0.0, 0)
+        levels = OutputLevels(spread or 1.0, 0.0, 0)
     alive = affine.gain_M != 0  # a channel may be constant behind its normalisation
     gain = np.where(alive, affine.gain_M, 1.0) / levels.step
     sign, offset = np.sign(gain), affine.offset_M / levels.step

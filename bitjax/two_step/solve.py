@@ -18,17 +18,7 @@ from bitjax.costs.site import Costs
 from bitjax.linen.probe import inner_model
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs
-from bitjax.two_step.data import collect, moments_of, sampler
-from bitjax.two_step.fits import (
-    GroupFit,
-    Settings,
-    away_from_0,
-    fit_behind,
-    fit_group,
-    fit_group_to_samples,
-    start_of,
-)
-from bitjax.two_step.targets import (
+from bitjax.linen.targets import (
     Affine,
     affine_of,
     has_intercept,
@@ -36,7 +26,17 @@ from bitjax.two_step.targets import (
     plan_layers,
     with_float_kernels,
 )
-from bitjax.variables import QUANT, read_site, write_site
+from bitjax.two_step.data import collect, moments_of, sampler
+from bitjax.two_step.fits import (
+    GroupFit,
+    SolveOptions,
+    away_from_0,
+    fit_behind,
+    fit_group,
+    fit_group_to_samples,
+    start_of,
+)
+from bitjax.variables import QUANT, as_args, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
 
@@ -83,7 +83,7 @@ def solve_layers(
       bits: only kernels of so many bits; None takes all with a stored scale.
       layers: a regular expression, matched in full against layers' paths.
       log: called with each layer's `Report`.
-      **settings: see `bitjax.two_step.fits.Settings`.
+      **settings: see `bitjax.two_step.fits.SolveOptions`.
 
     Returns:
       The variables with the kernels of these layers on their codes, their scales, and their
@@ -110,7 +110,7 @@ def solve_layers(
     given = batches if callable(batches) else list(batches)
     source = given if callable(given) else lambda: given
     steps = solve_each(
-        model, variables, source, bits=bits, layers=layers, settings=Settings(**settings)
+        model, variables, source, bits=bits, layers=layers, settings=SolveOptions(**settings)
     )
     found: Variables = variables
     for found, report in steps:  # noqa: B007  the last one is returned
@@ -126,7 +126,7 @@ def solve_each(
     *,
     bits: int | None = None,
     layers: str = ".*",
-    settings: Settings | None = None,
+    settings: SolveOptions | None = None,
     teacher: Variables | None = None,
     costs: Costs | None = None,
     start: int = 0,
@@ -145,9 +145,9 @@ def solve_each(
       costs: from `site_costs`; measured on the first batch if None.
       start: layers that are solved already.
     """
-    settings = settings or Settings()
+    settings = settings or SolveOptions()
     teacher = variables if teacher is None else teacher
-    first = _as_args(next(iter(batches())))
+    first = as_args(next(iter(batches())))
     costs = site_costs(inner_model(model), *first) if costs is None else costs
     plans = plan_layers(
         model, variables, costs, first, layers=layers, bits=bits, target=settings.target
@@ -166,7 +166,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     if settings.float_inputs:
         float_model = model.clone(rules=())
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
-    first = _as_args(next(iter(batches())))
+    first = as_args(next(iter(batches())))
     added = plan.target == "sum" and settings.asymmetric
     taken = sampler(
         source, float_model, plan.layer, tree, first, per_example=settings.positions, added=added
@@ -181,7 +181,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     def pairs():
         for index, batch in enumerate(batches()):
             one = jax.random.fold_in(key, index)
-            x, z, owed = taken.take(tree, teacher, _as_args(batch), one)
+            x, z, owed = taken.take(tree, teacher, as_args(batch), one)
             if added and affine is not None:
                 z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
             yield x, z
@@ -230,7 +230,7 @@ def _with_fits(variables, teacher, plan, view, fits, intercept):
     )
     layer, norm = plan.layer, plan.consumer.norm
     params, quant = variables["params"], variables[QUANT]
-    site = f"{layer}/kernel" if layer else "kernel"
+    site = site_name(layer, "kernel")
     own = read_site(quant, site)
     new_scale = jnp.asarray(scale).reshape(own["scale"].shape)
     kernel = view.kernel(jnp.asarray(scale[..., None] * codes))
@@ -247,7 +247,3 @@ def _with_fits(variables, teacher, plan, view, fits, intercept):
         "params": write_site(params, layer, node),
         QUANT: write_site(quant, site, {**own, "scale": new_scale}),
     }
-
-
-def _as_args(batch):
-    return batch if isinstance(batch, tuple) else (batch,)

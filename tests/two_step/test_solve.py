@@ -11,10 +11,10 @@ import pytest
 
 import bitjax as bj
 from bitjax.linen.consumers import Consumer
+from bitjax.linen.targets import affine_of, plan_layers
 from bitjax.two_step.data import collect, merge, sums_of
-from bitjax.two_step.fits import Settings
+from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.solve import solve_each, solve_layers
-from bitjax.two_step.targets import affine_of, plan_layers
 
 TERNARY = bj.ternary(fit="stored")
 KEY = jax.random.key(0)
@@ -267,7 +267,7 @@ def test_the_plan_follows_the_forward_order():
         model, variables, bj.site_costs(Chain(), IMAGES), (IMAGES,), target="output"
     )
     assert {p.target for p in every} == {"output"}
-    assert Settings().asymmetric
+    assert SolveOptions().asymmetric
 
 
 class Two(nn.Module):

@@ -18,7 +18,7 @@ from bitjax.linen.consumers import Consumer, consumers
 from bitjax.linen.quantized import Quantized
 from bitjax.quantizers.base import Codes, Quantizer
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, floats_of, read_site
 
 TARGETS = ("codes", "relu", "sum", "output")
 _MOST = 15  # codes above 0; of more, what is above 0 says as much
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     target: str
 
 
-class Levels(NamedTuple):
+class OutputLevels(NamedTuple):
     """A quantizer of what is above 0, as code k stands for k * step above its threshold.
 
     Attributes:
@@ -99,13 +99,13 @@ def plan_layers(
     Raises:
       ValueError: no kernel fits; the message lists those with a stored scale.
     """
-    readers = consumers(model, _floats(variables), *args)
+    readers = consumers(model, floats_of(variables), *args)
     found, stored = [], []
     for site, entry in costs.items():
         quantizer = quantizer_of(model.rules, site)
         if entry.role != "kernel" or quantizer is None or not is_stored(quantizer):
             continue
-        own = float(np.max(_leaf(variables[QUANT], site)["bits"]))
+        own = float(np.max(read_site(variables[QUANT], site, {})["bits"]))
         stored.append(f"{entry.layer} ({own:g} bits)")
         if not re.fullmatch(layers, entry.layer) or bits not in (None, round(own)):
             continue
@@ -129,23 +129,23 @@ def plan_layers(
     return found
 
 
-def levels_of(rules: Rules, variables: Variables, site: str) -> Levels | None:
-    """The levels of an input site's quantizer; None where they are not those of `Levels`.
+def levels_of(rules: Rules, variables: Variables, site: str) -> OutputLevels | None:
+    """The levels of an input site's quantizer; None where they are not those of `OutputLevels`.
 
     Example:
       >>> import bitjax as bj
       >>> q = bj.lsq(bits=2, signed=False)
       >>> quant = {"input": {"bits": jnp.float32(2), "scale": jnp.float32(0.5)}}
       >>> levels_of([bj.rule("input", q)], {"quant": quant}, "input")
-      Levels(step=0.5, threshold=0.25, count=3)
+      OutputLevels(step=0.5, threshold=0.25, count=3)
     """
     quantizer = quantizer_of(rules, site)
     if quantizer is None:
         return None
-    params = _leaf(variables[QUANT], site)
+    params = read_site(variables[QUANT], site, {})
     if any(np.ndim(leaf) and np.size(leaf) > 1 for leaf in params.values()):
         return None  # per channel, or with coefficients
-    stats = _leaf(variables.get(STATS, {}), site)
+    stats = read_site(variables.get(STATS, {}), site, {})
     count = 2 ** round(float(np.max(params["bits"]))) - 1
     if not 1 <= count <= _MOST:
         return None
@@ -154,7 +154,7 @@ def levels_of(rules: Rules, variables: Variables, site: str) -> Levels | None:
     step = float(level[-1]) / count
     if not (step > 0 and np.allclose(level, step * np.arange(count + 1), atol=1e-5 * level[-1])):
         return None
-    return Levels(step, float(params.get("threshold", step / 2)), count)
+    return OutputLevels(step, float(params.get("threshold", step / 2)), count)
 
 
 def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine | None:
@@ -163,8 +163,8 @@ def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine 
         return Affine(np.ones(filters), np.zeros(filters))
     if consumer.epsilon is None:
         return None
-    params = _leaf(variables["params"], consumer.norm)
-    stats = _leaf(variables["batch_stats"], consumer.norm)
+    params = read_site(variables["params"], consumer.norm, {})
+    stats = read_site(variables["batch_stats"], consumer.norm, {})
     mean, variance = (np.asarray(stats[name], np.float64) for name in ("mean", "var"))
     gain = np.asarray(params.get("scale", 1.0), np.float64) / np.sqrt(variance + consumer.epsilon)
     return Affine(gain, np.asarray(params.get("bias", 0.0), np.float64) - gain * mean)
@@ -178,15 +178,5 @@ def with_float_kernels(model: Quantized) -> Quantized:
 
 def has_intercept(variables: Variables, plan: Plan) -> bool:
     """Whether an intercept has a place: the layer's bias, or its batch normalisation's mean."""
-    params = _leaf(variables["params"], plan.layer)
+    params = read_site(variables["params"], plan.layer, {})
     return "bias" in params or plan.consumer.epsilon is not None
-
-
-def _floats(variables):
-    return {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
-
-
-def _leaf(tree, path):
-    for name in path.split("/") if path else ():
-        tree = tree.get(name, {})
-    return tree
