@@ -1,4 +1,4 @@
-"""The sites of a model and what each weighs, measured on one traced forward pass."""
+"""Measures the sites of a model and their costs on one traced forward pass."""
 
 from typing import Any
 
@@ -65,13 +65,13 @@ def _occurrences(jaxpr, times, counts):
 def site_costs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, SiteCost]:
     """Measures every quantizable site of a model by tracing one forward pass; computes nothing.
 
-    A float model is as good as a wrapped one. A layer called several times counts its MACs each
-    time; a scanned body counts its length; padding's zeros count.
+    A layer that is called several times counts its MACs each time, and a scanned body as often as
+    it runs. Zeros of padding count.
 
     Args:
-      model: a Linen module, wrapped in `Quantized` or not.
-      *args: what the model is called with; the first array's leading axis is the batch.
-      **kwargs: likewise.
+      model: a Linen module, wrapped in `Quantized` or not; the costs are the same.
+      *args: positional arguments of the model; the first array's leading axis is the batch.
+      **kwargs: keyword arguments of the model.
 
     Returns:
       `{site: SiteCost}` in the order of the forward pass, kernels and inputs alike, whatever the
@@ -138,8 +138,8 @@ def _merge(visitor, counts, batch, params):
 
 def _times(tags, sizes):
     """How often a call runs for one forward pass."""
-    # A scan traces its body more than once; of the calls that are not part of the program, what
-    # does not change over the scan, such as a shared kernel, is left in it: some of the tags.
+    # A scan traces its body more than once, and only one trace becomes the program. The others
+    # leave there what does not change over the scan, such as a shared kernel: some of their tags.
     runs = min((sum(t for t, _ in tags.get(role, ())) for role in sizes), default=0)
     # A tag larger than the tensor that the layer saw was stacked by vmap.
     stacked = max((size // sizes[role] for role in tags for _, size in tags[role]), default=1)
@@ -160,8 +160,11 @@ def total_macs(model: nn.Module, *args: Any, **kwargs: Any) -> int:
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      *args: what the model is called with; the first array's leading axis is the batch.
-      **kwargs: likewise.
+      *args: positional arguments of the model; the first array's leading axis is the batch.
+      **kwargs: keyword arguments of the model.
+
+    Returns:
+      The multiply-adds of one example, a plain integer.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,9 +1,11 @@
-"""Which layers are solved, for which target, and what of each follows from the model.
+"""Chooses the layers to solve and each one's target.
 
-Two-step quantization (Wang et al., CVPR 2018): a layer whose output reaches exactly one quantizer
-is right when that quantizer's codes are (`codes`), or behind a ReLU when what is above 0 is
-(`relu`); one that is added to something, when the sum is (`sum`: it makes good what the other
-addend has lost so far); any other when its output is (`output`). The first is the paper's.
+In two-step quantization (Wang et al., CVPR 2018) a layer is solved so that its target is right:
+
+- `codes`: the codes of the one quantizer that its output reaches, as in the paper;
+- `relu`: the positive part of its output, where that is what the one quantizer reads;
+- `sum`: the sum that its output is added to, including what the other addend has lost so far;
+- `output`: its own output, for any other layer.
 """
 
 import re
@@ -21,38 +23,25 @@ from bitjax.rules import Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, floats_of, read_site
 
 TARGETS = ("codes", "relu", "sum", "output")
-_MOST = 15  # codes above 0; of more, what is above 0 says as much
+_MOST = 15  # codes above 0; with more of them, the positive part is as good a target
 Variables = Mapping[str, Any]
 
 
 class Plan(NamedTuple):
-    """One layer to solve.
+    """One layer to solve."""
 
-    Attributes:
-      layer: its path.
-      quantizer: of its kernel, with a stored scale.
-      consumer: what reads its output.
-      target: one of `TARGETS`.
-    """
-
-    layer: str
-    quantizer: Quantizer
-    consumer: Consumer
-    target: str
+    layer: str  # its path
+    quantizer: Quantizer  # the quantizer of its kernel, which stores its scale
+    consumer: Consumer  # what reads its output
+    target: str  # one of `TARGETS`
 
 
 class OutputLevels(NamedTuple):
-    """A quantizer of what is above 0, as code k stands for k * step above its threshold.
-
-    Attributes:
-      step: distance of levels.
-      threshold: what is not above it has code 0.
-      count: codes above 0.
-    """
+    """Evenly spaced levels of a quantizer: code k is k * step, for x above the threshold."""
 
     step: float
-    threshold: float
-    count: int
+    threshold: float  # x at most this has code 0
+    count: int  # codes above 0
 
 
 class Affine(NamedTuple):
@@ -63,13 +52,7 @@ class Affine(NamedTuple):
 
 
 def is_stored(quantizer: Quantizer | None) -> bool:
-    """Whether a kernel's scale is a parameter of its own, which can be solved for.
-
-    Example:
-      >>> from bitjax.quantizers.ternary import ternary
-      >>> is_stored(ternary(fit="stored")), is_stored(ternary())
-      (True, False)
-    """
+    """Whether a kernel's scale is a parameter of its own, which can be solved for."""
     return quantizer is not None and quantizer.form.get("fit") == "stored"
 
 
@@ -83,22 +66,9 @@ def plan_layers(
     bits: int | None = None,
     target: str = "codes",
 ) -> list[Plan]:
-    """The layers whose kernel has a stored scale, in forward order.
-
-    Args:
-      model: wrapped.
-      variables: all its collections.
-      costs: from `site_costs`.
-      args: what the model is called with, or shapes.
-      layers: a regular expression, matched in full against layers' paths.
-      bits: only kernels of so many bits; None takes all.
-      target: `codes` gives each layer the finest of `TARGETS` that is known of it: codes where the
-        one quantizer that it reaches has at most 15 evenly spaced levels above 0; `sum` gives none
-        of the first two; `output` gives that to all.
-
-    Raises:
-      ValueError: no kernel fits; the message lists those with a stored scale.
-    """
+    """The layers whose kernel has a stored scale, in forward order; a ValueError without any."""
+    # `codes` gives each layer the finest target there is for it; `sum` gives no `codes` and `relu`;
+    # `output` gives `output` to all. `bits` takes only kernels of so many bits, None takes all.
     readers = consumers(model, floats_of(variables), *args)
     found, stored = [], []
     for site, entry in costs.items():
@@ -130,15 +100,7 @@ def plan_layers(
 
 
 def levels_of(rules: Rules, variables: Variables, site: str) -> OutputLevels | None:
-    """The levels of an input site's quantizer; None where they are not those of `OutputLevels`.
-
-    Example:
-      >>> import bitjax as bj
-      >>> q = bj.lsq(bits=2, signed=False)
-      >>> quant = {"input": {"bits": jnp.float32(2), "scale": jnp.float32(0.5)}}
-      >>> levels_of([bj.rule("input", q)], {"quant": quant}, "input")
-      OutputLevels(step=0.5, threshold=0.25, count=3)
-    """
+    """The levels of an input site's quantizer; None if they are not even or too many."""
     quantizer = quantizer_of(rules, site)
     if quantizer is None:
         return None
@@ -158,7 +120,7 @@ def levels_of(rules: Rules, variables: Variables, site: str) -> OutputLevels | N
 
 
 def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine | None:
-    """What a layer's consumer does to it first; the identity without a normalisation."""
+    """A layer's batch normalisation as a gain and an offset; None for another normalisation."""
     if consumer.norm is None:
         return Affine(np.ones(filters), np.zeros(filters))
     if consumer.epsilon is None:
@@ -171,7 +133,7 @@ def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine 
 
 
 def with_float_kernels(model: Quantized) -> Quantized:
-    """The model with the kernels of stored scales as they are: what it is solved to be like."""
+    """The model with float kernels where scales are stored: the one that layers imitate."""
     rules = (r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in model.rules)
     return model.clone(rules=tuple(rules))
 
