@@ -1,4 +1,4 @@
-"""What a layer's output must be right for, as far as its kernel's and its reader's quantizers say."""
+"""What a layer's output must be right for, read off its kernel's and its reader's quantizers."""
 
 import jax.numpy as jnp
 import pytest
