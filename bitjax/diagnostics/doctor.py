@@ -1,4 +1,4 @@
-"""One batch, forward and backward, and what is wrong with it: before a run wastes a night."""
+"""Runs one batch forward and backward and finds what would spoil a run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -21,12 +21,12 @@ _SATURATED = 0.05
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong.
+    """One problem that `doctor` found.
 
     Attributes:
-      level: `error` where training cannot work, else `warning`.
-      site: of the finding; a rule's pattern, or a layer, where it is no site's.
-      message: what is wrong and what to do.
+      level: `error` if training cannot work, else `warning`.
+      site: the site with the problem, or a rule's pattern, or a layer.
+      message: the problem and its remedy.
     """
 
     level: Literal["error", "warning"]
@@ -47,20 +47,20 @@ def doctor(
 ) -> Findings:
     """Runs one batch forward and backward and looks at every site.
 
-    What saturates is defined in `vitals`. Errors: NaN or inf, a rule that does nothing, a kernel
-    quantized to zeros, a gradient that quantization makes zero. A kernel's gradient that is zero in
-    the float model too, as behind a scale initialised to 0, is a warning.
+    Errors are NaN or inf, a rule that does nothing, a kernel quantized to zeros and a gradient that
+    quantization makes zero. A kernel's gradient that is zero in the float model too, as behind a
+    scale initialised to 0, is a warning; so are saturated, cut and half-used ranges.
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections.
+      variables: all collections of the model.
       batch: an array, or a tuple of the model's arguments.
       labels: `[N]` integers, for cross entropy; without them the loss is the mean squared output.
-      loss: `(output, labels) -> scalar` instead.
-      **kwargs: for the model; with `train=True` the ranges are the batch's own.
+      loss: `(output, labels) -> scalar`, in place of these losses.
+      **kwargs: keyword arguments of the model; with `train=True` the ranges are the batch's own.
 
     Returns:
-      What was found: rules first, then sites in forward order; empty where all is well.
+      The findings: rules first, then sites in forward order; empty if nothing is wrong.
 
     Example:
       >>> import bitjax as bj
@@ -125,10 +125,13 @@ def doctor(
 
 
 def doctor_report(findings: Findings) -> str:
-    """The findings as text, a line each; findings that say the same share one.
+    """The findings as text, a line each; findings with the same message share one.
 
     Args:
-      findings: from `doctor`.
+      findings: the findings, from `doctor`.
+
+    Returns:
+      A line of counts and the lines of the findings, without a newline at the end.
 
     Example:
       >>> print(doctor_report((Finding("error", "conv/kernel", "is all zeros"),)))

@@ -1,4 +1,4 @@
-"""A model's sites in a table: who quantizes what, at how many bits, and what it costs."""
+"""Prints a table of a model's sites with their quantizers, bits and costs."""
 
 import io
 from collections.abc import Mapping
@@ -18,51 +18,27 @@ from bitjax.linen.visit import Visitor
 from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, floats_of, site_name
 
-_WIDTH = 100  # where the output has no width of its own
+_WIDTH = 100  # of plain text
 
 
-class Row(NamedTuple):
-    """One site of the table.
-
-    Attributes:
-      site: its name.
-      quantizer: its name; `float` where there is none.
-      bits: the leaf's values, any shape.
-      granularity: of the quantizer, `per_channel` say, or empty.
-      elements: of the kernel; of the input per example.
-      macs: of the layer per example, on its kernel's row; None on its input's.
-      bytes: of the codes; per example for an input.
-      bops_share: of the model's BOPs, in [0, 1], on the kernel's row; None on the input's.
-      count: layers that the name stands for.
-      shared: whether an earlier site reads the same tensor.
-    """
+class SiteRow(NamedTuple):
+    """One site of the table."""
 
     site: str
-    quantizer: str
-    bits: np.ndarray
-    granularity: str
-    elements: int
-    macs: int | None
-    bytes: float
+    quantizer: str  # its name; `float` where there is none
+    bits: np.ndarray  # the leaf's values, any shape
+    granularity: str  # of the quantizer, `per_channel` say, or empty
+    elements: int  # of the kernel; of the input per example
+    macs: int | None  # of the layer per example, on its kernel's row; None on its input's
+    bytes: float  # of the codes; per example for an input
+    # of the model's BOPs, in [0, 1], on the kernel's row; None on the input's
     bops_share: float | None
-    count: int
-    shared: bool
+    count: int  # layers that the name stands for
+    shared: bool  # whether an earlier site reads the same tensor
 
 
-def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> list[Row]:
-    """The table's rows as values, in forward order.
-
-    Raises:
-      ValueError: a quantized site has no variables.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> x = jnp.ones((1, 3))
-      >>> variables = nn.Dense(2).init(jax.random.key(0), x)
-      >>> costs = site_costs(nn.Dense(2), x)
-      >>> [(row.site, row.bytes) for row in site_rows(nn.Dense(2), variables, costs)]
-      [('kernel', 24.0), ('input', 12.0)]
-    """
+def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> list[SiteRow]:
+    """The table's rows as values, in forward order; a ValueError if a site has no variables."""
     bits = _bits(model, variables)
     mean = {site: float(np.mean(n)) for site, n in cost.site_bits(bits, costs).items()}
     total = max(1.0, float(cost.bops(bits, costs)))
@@ -76,7 +52,7 @@ def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> l
             )
         kernel = weight.role == "kernel"
         rows.append(
-            Row(
+            SiteRow(
                 site,
                 "float" if quantizer is None else quantizer.name,
                 np.asarray(bits.get(site, cost.FLOAT_BITS), np.float32),
@@ -99,17 +75,17 @@ def summary(
     file: IO[str] | None = None,
     **kwargs: Any,
 ) -> str:
-    """Prints a table of a model's sites and what they cost together.
+    """Prints a table of a model's sites and their total costs.
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections.
-      *args: what the model is called with, to be traced; the leading axis is the batch.
-      file: where to print; standard output by default.
-      **kwargs: for the model.
+      variables: all collections of the model.
+      *args: positional arguments of the model, only traced; the leading axis is the batch.
+      file: the file to print to; standard output by default.
+      **kwargs: keyword arguments of the model.
 
     Returns:
-      The same as plain text, 100 columns wide.
+      The printed text without colours, 100 columns wide.
 
     Raises:
       ValueError: a quantized site has no variables.
@@ -129,10 +105,10 @@ def summary(
     parts += _targets(model, variables, costs, args)
     parts += _not_reached(model, variables, costs, rows, args, kwargs)
     plain = io.StringIO()
-    # In a notebook rich would show what is meant for a file, which then stayed empty.
+    # Without this, rich would print to the notebook what is meant for a file.
     printed = Console(file=file, force_jupyter=None if file is None else False)
     console = Console(file=plain, width=_WIDTH, color_system=None, force_jupyter=False)
-    whole = Group(*parts)  # at once: in a notebook every print is an output of its own
+    whole = Group(*parts)  # at once: in a notebook every print is a separate output
     console.print(whole, highlight=False, markup=False)
     shown = printed.is_terminal or printed.is_jupyter
     if shown:
@@ -205,7 +181,7 @@ def _totals(model, variables, costs):
 
 
 def _targets(model, variables, costs, args):
-    """What `solve_layers` solves each kernel of a stored scale for, see `layer_targets.TARGETS`."""
+    """The layers that `solve_layers` would solve, by target."""
     stored = [s for s in costs if (q := quantizer_of(rules_of(model), s)) and is_stored(q)]
     if not stored:
         return []

@@ -1,10 +1,10 @@
-"""Low-bit kernels solved layer by layer from what a teacher's layers give, without gradients.
+"""Solves low-bit kernels layer by layer from the outputs of a teacher's layers, without gradients.
 
-The second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit Neural
-Networks", CVPR 2018. Layers are taken in forward order; the inputs of each come from the network
-as far as it is solved. Nothing changes its form: the kernel becomes scale * codes, the scale goes
-to the quantizer's leaf, the intercept to the layer's bias or to the mean of the batch normalisation
-behind it.
+This is the second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit
+Neural Networks", CVPR 2018. Layers are solved in forward order; the inputs of each come from the
+network as far as it is solved. The tree of variables keeps its form: the kernel becomes
+scale * codes, the scale goes to the quantizer's leaf, the intercept to the layer's bias or to the
+mean of the batch normalisation behind it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,16 +42,17 @@ Variables = Mapping[str, Any]
 
 
 class Report(NamedTuple):
-    """What became of one layer.
+    """How well one layer was solved.
 
     Attributes:
-      layer: its path.
-      target: one of `layer_targets.TARGETS`; with fewer patches than inputs, `output` or `sum`.
-      error: of the linear fit, E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
+      layer: path of the layer.
+      target: `codes`, `relu`, `sum` or `output`; one of the last two if there were fewer patches
+        than inputs.
+      error: the linear fit's E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
       mismatch: share of the consumer's codes that differ from the teacher's on held-out patches;
         None for other targets than `codes`.
       sparsity: share of codes that are 0.
-      patches: that it was solved from.
+      patches: number of patches that the layer was solved from.
     """
 
     layer: str
@@ -72,21 +73,21 @@ def solve_layers(
     log: Callable[[Report], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Gives kernels low-bit codes that make each layer do what its float kernel does.
+    """Gives kernels low-bit codes with which each layer does what its float kernel does.
 
     Args:
-      model: wrapped, with kernels whose quantizer stores its scale: `bitjax.ternary(fit="stored")`,
-        `binary`, `low_bit`; inputs quantized or not.
-      variables: all its collections; kernels float.
-      batches: what the model is called with, arrays or tuples; a list, or a function that gives
-        the same ones at every call.
-      bits: only kernels of so many bits; None takes all with a stored scale.
+      model: a wrapped model with kernels whose quantizer stores its scale, such as
+        `bitjax.ternary(fit="stored")`, `binary` or `low_bit`; inputs may be quantized or not.
+      variables: all collections of the model, with float kernels.
+      batches: the model's inputs, arrays or tuples of arguments: a list, or a function that gives
+        the same batches at every call.
+      bits: the number of bits of the kernels to solve; None takes all with a stored scale.
       layers: a regular expression, matched in full against layers' paths.
-      log: called with each layer's `Report`.
-      **settings: see `bitjax.two_step.fits.SolveOptions`.
+      log: a function that is called with each layer's `Report`.
+      **settings: the fields of `bitjax.two_step.fits.SolveOptions`.
 
     Returns:
-      The variables with the kernels of these layers on their codes, their scales, and their
+      The variables with these layers' kernels on their codes, with their scales, and with their
       intercepts in a bias or a batch normalisation's mean; everything else as it was.
 
     Raises:
@@ -131,20 +132,9 @@ def solve_each(
     costs: Costs | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Variables, Report]]:
-    """As `solve_layers`, giving the variables after every layer, so that work can be kept.
-
-    Args:
-      model: see `solve_layers`.
-      variables: with the first `start` layers solved already.
-      batches: see `solve_layers`.
-      bits: likewise.
-      layers: likewise.
-      settings: likewise.
-      teacher: variables whose float kernels the layers are solved for; the given ones if None,
-        which must then be those of the start.
-      costs: from `site_costs`; measured on the first batch if None.
-      start: layers that are solved already.
-    """
+    """As `solve_layers`, giving the variables after every layer, so that work can be kept."""
+    # `variables` have their first `start` layers solved already. The float kernels to imitate are
+    # those of `teacher`; if None, those of `variables`, which must then be those of the start.
     settings = settings or SolveOptions()
     teacher = variables if teacher is None else teacher
     first = as_args(next(iter(batches())))
