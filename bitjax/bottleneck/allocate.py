@@ -163,7 +163,7 @@ def check_settings(
     min_bits: int,
     max_bits: int,
 ) -> None:
-    """Raises a ValueError for what `allocate` cannot do, before any batch is read."""
+    """Raises a ValueError for settings of `allocate` that cannot work, before any batch is read."""
     check_choice(weighting, WEIGHTINGS, "weighting")
     check_choice(cost, COSTS, "cost")
     check_choice(grid, GRIDS, "grid")

@@ -1,4 +1,4 @@
-"""Soft and hard limits on what bits cost, as terms of the loss.
+"""Soft and hard limits on the cost of bits, as terms of the loss.
 
 The penalty is BitPruning's regularizer (arXiv 2002.03090); the hard budget is an augmented
 Lagrangian (Nocedal and Wright, Numerical Optimization, chapter 17) on one of the costs of

@@ -110,7 +110,7 @@ def _slopes(limit, bits, costs, sites):
 
 def _meet_sum(limit, learned, fixed, costs, bounds, most, slopes, groups):
     """Costs that add up over groups of sites, and over the entries of a group's bits."""
-    # With all these sites at 0 bits what is left is the fixed part of the cost.
+    # With all these sites at 0 bits, the fixed part of the cost is left.
     nothing = {site: np.zeros_like(learned[site]) for group in groups for site in group}
 
     def cost(bits):

@@ -18,7 +18,7 @@ from bitjax.linen.visit import Visitor
 from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, floats_of, site_name
 
-_WIDTH = 100  # of plain text
+_WIDTH = 100  # characters of a line of plain text
 
 
 class SiteRow(NamedTuple):
@@ -27,11 +27,11 @@ class SiteRow(NamedTuple):
     site: str
     quantizer: str  # its name; `float` where there is none
     bits: np.ndarray  # the leaf's values, any shape
-    granularity: str  # of the quantizer, `per_channel` say, or empty
-    elements: int  # of the kernel; of the input per example
-    macs: int | None  # of the layer per example, on its kernel's row; None on its input's
-    bytes: float  # of the codes; per example for an input
-    # of the model's BOPs, in [0, 1], on the kernel's row; None on the input's
+    granularity: str  # the quantizer's, such as `per_channel`, or empty
+    elements: int  # elements of the kernel, or of one example's input
+    macs: int | None  # the layer's, per example; None on its input's row
+    bytes: float  # the size of the kernel's codes, or of one example's input
+    # the layer's share of the model's BOPs, in [0, 1]; None on its input's row
     bops_share: float | None
     count: int  # layers that the name stands for
     shared: bool  # whether an earlier site reads the same tensor
@@ -105,7 +105,7 @@ def summary(
     parts += _targets(model, variables, costs, args)
     parts += _not_reached(model, variables, costs, rows, args, kwargs)
     plain = io.StringIO()
-    # Without this, rich would print to the notebook what is meant for a file.
+    # Without this, rich would print a file's text to the notebook.
     printed = Console(file=file, force_jupyter=None if file is None else False)
     console = Console(file=plain, width=_WIDTH, color_system=None, force_jupyter=False)
     whole = Group(*parts)  # at once: in a notebook every print is a separate output
@@ -120,7 +120,7 @@ def summary(
 
 
 def _bits(model, variables):
-    """Bits of the sites that the model quantizes; a float model ignores what lies beside it."""
+    """Bits of the sites that the model quantizes; a float model ignores the collection."""
     quantized = {QUANT: variables.get(QUANT, {})}
     rules = rules_of(model)
     return {s: n for s, n in cost.bits_of(quantized).items() if quantizer_of(rules, s) is not None}

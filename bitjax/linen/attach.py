@@ -59,7 +59,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
 
     def run(floats, kept, args):
         def fill(given):
-            """Makes what is missing, with the sites of `given` as they are."""
+            """Makes the missing leaves, with the sites of `given` as they are."""
             tree = {name: _unflatten(given[name]) for name in _NEW}
             _, made = model.apply({**floats, **tree}, *args, **kwargs, mutable=list(_NEW))
             made = {name: _flatten(made.get(name, {})) for name in _NEW}
@@ -68,7 +68,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
         whole = _whole_sites(kept, want)
         full = fill(whole)
         if any(len(whole[name]) < len(kept[name]) for name in _NEW):
-            # In the first pass, layers behind a site with missing leaves did not see what it kept.
+            # In the first pass, layers behind a site with missing leaves saw new leaves only.
             partly = _sites(kept)
             given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
             full = fill(given)

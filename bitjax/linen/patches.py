@@ -17,7 +17,7 @@ from bitjax.linen.visit import Layer
 
 
 class PatchView(NamedTuple):
-    """How one layer's tensors become matrices: N inputs and M filters in each of G groups."""
+    """Turns one layer's tensors into matrices: N inputs and M filters in each of G groups."""
 
     groups: int
     # (x, places) -> [G, T, N], the patches at T places

@@ -1,4 +1,4 @@
-"""Reading what every layer computes with, from inside jit, grad, `nn.remat` and `nn.scan`.
+"""Reads the tensors of every layer, from inside jit, grad, `nn.remat` and `nn.scan`.
 
 An array inside a lifted transform cannot simply be kept: it must leave through a variable. `probe`
 stores its records in the layer's own scope, in the collection `quant_stats`, which lifted
@@ -21,7 +21,7 @@ _KEY = "bitjax_probe"
 
 
 class Use(NamedTuple):
-    """One use of a quantizer: what it was given."""
+    """One use of a quantizer: its arguments."""
 
     quantizer: Quantizer
     params: Params  # its leaves in `quant`
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """A model's output and what was recorded on the way to it."""
+    """A model's output and the records of its layers."""
 
     out: Any  # what the model returned
     updates: dict[str, Any]  # the mutable collections, without the probe's own variables
@@ -68,7 +68,7 @@ def probe(
     strict: bool = True,
     observing: bool = False,
 ) -> Probed:
-    """Runs a model once and hands out what two functions record at its modules."""
+    """Runs a model once and hands out the records that two functions make at its modules."""
     # `on_layer` and `on_other` return a tree of arrays to record, or None. With `strict`, a layer
     # that cannot hand out anything is an error; without, it is listed as unseen. While `observing`,
     # inputs are quantized after this batch has moved their history; otherwise with the history as
@@ -133,7 +133,7 @@ class _Probe(Visitor):
         self.unseen: list[str] = []
 
     def watched(self, rules: Rules) -> Rules:
-        """The rules with quantizers that note what they are given; a visitor sees only results."""
+        """The rules with quantizers that note their arguments; a visitor sees only results."""
         found = []
         for pattern, quantizer in rules:
             for role in ROLES:
@@ -186,7 +186,7 @@ class _Probe(Visitor):
         call = 0
         while scope.has_variable(STATS, f"{_KEY}{call}"):
             call += 1
-        # A dict, for a bare array is not a tree that Flax's scopes tell from a submodule.
+        # In a dict: Flax's scopes do not tell a bare tree of arrays from a submodule.
         scope.put_variable(STATS, f"{_KEY}{call}", {"record": record})
         self.order.setdefault((name, call))
 

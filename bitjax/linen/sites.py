@@ -14,7 +14,7 @@ from bitjax.variables import read_site
 
 
 class _Measure(Visitor):
-    """Tags every layer's call in the traced program with what it costs."""
+    """Tags every layer's call in the traced program and keeps its cost."""
 
     def __init__(self):
         self.calls: list[tuple[Layer, dict[str, int], int, dict[str, int]]] = []
@@ -139,7 +139,7 @@ def _merge(visitor, counts, batch, params):
 def _times(tags, sizes):
     """How often a call runs for one forward pass."""
     # A scan traces its body more than once, and only one trace becomes the program. The others
-    # leave there what does not change over the scan, such as a shared kernel: some of their tags.
+    # leave only tags of tensors that the scan does not change, such as a shared kernel.
     runs = min((sum(t for t, _ in tags.get(role, ())) for role in sizes), default=0)
     # A tag larger than the tensor that the layer saw was stacked by vmap.
     stacked = max((size // sizes[role] for role in tags for _, size in tags[role]), default=1)

@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
 
 class Visitor:
-    """What happens at each layer; every method may be overridden and does nothing here."""
+    """Called at each layer; every method may be overridden and does nothing here."""
 
     def tensors(self, layer: Layer, tensors: Tensors) -> Tensors:
         """Sees `kernel`, and `input` where it has one, before the layer computes."""
@@ -52,7 +52,7 @@ def axes_of(module: nn.Module, role: str, rank: int) -> Axes:
     if role == "input":
         return Axes((-1,), -1)
     if isinstance(module, nn.Embed):
-        return Axes((0,), -1)  # one filter per row: the row is what a lookup or `attend` uses
+        return Axes((0,), -1)  # a filter per row, which a lookup or `attend` uses whole
     if isinstance(module, nn.DenseGeneral):
         features = len(module.features) if isinstance(module.features, tuple | list) else 1
         return Axes(tuple(range(-features, 0)), -features - 1)

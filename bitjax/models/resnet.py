@@ -30,7 +30,7 @@ def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
       [[[[0.0, 1.0, 0.0]]]]
 
     Source: He et al., Deep Residual Learning, 2015, section 4.2. The paper does not say where
-      the zeros go; half on each side is what the published weights were trained with.
+      the zeros go; the published weights were trained with half on each side.
     """
     extra = filters - x.shape[-1]
     if extra < 0 or extra % 2:

@@ -259,7 +259,7 @@ def _spend_on_equal_losses(table: Table, choice: NDArray[np.int64], limit: int) 
     equal = table.losses == table.losses[groups, choice][:, None]
     away = table.costs - table.costs[groups, choice][:, None]
     for g in np.flatnonzero((equal & (away > 0) & (away <= slack)).any(axis=-1)).tolist():
-        # One pass will do: what does not fit now will not fit once less is left.
+        # One pass is enough: a choice that does not fit now will not fit once less is left.
         place = np.flatnonzero(equal[g] & (away[g] <= slack))[-1]
         choice[g] = place
         slack -= int(away[g, place])

@@ -194,7 +194,7 @@ def _gram(x_TxN, x_mean, chunk):
 
 @partial(jax.jit, static_argnames=("step", "threshold", "levels", "chunk"))
 def _read(x_TxN, y_TxM, fit: Fit, x_mean, strength, *, step, threshold, levels, chunk) -> _Seen:
-    """One pass over patches: step (c), and what (a) and (b') need of its targets."""
+    """One pass over patches: step (c), and the statistics of its targets for (a) and (b')."""
 
     def of_rows(new, x, y):
         new = new[:, None].astype(x_mean.dtype)

@@ -148,7 +148,7 @@ def levels_increase(coefs: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _least_squares(gram, cross, energies, dead, subsets_NxK):
-    """Coefficients [sites, N, K] and errors [sites, N]; inf for what is left out."""
+    """Coefficients [sites, N, K] and errors [sites, N]; inf for a subset that is left out."""
     K = subsets_NxK.shape[1]
     gram_S = gram[:, subsets_NxK[:, :, None], subsets_NxK[:, None, :]]
     cross_S = cross[:, subsets_NxK]
