@@ -18,8 +18,8 @@ from bitjax.variables import QUANT, STATS, site_name
 class Quantized(nn.Module):
     """Wraps a Linen model; kernels and inputs that `rules` select are quantized in place.
 
-    The `params` tree is the model's own, so float checkpoints load unchanged. Quantizers keep their
-    learned variables in the collection `quant`, observed ones in `quant_stats`, at the layer's path:
+    The `params` tree is the model's own, so float checkpoints load unchanged. Quantizers keep
+    learned variables in the collection `quant`, observed ones in `quant_stats`, by layers' paths:
     `quant/stage1/block1/conv1/kernel/bits`. Initialise with a real batch, because learned ranges
     start from it. `train` is read from the call (`train=`, `training=` or `deterministic=`, or
     their defaults) and removed before the call if the model does not accept it. Statistics move

@@ -1,5 +1,6 @@
 """Measures the sites of a model and their costs on one traced forward pass."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -41,10 +42,8 @@ class _Measure(Visitor):
 
 
 def _filters(layer, kernel):
-    size = 1
-    for axis in axes_of(layer.module, "kernel", kernel.ndim).channel:
-        size *= kernel.shape[axis]
-    return size
+    channels = axes_of(layer.module, "kernel", kernel.ndim).channel
+    return math.prod(kernel.shape[axis] for axis in channels)
 
 
 def _occurrences(jaxpr, times, counts):
@@ -54,12 +53,18 @@ def _occurrences(jaxpr, times, counts):
             _, index, role = eqn.params["name"].split("/")
             tags = counts.setdefault(int(index), {}).setdefault(role, [])
             tags.append((times, eqn.outvars[0].aval.size))
-        inner = times * eqn.params["length"] if eqn.primitive.name == "scan" else times
-        for value in eqn.params.values():
-            for sub in value if isinstance(value, tuple | list) else (value,):
-                sub = getattr(sub, "jaxpr", sub)
-                if hasattr(sub, "eqns"):
-                    _occurrences(sub, inner, counts)
+        for often, sub in _inside(eqn):
+            _occurrences(sub, times * often, counts)
+
+
+def _inside(eqn):
+    """The programs inside an operation, and how often each of them runs."""
+    often = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    for value in eqn.params.values():
+        for sub in value if isinstance(value, tuple | list) else (value,):
+            sub = getattr(sub, "jaxpr", sub)
+            if hasattr(sub, "eqns"):
+                yield often, sub
 
 
 def site_costs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, SiteCost]:
@@ -184,14 +189,10 @@ def total_macs(model: nn.Module, *args: Any, **kwargs: Any) -> int:
 def _program_macs(jaxpr):
     total = 0
     for eqn in jaxpr.eqns:
-        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
             lhs = eqn.invars[0].aval.shape
-            depth = 1
-            for axis in contract:
-                depth *= lhs[axis]
-            total += eqn.outvars[0].aval.size * depth
+            total += eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in contract)
         elif eqn.primitive.name == "conv_general_dilated":
             lhs, kernel = (v.aval for v in eqn.invars)
             spec = eqn.params["dimension_numbers"]
@@ -199,9 +200,5 @@ def _program_macs(jaxpr):
                 total += lhs.size // lhs.shape[spec.lhs_spec[1]] * kernel.size
             else:
                 total += eqn.outvars[0].aval.size * kernel.size // kernel.shape[spec.rhs_spec[0]]
-        for value in eqn.params.values():
-            for sub in value if isinstance(value, tuple | list) else (value,):
-                sub = getattr(sub, "jaxpr", sub)
-                if hasattr(sub, "eqns"):
-                    total += times * _program_macs(sub)
+        total += sum(often * _program_macs(sub) for often, sub in _inside(eqn))
     return total
