@@ -15,7 +15,7 @@ class Sample(NamedTuple):
 
     values: NDArray[np.float64]  # values of |x|, rising, float64 [points]
     weights: NDArray[np.float64]  # their shares, float64 [points]; they sum to 1
-    # E (|x| - value)^2; what a quantizer's error on the sample falls short of its error on x
+    # E (|x| - value)^2; the amount by which a quantizer's error on x exceeds that on the sample
     within: float
 
 

@@ -1,4 +1,4 @@
-"""Gives a float model's variables the sites of its rules."""
+"""Adds the variables of a model's quantizers to those of its float layers."""
 
 from collections.abc import Mapping
 from typing import Any

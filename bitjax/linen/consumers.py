@@ -74,7 +74,7 @@ class _Traced(NamedTuple):
 
 def _trace(model, variables, args) -> _Traced:
     # `probe` returns the layers' arrays as outputs of the program. The program's variables at these
-    # outputs are then the arrays themselves, by identity, which is what the walk compares.
+    # outputs are then the arrays themselves, by identity: the walk compares those.
     names: list[str] = []
     epsilons: dict[str | None, float | None] = {}
 

@@ -1,4 +1,4 @@
-"""Reaching the tensors inside an unmodified Flax model.
+"""Reaches the tensors inside an unmodified Flax model.
 
 Flax's linear layers pass their inputs and their kernel together through a field named
 `promote_dtype`. A hook in that field for the length of a call sees both, may replace both, and can
