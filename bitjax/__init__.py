@@ -22,9 +22,7 @@ from bitjax.costs.rounding import round_bits as round_bits
 from bitjax.costs.site import SiteCost as SiteCost
 from bitjax.diagnostics.doctor import Finding as Finding
 from bitjax.diagnostics.doctor import doctor as doctor
-
-# Public; `report` alone would be hidden by the package of that name once it is imported.
-from bitjax.diagnostics.doctor import report as doctor_report  # noqa: F401
+from bitjax.diagnostics.doctor import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
 from bitjax.linen.attach import attach as attach
 from bitjax.linen.calibrate import calibrate as calibrate

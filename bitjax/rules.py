@@ -1,4 +1,4 @@
-"""Rules: which quantizer a site gets; a site is one tensor, `stage2/block1/conv1/kernel`."""
+"""Rules choose the quantizer of a site; a site is one tensor, `stage2/block1/conv1/kernel`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,11 @@ ROLES = ("kernel", "input")
 
 
 class Rule(NamedTuple):
-    """A pattern of sites and the quantizer they get.
+    """A pattern of sites and their quantizer.
 
     Attributes:
       pattern: a regular expression, matched in full against a site's name.
-      quantizer: what they get; None leaves them float.
+      quantizer: the quantizer of these sites; None leaves them float.
     """
 
     pattern: str
@@ -25,7 +25,7 @@ Rules = Sequence[Rule]
 
 
 def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
-    """Maps the sites whose whole name a regular expression matches to a quantizer, or to none.
+    """Maps the sites whose whole name a regular expression matches to a quantizer or to None.
 
     Args:
       pattern: a regular expression, matched in full against `layer/path/kernel` or
@@ -53,12 +53,7 @@ def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
 
 
 def find(rules: Rules, site: str) -> Rule | None:
-    """The first rule that matches a site, or None.
-
-    Example:
-      >>> find([rule("head/.*", None), rule(".*", None)], "head/kernel").pattern
-      'head/.*'
-    """
+    """The first rule that matches a site, or None."""
     for candidate in rules:
         if re.fullmatch(candidate.pattern, site):
             return candidate
@@ -66,12 +61,7 @@ def find(rules: Rules, site: str) -> Rule | None:
 
 
 def quantizer_of(rules: Rules, site: str) -> Quantizer | None:
-    """The quantizer that the rules give a site; None where it stays float.
-
-    Example:
-      >>> quantizer_of([rule("head/.*", None)], "stem/kernel") is None
-      True
-    """
+    """The quantizer that the rules give a site; None where it stays float."""
     matched = find(rules, site)
     return matched.quantizer if matched else None
 
@@ -82,21 +72,9 @@ def check_rules(
     unreachable: Iterable[tuple[str, str]] = (),
     kernelless: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Raises where a rule does nothing, or asks for what cannot be done.
-
-    Args:
-      rules: in order.
-      sites: every quantizable site of the model.
-      unreachable: (site, layer kind) of kernels that the wiring does not reach.
-      kernelless: (site, layer kind) of layers that have no kernel, such as normalisations.
-
-    Raises:
-      ValueError: a rule gives a quantizer to an unreachable kernel; or a rule decides for no site,
-        which lists the sites.
-
-    Example:
-      >>> check_rules([rule("head/.*", None)], ["head/kernel", "head/input"])
-    """
+    """A ValueError where a rule decides for no site, or gives an unreachable kernel a quantizer."""
+    # `unreachable` are (site, layer kind) of kernels that the wiring does not reach, `kernelless`
+    # of layers without a kernel, such as normalisations.
     sites = list(dict.fromkeys(sites))  # a layer that is called twice, or traced twice, is one
     used = {id(matched) for site in sites if (matched := find(rules, site))}
     for strict, others in ((True, unreachable), (False, kernelless)):

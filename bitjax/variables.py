@@ -1,4 +1,4 @@
-"""Nodes of nested dicts by a path such as `stage1/block1/conv1`."""
+"""The collections of a model's variables, and nodes in them by a path such as `stage1/conv1`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,26 +6,33 @@ from typing import Any
 QUANT, STATS = "quant", "quant_stats"
 
 
-def read_site(tree: Mapping[str, Any], site: str) -> Any:
-    """The node at a path; the tree itself at the empty one.
-
-    Example:
-      >>> read_site({"conv": {"kernel": 3}}, "conv/kernel")
-      3
-    """
+def read_site(tree: Mapping[str, Any], site: str, *missing: Any) -> Any:
+    """The node at a path, the tree itself at the empty one; `missing`, if given, where none is."""
     for name in site.split("/") if site else ():
+        if missing and not (isinstance(tree, Mapping) and name in tree):
+            return missing[0]
         tree = tree[name]
     return tree
 
 
 def write_site(tree: Mapping[str, Any], site: str, value: Any) -> Any:
-    """A copy with the node at a path replaced.
-
-    Example:
-      >>> write_site({"conv": {"kernel": 3}}, "conv/kernel", 4)
-      {'conv': {'kernel': 4}}
-    """
+    """A copy with the node at a path replaced."""
     if not site:
         return value
     head, _, rest = site.partition("/")
     return {**tree, head: write_site(tree[head], rest, value)}
+
+
+def site_name(layer: str, role: str) -> str:
+    """The name of a layer's site; a model that is a layer itself has the empty path."""
+    return f"{layer}/{role}" if layer else role
+
+
+def floats_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The collections of the float model, without what quantizers learned and observed."""
+    return {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+
+
+def as_args(batch: Any) -> tuple:
+    """A batch as the arguments that the model is called with."""
+    return batch if isinstance(batch, tuple) else (batch,)

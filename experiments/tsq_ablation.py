@@ -44,7 +44,7 @@ def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
 
     from bitjax.quantizers.weight_codes import MATRIX, otwn_codes, twn_codes
     from bitjax.solvers.code_descent import Fit
-    from bitjax.two_step.fits import GroupFit, Settings, fit_behind, fit_group
+    from bitjax.two_step.fits import GroupFit, SolveOptions, fit_behind, fit_group
 
     grid, starts = np.array([-1.0, 0.0, 1.0]), {"twn": twn_codes, "otwn": otwn_codes}
     starts = {n: [np.asarray(a, float) for a in f(float_MxN, MATRIX)] for n, f in starts.items()}
@@ -62,7 +62,7 @@ def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
                 intercept = moments.target_mean_M - scale * (codes @ moments.mean_N)
             found[name] = Fit(*map(jnp.asarray, (codes, scale, intercept)))
             continue
-        settings = Settings(joint=way["joint"], ridge=way.get("ridge", 0.0))
+        settings = SolveOptions(joint=way["joint"], ridge=way.get("ridge", 0.0))
         solved: GroupFit = fit_group(moments, float_MxN, codes, grid, settings, jax.random.key(0))
         if way.get("behind") and levels is not None:
             solved = fit_behind(solved, x, z, affine, levels, float_MxN, grid, settings)
@@ -95,8 +95,8 @@ def rows(work: Any, say: Callable[[str], None]) -> dict[str, list[tuple[str, flo
     import jax.numpy as jnp
 
     import bitjax as bj
+    from bitjax.linen.targets import affine_of, levels_of, plan_layers, with_float_kernels
     from bitjax.two_step.data import merge, moments_of, sampler, sums_of
-    from bitjax.two_step.targets import affine_of, levels_of, plan_layers, with_float_kernels
     from bitjax.variables import read_site
 
     stages = {stage.name: stage for stage in work.method.stages}

@@ -31,6 +31,11 @@ BELOW_LAUNCH = set(RANK) - {"launch", "cli", "experiments"}
 BELOW_CLI = set(RANK) - {"cli", "experiments"}
 SLOW = {"grain", "tensorflow_datasets", "sklearn"}  # 1 to 2 s each
 
+MOST_LINES, MOST_MEDIAN = 350, 150  # of a file, and of the file in the middle
+MOST_CODE = 60  # lines of a function without its docstring, comments and blank lines
+LONG_FUNCTIONS = {"solvers", "quantizers"}  # one algorithm beside its paper may be longer
+SECTIONS = re.compile(r"^ *(Args|Returns|Raises):", re.MULTILINE)
+
 FILES = sorted(
     p for top in ("bitjax", "experiments", "configs") for p in ROOT.glob(f"{top}/**/*.py")
 )
@@ -185,3 +190,73 @@ def test_what_is_public_has_a_docstring(path):
 
 def is_private(node: ast.AST) -> bool:
     return getattr(node, "name", "").startswith("_")
+
+
+def exported() -> set[tuple[str, str]]:
+    """(module, name) of all that an `__init__` of ours or a page of the documentation names."""
+    found = {
+        (node.module or "", alias.name)
+        for path in ROOT.glob("bitjax/**/__init__.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for page in ROOT.glob("docs/*/*.md"):
+        for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)", page.read_text(), re.MULTILINE):
+            found.add((name.rpartition(".")[0], name.rpartition(".")[2]))
+    return found
+
+
+EXPORTED = exported()
+
+
+def definitions(body: list[ast.stmt], module: str) -> list[ast.FunctionDef | ast.ClassDef]:
+    """What a module defines that nobody exports, with the methods of its classes."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (module, node.name) not in EXPORTED:
+            found += [node, *definitions(node.body if isinstance(node, ast.ClassDef) else [], "")]
+    return found
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_what_nobody_exports_has_no_sections_in_its_docstring(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    bad = [
+        f"{name_of(path)}:{node.lineno} {node.name}"
+        for node in definitions(ast.parse(path.read_text()).body, module)
+        if SECTIONS.search(ast.get_docstring(node) or "")
+    ]
+    assert not bad, "one line says it; export the name or document it in docs/api for more:\n" + (
+        "\n".join(bad)
+    )
+
+
+def code_lines(node: ast.AST, text: list[str]) -> int:
+    """Lines of a function without docstrings, comments and blank lines."""
+    prose: set[int] = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            prose |= set(range(inner.body[0].lineno, (inner.body[0].end_lineno or 0) + 1))
+    lines = range(node.lineno, node.end_lineno + 1)
+    code = [text[n - 1].strip() for n in lines if n not in prose]
+    return sum(bool(line) and not line.startswith("#") for line in code)
+
+
+@pytest.mark.parametrize("path", OURS, ids=name_of)
+def test_no_file_and_no_function_is_too_long_to_read(path):
+    text = path.read_text().splitlines()
+    assert len(text) <= MOST_LINES, f"{name_of(path)} has {len(text)} lines: which idea can leave?"
+    if layer_of(path) in LONG_FUNCTIONS:
+        return
+    long = {
+        node.name: count
+        for node in ast.walk(ast.parse("\n".join(text)))
+        if isinstance(node, ast.FunctionDef) and (count := code_lines(node, text)) > MOST_CODE
+    }
+    assert not long, f"{name_of(path)}: lines of code {long}, at most {MOST_CODE}"
+
+
+def test_the_file_in_the_middle_is_short():
+    lengths = sorted(len(path.read_text().splitlines()) for path in OURS)
+    assert lengths[len(lengths) // 2] <= MOST_MEDIAN

@@ -1,4 +1,4 @@
-"""From calibration batches to bit-planes at every site, in one call and without training."""
+"""Chooses the bit-planes of every site from calibration batches, without training."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,11 +20,11 @@ from bitjax.linen.sites import site_costs
 from bitjax.quantizers.base import check_choice
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, read_site, write_site
+from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, write_site
 
 WEIGHTINGS = ("fisher", "none")
 PAPER_GRIDS = GRIDS[2:]
-_REFERENCE_DB = 55.0  # of the authors' program
+_REFERENCE_DB = 55.0  # the reference PSNR in the authors' program
 _NO_SITE = (
     "allocate has no planes to choose: give at least one input a bitplane() quantizer, of mode "
     "'strong', scale 'learned' and signed=False.",
@@ -50,33 +50,35 @@ def allocate(
 ) -> dict[str, Any]:
     """Gives every `bitplane` input the planes and the scale that serve the float network best.
 
-    One pass over the batches makes a histogram of every site; from it come the distortion and the
-    scale at every rate; a second pass measures the Fisher information; the rates then make
-    sum of F_l n_l D_l(k_l)  least while their average is at most `rate`.
+    A first pass over the batches makes a histogram of every site, which gives the distortion and
+    the scale at every rate. A second pass measures the Fisher information. The rates then make the
+    sum of F_l n_l D_l(k_l) least while their average is at most `rate`.
 
     Args:
-      model: wrapped, with unsigned `bitjax.bitplane` quantizers on inputs behind a ReLU: of mode
-        `strong` and scale `learned`, or, for the last two grids, of mode `faithful` with
-        `truncate=True` and `coefficients="free"`.
-      variables: all its collections, as `attach` gives them.
+      model: a wrapped model with unsigned `bitjax.bitplane` quantizers on inputs behind a ReLU. For
+        the grids `free` and `window` they have mode `strong` and scale `learned`; for `truncated`
+        and `lasso` mode `faithful`, `truncate=True` and `coefficients="free"`.
+      variables: all collections of the model, as `attach` gives them.
       batches: a function that gives the calibration batches, the same ones at every call.
-      rate: the budget, planes per element on average over sites.
-      psnr_loss: the paper's knob T in dB instead of a budget: each site by itself gets the least
-        rate whose PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
-      weighting: F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
-      cost: what the rate is averaged over: `equal`, `elements` or `macs`.
-      grid: `free` scales; the best `window` of an 8-bit code; or, as the paper has it, planes of a
-        finished 8-bit code over each example's own range, the best ones (`truncated`) or the
-        LASSO's (`lasso`). Distortion is then a share of the peak, which only `psnr_loss` or equal
-        rates compare: with a budget, `min_bits` and `max_bits` must be the same.
-      min_bits: the least rate of a site; with `max_bits` the same, rates are uniform.
-      max_bits: the greatest, at most 8.
-      exact: see `solvers.allocation.allocate`.
-      costs: from `site_costs`; measured on the first batch if None.
+      rate: the budget, in planes per element on average over sites.
+      psnr_loss: the paper's knob T in dB, in place of a budget. Each site gets the least rate whose
+        PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
+      weighting: how sites are weighed: `fisher` (F_l is the cost of an error in the loss) or `none`
+        (F_l is 1).
+      cost: the weights of the average rate: `equal`, `elements` or `macs`.
+      grid: the levels to choose from: `free` scales; the best `window` of an 8-bit code; or, as in
+        the paper, planes of a finished 8-bit code over each example's own range, the best ones
+        (`truncated`) or the LASSO's (`lasso`). In these two the distortion is a share of the peak,
+        which is not comparable between sites: with a budget, `min_bits` and `max_bits` must be the
+        same.
+      min_bits: the least rate of a site; if `max_bits` is the same, all rates are.
+      max_bits: the greatest rate of a site, at most 8.
+      exact: whether to find the least loss there is, see `bitjax.solvers.allocate`.
+      costs: the costs of the sites, from `site_costs`; measured on the first batch if None.
 
     Returns:
       The variables with new `bits`, `shift`, `scale` and `coefficients` at these sites; everything
-      else as it was. Coefficients that are `solved` are solved from these batches, one pass more.
+      else as it was. Coefficients of the kind `solved` are solved in one more pass.
 
     Raises:
       ValueError: no site has such a quantizer, a site has negative elements, a setting is out of
@@ -96,10 +98,9 @@ def allocate(
     """
     check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
     net = inner_model(model)
-    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    floats = floats_of(variables)
     if costs is None:
-        first = next(iter(batches()))
-        costs = site_costs(net, *(first if isinstance(first, tuple) else (first,)))
+        costs = site_costs(net, *as_args(next(iter(batches()))))
     sites = plane_sites(model.rules, costs, grid)
     if not sites:
         raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
@@ -140,12 +141,7 @@ def allocate(
 
 
 def plane_sites(rules: Rules, costs: Costs, grid: str = "free") -> list[str]:
-    """The inputs whose planes `allocate` chooses under a grid, in forward order.
-
-    Example:
-      >>> plane_sites((), {})
-      []
-    """
+    """The inputs whose planes `allocate` chooses under a grid, in forward order."""
     wanted = {"truncate": True, "depth": 8, "coefficients": "free"}
     wanted = wanted if grid in PAPER_GRIDS else {"scale": "learned"}
     found = []
@@ -167,7 +163,7 @@ def check_settings(
     min_bits: int,
     max_bits: int,
 ) -> None:
-    """Raises a ValueError for what `allocate` cannot do, before any batch is read."""
+    """Raises a ValueError for settings of `allocate` that cannot work, before any batch is read."""
     check_choice(weighting, WEIGHTINGS, "weighting")
     check_choice(cost, COSTS, "cost")
     check_choice(grid, GRIDS, "grid")
@@ -188,7 +184,7 @@ def check_settings(
 
 
 def _leaves(curve: Curve, bits: int) -> dict[str, Any]:
-    """What a site's leaves become when it keeps `bits` planes."""
+    """The new leaves of a site that keeps `bits` planes."""
     row = int(np.flatnonzero(curve.bits == bits)[0])
     if curve.coefficients is None:  # planes from 0 upwards
         scale = curve.scale[row]
@@ -205,6 +201,6 @@ def _updated(node, leaves):
     for name in node.keys() & leaves.keys():
         shape = node[name].shape
         value = leaves[name](shape[-1]) if callable(leaves[name]) else leaves[name]
-        # Layers of a scan have a leading axis, and share what was found for them all.
+        # Layers of a scan have a leading axis and share one solution.
         new[name] = jnp.broadcast_to(jnp.float32(value), shape)
     return new

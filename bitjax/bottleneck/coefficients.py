@@ -1,4 +1,4 @@
-"""The coefficients of kept planes, solved anew from what their sites have observed."""
+"""Solves the coefficients of kept planes anew from the averages that their sites observed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from bitjax.rules import quantizer_of
 from bitjax.solvers.plane_selection import gram_of_codes, levels_increase
 from bitjax.variables import QUANT, STATS
 
-_DEAD = 1e-7  # a plane that is 1 less often says nothing of its coefficient
+_DEAD = 1e-7  # a plane that is 1 less often does not determine its coefficient
 _NO_SITE = (
     "no site has averages to solve coefficients from: give inputs bitplane(coefficients='solved') "
     "quantizers, and run bitjax.calibrate or some training steps first."
@@ -23,13 +23,13 @@ def solve_coefficients(model: Quantized, variables: Mapping[str, Any]) -> dict[s
 
     $$\alpha_S = G_{SS}^{-1} c_S, \quad G_{ij} = E\,b_i b_j, \quad c_i = E\,b_i u$$
 
-    S are the planes a site keeps, which stay the same. Where a solution has a plane that counts
-    downwards, or a larger code with a lower level, the site keeps the coefficients it had.
+    S are the planes that a site keeps; they stay the same. If a solution has a negative coefficient
+    or a larger code with a lower level, the site keeps its old coefficients.
 
     Args:
-      model: wrapped, with `bitjax.bitplane(coefficients="solved")` inputs.
-      variables: all its collections; `quant_stats` after `bitjax.calibrate` (the averages over its
-        batches, exactly) or after training steps (moving averages).
+      model: a wrapped model with `bitjax.bitplane(coefficients="solved")` inputs.
+      variables: all collections of the model, with `quant_stats` after `bitjax.calibrate` (exact
+        averages over its batches) or after training steps (moving averages).
 
     Returns:
       The variables with new `coefficients` at these sites; everything else as it was.
@@ -48,8 +48,8 @@ def solve_coefficients(model: Quantized, variables: Mapping[str, Any]) -> dict[s
       >>> bool(jnp.all(jnp.abs(found / jnp.array([1.0, 2.0, 4.0]) - 1) < 0.2))
       True
 
-    Source: arXiv 2006.05210, its LASSO without the penalty; from moving averages, the least squares
-      of data that count less the older they are.
+    Source: arXiv 2006.05210, its LASSO without the penalty; from moving averages, it is the
+      least squares of data that count less the older they are.
     """
     solved = 0
 

@@ -1,6 +1,6 @@
-"""Counting a batch for a histogram of |x|, on the device, in integers.
+"""Counts a batch for a histogram of |x|, on the device, in integers.
 
-What is counted can be merged with any other: over batches, devices and hosts, in any order.
+Counts can be merged over batches, devices and hosts, in any order.
 """
 
 import math
@@ -21,51 +21,24 @@ LOWEST = -100  # exponent of the least full scale: no bin is narrower than float
 
 
 class Counts(NamedTuple):
-    """What the device counted in one batch; a tree of arrays.
+    """The counts of one batch on the device; a tree of arrays."""
 
-    Attributes:
-      exponent: of the full scale, int32 [].
-      parts: elements in every part of every bin, int32 [256, 257]; the last part is the upper edge.
-      zeros: elements that are 0, int32 [].
-      full: elements whose |x| is the full scale, int32 [].
-      negatives: elements below 0, int32 [].
-      low: the least element, float32 []; NaN if any element is.
-      high: the greatest, likewise.
-    """
-
-    exponent: jax.Array
+    exponent: jax.Array  # the full scale is 2**exponent; int32 []
+    # elements in every part of every bin, int32 [256, 257]; the last part is the upper edge
     parts: jax.Array
-    zeros: jax.Array
-    full: jax.Array
-    negatives: jax.Array
-    low: jax.Array
-    high: jax.Array
+    zeros: jax.Array  # elements that are 0, int32 []
+    full: jax.Array  # elements whose |x| is the full scale, int32 []
+    negatives: jax.Array  # elements below 0, int32 []
+    low: jax.Array  # the least element, float32 []; NaN if any element is
+    high: jax.Array  # the greatest element, float32 []; NaN if any element is
 
 
 @partial(jax.jit, static_argnames="stride")
 def count(x: jax.Array, exponent: jax.Array | int = LOWEST, *, stride: int = 1) -> Counts:
-    """Counts one batch on the device; may be called inside jit, and vmapped over layers.
-
-    bin = floor(|x| / width), width = 2**(exponent - 8), and the place inside the bin is rounded to
-    1/256 of the width. Only integers are counted: no sum depends on the order of its elements, so
-    every device finds the same.
-
-    Args:
-      x: any shape, at least one and fewer than 2**31 elements; looked at in float32.
-      exponent: the full scale is 2**exponent, or the least power of two that holds |x| if that is
-        more. The one of the histogram that the counts are for costs no precision.
-      stride: count every stride-th run of 4096 neighbours only, or element where there are few (or
-        the next number that has no factor in common with the number of runs, lest whole channels be
-        left out). `low`, `high` and `negatives` are of all elements.
-
-    Returns:
-      `Counts`, for `gather`.
-
-    Example:
-      >>> counts = count(jnp.array([0.0, -3.0, 4.0]))
-      >>> int(counts.exponent), int(counts.negatives), int(counts.parts.sum())
-      (2, 1, 3)
-    """
+    """Counts every stride-th run of 4096 elements, at a full scale of 2**exponent or more."""
+    # bin = floor(|x| / width), width = 2**(exponent - 8), and the place inside the bin is rounded
+    # to 1/256 of the width. Only integers are counted, so no sum depends on the order of its
+    # elements and every device finds the same.
     low, high = jnp.min(x).astype(jnp.float32), jnp.max(x).astype(jnp.float32)
     mantissa, own = jnp.frexp(jnp.maximum(-low, high))
     own = jnp.where(mantissa == 0.5, own - 1, own)  # a power of two is a full scale, not above it
@@ -86,7 +59,7 @@ def count(x: jax.Array, exponent: jax.Array | int = LOWEST, *, stride: int = 1) 
         index = jnp.where(places == BINS, _CELLS + _TURNS, index)
         return table.at[index].add(1, mode="drop")  # a NaN has no index
 
-    # The loop takes x as it is: of anything done to all of it the compiler would make a copy.
+    # The loop takes x as it is, because the compiler would copy the result of any operation on it.
     run, runs, spacing = _runs(x.size, stride)
 
     def add_run(i, table):
@@ -115,7 +88,7 @@ def _runs(size, stride):
 
 
 def _below(x):
-    # By its bits: behind a ReLU the compiler knows that nothing is below 0, and takes seconds to
-    # add up the constant that is left.
+    # By the bits of x: behind a ReLU the compiler knows that nothing is below 0, and would take
+    # seconds to sum the constant.
     below = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32) < 0
     return jnp.sum(below & (x != 0), dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""What every rate costs each site in distortion, from its histogram alone."""
+"""Computes each site's distortion at every rate from its histogram alone."""
 
 from collections.abc import Mapping
 
@@ -24,19 +24,23 @@ def rate_curves(
     Grids:
       free: x is rounded and saturated at the scale of least error (no window of a fine code).
       window: x is rounded and saturated to planes j to j + k - 1 of the 8-bit code over the full
-        scale: scales are powers of two of its step.
-      truncated: planes of a finished 8-bit code over the full scale, as the paper's: the k that are
-        worth most, with their best coefficients; `scale` is the code's.
-      lasso: the same planes as the paper chooses them, with shrunk coefficients.
+        scale, so scales are powers of two times its step.
+      truncated: x keeps the best k planes of a finished 8-bit code over the full scale, as in the
+        paper, with their best coefficients; `scale` is the code's.
+      lasso: x keeps the k planes that the paper's LASSO chooses, with shrunk coefficients.
 
     Args:
-      histograms: by site, from `site_histograms`.
-      grid: one of the above.
-      max_bits: at most 8.
+      histograms: `{site: Histogram}`, from `site_histograms`.
+      grid: the name of a grid above.
+      max_bits: the greatest rate, at most 8.
+
+    Returns:
+      `{site: Curve}` with `bits`, `distortion` (squared units of the site), `scale`, `peak` (the
+      largest |x|) and, for the last two grids, `coefficients` [rates, planes].
 
     Raises:
-      ValueError: a site has negative elements, which planes of the magnitude lose the sign of; or
-        an unknown grid.
+      ValueError: an unknown grid, or a site with negative elements, whose sign planes of the
+        magnitude lose.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,7 +59,7 @@ def rate_curves(
                 "batches: give it another quantizer, or name only sites behind a ReLU."
             )
         peak = max(abs(histogram.low), abs(histogram.high))
-        if peak == 0.0:  # nothing to lose: one level holds a site of zeros
+        if peak == 0.0:  # a site of zeros needs one level
             found[site] = Curve(bits, np.zeros(max_bits), np.ones(max_bits), 0.0)
             continue
         points = sample(histogram)

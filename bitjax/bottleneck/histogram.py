@@ -1,7 +1,7 @@
-"""How the values of a site are spread: a histogram of |x| that batches are added to, one by one.
+"""A histogram of |x| at a site, to which batches are added one by one.
 
-It stands in for the data wherever only |x| counts: any uniform quantizer, any choice of bit-planes
-and any set of levels is judged from it afterwards (`histogram_measures.py`), without another pass.
+It replaces the data wherever only |x| matters: any uniform quantizer, any choice of bit-planes and
+any set of levels can be judged from it afterwards (`measures.py`), without another pass.
 """
 
 import math
@@ -16,33 +16,21 @@ from bitjax.bottleneck.counts import BIN_BITS, BINS, LOWEST, PARTS, Counts, coun
 
 
 class Histogram(NamedTuple):
-    """256 bins of |x| between 0 and a full scale that is a power of two.
+    """256 bins of |x| between 0 and a full scale that is a power of two."""
 
-    A bin holds its lower edge but not its upper one; the last holds the full scale too. Sums are
-    of places inside the bin, in units of x. They are whole multiples of 1/256 of the narrowest bin
-    ever used, and of its square, so that adding them in float64 is exact: up to 2**53 of those.
+    exponent: int  # the full scale is 2**exponent
+    counts: NDArray[np.int64]  # elements, int64 [256]
+    offsets: NDArray[np.float64]  # the sum of |x| - lower edge, float64 [256]
+    squares: NDArray[np.float64]  # the sum of (|x| - lower edge)^2, float64 [256]
+    zeros: int  # elements that are 0; they are in the first bin too
+    full: int  # elements at the full scale; they are in the last bin too, until it grows
+    negatives: int  # elements below 0
+    low: float  # the least element, sign included; inf before the first
+    high: float  # the greatest element; -inf before the first
 
-    Attributes:
-      exponent: the full scale is 2**exponent.
-      counts: elements, int64 [256].
-      offsets: the sum of |x| - lower edge, float64 [256].
-      squares: the sum of its square, float64 [256].
-      zeros: how many elements are 0; they are in the first bin too.
-      full: how many are at the full scale; they are in the last bin too, until it grows.
-      negatives: how many are below 0.
-      low: the least element, sign included; inf before the first.
-      high: the greatest; -inf before the first.
-    """
-
-    exponent: int
-    counts: NDArray[np.int64]
-    offsets: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    zeros: int
-    full: int
-    negatives: int
-    low: float
-    high: float
+    # A bin holds its lower edge but not its upper one; the last bin holds the full scale too. Sums
+    # are of places inside the bin, in units of x. They are whole multiples of 1/256 of the
+    # narrowest bin ever used, and of its square, so adding them in float64 is exact up to 2**53.
 
     @property
     def full_scale(self) -> float:
@@ -51,7 +39,7 @@ class Histogram(NamedTuple):
 
     @property
     def width(self) -> float:
-        """Of a bin."""
+        """The width of a bin."""
         return math.ldexp(1.0, self.exponent - BIN_BITS)
 
     @property
@@ -81,20 +69,12 @@ class Histogram(NamedTuple):
 
 
 def gather(counts: Counts) -> Histogram:
-    """The histogram of what the device counted.
-
-    Raises:
-      ValueError: the batch held NaN or inf.
-
-    Example:
-      >>> gather(count(jnp.array([0.0, 0.5, 1.0]))).full_scale
-      1.0
-    """
+    """The histogram of a batch's counts; a ValueError if the batch held NaN or inf."""
     low, high = float(counts.low), float(counts.high)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
-            f"`x` must be finite, got values from {low} to {high}: bitjax.tap.first_nonfinite "
-            "names the first tensor of a model that is not."
+            f"`x` must be finite, got values from {low} to {high}: bitjax.linen.finite."
+            "first_nonfinite names the first tensor of a model that is not."
         )
     exponent = int(counts.exponent)
     parts = np.asarray(counts.parts).astype(np.int64)
@@ -115,12 +95,7 @@ def gather(counts: Counts) -> Histogram:
 
 
 def empty() -> Histogram:
-    """A histogram of nothing, which changes no other that it is merged with.
-
-    Example:
-      >>> empty().total
-      0
-    """
+    """A histogram of nothing, which changes no other that it is merged with."""
     nothing = np.zeros(BINS)
     return Histogram(
         LOWEST, np.zeros(BINS, np.int64), nothing, nothing, 0, 0, 0, math.inf, -math.inf
@@ -128,22 +103,7 @@ def empty() -> Histogram:
 
 
 def observe(histogram: Histogram, x: jax.Array, *, stride: int = 1) -> Histogram:
-    """The histogram with a batch added; its full scale doubles as often as the batch asks for.
-
-    Args:
-      histogram: so far; `empty()` at first.
-      x: any shape, at least one element.
-      stride: as for `count`.
-
-    Raises:
-      ValueError: x has no element, or holds NaN or inf.
-
-    Example:
-      >>> seen = observe(empty(), jnp.array([-1.0, 0.5]))
-      >>> seen = observe(seen, jnp.array([3.0]))
-      >>> seen.full_scale, seen.total, seen.low, seen.high
-      (4.0, 3, -1.0, 3.0)
-    """
+    """The histogram with a batch added; its full scale doubles as often as the batch asks for."""
     if jnp.size(x) == 0:
         raise ValueError(f"`x` must have an element, got shape {jnp.shape(x)}.")
     if stride < 1:
@@ -152,13 +112,7 @@ def observe(histogram: Histogram, x: jax.Array, *, stride: int = 1) -> Histogram
 
 
 def merge(one: Histogram, other: Histogram) -> Histogram:
-    """The histogram of all that two have seen, at the larger full scale; exact, in any order.
-
-    Example:
-      >>> one, other = (observe(empty(), jnp.array([value])) for value in (1.0, 8.0))
-      >>> merge(one, other).counts.nonzero()[0].tolist()
-      [32, 255]
-    """
+    """The histogram of all that two have seen, at the larger full scale; exact, in any order."""
     exponent = max(one.exponent, other.exponent)
     a, b = _widen(one, exponent), _widen(other, exponent)
     return Histogram(
@@ -179,8 +133,8 @@ def _widen(histogram, exponent):
     doublings = min(exponent - histogram.exponent, BIN_BITS + 1)
     if doublings == 0:
         return histogram
-    # What was at the full scale has a bin of its own: there it is at the lower edge, as it would be
-    # had the full scale been larger from the start.
+    # Elements at the full scale move to the lower edge of a further bin, where they would have been
+    # counted at a larger full scale.
     bins, last = np.arange(BINS + 1), BINS - 1
     counts, offsets, squares = (
         np.append(values, 0) for values in (histogram.counts, histogram.offsets, histogram.squares)

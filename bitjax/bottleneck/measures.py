@@ -1,4 +1,4 @@
-"""What a histogram of |x| tells without the data: moments, any quantizer's error and entropy."""
+"""Measures from a histogram of |x| alone: moments, any quantizer's error and entropy."""
 
 from typing import NamedTuple
 
@@ -11,22 +11,16 @@ from bitjax.solvers.plane_selection import gram_of_codes
 
 
 class Sample(NamedTuple):
-    """A weighted sample that has a histogram's count, sum and sum of squares in every bin.
+    """A weighted sample with a histogram's count, sum and sum of squares in every bin."""
 
-    Attributes:
-      values: of |x|, rising, float64 [points].
-      weights: their shares, float64 [points]; they sum to 1.
-      within: E (|x| - value)^2, the error of saying `values`. What a quantizer does to the sample
-        is short by this, whatever the quantizer: its levels are elsewhere but its cells the same.
-    """
-
-    values: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    values: NDArray[np.float64]  # values of |x|, rising, float64 [points]
+    weights: NDArray[np.float64]  # their shares, float64 [points]; they sum to 1
+    # E (|x| - value)^2; the amount by which a quantizer's error on x exceeds that on the sample
     within: float
 
 
 class Moments(NamedTuple):
-    """Of |x|: the mean, the mean square, and the share of elements that are 0 and below 0."""
+    """The first two moments of |x|, and the shares of elements that are 0 and below 0."""
 
     mean: float
     energy: float
@@ -35,32 +29,17 @@ class Moments(NamedTuple):
 
 
 class Gram(NamedTuple):
-    """Of the planes of a code, in units of the code's step, the lowest plane first.
+    """The Gram matrix of a code's planes, lowest first, in units of the code's step."""
 
-    Attributes:
-      gram_DxD: E b_i b_j; its diagonal says how often a plane is 1.
-      cross_D: E b_i u.
-      energy: E u^2.
-      mean: E u.
-      step: one unit, in units of x.
-    """
-
-    gram_DxD: NDArray[np.float64]
-    cross_D: NDArray[np.float64]
-    energy: float
-    mean: float
-    step: float
+    gram_DxD: NDArray[np.float64]  # E b_i b_j; its diagonal says how often a plane is 1
+    cross_D: NDArray[np.float64]  # E b_i u
+    energy: float  # E u^2
+    mean: float  # E u
+    step: float  # one unit, in units of x
 
 
 def moments(histogram: Histogram) -> Moments:
-    """The first two moments of |x|, and how much of it is 0.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from bitjax.bottleneck.histogram import empty, observe
-      >>> moments(observe(empty(), jnp.array([0.0, -4.0, 2.0, 2.0])))
-      Moments(mean=2.0, energy=6.0, zeros=0.25, negatives=0.25)
-    """
+    """The first two moments of |x|, and the shares of elements that are 0 and below 0."""
     total = _total(histogram)
     return Moments(
         float(histogram.sums.sum() / total),
@@ -71,23 +50,10 @@ def moments(histogram: Histogram) -> Moments:
 
 
 def sample(histogram: Histogram, per_bin: int = 8) -> Sample:
-    """A sample that stands in for the data: exact zeros, then `per_bin` points to a bin.
-
-    The points of a bin spread evenly, as widely as its variance asks and its edges allow. Moments
-    are exact, so a quantizer's error is too, but for what lies in the same bin as a threshold: a
-    point is taken to lie on one side of it. It is exact where thresholds are edges of bins.
-
-    Args:
-      histogram: of at least one element.
-      per_bin: 1 puts a bin at its mean, in one piece.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from bitjax.bottleneck.histogram import empty, observe
-      >>> values, weights, within = sample(observe(empty(), jnp.array([0.0, 1.0, 3.0, 3.0])))
-      >>> np.unique(values[weights > 0]).tolist(), within
-      ([0.0, 1.0, 3.0], 0.0)
-    """
+    """A sample that stands in for the data: exact zeros, then `per_bin` points to a bin."""
+    # The points of a bin spread evenly, as widely as its variance asks and its edges allow. Moments
+    # are exact, so a quantizer's error is too, except for points in the same bin as a threshold:
+    # all of a point lies on one side of it. It is exact where thresholds are edges of bins.
     if per_bin < 1:
         raise ValueError(f"`per_bin` must be at least 1, got {per_bin}.")
     total = _total(histogram)
@@ -112,37 +78,15 @@ def sample(histogram: Histogram, per_bin: int = 8) -> Sample:
     )
 
 
-def distortion(histogram: Histogram, scale: float, bits: int) -> float:
-    """Mean squared error of the uniform quantizer scale * clip(round(|x| / scale), 0, 2^bits - 1).
-
-    The sign is kept apart. Exact where thresholds, odd multiples of scale / 2, are edges of bins or
-    above all elements; for others see `sample`.
-
-    Args:
-      histogram: of at least one element.
-      scale: > 0, in units of x.
-      bits: of the magnitude's code, at least 1.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from bitjax.bottleneck.histogram import empty, observe
-      >>> distortion(observe(empty(), jnp.array([0.0, 1.0, 3.0, 6.0])), 2.0, 2)
-      0.5
-    """
+def grid_distortion(histogram: Histogram, scale: float, bits: int) -> float:
+    """Mean squared error of scale * clip(round(|x| / scale), 0, 2^bits - 1), signs kept apart."""
     values, weights, within = sample(histogram)
     error = values - scale * _codes(values, scale, bits)
     return float(weights @ error**2) + within
 
 
-def entropy(histogram: Histogram, scale: float, bits: int) -> float:
-    """Entropy of the same quantizer's codes, in bits per element, signs not counted.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from bitjax.bottleneck.histogram import empty, observe
-      >>> entropy(observe(empty(), jnp.array([0.0, 1.0, 2.0, 3.0])), 1.0, 2)
-      2.0
-    """
+def grid_entropy(histogram: Histogram, scale: float, bits: int) -> float:
+    """Entropy of the codes of `grid_distortion`'s quantizer, in bits per element without signs."""
     values, weights, _ = sample(histogram)
     p = np.bincount(_codes(values, scale, bits).astype(np.int64), weights)
     p = p[p > 0]
@@ -150,24 +94,10 @@ def entropy(histogram: Histogram, scale: float, bits: int) -> float:
 
 
 def gram(histogram: Histogram, planes: int = 8, *, rounded: bool = False) -> Gram:
-    """The statistic of which plane selection is a function: Gram matrix of a code's binary planes.
-
-    The code is floor(|x| / step), clipped to 2^planes - 1, or the nearest with `rounded`; step is
-    the full scale over 2^planes. Everything is in units of it.
-
-    Args:
-      histogram: of at least one element.
-      planes: in [1, 8].
-      rounded: the nearest code, whose thresholds are in the midst of bins where `planes` is 8 (see
-        `sample`); else everything is exact.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from bitjax.bottleneck.histogram import empty, observe
-      >>> found = gram(observe(empty(), jnp.array([0.0, 1.0, 2.0, 4.0])), 2)
-      >>> found.gram_DxD.tolist(), found.energy
-      ([[0.5, 0.25], [0.25, 0.5]], 5.25)
-    """
+    """The Gram matrix of a code's binary planes, all that plane selection reads."""
+    # The code is floor(|x| / step), clipped to 2^planes - 1, for which everything is exact. With
+    # `rounded` it is the nearest code, whose thresholds are in the middle of bins where `planes` is
+    # 8, see `sample`.
     if not 1 <= planes <= 8:
         raise ValueError(f"`planes` must be in [1, 8], got {planes}.")
     total = _total(histogram)

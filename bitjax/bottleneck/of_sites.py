@@ -1,4 +1,4 @@
-"""One pass over calibration batches: a histogram of |x| of every site, O(1) in memory."""
+"""Makes a histogram of |x| at every site in one pass over batches, with O(1) memory."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,7 @@ from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
 from bitjax.linen.finite import first_nonfinite
 from bitjax.linen.probe import Seen, probe
+from bitjax.variables import as_args
 
 
 def site_histograms(
@@ -24,17 +25,17 @@ def site_histograms(
     per_example: bool = False,
     **kwargs: Any,
 ) -> dict[str, Histogram]:
-    """What every site holds before its quantizer, counted while the model runs as it stands.
+    """Counts the values of every site before its quantizer, while the model runs as it stands.
 
     Args:
-      model: a Linen module; of a wrapped one the sites see what quantized layers before them give.
-      variables: its collections.
+      model: a Linen module; in a wrapped one, the sites see the outputs of quantized layers.
+      variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments.
-      sites: a regular expression, matched in full.
-      stride: count every stride-th run of 4096 elements only.
-      per_example: count x / max|x| of the example it belongs to, as the paper's codes do; an
-        example of zeros stays as it is.
-      **kwargs: for the model; not `train=True`.
+      sites: a regular expression, matched in full against the sites' names.
+      stride: with n, only every n-th run of 4096 elements is counted.
+      per_example: whether to count x / max|x| over the example, as the paper's codes do; an example
+        of zeros stays as it is.
+      **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
       `{site: Histogram}` in forward order.
@@ -67,7 +68,7 @@ def site_histograms(
 
     total: dict[str, Histogram] = {}
     for index, batch in enumerate(batches):
-        args = batch if isinstance(batch, tuple) else (batch,)
+        args = as_args(batch)
         for record in jax.device_get(run(variables, args)):
             for site, counts in record.items():
                 try:

@@ -1,4 +1,4 @@
-"""Bit-planes to sites under a rate budget, from what every rate costs and saves at each site.
+"""Gives bit-planes to sites under a rate budget, from each site's distortion at every rate.
 
 Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bottlenecks",
 arXiv 2006.05210, choose planes site by site at equal PSNR; the budget over all sites is ours.
@@ -19,21 +19,13 @@ COSTS = ("equal", "elements", "macs")
 
 
 class Curve(NamedTuple):
-    """What a site's quantizer does at every rate; arrays over the rates.
+    """A site's quantizer at every rate; arrays over the rates."""
 
-    Attributes:
-      bits: planes kept, int.
-      distortion: mean squared error, in squared units of the site.
-      scale: of the lowest kept plane, in units of the site.
-      peak: the largest |x| that was seen.
-      coefficients: of every plane of the code, 0 where a plane is dropped, [rates, planes]; None
-        for powers of two.
-    """
-
-    bits: NDArray[np.int64]
-    distortion: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    peak: float
+    bits: NDArray[np.int64]  # planes kept
+    distortion: NDArray[np.float64]  # mean squared error, in squared units of the site
+    scale: NDArray[np.float64]  # scale of the lowest kept plane, in units of the site
+    peak: float  # the largest |x| that was seen
+    # [rates, planes], 0 where a plane is dropped; None for powers of two
     coefficients: NDArray[np.float64] | None = None
 
 
@@ -53,19 +45,19 @@ def allocate_rates(
       min sum_l F_l n_l D_l(k_l) / 2   subject to   sum_l C_l k_l <= rate * sum_l C_l
 
     Args:
-      curves: by site.
-      costs: from `site_costs`; n_l are its elements.
+      curves: `{site: Curve}`, from `rate_curves`; D_l(k).
+      costs: the costs of the sites, from `site_costs`; n_l are the elements.
       rate: the budget, in planes per element.
-      weights: F_l, from `bitjax.bottleneck.sensitivity.fisher`; all 1 if None.
+      weights: F_l, `{site: weight}` from `bitjax.fisher`; all 1 if None.
       cost: C_l: `equal` (the plain average over sites), `elements` (the average over stored
         elements: memory) or `macs` (compute).
       min_bits: the least rate of a site.
-      max_bits: the greatest.
-      exact: find the least there is, see `solvers.allocation.allocate`.
+      max_bits: the greatest rate of a site.
+      exact: whether to find the least loss there is, see `bitjax.solvers.allocate`.
 
     Returns:
-      `value`: `{site: bits}`. `objective`: the predicted loss. `stats`: those of `allocate`, with
-      `average` (plain) and `average_by_elements`.
+      `value`: `{site: bits}`. `objective`: the predicted loss. `stats`: those of
+      `bitjax.solvers.allocate`, `average` (plain) and `average_by_elements`.
 
     Raises:
       ValueError: a site has no cost or weight, its curve lacks the rates between the bounds, or the
@@ -102,7 +94,7 @@ def allocate_rates(
         for s in sites
     ]
     prices = [share[s] * rates for s in sites]
-    # Distortion does not rise with the rate but for the last digits of a search.
+    # A curve rises only by the last digits of a search for the scale.
     losses = [np.minimum.accumulate(row) for row in losses]
     found = choose(prices, losses, rate * sum(share.values()), exact=exact)
     bits = {s: int(rates[i]) for s, i in zip(sites, found.value, strict=True)}
@@ -118,16 +110,9 @@ def allocate_rates(
 def equal_psnr(
     curves: Mapping[str, Curve], decibels: float, *, min_bits: int = 1, max_bits: int = 8
 ) -> dict[str, int]:
-    """The paper's single knob: at every site the least rate whose PSNR is at least `decibels`.
-
-    PSNR = 10 log10(peak^2 / distortion). The paper's T is the loss below a reference of 55 dB:
-    `decibels` = 55 - T. A site that never gets there has `max_bits`.
-
-    Example:
-      >>> bits = np.arange(1, 5)
-      >>> equal_psnr({"a": Curve(bits, 4.0 ** -bits, 2.0 ** -bits, 1.0)}, 18.0)
-      {'a': 3}
-    """
+    """The paper's single knob: every site's least rate with a PSNR of at least `decibels`."""
+    # PSNR = 10 log10(peak^2 / distortion). The paper's T is the loss below a reference of 55 dB:
+    # `decibels` = 55 - T. A site that never gets there has the greatest rate.
     found = {}
     for site, curve in curves.items():
         rates = np.arange(min_bits, min(max_bits, int(curve.bits.max())) + 1)
@@ -140,19 +125,9 @@ def equal_psnr(
 def mixed_precision_gain(
     curves: Mapping[str, Curve], costs: Costs, weights: Mapping[str, float] | None = None
 ) -> float:
-    """How much unequal rates can gain over equal ones at high rate, in dB (6.02 dB is a bit).
-
-    The arithmetic over the geometric mean of F_l D_l(8 bits or the greatest), by elements. Below
-    about 1 dB an allocation cannot help much.
-
-    Example:
-      >>> from bitjax.costs.site import SiteCost
-      >>> bits = np.arange(1, 5)
-      >>> curve = Curve(bits, 4.0 ** -bits, 2.0 ** -bits, 1.0)
-      >>> costs = {"a": SiteCost(1, 8, 1, "a", "a", "input")}
-      >>> mixed_precision_gain({"a": curve}, costs)
-      0.0
-    """
+    """How much unequal rates gain over equal ones at high rate, in dB; 6.02 dB is a bit."""
+    # The arithmetic over the geometric mean of F_l D_l at the greatest rate, weighed by elements.
+    # Below about 1 dB an allocation cannot help much.
     n = np.array([costs[s].elements for s in curves], float)
     F = np.array([1.0 if weights is None else weights[s] for s in curves])
     v = F * np.array([c.distortion[np.argmax(c.bits)] for c in curves.values()])

@@ -1,4 +1,4 @@
-"""How much the loss minds an error at each site: the mean squared gradient of its input."""
+"""Measures how sensitive the loss is to each site: the mean squared gradient of its input."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs
 from bitjax.quantizers.base import Quantizer, identity
 from bitjax.rules import rule
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, as_args, floats_of
 
 
 @jax.custom_vjp
@@ -60,16 +60,17 @@ def fisher(
     """The diagonal Fisher information of each input site, averaged over elements and examples.
 
     F = E[(d log p(y | x) / d a)^2] over the site's elements a and over labels y that the model
-    itself draws, so that no labels are needed. To second order an error of the site's quantizer
-    raises the loss by  1/2 * F * elements * distortion.
+    itself draws, so no labels are needed. To second order, an error of the site's quantizer raises
+    the loss by 1/2 * F * elements * distortion.
 
     Args:
-      model: a Linen classifier that returns logits [batch, classes]; a wrapped one is taken float.
-      variables: its collections.
+      model: a Linen classifier that returns logits [batch, classes]; if wrapped, its float model is
+        used.
+      variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments, the batch axis first.
-      sites: a regular expression for the sites, matched in full; inputs only.
-      seed: of the drawn labels.
-      **kwargs: for the model; not `train=True`.
+      sites: a regular expression for input sites, matched in full.
+      seed: the seed of the drawn labels.
+      **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
       `{site: F}`, in squared nats per squared unit of the site.
@@ -87,7 +88,7 @@ def fisher(
       et al., arXiv 1905.12558; as a weight of distortions, Theis et al., arXiv 1801.05787.
     """
     wrapped = Quantized(inner_model(model), (rule(sites, _catching()),))
-    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    floats = floats_of(variables)
 
     def loss(quant, floats, args, key):
         logits = jnp.asarray(wrapped.apply({**floats, QUANT: quant}, *args, **kwargs), jnp.float32)
@@ -100,7 +101,7 @@ def fisher(
     elements: dict[str, int] = {}
     quant, examples = None, 0
     for index, batch in enumerate(batches):
-        args = batch if isinstance(batch, tuple) else (batch,)
+        args = as_args(batch)
         if quant is None:
             quant = attach(wrapped, floats, *args, **kwargs)[QUANT]
             elements = {s: c.elements for s, c in site_costs(wrapped, *args, **kwargs).items()}

@@ -1,11 +1,11 @@
-"""How much faster few bits run on three accelerators, by the cost rules they were published with.
+"""Estimates the speed-up of few bits on three accelerators by their published cost rules.
 
-Times are relative to 16-bit weights and inputs on the same accelerator; 16 bits is what the
-accelerators have that these papers compare with. A tensor of more bits, float among them, counts
-as 16.
+Times are relative to 16-bit weights and inputs on the same accelerator, as in these papers. A
+tensor of more bits, float ones included, counts as 16 bits.
 
-Simplified, and so an upper limit: every unit is busy in every cycle (no tiling, no ragged edges),
-and memory is never waited for. A tensor whose channels differ in bits counts its mean.
+The rules are simplified and so give an upper limit: every unit is busy in every cycle (no tiling,
+no ragged edges), and memory is never waited for. A tensor whose channels differ in bits counts its
+mean.
 """
 
 import math
@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 BASELINE_BITS = 16.0
-_FUSED = (2.0, 4.0, 8.0, 16.0)  # operand widths that Bit Fusion can put together
+_FUSED = (2.0, 4.0, 8.0, 16.0)  # operand widths that Bit Fusion supports
 
 
 class LayerBits(NamedTuple):
-    """What the rules ask of a layer.
+    """The figures of a layer that the rules read.
 
     Attributes:
       macs: multiply-adds per example.
       weights: elements of the kernel.
-      weight_bits: of the kernel; 0 is a layer that is gone.
-      input_bits: of the layer's input.
+      weight_bits: bits of a weight; 0 for a layer that is removed.
+      input_bits: bits of an element of the layer's input.
     """
 
     macs: float
@@ -33,7 +33,7 @@ class LayerBits(NamedTuple):
 
 
 def reuses_weights(layer: LayerBits) -> bool:
-    """Whether a weight meets more than one input of an example: a convolution, not a dense layer.
+    """Whether an example uses a weight more than once: a convolution does, a dense layer does not.
 
     Example:
       >>> reuses_weights(LayerBits(macs=2560, weights=2560, weight_bits=4, input_bits=4))
@@ -45,15 +45,15 @@ def reuses_weights(layer: LayerBits) -> bool:
 def stripes(layer: LayerBits) -> float:
     """Stripes' time relative to 16 bits: input bits / 16 where weights are reused, else 1.
 
-    Inputs are fed bit by bit; the units that this takes are filled by 16 windows that share
-    weights, which a dense layer does not have.
+    Inputs are fed bit by bit. The 16 units that this takes work on 16 windows that share weights; a
+    dense layer has no such windows.
 
     Example:
       >>> stripes(LayerBits(macs=73728, weights=4608, weight_bits=2, input_bits=4))
       0.25
 
-    Source: Judd et al., "Stripes: Bit-Serial Deep Neural Network Computing", MICRO 2016; of dense
-      layers: Delmas et al., "Tartan", arXiv 1707.09068, section 1.
+    Source: Judd et al., "Stripes: Bit-Serial Deep Neural Network Computing", MICRO 2016; for
+      dense layers: Delmas et al., "Tartan", arXiv 1707.09068, section 1.
     """
     w, a = _clipped(layer)
     if w == 0 or a == 0:
@@ -102,14 +102,14 @@ RULES: dict[str, Callable[[LayerBits], float]] = {
 
 
 def speedup(rule: Callable[[LayerBits], float], layers: Iterable[LayerBits]) -> float:
-    """How many times faster a network runs than with 16 bits everywhere; layers follow each other.
+    """The speed-up of a network over 16 bits everywhere; layers run one after the other.
 
     Args:
-      rule: of `RULES`.
-      layers: of the network. At 16 bits a layer's time is its `macs`.
+      rule: a cost rule, such as `stripes`.
+      layers: the layers of the network. At 16 bits a layer's time is its `macs`.
 
     Returns:
-      At least 1; 1 where there is nothing to compute, infinity where all of it is gone.
+      The speed-up, at least 1; 1 if there is nothing to compute, infinity if no layer is left.
 
     Example:
       >>> speedup(stripes, [LayerBits(100, 10, 8, 4), LayerBits(100, 10, 8, 16)])

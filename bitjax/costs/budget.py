@@ -1,4 +1,4 @@
-"""Soft and hard limits on what bits cost, as terms of the loss.
+"""Soft and hard limits on the cost of bits, as terms of the loss.
 
 The penalty is BitPruning's regularizer (arXiv 2002.03090); the hard budget is an augmented
 Lagrangian (Nocedal and Wright, Numerical Optimization, chapter 17) on one of the costs of
@@ -33,13 +33,13 @@ def penalty(
     | bops | none: sum of MACs * n_w * n_a / (8 * sum of MACs), 8 when all bits are 8 |
     | a mapping | the number given for the site, as it is; sites not in it count 0 |
 
-    The lambdas of `equal`, `macs` and `bytes` sum to 1, so that a strength means the same in every
-    network; the user's own are taken as they are.
+    The lambdas of `equal`, `macs` and `bytes` sum to 1, so a strength means the same in every
+    network. The numbers of a mapping are not rescaled.
 
     Args:
       quant: the collection `quant`, or all variables.
-      costs: from `site_costs`.
-      criterion: see above.
+      costs: the costs of the sites, from `site_costs`.
+      criterion: a name of the table, or `{site: lambda}`.
 
     Raises:
       ValueError: an unknown criterion, or a mapping that names an unknown site.
@@ -92,7 +92,7 @@ class Budget(NamedTuple):
 
     Attributes:
       metric: `bits` (plain average), `bytes` (kernel codes), `activation_bytes` or `bops`.
-      limit: in bits, bytes or bit operations per example.
+      limit: the largest cost, in bits, bytes or bit operations per example.
       sites: a regular expression; the cost counts the sites it matches in full.
     """
 
@@ -106,7 +106,7 @@ def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
 
     Args:
       metric: `bits`, `bytes`, `activation_bytes` or `bops`.
-      limit: in bits, bytes or bit operations per example, above 0.
+      limit: the largest cost, in bits, bytes or bit operations per example; above 0.
       sites: a regular expression; the cost counts the sites it matches in full.
 
     Raises:
@@ -124,19 +124,8 @@ def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
 
 
 def budget_sites(limit: Budget, costs: Costs) -> list[str]:
-    """The sites that a budget counts: `bytes` kernels, `activation_bytes` inputs, `bits` both.
-
-    `bops` counts the layers whose kernel is named, and with them the inputs that are named too.
-
-    Raises:
-      ValueError: its pattern matches none; the sites are listed.
-
-    Example:
-      >>> from bitjax.costs.site import SiteCost
-      >>> costs = {"a/kernel": SiteCost(1, 1, 1, "", "a", "kernel")}
-      >>> budget_sites(Budget("bits", 4.0, "a/.*"), costs)
-      ['a/kernel']
-    """
+    """The sites that a budget counts; a ValueError if its pattern names none of them."""
+    # `bops` counts the layers whose kernel is named, and of their inputs those that are named too.
     role = _ROLES.get(limit.metric, "")
     found = [site for site in costs if re.fullmatch(limit.sites, site)]
     layers = {costs[site].layer for site in found if costs[site].role == "kernel"}
@@ -154,55 +143,24 @@ def budget_sites(limit: Budget, costs: Costs) -> list[str]:
 
 
 def cost_of(limit: Budget, bits: Bits, costs: Costs) -> jax.Array:
-    """The cost that a budget limits, in its own unit; scalar.
-
-    Example:
-      >>> from bitjax.costs.site import SiteCost
-      >>> costs = {"a/kernel": SiteCost(1, 16, 1, "", "a", "kernel")}
-      >>> float(cost_of(Budget("bytes", 4.0), {"a/kernel": jnp.float32(3.0)}, costs))
-      6.0
-    """
+    """The cost that a budget limits, in its own unit; scalar."""
     return METRICS[limit.metric](bits, costs, budget_sites(limit, costs))
 
 
 def exact_cost(limit: Budget, bits: Bits, costs: Costs) -> float:
-    """The same in float64, for integers that must not exceed a limit by a rounding error.
-
-    Example:
-      >>> from bitjax.costs.site import SiteCost
-      >>> costs = {"a/kernel": SiteCost(1, 16, 1, "", "a", "kernel")}
-      >>> exact_cost(Budget("bytes", 4.0), {"a/kernel": 3.0}, costs)
-      6.0
-    """
+    """The cost that a budget limits, in float64."""
+    # In float32, integers within the limit could exceed it by a rounding error.
     host = {site: np.asarray(n, np.float64) for site, n in bits.items()}
     return float(cost_of(limit, host, costs))
 
 
 def lagrangian(excess: jax.Array, multiplier: jax.Array, stiffness: jax.Array) -> jax.Array:
-    """The augmented Lagrangian's term for the constraint excess <= 0, scalar float32.
-
-    (max(0, mu + rho h)^2 - mu^2) / (2 rho), h = cost / limit - 1.
-
-    Args:
-      excess: h.
-      multiplier: mu >= 0.
-      stiffness: rho > 0.
-
-    Example:
-      >>> float(lagrangian(jnp.float32(0.5), jnp.float32(0.0), jnp.float32(2.0)))
-      0.25
-
-    Source: Nocedal and Wright, eq. 17.65, for an inequality.
-    """
+    """The augmented Lagrangian's term for the constraint h = cost / limit - 1 <= 0, scalar."""
+    # (max(0, mu + rho h)^2 - mu^2) / (2 rho): Nocedal and Wright, eq. 17.65, for an inequality.
     active = jnp.maximum(0.0, multiplier + stiffness * excess)
     return (jnp.square(active) - jnp.square(multiplier)) / (2.0 * stiffness)
 
 
 def raise_multiplier(excess: jax.Array, multiplier: jax.Array, stiffness: jax.Array) -> jax.Array:
-    """The next multiplier, max(0, mu + rho h).
-
-    Example:
-      >>> float(raise_multiplier(jnp.float32(-1.0), jnp.float32(0.5), jnp.float32(1.0)))
-      0.0
-    """
+    """The next multiplier, max(0, mu + rho h)."""
     return jnp.maximum(0.0, multiplier + stiffness * excess)

@@ -1,8 +1,8 @@
-"""What a model costs at given bits: average bits, bytes, BOPs, as pure functions of its sites.
+"""Computes a model's cost at given bits: average bits, bytes, BOPs, as pure functions of its sites.
 
-`costs` is what `site_costs` measured; `bits` maps sites to the `bits` leaves of their quantizers,
-as `bits_of` reads them; a site that is not there is float and counts 32 bits. Bits of JAX give JAX
-scalars, differentiable and traceable; bits of NumPy give float64. 1 kB is 1024 bytes.
+`costs` comes from `site_costs`. `bits` maps sites to the `bits` leaves of their quantizers, as
+`bits_of` reads them; a site that is not there is float and counts 32 bits. JAX bits give JAX
+scalars, differentiable and traceable; NumPy bits give float64. 1 kB is 1024 bytes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.costs.site import Costs, SiteCost
-from bitjax.variables import QUANT, STATS, read_site, write_site
+from bitjax.variables import QUANT, STATS, floats_of, read_site, write_site
 
 FLOAT_BITS = 32.0
 Bits = Mapping[str, Any]
-Scalar = Any  # of JAX for bits of JAX, else of NumPy
+Scalar = Any  # a JAX scalar for JAX bits, else NumPy's
 
 
 def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -52,8 +52,8 @@ def with_bits(variables: Mapping[str, Any], bits: Bits) -> dict[str, Any]:
     """The variables with other bits at some sites; nothing else changes, and nothing compiles anew.
 
     Args:
-      variables: a model's.
-      bits: by site, numbers or arrays that broadcast to the site's leaf.
+      variables: all variables of a model.
+      bits: `{site: bits}`, numbers or arrays that broadcast to the site's leaf.
 
     Raises:
       ValueError: a site has no bits; the message lists those that have.
@@ -75,13 +75,7 @@ def with_bits(variables: Mapping[str, Any], bits: Bits) -> dict[str, Any]:
 
 
 def site_bits(bits: Bits, costs: Costs) -> dict[str, Any]:
-    """Bits of every site in `costs`, `[count]` each: the mean over channels or groups of a layer.
-
-    Example:
-      >>> site = SiteCost(12, 12, 4, "kernel", "", "kernel")
-      >>> site_bits({"kernel": jnp.array([2.0, 4.0])}, {"kernel": site})["kernel"].tolist()
-      [3.0]
-    """
+    """Bits of every site in `costs`, [count] each: a layer's mean over channels or groups."""
     return {site: _per_layer(bits.get(site, FLOAT_BITS), cost) for site, cost in costs.items()}
 
 
@@ -98,7 +92,7 @@ def inner_sites(costs: Costs) -> list[str]:
     """The sites of all layers but the first and the last of the forward pass.
 
     Args:
-      costs: from `site_costs`.
+      costs: the costs of the sites, from `site_costs`.
 
     Example:
       >>> inner_sites({"stem/kernel": SiteCost(1, 1, 1, "", "stem", "kernel")})
@@ -114,9 +108,9 @@ def average_bits(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
     A per-channel site counts its mean, a scanned one as many times as it has layers.
 
     Args:
-      bits: by site; a site that is not there is float and counts 32.
-      costs: from `site_costs`.
-      sites: those that count; all by default.
+      bits: `{site: bits}`; a site that is not there is float and counts 32.
+      costs: the costs of the sites, from `site_costs`.
+      sites: the sites to count; all by default.
 
     Example:
       >>> costs = {r: SiteCost(1, 1, 1, r, "", r) for r in ("kernel", "input")}
@@ -133,9 +127,9 @@ def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
     """Bytes of the kernels' codes: sum of elements * bits / 8; scalar float32.
 
     Args:
-      bits: by site; a site that is not there is float and counts 32.
-      costs: from `site_costs`.
-      sites: those that count; all by default.
+      bits: `{site: bits}`; a site that is not there is float and counts 32.
+      costs: the costs of the sites, from `site_costs`.
+      sites: the sites to count; all by default.
 
     Example:
       >>> costs = {"kernel": SiteCost(64, 16, 4, "kernel", "", "kernel")}
@@ -159,9 +153,9 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
     A tensor that several layers read counts once, at its widest site.
 
     Args:
-      bits: by site; a site that is not there is float and counts 32.
-      costs: from `site_costs`.
-      sites: those that count; all by default.
+      bits: `{site: bits}`; a site that is not there is float and counts 32.
+      costs: the costs of the sites, from `site_costs`.
+      sites: the sites to count; all by default.
 
     Example:
       >>> read = SiteCost(64, 16, 4, "a/input", "a", "input")
@@ -182,12 +176,7 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
 
 
 def layer_pairs(costs: Costs) -> dict[str, tuple[str, str | None]]:
-    """`{layer: (kernel site, input site)}`; None where the layer's input has no site.
-
-    Example:
-      >>> layer_pairs({"a/kernel": SiteCost(1, 1, 1, "a/kernel", "a", "kernel")})
-      {'a': ('a/kernel', None)}
-    """
+    """`{layer: (kernel site, input site)}`; None where the layer's input has no site."""
     inputs = {c.layer: s for s, c in costs.items() if c.role == "input"}
     return {c.layer: (s, inputs.get(c.layer)) for s, c in costs.items() if c.role == "kernel"}
 
@@ -196,9 +185,9 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
     """Bit operations per example: sum over layers of MACs * weight bits * input bits.
 
     Args:
-      bits: by site.
-      costs: of the sites.
-      sites: count only the layers whose kernel is among these.
+      bits: `{site: bits}`; a site that is not there is float and counts 32.
+      costs: the costs of the sites, from `site_costs`.
+      sites: kernel sites of the layers to count; all layers by default.
 
     Example:
       >>> costs = {r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")}
@@ -223,7 +212,7 @@ def macs(costs: Costs) -> int:
     """Multiply-adds per example, every layer once.
 
     Args:
-      costs: from `site_costs`.
+      costs: the costs of the sites, from `site_costs`.
 
     Example:
       >>> macs({r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")})
@@ -243,13 +232,13 @@ METRICS = {
 def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     """Bytes of the packed model without a header: codes, scales, bit tables and float leaves.
 
-    Codes count their bits, an entry of a table of bits one byte, everything else four: a
-    quantizer's other leaves, the ends or the scale of an observed range, parameters without a site
-    and the running statistics of normalisations.
+    A code counts its bits, an entry of a table of bits one byte. Everything else counts four bytes:
+    a quantizer's other leaves, the ends or the scale of an observed range, parameters without a
+    site and the running statistics of normalisations.
 
     Args:
       variables: all collections of a model, quantized or not.
-      costs: from `site_costs`.
+      costs: the costs of the sites, from `site_costs`.
 
     Example:
       >>> params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
@@ -263,7 +252,7 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
 
     codes = float(kernel_bytes(bits_of(variables), costs))
     kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
-    floats = sum(size for c in variables if c not in (QUANT, STATS) for _, size in leaves(c))
+    floats = sum(x.size for x in jax.tree.leaves(floats_of(variables)))
     tables = sum(size * (1 if name == "bits" else 4) for name, size in leaves(QUANT))
     ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max", "scale"))
     return codes + 4.0 * (floats - kernels) + tables + 4.0 * ranges

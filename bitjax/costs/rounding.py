@@ -1,4 +1,4 @@
-"""From learned bitlengths to integers: up, to the nearest, or under a budget."""
+"""Rounds learned bitlengths to integers: up, to the nearest, or under a budget."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,21 +27,22 @@ def round_bits(
 ) -> dict[str, np.ndarray]:
     """Integer bits for every learned site.
 
-    `ceil` is the paper's, as we recall it. `nearest` is the integer optimum of a quadratic loss
-    plus its penalty, because the slope half way between two integers is the difference of their
-    losses; `ceil` was one bit too high in two of three cases of a toy with one Gaussian tensor.
-    `budget` meets every budget on integers: with the error law loss_i(k) = A_i 4^-k and the slopes
-    at the learned bits equal to the cost's, A_i = (d cost / d n_i) 4^(n_i), each site's choices
-    have a predicted loss, and `solvers.allocation` chooses. After it no single bit more fits. Sites
-    that no budget counts go to the nearest integer.
+    - `ceil` rounds up, as the paper does to our knowledge. It was one bit too high in two of three
+      cases of a toy with one Gaussian tensor.
+    - `nearest` is the integer optimum of a quadratic loss plus its penalty, because the slope half
+      way between two integers is the difference of their losses.
+    - `budget` meets every budget on integers. By the error law loss_i(k) = A_i 4^-k, with slopes at
+      the learned bits equal to the cost's, A_i = (d cost / d n_i) 4^(n_i). So each site's choices
+      have a predicted loss, and `solvers.allocate` chooses. Afterwards no single bit more fits.
+      Sites that no budget counts go to the nearest integer.
 
     Args:
       bits: learned bits by site, in [0, 16]; fixed sites may be among them.
-      costs: from `site_costs`.
-      limits: for each learned site its (least, most) bits; other sites stay as they are.
-      policy: one of `POLICIES`.
-      budgets: for `budget`, met one after the other, each within what the ones before it left;
-        bits that all of them leave room for are given back at the end.
+      costs: the costs of the sites, from `site_costs`.
+      limits: (least, most) bits of each learned site; other sites stay as they are.
+      policy: `ceil`, `nearest` or `budget`.
+      budgets: the budgets for `budget`. They are met one after the other, each within the bits that
+        the ones before it left. Bits that all of them have room for are given back at the end.
 
     Returns:
       `{site: float32 integers}` in the shapes of `bits`, for the sites in `limits`.
@@ -72,6 +73,8 @@ def round_bits(
             raise ValueError("rounding='budget' needs a budget: bitjax.budget('bits', 4.0), say.")
         most = {site: np.full(n.shape, bounds[site][1]) for site, n in learned.items()}
         for limit in budgets:
+            # A site that several budgets count may only lose bits from one to the next, so that a
+            # budget that is met stays met.
             inside = [s for s in budget_sites(limit, costs) if s in learned]
             fixed = {**bits, **{s: n for s, n in rounded.items() if s not in inside}}
             solved = _meet(limit, learned, fixed, costs, inside, bounds, most)
@@ -85,17 +88,20 @@ def _meet(limit, learned, fixed, costs, sites, bounds, most):
     """The integer bits of `sites` under one budget, all other sites held at `fixed`."""
     if not sites:
         return {}
+    # The learned bits are where penalty and loss balance: there the cost's slope is the loss's.
     slopes = _slopes(limit, {**fixed, **{s: learned[s] for s in sites}}, costs, sites)
     if limit.metric == "bops":
         return _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes)
     groups: dict[str, list[str]] = {}
-    for site in sites:  # the widest reader of a tensor costs, so all its readers are decided as one
+    for site in sites:
+        # A tensor is stored at the bits of its widest reader, so its readers are decided as one.
         key = costs[site].source if limit.metric == "activation_bytes" else site
         groups.setdefault(key, []).append(site)
     return _meet_sum(limit, learned, fixed, costs, bounds, most, slopes, list(groups.values()))
 
 
 def _slopes(limit, bits, costs, sites):
+    # In float64: the slopes become prices, which are compared with a limit exactly.
     with jax.enable_x64(True):
         point = {site: jnp.asarray(bits[site], float) for site in sites}
         grads = jax.grad(lambda b: cost_of(limit, {**bits, **b}, costs))(point)
@@ -104,6 +110,7 @@ def _slopes(limit, bits, costs, sites):
 
 def _meet_sum(limit, learned, fixed, costs, bounds, most, slopes, groups):
     """Costs that add up over groups of sites, and over the entries of a group's bits."""
+    # With all these sites at 0 bits, the fixed part of the cost is left.
     nothing = {site: np.zeros_like(learned[site]) for group in groups for site in group}
 
     def cost(bits):
@@ -118,17 +125,22 @@ def _meet_sum(limit, learned, fixed, costs, bounds, most, slopes, groups):
         bits, loss = {}, {}
         for site in group:
             bits[site] = np.clip(choices, bounds[site][0], most[site].reshape(-1, 1)).astype(float)
+            # loss(k) = A 4^-k = slope * 4^(n - k). A slope of 0 would make all choices equal.
             gap = learned[site].reshape(-1, 1) - bits[site]
             loss[site] = np.maximum(slopes[site], 1e-12).reshape(-1, 1) * 4.0**gap
         lead = group[0]
         if _is_one(limit, group, costs, bits):
+            # The cost is linear, so each entry of the bits (a channel, say) is decided alone.
             price = slopes[lead].reshape(-1, 1)
-            if limit.metric == "activation_bytes":  # at its widest reader, which a slope may miss
+            if limit.metric == "activation_bytes":
+                # The gradient of a maximum is shared among equals, or all of it goes to another
+                # reader: the price is measured instead.
                 price = (cost({s: 1.0 + nothing[s] for s in group}) - base) / len(bits[lead])
             prices += list(price * bits[lead])
             losses += list(np.sum(list(loss.values()), axis=0))
             values += [{s: n[entry] for s, n in bits.items()} for entry in range(len(bits[lead]))]
         else:
+            # Readers with other bounds: the whole group moves as one, priced choice by choice.
             at = [
                 {s: n[:, i].reshape(learned[s].shape) for s, n in bits.items()}
                 for i in range(len(choices))
@@ -154,7 +166,10 @@ def _is_one(limit, group, costs, bits):
 
 
 def _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes):
-    """Pairs of weight and input bits, a layer at a time; then finer entries, inputs held."""
+    """Pairs of weight and input bits, a layer at a time; then single entries, inputs held."""
+    # BOPs are products of both widths, so neither is decided without the other. Pairs of entries
+    # would be too many: a first pass gives each site one width, a second one tunes the channels of
+    # kernels, where the cost is linear again.
     rows, losses, options = [], [], []
     layers = {
         layer: [s for s in pair if s in sites]
@@ -194,7 +209,8 @@ def _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes):
 
 
 def _allocate(limit, costs, prices, losses, left):
-    # An average has a denominator; times it, costs are integers, which the solver compares exactly.
+    # The solver compares integers exactly. An average times its denominator is an integer, and so
+    # is a count of bytes times 8.
     sites = sum(costs[site].count for site in budget_sites(limit, costs))
     scale = float(sites) if limit.metric == "bits" else 8.0
     prices, left = [_whole(p * scale) for p in prices], float(_whole(left * scale))
@@ -205,7 +221,7 @@ def _allocate(limit, costs, prices, losses, left):
         try:
             return allocate(prices, losses, left, exact=True)
         except ValueError:
-            pass  # too many states for the exact answer; the default is close to it
+            pass  # too many states for the exact answer; the default one is close to it
     return allocate(prices, losses, left)
 
 
@@ -217,16 +233,17 @@ def _impossible(limit, least):
 
 
 def _whole(value):
-    """Values that only rounding keeps from being multiples of 2^-16, made so."""
+    """Values with the rounding errors of multiples of 2^-16 taken off."""
     near = np.rint(np.asarray(value) * 65536.0) / 65536.0
     return np.where(np.abs(near - value) <= 1e-9 * np.maximum(1.0, np.abs(value)), near, value)
 
 
 def _put_right(rounded, learned, bits, costs, bounds, budgets):
-    """Meets the budgets to the last digit, and gives back each bit that all of them have room for.
-
-    By the error law a bit at one price saves most where the learned bits are furthest above.
-    """
+    """Meets the budgets to the last digit, and gives back the bits that all have room for."""
+    # The solver's costs may be approximate, where a tensor has several readers, and a later budget
+    # may have left room in an earlier one. Single bits mend both. By the error law, at one price,
+    # the next bit belongs to the site whose learned bits exceed the rounded ones most, and is taken
+    # from the one where they exceed them least.
     counted = {s for limit in budgets for s in budget_sites(limit, costs) if s in learned}
 
     def over(limit, trial):
@@ -248,10 +265,8 @@ def _put_right(rounded, learned, bits, costs, bounds, budgets):
 
 
 def _moves(by, sites, rounded, learned, costs, bounds) -> Iterator[dict[str, np.ndarray]]:
-    """`rounded` with one entry of one site moved by a bit, the most deserving first.
-
-    Entries of one layer cost the same, so one of each is enough.
-    """
+    """`rounded` with one entry of one site moved by a bit, the most deserving first."""
+    # Entries of one layer cost the same, so the best entry of each layer is enough.
     found = []
     for site in sorted(sites):
         count, shape = costs[site].count, rounded[site].shape
@@ -264,6 +279,6 @@ def _moves(by, sites, rounded, learned, costs, bounds) -> Iterator[dict[str, np.
             if allowed[layer, entry]:
                 found.append((-gap[layer, entry], site, layer * gap.shape[1] + int(entry)))
     for _, site, place in sorted(found):
-        new = np.array(rounded[site], float)  # a copy, also of what NumPy made a scalar
+        new = np.array(rounded[site], float)  # a copy that is an array, even of a NumPy scalar
         new.reshape(-1)[place] += by
         yield {**rounded, site: new}

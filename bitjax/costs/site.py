@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 
 class SiteCost(NamedTuple):
-    """What one site weighs.
+    """The cost of one site.
 
     Attributes:
       macs: multiply-adds of the site's layer per example.
-      elements: of the kernel; of the input per example.
+      elements: elements of the kernel, or of one example's input.
       filters: output channels of the layer.
-      source: the first site that reads the same tensor; tensors are stored once.
-      layer: the site's layer.
+      source: the first site that reads the same tensor; a tensor is stored once.
+      layer: path of the site's layer.
       role: `kernel` or `input`.
-      count: layers that the name stands for: the length of a scan over parameters, else 1.
+      count: number of layers with this name: the length of a scan over parameters, else 1.
     """
 
     macs: int

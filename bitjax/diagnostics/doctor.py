@@ -1,6 +1,5 @@
-"""One batch, forward and backward, and what is wrong with it: before a run wastes a night."""
+"""Runs one batch forward and backward and finds what would spoil a run."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -15,19 +14,19 @@ from bitjax.linen.probe import Seen, compile_quickly, inner_model, jit_arrays, p
 from bitjax.linen.quantized import Quantized
 from bitjax.quantizers.grid import widen
 from bitjax.rules import quantizer_of
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_name
 
 _MOSTLY_ZERO = 0.99
 _SATURATED = 0.05
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong.
+    """One problem that `doctor` found.
 
     Attributes:
-      level: `error` where training cannot work, else `warning`.
-      site: of the finding; a rule's pattern, or a layer, where it is no site's.
-      message: what is wrong and what to do.
+      level: `error` if training cannot work, else `warning`.
+      site: the site with the problem, or a rule's pattern, or a layer.
+      message: the problem and its remedy.
     """
 
     level: Literal["error", "warning"]
@@ -48,20 +47,20 @@ def doctor(
 ) -> Findings:
     """Runs one batch forward and backward and looks at every site.
 
-    What saturates is defined in `vitals`. Errors: NaN or inf, a rule that does nothing, a kernel
-    quantized to zeros, a gradient that quantization makes zero. A kernel's gradient that is zero in
-    the float model too, as behind a scale initialised to 0, is a warning.
+    Errors are NaN or inf, a rule that does nothing, a kernel quantized to zeros and a gradient that
+    quantization makes zero. A kernel's gradient that is zero in the float model too, as behind a
+    scale initialised to 0, is a warning; so are saturated, cut and half-used ranges.
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections.
+      variables: all collections of the model.
       batch: an array, or a tuple of the model's arguments.
       labels: `[N]` integers, for cross entropy; without them the loss is the mean squared output.
-      loss: `(output, labels) -> scalar` instead.
-      **kwargs: for the model; with `train=True` the ranges are the batch's own.
+      loss: `(output, labels) -> scalar`, in place of these losses.
+      **kwargs: keyword arguments of the model; with `train=True` the ranges are the batch's own.
 
     Returns:
-      What was found: rules first, then sites in forward order; empty where all is well.
+      The findings: rules first, then sites in forward order; empty if nothing is wrong.
 
     Example:
       >>> import bitjax as bj
@@ -70,7 +69,7 @@ def doctor(
       >>> doctor(model, model.init(jax.random.key(0), x), x)
       ()
     """
-    args = batch if isinstance(batch, tuple) else (batch,)
+    args = as_args(batch)
     model, idle = _rules(model, args, kwargs)
     names: list[str] = []
     unseen: list[str] = []
@@ -125,14 +124,17 @@ def doctor(
     return (*idle, *sorted(found, key=lambda f: order.get(_layer(f.site), -1)))
 
 
-def report(findings: Findings) -> str:
-    """The findings as text, a line each; findings that say the same share one.
+def doctor_report(findings: Findings) -> str:
+    """The findings as text, a line each; findings with the same message share one.
 
     Args:
-      findings: from `doctor`.
+      findings: the findings, from `doctor`.
+
+    Returns:
+      A line of counts and the lines of the findings, without a newline at the end.
 
     Example:
-      >>> print(report((Finding("error", "conv/kernel", "is all zeros"),)))
+      >>> print(doctor_report((Finding("error", "conv/kernel", "is all zeros"),)))
       doctor: 1 error, 0 warnings
       error    conv/kernel: is all zeros
     """
@@ -251,7 +253,7 @@ def _gradients(layers, gradients, float_gradients) -> Iterator[Finding]:
         leaf = next((k for k in ("kernel", "embedding") if _read(ours, name, k) is not None), None)
         if leaf is None:
             continue
-        site = f"{name}/kernel" if name else "kernel"
+        site = site_name(name, "kernel")
         gradient = np.asarray(_read(ours, name, leaf))
         if not np.all(np.isfinite(gradient)):
             yield Finding("error", site, "gets a NaN or inf gradient: check the loss and the data")
@@ -273,7 +275,7 @@ def _gradients(layers, gradients, float_gradients) -> Iterator[Finding]:
 
 def _float(model, variables, args, labels, loss, kwargs):
     """The gradients of the float model's parameters."""
-    rest = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    rest = floats_of(variables)
 
     def run(rest, args, labels):
         def objective(params):
@@ -299,6 +301,4 @@ def _zero(gradient, depth):
 
 
 def _read(tree, path, leaf):
-    for part in re.findall("[^/]+", path):
-        tree = tree.get(part, {}) if isinstance(tree, Mapping) else {}
-    return tree.get(leaf) if isinstance(tree, Mapping) else None
+    return read_site(tree, site_name(path, leaf), None)

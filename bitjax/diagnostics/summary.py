@@ -1,4 +1,4 @@
-"""A model's sites in a table: who quantizes what, at how many bits, and what it costs."""
+"""Prints a table of a model's sites with their quantizers, bits and costs."""
 
 import io
 from collections.abc import Mapping
@@ -13,56 +13,32 @@ from bitjax.costs.site import Costs
 from bitjax.linen.probe import inner_model, rules_of
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs, total_macs
+from bitjax.linen.targets import TARGETS, is_stored, plan_layers
 from bitjax.linen.visit import Visitor
 from bitjax.rules import quantizer_of
-from bitjax.two_step.targets import TARGETS, is_stored, plan_layers
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, floats_of, site_name
 
-_WIDTH = 100  # where the output has no width of its own
+_WIDTH = 100  # characters of a line of plain text
 
 
-class Row(NamedTuple):
-    """One site of the table.
-
-    Attributes:
-      site: its name.
-      quantizer: its name; `float` where there is none.
-      bits: the leaf's values, any shape.
-      granularity: of the quantizer, `per_channel` say, or empty.
-      elements: of the kernel; of the input per example.
-      macs: of the layer per example, on its kernel's row; None on its input's.
-      bytes: of the codes; per example for an input.
-      bops_share: of the model's BOPs, in [0, 1], on the kernel's row; None on the input's.
-      count: layers that the name stands for.
-      shared: whether an earlier site reads the same tensor.
-    """
+class SiteRow(NamedTuple):
+    """One site of the table."""
 
     site: str
-    quantizer: str
-    bits: np.ndarray
-    granularity: str
-    elements: int
-    macs: int | None
-    bytes: float
+    quantizer: str  # its name; `float` where there is none
+    bits: np.ndarray  # the leaf's values, any shape
+    granularity: str  # the quantizer's, such as `per_channel`, or empty
+    elements: int  # elements of the kernel, or of one example's input
+    macs: int | None  # the layer's, per example; None on its input's row
+    bytes: float  # the size of the kernel's codes, or of one example's input
+    # the layer's share of the model's BOPs, in [0, 1]; None on its input's row
     bops_share: float | None
-    count: int
-    shared: bool
+    count: int  # layers that the name stands for
+    shared: bool  # whether an earlier site reads the same tensor
 
 
-def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> list[Row]:
-    """The table's rows as values, in forward order.
-
-    Raises:
-      ValueError: a quantized site has no variables.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> x = jnp.ones((1, 3))
-      >>> variables = nn.Dense(2).init(jax.random.key(0), x)
-      >>> costs = site_costs(nn.Dense(2), x)
-      >>> [(row.site, row.bytes) for row in site_rows(nn.Dense(2), variables, costs)]
-      [('kernel', 24.0), ('input', 12.0)]
-    """
+def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> list[SiteRow]:
+    """The table's rows as values, in forward order; a ValueError if a site has no variables."""
     bits = _bits(model, variables)
     mean = {site: float(np.mean(n)) for site, n in cost.site_bits(bits, costs).items()}
     total = max(1.0, float(cost.bops(bits, costs)))
@@ -76,7 +52,7 @@ def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> l
             )
         kernel = weight.role == "kernel"
         rows.append(
-            Row(
+            SiteRow(
                 site,
                 "float" if quantizer is None else quantizer.name,
                 np.asarray(bits.get(site, cost.FLOAT_BITS), np.float32),
@@ -99,17 +75,17 @@ def summary(
     file: IO[str] | None = None,
     **kwargs: Any,
 ) -> str:
-    """Prints a table of a model's sites and what they cost together.
+    """Prints a table of a model's sites and their total costs.
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections.
-      *args: what the model is called with, to be traced; the leading axis is the batch.
-      file: where to print; standard output by default.
-      **kwargs: for the model.
+      variables: all collections of the model.
+      *args: positional arguments of the model, only traced; the leading axis is the batch.
+      file: the file to print to; standard output by default.
+      **kwargs: keyword arguments of the model.
 
     Returns:
-      The same as plain text, 100 columns wide.
+      The printed text without colours, 100 columns wide.
 
     Raises:
       ValueError: a quantized site has no variables.
@@ -129,10 +105,10 @@ def summary(
     parts += _targets(model, variables, costs, args)
     parts += _not_reached(model, variables, costs, rows, args, kwargs)
     plain = io.StringIO()
-    # In a notebook rich would show what is meant for a file, which then stayed empty.
+    # Without this, rich would print a file's text to the notebook.
     printed = Console(file=file, force_jupyter=None if file is None else False)
     console = Console(file=plain, width=_WIDTH, color_system=None, force_jupyter=False)
-    whole = Group(*parts)  # at once: in a notebook every print is an output of its own
+    whole = Group(*parts)  # at once: in a notebook every print is a separate output
     console.print(whole, highlight=False, markup=False)
     shown = printed.is_terminal or printed.is_jupyter
     if shown:
@@ -144,7 +120,7 @@ def summary(
 
 
 def _bits(model, variables):
-    """Bits of the sites that the model quantizes; a float model ignores what lies beside it."""
+    """Bits of the sites that the model quantizes; a float model ignores the collection."""
     quantized = {QUANT: variables.get(QUANT, {})}
     rules = rules_of(model)
     return {s: n for s, n in cost.bits_of(quantized).items() if quantizer_of(rules, s) is not None}
@@ -177,7 +153,7 @@ def _table(rows):
 
 def _totals(model, variables, costs):
     bits = _bits(model, variables)
-    whole = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    whole = floats_of(variables)
     mine = dict(variables) if isinstance(model, Quantized) else whole
     roles = {role: [s for s, c in costs.items() if c.role == role] for role in ("kernel", "input")}
     inner = cost.inner_sites(costs)
@@ -205,7 +181,7 @@ def _totals(model, variables, costs):
 
 
 def _targets(model, variables, costs, args):
-    """What `solve_layers` solves each kernel of a stored scale for, see `layer_targets.TARGETS`."""
+    """The layers that `solve_layers` would solve, by target."""
     stored = [s for s in costs if (q := quantizer_of(rules_of(model), s)) and is_stored(q)]
     if not stored:
         return []
@@ -246,10 +222,10 @@ def _raw_kernels(inner, variables, args, kwargs):
             own = module.variables.get("params", {})
             for leaf in ("kernel", "embedding"):
                 if hasattr(own.get(leaf), "ndim"):
-                    found.setdefault(f"{name}/{leaf}" if name else leaf)
+                    found.setdefault(site_name(name, leaf))
 
     found: dict[str, None] = {}
-    floats = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
+    floats = floats_of(variables)
 
     def run(variables, args):
         Quantized(inner).apply(

@@ -1,4 +1,4 @@
-"""How a quantizer and the tensor that it is given get on, in a few figures."""
+"""Health figures of a quantized tensor: zeros, saturation, cut values, unused codes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,42 +11,28 @@ from bitjax.linen.probe import Seen, compile_quickly
 from bitjax.quantizers.base import Params, Quantizer, Stats
 from bitjax.quantizers.grid import steps, widen
 from bitjax.rules import Rules, quantizer_of
+from bitjax.variables import site_name
 
-_CLIPPING_ERROR = 0.8  # share of the squared error; about a half where the range is the best one
+# Share of the squared error from which on the range is to blame. At the best range it is about a
+# half, and at 2 bits that leaves more than 5 % of the elements outside.
+_CLIPPING_ERROR = 0.8
 
 
 class Vitals(NamedTuple):
-    """Figures of one tensor; scalars, or a leading axis over the layers of a scan.
+    """Figures of one tensor; scalars, or a leading axis over the layers of a scan."""
 
-    Attributes:
-      zeros: share of zeros after quantization among the elements that were none before.
-      saturated: share of elements beyond the lowest or the highest level by more than half the
-        mean distance between levels, where these also cause most of the squared error; else 0. At
-        2 bits the best range leaves more than 5 % outside, with half of the error.
-      cut: share of elements below 0 where no level is.
-      half_used: whether no element is below 0 though about half of the levels are.
-    """
-
-    zeros: jax.Array
+    zeros: jax.Array  # share of zeros among the elements that were none before quantization
+    # share beyond the outer levels by over half a step, if most of the error is there; else 0
     saturated: jax.Array
-    cut: jax.Array
-    half_used: jax.Array
+    cut: jax.Array  # share of elements below 0 where no level is
+    half_used: jax.Array  # whether no element is below 0 though about half of the levels are
 
 
 def vitals(
     quantizer: Quantizer, params: Params, stats: Stats, x: jax.Array, train: bool = False
 ) -> Vitals:
-    """Looks at one tensor; the ends of the levels are what numbers far outside are quantized to.
-
-    Example:
-      >>> from bitjax.quantizers.base import Axes
-      >>> from bitjax.quantizers.uniform import pact
-      >>> q = pact(bits=2, init_clip=3.0)
-      >>> x = jnp.array([-1.0, 1.0, 9.0, 9.0])
-      >>> found = vitals(q, *q.init(x, Axes()), x)
-      >>> float(found.saturated), float(found.cut)
-      (0.75, 0.25)
-    """
+    """The figures of one tensor and its quantizer."""
+    # The ends of the levels are found by quantizing numbers far outside.
     x = widen(x)
     if "rectifies" in quantizer.form:  # what is below 0 is not its error, as behind a ReLU
         x = jnp.maximum(x, 0.0)
@@ -72,11 +58,9 @@ def vitals(
 
 
 def hand_out(seen: Seen) -> dict[str, Any]:
-    """What `site_vitals` needs of a layer's call, for `probe`.
-
-    The tensors are handed out whole: sites of one shape and quantizer then share one compilation,
-    and the program that is differentiated stays as small as it is.
-    """
+    """The leaves and tensors of a layer's call that `site_vitals` needs, for `probe`."""
+    # The tensors are handed out whole: sites of one shape and quantizer then share one compilation,
+    # and the program that is differentiated stays as small as it is.
     uses = {role: (use.params, use.stats, use.x) for role, use in seen.uses.items()}
     return jax.lax.stop_gradient(uses)
 
@@ -84,22 +68,12 @@ def hand_out(seen: Seen) -> dict[str, Any]:
 def site_vitals(
     records: list[tuple[str, Mapping[str, Any], int]], rules: Rules, train: bool
 ) -> dict[str, Vitals]:
-    """The vitals of every quantized site, as NumPy arrays.
-
-    Args:
-      records: (layer, what `hand_out` gave, number of scans around the layer).
-      rules: that the model was called with.
-      train: whether it was called in training.
-
-    Example:
-      >>> site_vitals([("conv", {}, 0)], (), False)
-      {}
-    """
+    """The vitals of every quantized site, from (layer, `hand_out`'s record, scans around it)."""
     compiled: dict[tuple[int, int], Any] = {}
     found = {}
     for name, uses, depth in records:
         for role, use in uses.items():
-            site = f"{name}/{role}" if name else role
+            site = site_name(name, role)
             quantizer = quantizer_of(rules, site)
             assert quantizer is not None, "a site in use has a quantizer"
             key = id(quantizer), depth

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from bitjax.data import train_batch
-from bitjax.diagnostics.doctor import doctor, report
+from bitjax.diagnostics.doctor import doctor, doctor_report
 from bitjax.training.hosts import is_first
 from bitjax.training.work import Work
 
@@ -23,6 +23,8 @@ def run_doctor(work: Work) -> None:
     x = work.preprocess(None, jnp.asarray(batch["image"]))
     findings = doctor(work.wrap(stage), variables, x, labels=jnp.asarray(batch["label"]))
     if any(finding.level == "error" for finding in findings):
-        raise ValueError("the doctor stopped the run before its first step.\n" + report(findings))
+        raise ValueError(
+            "the doctor stopped the run before its first step.\n" + doctor_report(findings)
+        )
     if findings and is_first():
-        print(report(findings))
+        print(doctor_report(findings))

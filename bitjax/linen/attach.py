@@ -1,4 +1,4 @@
-"""Gives a float model's variables the sites of its rules."""
+"""Adds the variables of a model's quantizers to those of its float layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,30 +8,28 @@ import jax
 from bitjax.linen.calibrate import Variables, observe, raise_nonfinite
 from bitjax.linen.probe import compile_quickly, jit_arrays
 from bitjax.linen.quantized import Quantized
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, floats_of
 
 _NEW = (QUANT, STATS)
 
 
 def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Variables:
-    """Puts the variables of a quantized model beside those of a float or otherwise quantized one.
+    """Adds the variables of a model's quantizers to those of a float or otherwise quantized model.
 
-    Sites that already have variables keep them leaf by leaf: a leaf stays where the site's
-    quantizer now has one of the same name and shape, missing leaves are made, leaves and sites that
-    are gone are dropped. What is new is fitted on what reaches the layer behind the quantizers
-    before it, and its history begins with this batch.
-
-    A leaf that is made is fitted at the bits its quantizer starts from, also where the site keeps
-    other bits.
+    A leaf that is there stays if the site's quantizer has one of the same name and shape. Missing
+    leaves are made; leaves and sites that are gone are dropped. A new leaf is fitted to this batch,
+    to the tensor behind all the quantizers before it, at the bits that its quantizer starts from
+    (even if the site keeps other bits). Its history begins with this batch.
 
     Args:
       model: the wrapped model.
-      variables: `params`, `batch_stats` and the like, perhaps `quant` and `quant_stats`.
-      *args: one real batch, as the model is called with.
-      **kwargs: likewise; not `train=True`.
+      variables: `params`, `batch_stats` and other collections, with or without `quant` and
+        `quant_stats`.
+      *args: one real batch, the positional arguments of the model.
+      **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
-      Every collection but `quant` and `quant_stats` as given, bit for bit, and these two.
+      `quant` and `quant_stats`, and every other collection as given, bit for bit.
 
     Raises:
       TypeError: the model is not `Quantized`.
@@ -50,8 +48,8 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
             f"`model` must be bitjax.Quantized(model, rules), got a {type(model).__name__}."
         )
     model = Quantized(model.model, model.rules)
-    # New dicts, for what is done to the one set of variables must not happen to the other.
-    floats = {n: jax.tree.map(lambda x: x, t) for n, t in variables.items() if n not in _NEW}
+    # New dicts, so that a change to one set of variables leaves the other one alone.
+    floats = jax.tree.map(lambda x: x, floats_of(variables))
     old = {name: _flatten(variables.get(name, {})) for name in _NEW}
     want = _structure(model, args, kwargs)
     kept = {
@@ -61,7 +59,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
 
     def run(floats, kept, args):
         def fill(given):
-            """Makes what is missing, with the sites of `given` as they are."""
+            """Makes the missing leaves, with the sites of `given` as they are."""
             tree = {name: _unflatten(given[name]) for name in _NEW}
             _, made = model.apply({**floats, **tree}, *args, **kwargs, mutable=list(_NEW))
             made = {name: _flatten(made.get(name, {})) for name in _NEW}
@@ -70,7 +68,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
         whole = _whole_sites(kept, want)
         full = fill(whole)
         if any(len(whole[name]) < len(kept[name]) for name in _NEW):
-            # Some sites kept only part of their leaves, which the layers behind them did not see.
+            # In the first pass, layers behind a site with missing leaves saw new leaves only.
             partly = _sites(kept)
             given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
             full = fill(given)
@@ -90,7 +88,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
 
 
 def _structure(model, args, kwargs):
-    """The shapes of the leaves that the model's quantizers have; raises where a rule is idle."""
+    """The shapes of the quantizers' leaves; raises for a rule that does nothing."""
 
     def init():
         rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
@@ -107,7 +105,7 @@ def _sites(flat):
 
 
 def _whole_sites(kept, want):
-    """The leaves of the sites of which nothing is missing."""
+    """The leaves of the sites that miss none."""
     partly = {p[:-1] for name in _NEW for p in want[name] if p not in kept[name]}
     return {n: {p: x for p, x in kept[n].items() if p[:-1] not in partly} for n in _NEW}
 

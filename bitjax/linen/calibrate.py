@@ -1,4 +1,4 @@
-"""From a float checkpoint to a quantized one: quantizers' variables, ranges, batch statistics."""
+"""Averages observed ranges and batch normalisations' statistics over batches."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.linen.probe import inner_model, probe, rules_of
 from bitjax.linen.quantized import Quantized
 from bitjax.quantizers.base import Quantizer
-from bitjax.variables import STATS
+from bitjax.variables import STATS, as_args
 
 Variables = dict[str, Any]
 
@@ -22,14 +22,14 @@ def calibrate(
 ) -> Variables:
     """Sets observed ranges to their averages over batches.
 
-    The history starts anew and every batch weighs the same, whatever the quantizers' decay. Layers
-    see inputs quantized with the averages so far.
+    The history starts anew, and every batch counts the same whatever the quantizers' decay is.
+    Layers see inputs that are quantized with the averages so far.
 
     Args:
       model: the wrapped model.
-      variables: all its collections.
+      variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments.
-      **kwargs: for the model; not `train=True`.
+      **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
       The variables with a new `quant_stats`.
@@ -74,18 +74,18 @@ def reestimate_batch_stats(
 ) -> Variables:
     """Sets batch normalisations' statistics to plain averages over batches.
 
-    Mean and variance are each the average of the batches' own. The model runs as in evaluation, so
-    that the statistics are those of the network that will be evaluated: no dropout, inputs
-    quantized with their observed ranges; only `nn.BatchNorm` uses the batch.
+    Mean and variance are each the average of the batches' own. The model runs as in evaluation,
+    without dropout and with inputs quantized by their observed ranges, so the statistics are those
+    of the network that will be evaluated. Only `nn.BatchNorm` uses the batch.
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      variables: all its collections.
+      variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments.
-      **kwargs: for the model; not `train=True`.
+      **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
-      The variables with a new `batch_stats`; as they were where the model has none.
+      The variables with a new `batch_stats`; unchanged if the model has none.
 
     Raises:
       ValueError: there are no batches, or a statistic came out NaN or inf.
@@ -102,7 +102,7 @@ def reestimate_batch_stats(
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     plain = model.clone(axis_name=None) if isinstance(model, Quantized) else model
 
-    # What a batch normalisation had is multiplied by a momentum of 0, and 0 * NaN is NaN.
+    # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
     before = jax.tree.map(jnp.nan_to_num, before)
 
     @jax.jit
@@ -143,7 +143,7 @@ def _batch_statistics(next_fun, args, kwargs, context):
 
 
 def observe(model, variables, args, kwargs):
-    """`quant_stats` after a batch, and whether every tensor on its way was finite."""
+    """`quant_stats` after a batch, and whether every tensor of the forward pass was finite."""
     seen = probe(
         model, variables, args, kwargs, finite_flags,
         lambda name, module, args, out: is_finite(out), strict=False, observing=True,
@@ -154,7 +154,7 @@ def observe(model, variables, args, kwargs):
 
 
 def _averaging(quantizer: Quantizer) -> Quantizer:
-    """The quantizer with a history that is the plain mean of what its batches show."""
+    """The quantizer with the plain mean over batches as its history."""
     update = quantizer.update
     if update is None:
         return quantizer
@@ -168,7 +168,7 @@ def _averaging(quantizer: Quantizer) -> Quantizer:
         def merge(name, new):
             if name.startswith("batch_"):
                 return new  # the last batch's own range
-            # The first batch replaces whatever stood in before, be it NaN.
+            # The first batch replaces the old value, even if that is NaN.
             return jnp.where(count > 0, stats[name] + (new - stats[name]) / (count + 1.0), new)
 
         return {**{name: merge(name, new) for name, new in own.items()}, "count": count + 1.0}
@@ -180,13 +180,13 @@ def _numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
     empty = True
     for index, batch in enumerate(batches):
         empty = False
-        yield index, batch if isinstance(batch, tuple) else (batch,)
+        yield index, as_args(batch)
     if empty:
         raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")
 
 
 def raise_nonfinite(what, model, variables, args, kwargs):
-    """Raises a ValueError that names the first site of `what` that holds NaN or inf."""
+    """Raises a ValueError that names the first site with NaN or inf; `what` is the batch."""
     site = first_nonfinite(model, variables, *args, **kwargs) or "a batch normalisation"
     raise ValueError(
         f"{what} gives NaN or inf first at {site}: clean the data, or load other parameters."

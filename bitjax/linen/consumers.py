@@ -1,8 +1,8 @@
-"""What follows a layer: a normalisation, and one layer's input alone, or a sum.
+"""Finds what reads a layer's output: a normalisation, one quantizer alone, or a sum.
 
 A layer whose output goes through a normalisation, a ReLU and perhaps a pooling into exactly one
-quantizer need only be right behind that quantizer; one that is added to something must be right
-itself. Two-step quantization (Wang et al., CVPR 2018) solves the two differently.
+quantizer need only be right behind that quantizer. A layer whose output is added to something must
+be right itself. Two-step quantization (Wang et al., CVPR 2018) solves the two differently.
 """
 
 from collections.abc import Mapping
@@ -12,59 +12,35 @@ import flax.linen as nn
 import jax
 
 from bitjax.linen.probe import Seen, inner_model, probe
+from bitjax.variables import site_name
 
-# Elementwise with the quantizer, or they only move elements; a maximum commutes with it.
+# Quantizing commutes with these operations. Max-pooling does because a quantizer never decreases;
+# the others only move, repeat or cast elements.
 _PASSING = {"reduce_window_max", "reshape", "convert_element_type", "transpose", "squeeze", "copy"}
 _PASSING |= {"broadcast_in_dim", "name"}
+# A layer's own product: its input site is already known by its tensor, so this is not another use.
 _LAYERS = {"conv_general_dilated", "dot_general"}
 
 
 class Consumer(NamedTuple):
-    """What reads a layer's output.
+    """What reads a layer's output."""
 
-    Attributes:
-      norm: path of the normalisation that reads it; None where there is none.
-      site: the only input site that it reaches from there through ReLU, max-pooling, reshaping and
-        casts; None where it reaches something else too.
-      epsilon: of the normalisation where it is a batch normalisation, an affine map per channel in
-        evaluation; None of any other.
-      added: whether all that reads it from there is one sum with an array of its shape.
-      rectified: whether there is a ReLU on the way to `site`.
-    """
-
-    norm: str | None
+    norm: str | None  # path of the normalisation that reads the output itself
+    # the only input site that the output reaches; None if it reaches anything else
     site: str | None
-    epsilon: float | None = None
-    added: bool = False
-    rectified: bool = False
+    epsilon: float | None = None  # a batch normalisation's epsilon; None of any other normalisation
+    added: bool = False  # whether one sum with an array of its shape is all that reads it
+    rectified: bool = False  # whether there is a ReLU on the way to `site`
 
 
 def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dict[str, Consumer]:
-    """What reads every layer's output, from the traced program of one forward pass.
-
-    Args:
-      model: a Linen module; of a wrapped one, the module inside.
-      variables: its collections, or their shapes.
-      *args: what the model is called with, or shapes.
-
-    Returns:
-      `{layer: Consumer}` in forward order; of a layer that a lifted transform hides, nothing is
-      known: `Consumer(None, None)`, or it is not there.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> net = nn.Sequential([nn.Dense(4), nn.BatchNorm(True), nn.relu, nn.Dense(2)])
-      >>> x = jnp.ones((1, 3))
-      >>> found = consumers(net, net.init(jax.random.key(0), x), x)
-      >>> found["layers_0"].norm, found["layers_0"].site
-      ('layers_1', 'layers_3/input')
-      >>> found["layers_3"].site is None
-      True
-    """
+    """What reads every layer's output, `{layer: Consumer}`, from one traced forward pass."""
+    # The float model is traced: quantizers' own operations would count as further readers. Of a
+    # layer inside a lifted transform nothing is known: its arrays are those of an inner program.
     traced = _trace(inner_model(model), variables, args)
     found = {}
     for name, output in traced.layers.items():
-        norm, value = traced.norms.get(output, (None, output))
+        norm, value = traced.norms.get(output, (None, output))  # the walk starts behind the norm
         reached = traced.walk.sites(value)
         only = next(iter(reached)) if len(reached) == 1 else None
         added = traced.walk.addend(value) is not None
@@ -74,28 +50,14 @@ def consumers(model: nn.Module, variables: Mapping[str, Any], *args: Any) -> dic
 
 
 def addend(model: nn.Module, variables: Mapping[str, Any], args: tuple, layer: str) -> jax.Array:
-    """What a layer's output, behind its normalisation, is added to: a residual block's shortcut.
-
-    May be called inside jit.
-
-    Raises:
-      ValueError: the layer's output is not read by one sum alone, see `Consumer.added`.
-
-    Example:
-      >>> class Block(nn.Module):
-      ...     @nn.compact
-      ...     def __call__(self, x):
-      ...         return 2 * x + nn.Dense(1, name="dense")(x)
-      >>> x = jax.numpy.ones((1, 1))
-      >>> addend(Block(), Block().init(jax.random.key(0), x), (x,), "dense").tolist()
-      [[2.0]]
-    """
+    """The array that a layer's normalised output is added to: a residual block's shortcut."""
     traced = _trace(model, variables, args)
     output = traced.layers.get(layer)
     _, value = traced.norms.get(output, (None, output))
     other = None if output is None else traced.walk.addend(value)
     if other is None:
         raise ValueError(f"layer {layer!r} is not read by one sum alone.")
+    # Only the addend is asked for, and dead code is dropped when this is compiled.
     program = traced.program.jaxpr.replace(outvars=[other])
     leaves = jax.tree.leaves((variables, args))
     (found,) = jax.core.eval_jaxpr(program, traced.program.consts, *leaves)
@@ -106,12 +68,13 @@ class _Traced(NamedTuple):
     program: Any
     walk: "_Walk"
     layers: dict[str, Any]  # a layer's output
-    norms: dict[Any, tuple[str, Any]]  # of what a normalisation reads: its path, what it gives
-    epsilons: dict[str | None, float | None]
+    norms: dict[Any, tuple[str, Any]]  # by the array a normalisation reads: its path, its output
+    epsilons: dict[str | None, float | None]  # by the normalisation's path
 
 
 def _trace(model, variables, args) -> _Traced:
-    """The program of a forward pass, and which of its arrays are whose."""
+    # `probe` returns the layers' arrays as outputs of the program. The program's variables at these
+    # outputs are then the arrays themselves, by identity: the walk compares those.
     names: list[str] = []
     epsilons: dict[str | None, float | None] = {}
 
@@ -141,7 +104,7 @@ def _trace(model, variables, args) -> _Traced:
     for name, record in zip(names, kinds, strict=True):
         if "out" in record:
             layers[name] = record["out"]
-            inputs.setdefault(record["input"], []).append(f"{name}/input" if name else "input")
+            inputs.setdefault(record["input"], []).append(site_name(name, "input"))
         else:
             norms.setdefault(record["reads"], (name, record["gives"]))
     walk = _Walk(program.jaxpr, set(outputs[:count]), inputs)
@@ -160,13 +123,11 @@ class _Walk:
                     self.users.setdefault(operand, []).append(eqn)
 
     def sites(self, value, inside: bool = False) -> set[str | None]:
-        """The input sites it reaches; None among them where it reaches anything else.
-
-        `inside` a layer is its input that was cast.
-        """
+        """The input sites that an array reaches; None among them where it reaches anything else."""
+        # `inside` says that this array is a layer's input after the layer cast it.
         here = self.inputs.get(value, [])
         found: set[str | None] = set(here)
-        if value in self.outputs:
+        if value in self.outputs:  # the caller reads it as it is
             found.add(None)
         for eqn in self.users.get(value, []):
             if _passes(eqn):
@@ -179,6 +140,7 @@ class _Walk:
     def rectifies(self, value) -> bool:
         """Whether a ReLU is on the way that `sites` follows."""
         users = [eqn for eqn in self.users.get(value, []) if _passes(eqn)]
+        # What passes without being in the list is a ReLU, see `_passes`.
         moving = [eqn for eqn in users if eqn.primitive.name in _PASSING]
         return len(moving) < len(users) or any(self.rectifies(e.outvars[0]) for e in moving)
 
@@ -190,6 +152,7 @@ class _Walk:
         (eqn,) = users
         if eqn.primitive.name not in ("add", "add_any"):
             return None
+        # x + x has no other array.
         others = [v for v in eqn.invars if v is not value and isinstance(v, jax.extend.core.Var)]
         same = len(others) == 1 and _shape(others[0]) == _shape(value)
         return others[0] if same else None
@@ -206,6 +169,7 @@ def _passes(eqn) -> bool:
         return True
     if name == "max":  # with a constant 0: anything else would have another operand
         return any(getattr(v, "val", None) == 0 for v in eqn.invars)
+    # `nn.relu` is a call of an inner program, with a custom derivative.
     inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
     return hasattr(inner, "eqns") and len(inner.invars) == 1 and all(map(_passes, inner.eqns))

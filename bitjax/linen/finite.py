@@ -12,26 +12,22 @@ import numpy as np
 from bitjax.linen.probe import Seen, compile_quickly, jit_arrays, probe
 from bitjax.variables import QUANT, STATS
 
-_SMALL = 1 << 16  # elements of a leaf that may as well be copied
+_SMALL = 1 << 16  # elements up to which a leaf is cheap to copy
 
 
 def is_finite(tree: Any) -> jax.Array:
-    """Whether no floating leaf of a tree holds NaN or inf; a scalar bool.
-
-    Example:
-      >>> bool(is_finite({"a": jnp.ones(2), "b": jnp.array(jnp.nan)}))
-      False
-    """
+    """Whether no floating leaf of a tree holds NaN or inf; a scalar bool."""
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
     leaves = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-    # Small ones as one vector, for a test of each takes long to compile; large ones are not copied.
+    # Small leaves are tested as one vector, because a test of each takes long to compile. Large
+    # ones are not copied.
     small = [jnp.ravel(x) for x in leaves if x.size <= _SMALL]
     groups = [x for x in leaves if x.size > _SMALL] + ([jnp.concatenate(small)] if small else [])
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in groups] or [True]))
 
 
 def finite_flags(seen: Seen) -> dict[str, jax.Array]:
-    """What `first_bad` reads of a layer: whether its tensors and its output are finite."""
+    """Whether a layer's tensors and its output are finite, for `first_bad`."""
     flags = {role: is_finite(seen.raw(role)) for role in seen.tensors}
     return {**flags, "output": is_finite(seen.out)}
 
@@ -39,26 +35,10 @@ def finite_flags(seen: Seen) -> dict[str, jax.Array]:
 def first_nonfinite(
     model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any
 ) -> str | None:
-    """The first tensor of a forward pass that holds NaN or inf.
+    """The path of a forward pass's first tensor or variable with NaN or inf; None without."""
 
-    Args:
-      model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections.
-      *args: what the model is called with.
-      **kwargs: for the model.
-
-    Returns:
-      A path such as `stage1/block1/conv1/input`, `.../kernel`, `.../output` or that of a variable,
-      `stage1/block1/bn1/scale`; None where everything is finite. A site is looked at before
-      quantization, which would turn NaN into a level. Of what runs in a lifted transform that does
-      not list `quant_stats` only the variables are seen.
-
-    Example:
-      >>> x = jnp.array([[1.0, jnp.nan]])
-      >>> first_nonfinite(nn.Dense(2), nn.Dense(2).init(jax.random.key(0), x), x)
-      'input'
-    """
-
+    # Sites are looked at before quantization, which would turn NaN into a level. Inside lifted
+    # transforms without `quant_stats`, only variables are checked.
     def run(variables, args):
         probed = probe(
             model, variables, args, kwargs, finite_flags,
@@ -79,21 +59,11 @@ def first_nonfinite(
 def first_bad(
     records: Iterable[tuple[str, Mapping[str, jax.Array]]], bad: Iterable[tuple[str, ...]]
 ) -> str | None:
-    """The first name that is not finite, of flags in forward order and of variables' paths.
-
-    Args:
-      records: `(module, {tensor: flags})`, flags true where finite.
-      bad: paths of variables that are not finite, the collection first.
-
-    Example:
-      >>> flags = {"input": jnp.array(True), "output": jnp.array(False)}
-      >>> first_bad([("conv", flags)], [("params", "conv", "bias")])
-      'conv/bias'
-    """
+    """The first name that is not finite, of flags in forward order and of variables' paths."""
     records = list(records)
     owner = {path: _owner(path, records) for path in bad}
     for path, name in owner.items():
-        if name is None:  # it cannot be placed, and what comes after it would take the blame
+        if name is None:  # unplaced, it would blame a tensor that it made non-finite
             return "/".join(path[1:])
     for name, flags in _steps(records):
         prefix = f"{name}/" if name else ""

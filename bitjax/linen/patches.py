@@ -1,7 +1,7 @@
 """A layer as a matrix: every output is a product of the kernel with a patch of the input.
 
-Patches are taken at some positions of every example, drawn at random: what a solver needs of a
-layer is second moments, which a sample tells.
+Patches are taken at random positions of every example: a solver needs only a layer's second
+moments, and a sample is enough to estimate them.
 """
 
 import math
@@ -17,38 +17,21 @@ from bitjax.linen.visit import Layer
 
 
 class PatchView(NamedTuple):
-    """How one layer's tensors become matrices; N inputs and M filters per group, G groups.
-
-    Attributes:
-      groups: G.
-      patches: `(x, places) -> [G, T, N]`, the patches at T places.
-      outputs: `(out, places) -> [G, T, M]`.
-      matrix: `(kernel) -> [G, M, N]`.
-      kernel: the inverse of `matrix`.
-      positions: `(x, out) -> ` how many an example has.
-    """
+    """Turns one layer's tensors into matrices: N inputs and M filters in each of G groups."""
 
     groups: int
+    # (x, places) -> [G, T, N], the patches at T places
     patches: Callable[[jax.Array, jax.Array], jax.Array]
-    outputs: Callable[[jax.Array, jax.Array], jax.Array]
-    matrix: Callable[[Any], Any]
-    kernel: Callable[[Any], Any]
-    positions: Callable[[jax.Array, jax.Array], int]
+    outputs: Callable[[jax.Array, jax.Array], jax.Array]  # (out, places) -> [G, T, M]
+    matrix: Callable[[Any], Any]  # kernel -> [G, M, N]
+    kernel: Callable[[Any], Any]  # the inverse of `matrix`
+    positions: Callable[[jax.Array, jax.Array], int]  # (x, out) -> positions of an example
 
 
 def patch_view(layer: Layer, kernel_shape: tuple[int, ...]) -> PatchView:
-    """The view of a layer during its call.
-
-    Dense, DenseGeneral (attention's projections) and Conv of any stride, dilation, padding by
-    zeros and number of groups have one.
-
-    Args:
-      layer: visited; its module's settings are read.
-      kernel_shape: of the kernel that the layer computes with.
-
-    Raises:
-      ValueError: the layer's kind has no patches, which names the layer.
-    """
+    """The view of a layer during its call; a ValueError names a layer that has no patches."""
+    # Dense, DenseGeneral (attention's projections) and Conv of any stride, dilation, zero padding
+    # and number of groups have patches.
     module = layer.module
     if type(module) is nn.Conv:
         return _convolution(layer, module, kernel_shape)
@@ -61,12 +44,7 @@ def patch_view(layer: Layer, kernel_shape: tuple[int, ...]) -> PatchView:
 
 
 def draw_places(key: jax.Array, examples: int, positions: int, per_example: int) -> jax.Array:
-    """Flat places `example * positions + position`, `per_example` of each, no one twice.
-
-    Example:
-      >>> draw_places(jax.random.key(0), 2, 3, 5).tolist()
-      [0, 1, 2, 3, 4, 5]
-    """
+    """Flat places `example * positions + position`, `per_example` of each and no one twice."""
     if per_example >= positions:
         return jnp.arange(examples * positions)
     keys = jax.random.split(key, examples)

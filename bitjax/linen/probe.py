@@ -1,7 +1,7 @@
-"""Reading what every layer computes with, from inside jit, grad, `nn.remat` and `nn.scan`.
+"""Reads the tensors of every layer, from inside jit, grad, `nn.remat` and `nn.scan`.
 
 An array inside a lifted transform cannot simply be kept: it must leave through a variable. `probe`
-stores what it is asked for in the layer's own scope, in the collection `quant_stats`, which lifted
+stores its records in the layer's own scope, in the collection `quant_stats`, which lifted
 transforms around a quantized layer list anyway, and takes it out again afterwards.
 """
 
@@ -21,37 +21,22 @@ _KEY = "bitjax_probe"
 
 
 class Use(NamedTuple):
-    """One use of a quantizer: what it was given.
-
-    Attributes:
-      quantizer: the site's.
-      params: its leaves in `quant`.
-      stats: what it observed, as it quantized with them.
-      x: the tensor before quantization.
-      train: whether the call trains.
-    """
+    """One use of a quantizer: its arguments."""
 
     quantizer: Quantizer
-    params: Params
-    stats: Stats
-    x: jax.Array
-    train: bool
+    params: Params  # its leaves in `quant`
+    stats: Stats  # its leaves in `quant_stats`, as it quantized with them
+    x: jax.Array  # the tensor before quantization
+    train: bool  # whether the call trains
 
 
 class Seen(NamedTuple):
-    """One call of a layer.
+    """One call of a layer."""
 
-    Attributes:
-      layer: which one; its module is valid while it is looked at.
-      tensors: `input` and `kernel` as the layer computed with them.
-      uses: by role, where the site is quantized.
-      out: what the layer returned.
-    """
-
-    layer: Layer
-    tensors: Tensors
-    uses: Mapping[str, Use]
-    out: Any
+    layer: Layer  # its module is valid only while it is looked at
+    tensors: Tensors  # `input` and `kernel` as the layer computed with them
+    uses: Mapping[str, Use]  # by role, where the site is quantized
+    out: Any  # what the layer returned
 
     def raw(self, role: str) -> jax.Array:
         """The tensor of a role before quantization."""
@@ -59,20 +44,13 @@ class Seen(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """What `probe` returns.
+    """A model's output and the records of its layers."""
 
-    Attributes:
-      out: of the model.
-      updates: the mutable collections, without the probe's own variables.
-      records: `(module name, what was recorded)` of every call, in forward order; a scanned layer
-        is one call whose arrays have a leading layer axis.
-      unseen: layers that a lifted transform keeps from handing anything out.
-    """
-
-    out: Any
-    updates: dict[str, Any]
+    out: Any  # what the model returned
+    updates: dict[str, Any]  # the mutable collections, without the probe's own variables
+    # (module name, record) of every call in forward order; a scanned layer is one call
     records: list[tuple[str, Any]]
-    unseen: tuple[str, ...]
+    unseen: tuple[str, ...]  # layers that a lifted transform keeps from handing anything out
 
 
 OnLayer = Callable[[Seen], Any]
@@ -90,33 +68,14 @@ def probe(
     strict: bool = True,
     observing: bool = False,
 ) -> Probed:
-    """Runs a model once and hands out what two functions record at its modules.
-
-    All collections but `params` and `quant` are mutable, and the random streams are fixed.
-
-    Args:
-      model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections.
-      args: what the model is called with.
-      kwargs: likewise.
-      on_layer: a tree of arrays to record at a quantizable layer, or None.
-      on_other: likewise for every other module.
-      strict: whether a layer that cannot hand out is an error; if not it is listed as unseen.
-      observing: whether inputs are quantized after this batch has moved their history; if not,
-        with the history as it stands.
-
-    Raises:
-      ValueError: with `strict`, a lifted transform does not list the collection.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> model, x = nn.Dense(2), jnp.ones((1, 3))
-      >>> seen = probe(model, model.init(jax.random.key(0), x), (x,), {}, lambda s: s.tensors)
-      >>> [(name, sorted(found)) for name, found in seen.records]
-      [('', ['input', 'kernel'])]
-    """
+    """Runs a model once and hands out the records that two functions make at its modules."""
+    # `on_layer` and `on_other` return a tree of arrays to record, or None. With `strict`, a layer
+    # that cannot hand out anything is an error; without, it is listed as unseen. While `observing`,
+    # inputs are quantized after this batch has moved their history; otherwise with the history as
+    # it stands.
     visitor = _Probe(on_layer, on_other, strict, observing)
-    # Whatever training would change may change, so that `train=True` is no special case.
+    # Whatever training would change may change, so that `train=True` is no special case. The random
+    # streams are fixed: a probe never takes part in training.
     mutable = [STATS, *(name for name in variables if name not in ("params", QUANT, STATS))]
     rngs = {name: jax.random.key(0) for name in ("dropout", QUANT)}
     wrapped = Quantized(inner_model(model), visitor.watched(rules_of(model)))
@@ -133,50 +92,24 @@ def probe(
 
 
 def inner_model(model: nn.Module) -> nn.Module:
-    """The model inside `Quantized`, or the model itself.
-
-    Example:
-      >>> inner_model(Quantized(nn.Dense(2))).features
-      2
-    """
+    """The model inside `Quantized`, or the model itself."""
     return model.model if isinstance(model, Quantized) else model
 
 
 def rules_of(model: nn.Module) -> Rules:
-    """The rules of a `Quantized` model; none for a float one.
-
-    Example:
-      >>> rules_of(nn.Dense(2))
-      ()
-    """
+    """The rules of a `Quantized` model; none for a float one."""
     return model.rules if isinstance(model, Quantized) else ()
 
 
 def compile_quickly() -> dict[str, Any]:
-    """Options of `jax.jit` for a program that runs once, on a batch: compiling it is what takes.
-
-    Example:
-      >>> float(jax.jit(lambda x: x + 1.0, **compile_quickly())(1.0))
-      2.0
-    """
-    # Without optimisation it takes half as long on the CPU; elsewhere this has not been measured.
+    """Options of `jax.jit` for a program that runs once: compilation dominates its time."""
+    # On the CPU, compiling without optimisation takes half as long; elsewhere it was not measured.
     level = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     return {"compiler_options": level}
 
 
 def jit_arrays(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
-    """Calls `function(*trees)` compiled once; leaves that are no arrays stay Python values.
-
-    Args:
-      function: of trees.
-      *trees: of arrays and other values.
-      **options: of `jax.jit`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> float(jit_arrays(lambda x, flag: x + 1 if flag else x, jnp.float32(1.0), True))
-      2.0
-    """
+    """Calls `function(*trees)` compiled once; leaves that are no arrays stay Python values."""
     leaves, treedef = jax.tree.flatten(trees)
     arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
 
@@ -200,7 +133,7 @@ class _Probe(Visitor):
         self.unseen: list[str] = []
 
     def watched(self, rules: Rules) -> Rules:
-        """The rules with quantizers that note what they are given; a visitor sees only results."""
+        """The rules with quantizers that note their arguments; a visitor sees only results."""
         found = []
         for pattern, quantizer in rules:
             for role in ROLES:
@@ -253,7 +186,7 @@ class _Probe(Visitor):
         call = 0
         while scope.has_variable(STATS, f"{_KEY}{call}"):
             call += 1
-        # A dict, for a bare array is not a tree that Flax's scopes tell from a submodule.
+        # In a dict: Flax's scopes do not tell a bare tree of arrays from a submodule.
         scope.put_variable(STATS, f"{_KEY}{call}", {"record": record})
         self.order.setdefault((name, call))
 

@@ -12,29 +12,30 @@ from bitjax.linen.visit import Layer, Tensors, Visitor, axes_of, visiting
 from bitjax.quantizers.base import Quantizer, reduce_batch
 from bitjax.quantizers.ste import scale_gradient
 from bitjax.rules import ROLES, Rules, check_rules, quantizer_of
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, site_name
 
 
 class Quantized(nn.Module):
     """Wraps a Linen model; kernels and inputs that `rules` select are quantized in place.
 
-    The `params` tree is the model's own, so float checkpoints load unchanged. What quantizers learn
-    is in the collection `quant`, what they observe in `quant_stats`, both at the layer's own path:
-    `quant/stage1/block1/conv1/kernel/bits`. Initialise with a real batch: learned ranges start
-    from it. `train` is read from the call (`train=`, `training=` or `deterministic=`, else their
-    defaults) and is taken off again where the model has no such argument. Statistics move only
-    where `quant_stats` is mutable, and outside training the moving average is what quantizes.
+    The `params` tree is the model's own, so float checkpoints load unchanged. Quantizers keep
+    learned variables in the collection `quant`, observed ones in `quant_stats`, by layers' paths:
+    `quant/stage1/block1/conv1/kernel/bits`. Initialise with a real batch, because learned ranges
+    start from it. `train` is read from the call (`train=`, `training=` or `deterministic=`, or
+    their defaults) and removed before the call if the model does not accept it. Statistics move
+    only where `quant_stats` is mutable. Outside training, the moving averages quantize.
 
     Attributes:
       model: any Linen module.
-      rules: from `bitjax.rule`; the first that matches a site decides; others stay float.
-      axis_name: the device axis of `pmap` or `shard_map`, over which the statistics of quantizers
+      rules: the rules, from `bitjax.rule`. The first one that matches a site decides; a site that
+        none matches stays float.
+      axis_name: the device axis of `pmap` or `shard_map` over which the statistics of quantizers
         and of batch normalisations are merged.
-      parts: that each device takes its examples in, one call each.
+      parts: the number of calls in which each device takes its examples of one step.
 
     Raises:
       ValueError: at initialisation, a rule does nothing or names a layer that cannot be quantized;
-        in use, a site has no variables.
+        later, a site has no variables.
 
     Example:
       >>> import bitjax as bj
@@ -59,15 +60,11 @@ class Quantized(nn.Module):
         return self.observe(None, args, kwargs)
 
     def observe(self, observer: Visitor | None, args: tuple, kwargs: Mapping[str, Any]) -> Any:
-        """Runs the model on `args` and `kwargs` while `observer` sees every layer's tensors.
-
-        The observer's `tensors` sees what the layer computes with: after quantization.
-        """
+        """Runs the model while `observer` sees every layer's tensors, after quantization."""
         kwargs, train = _split_train(self.model, args, dict(kwargs))
         reduce_over = None if self.is_initializing() else self.axis_name
         creating = self.is_mutable_collection(QUANT)
-        # Variables that are being made, beside a float checkpoint too, start with this batch; they
-        # have no history that it could move.
+        # New variables start from this batch, so there is no moving average to update.
         moving = not (self.is_initializing() or (creating and not train))
         visitor = _Quantize(self.rules, train, reduce_over, self.parts, observer, creating, moving)
         with visiting(visitor, self.axis_name):
@@ -94,7 +91,7 @@ def _split_train(model, args, kwargs):
         model = model.layers[0]
     try:
         signature = inspect.signature(model.__call__ if isinstance(model, nn.Module) else model)
-    except (TypeError, ValueError):  # some of the functions written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C have no signature
         signature = inspect.signature(lambda *args: None)
     parameters = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and "train" not in parameters:
@@ -106,7 +103,7 @@ def _split_train(model, args, kwargs):
         bound.apply_defaults()
         given = {**kwargs, **bound.arguments}
     except TypeError:
-        given = kwargs  # the call itself will say what is wrong, better than we could
+        given = kwargs  # the call itself will say what is wrong
     for name in ("train", "training", "deterministic"):
         if train is None and given.get(name) is not None:
             train = not given[name] if name == "deterministic" else given[name]
@@ -144,7 +141,7 @@ class _Quantize(Visitor):
         own = module.variables.get("params", {})
         kind = type(module).__name__
         if any(leaf in own and hasattr(own[leaf], "ndim") for leaf in ("kernel", "embedding")):
-            self.unreachable.append((f"{name}/kernel" if name else "kernel", kind))
+            self.unreachable.append((site_name(name, "kernel"), kind))
         elif own and not any(isinstance(leaf, Mapping) for leaf in own.values()):
             self.kernelless += [(f"{name}/{role}", kind) for role in ROLES]
         if self.observer:
@@ -162,8 +159,8 @@ class _Quantize(Visitor):
         stats = {}
         if quantizer.measure is not None and quantizer.update is not None:
             if role == "kernel":
-                # A kernel is known at all times: its range is its own, without history. What is
-                # kept of it is for export and for the count of bytes.
+                # A kernel's range is that of the kernel itself, without history. It is stored only
+                # for export and for the count of bytes.
                 start = jax.eval_shape(lambda x: quantizer.init(x, axes)[1], x)
                 start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), start)
                 stats = quantizer.update(start, quantizer.measure(params, start, x))
@@ -176,7 +173,7 @@ class _Quantize(Visitor):
             key = layer.module.make_rng(QUANT)
         shared = quantizer.form.get("normalized", ())
         if shared and role == "input" and self.train:
-            # The quantizer counts the elements that it sees, of a part of the batch.
+            # The quantizer normalises by the elements that it sees: those of a part of the batch.
             parts = self.parts * (jax.lax.axis_size(self.axis_name) if self.axis_name else 1)
             if parts > 1:
                 whole = {leaf: scale_gradient(params[leaf], parts**-0.5) for leaf in shared}

@@ -1,5 +1,6 @@
-"""The sites of a model and what each weighs, measured on one traced forward pass."""
+"""Measures the sites of a model and their costs on one traced forward pass."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +11,11 @@ from bitjax.costs.site import SiteCost
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.visit import Layer, Tensors, Visitor, axes_of, macs_of
 from bitjax.rules import ROLES
+from bitjax.variables import read_site
 
 
 class _Measure(Visitor):
-    """Tags every layer's call in the traced program with what it costs."""
+    """Tags every layer's call in the traced program and keeps its cost."""
 
     def __init__(self):
         self.calls: list[tuple[Layer, dict[str, int], int, dict[str, int]]] = []
@@ -40,10 +42,8 @@ class _Measure(Visitor):
 
 
 def _filters(layer, kernel):
-    size = 1
-    for axis in axes_of(layer.module, "kernel", kernel.ndim).channel:
-        size *= kernel.shape[axis]
-    return size
+    channels = axes_of(layer.module, "kernel", kernel.ndim).channel
+    return math.prod(kernel.shape[axis] for axis in channels)
 
 
 def _occurrences(jaxpr, times, counts):
@@ -53,24 +53,30 @@ def _occurrences(jaxpr, times, counts):
             _, index, role = eqn.params["name"].split("/")
             tags = counts.setdefault(int(index), {}).setdefault(role, [])
             tags.append((times, eqn.outvars[0].aval.size))
-        inner = times * eqn.params["length"] if eqn.primitive.name == "scan" else times
-        for value in eqn.params.values():
-            for sub in value if isinstance(value, tuple | list) else (value,):
-                sub = getattr(sub, "jaxpr", sub)
-                if hasattr(sub, "eqns"):
-                    _occurrences(sub, inner, counts)
+        for often, sub in _inside(eqn):
+            _occurrences(sub, times * often, counts)
+
+
+def _inside(eqn):
+    """The programs inside an operation, and how often each of them runs."""
+    often = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+    for value in eqn.params.values():
+        for sub in value if isinstance(value, tuple | list) else (value,):
+            sub = getattr(sub, "jaxpr", sub)
+            if hasattr(sub, "eqns"):
+                yield often, sub
 
 
 def site_costs(model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, SiteCost]:
     """Measures every quantizable site of a model by tracing one forward pass; computes nothing.
 
-    A float model is as good as a wrapped one. A layer called several times counts its MACs each
-    time; a scanned body counts its length; padding's zeros count.
+    A layer that is called several times counts its MACs each time, and a scanned body as often as
+    it runs. Zeros of padding count.
 
     Args:
-      model: a Linen module, wrapped in `Quantized` or not.
-      *args: what the model is called with; the first array's leading axis is the batch.
-      **kwargs: likewise.
+      model: a Linen module, wrapped in `Quantized` or not; the costs are the same.
+      *args: positional arguments of the model; the first array's leading axis is the batch.
+      **kwargs: keyword arguments of the model.
 
     Returns:
       `{site: SiteCost}` in the order of the forward pass, kernels and inputs alike, whatever the
@@ -137,8 +143,8 @@ def _merge(visitor, counts, batch, params):
 
 def _times(tags, sizes):
     """How often a call runs for one forward pass."""
-    # A scan traces its body more than once; of the calls that are not part of the program, what
-    # does not change over the scan, such as a shared kernel, is left in it: some of the tags.
+    # A scan traces its body more than once, and only one trace becomes the program. The others
+    # leave only tags of tensors that the scan does not change, such as a shared kernel.
     runs = min((sum(t for t, _ in tags.get(role, ())) for role in sizes), default=0)
     # A tag larger than the tensor that the layer saw was stacked by vmap.
     stacked = max((size // sizes[role] for role in tags for _, size in tags[role]), default=1)
@@ -146,9 +152,8 @@ def _times(tags, sizes):
 
 
 def _kernel_size(params, name):
-    for part in name.split("/") if name else ():
-        params = params.get(part, {})
-    leaf = params.get("kernel", params.get("embedding"))
+    own = read_site(params, name, {})
+    leaf = own.get("kernel", own.get("embedding"))
     return None if leaf is None else leaf.size
 
 
@@ -160,8 +165,11 @@ def total_macs(model: nn.Module, *args: Any, **kwargs: Any) -> int:
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      *args: what the model is called with; the first array's leading axis is the batch.
-      **kwargs: likewise.
+      *args: positional arguments of the model; the first array's leading axis is the batch.
+      **kwargs: keyword arguments of the model.
+
+    Returns:
+      The multiply-adds of one example, a plain integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -181,14 +189,10 @@ def total_macs(model: nn.Module, *args: Any, **kwargs: Any) -> int:
 def _program_macs(jaxpr):
     total = 0
     for eqn in jaxpr.eqns:
-        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
             lhs = eqn.invars[0].aval.shape
-            depth = 1
-            for axis in contract:
-                depth *= lhs[axis]
-            total += eqn.outvars[0].aval.size * depth
+            total += eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in contract)
         elif eqn.primitive.name == "conv_general_dilated":
             lhs, kernel = (v.aval for v in eqn.invars)
             spec = eqn.params["dimension_numbers"]
@@ -196,9 +200,5 @@ def _program_macs(jaxpr):
                 total += lhs.size // lhs.shape[spec.lhs_spec[1]] * kernel.size
             else:
                 total += eqn.outvars[0].aval.size * kernel.size // kernel.shape[spec.rhs_spec[0]]
-        for value in eqn.params.values():
-            for sub in value if isinstance(value, tuple | list) else (value,):
-                sub = getattr(sub, "jaxpr", sub)
-                if hasattr(sub, "eqns"):
-                    total += times * _program_macs(sub)
+        total += sum(often * _program_macs(sub) for often, sub in _inside(eqn))
     return total

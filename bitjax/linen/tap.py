@@ -1,4 +1,4 @@
-"""What the layers of a model compute with: for solvers, for plots and for error messages."""
+"""Reads the tensors that the layers of a model compute with, for solvers, plots and messages."""
 
 import re
 from collections.abc import Mapping
@@ -11,19 +11,12 @@ from bitjax.linen.probe import Seen, probe
 
 
 class Tapped(NamedTuple):
-    """One layer's call.
+    """One layer's call."""
 
-    Attributes:
-      input: what the layer computed with, after quantization; None for a lookup.
-      kernel: likewise.
-      output: what it returned.
-      norm: the path of the normalisation that reads the output itself, if there is one.
-    """
-
-    input: jax.Array | None
-    kernel: jax.Array
-    output: Any
-    norm: str | None = None
+    input: jax.Array | None  # after quantization; None for a lookup
+    kernel: jax.Array  # after quantization
+    output: Any  # what the layer returned
+    norm: str | None = None  # the path of the normalisation that reads the output itself
 
 
 def tap(
@@ -33,17 +26,17 @@ def tap(
     layers: str = ".*",
     **kwargs: Any,
 ) -> dict[str, Tapped]:
-    """Runs a model and returns what its layers computed with and what they returned.
+    """Runs a model and returns the tensors that its layers computed with and returned.
 
-    It may be called inside jit. A scanned layer's arrays have a leading layer axis; of a layer that
-    is called several times the last call counts.
+    It may be called inside jit. A scanned layer's arrays have a leading layer axis. If a layer is
+    called several times, its last call is returned.
 
     Args:
       model: a Linen module, wrapped in `Quantized` or not.
-      variables: its collections; none of them changes.
-      *args: what the model is called with.
+      variables: all collections of the model; none of them changes.
+      *args: positional arguments of the model.
       layers: a regular expression, matched in full against the layers' paths.
-      **kwargs: for the model.
+      **kwargs: keyword arguments of the model.
 
     Returns:
       `{layer: Tapped}` in forward order.
@@ -65,7 +58,7 @@ def tap(
         raise ValueError(f"`layers` {layers!r} is not a regular expression: {error}.") from error
     names: dict[str, None] = {}
     norms: dict[str, str] = {}
-    returned: list[tuple[Any, str]] = []  # held, so that an array's identity means something
+    returned: list[tuple[Any, str]] = []  # held, so that no identity is used twice
 
     def on_layer(seen: Seen):
         names.setdefault(seen.layer.name)

@@ -1,9 +1,9 @@
-"""Reaching the tensors inside an unmodified Flax model.
+"""Reaches the tensors inside an unmodified Flax model.
 
 Flax's linear layers pass their inputs and their kernel together through a field named
 `promote_dtype`. A hook in that field for the length of a call sees both, may replace both, and can
 keep variables in the layer's own scope. It works under jit, grad, vmap, `nn.remat` and `nn.scan`,
-since it runs inside whatever traces the layer.
+because it runs inside whatever traces the layer.
 """
 
 import contextlib
@@ -15,32 +15,26 @@ import flax.linen as nn
 import jax
 
 from bitjax.quantizers.base import Axes
+from bitjax.variables import site_name
 
 Tensors = dict[str, jax.Array]
 
 
 class Layer(NamedTuple):
-    """One visited call of a quantizable layer.
+    """One visited call of a quantizable layer."""
 
-    Attributes:
-      name: its path, `stage1/block1/conv1`; empty for a model that is a layer itself.
-      kind: the class name, for messages.
-      module: bound, valid during the call only.
-      method: `__call__`, or `attend` of an embedding.
-    """
-
-    name: str
-    kind: str
-    module: nn.Module
-    method: str
+    name: str  # its path, `stage1/block1/conv1`; empty for a model that is a layer itself
+    kind: str  # the class name, for messages
+    module: nn.Module  # bound, valid during the call only
+    method: str  # `__call__`, or `attend` of an embedding
 
     def site(self, role: str) -> str:
         """The name of the layer's site of a role."""
-        return f"{self.name}/{role}" if self.name else role
+        return site_name(self.name, role)
 
 
 class Visitor:
-    """What happens at each layer; every method may be overridden and does nothing here."""
+    """Called at each layer; every method may be overridden and does nothing here."""
 
     def tensors(self, layer: Layer, tensors: Tensors) -> Tensors:
         """Sees `kernel`, and `input` where it has one, before the layer computes."""
@@ -54,16 +48,11 @@ class Visitor:
 
 
 def axes_of(module: nn.Module, role: str, rank: int) -> Axes:
-    """Which axes of a layer's tensor are channels, and which one groups divide.
-
-    Example:
-      >>> axes_of(nn.Conv(8, (3, 3)), "kernel", 4)
-      Axes(channel=(-1,), group=-2)
-    """
+    """Which axes of a layer's tensor are channels, and which one groups divide."""
     if role == "input":
         return Axes((-1,), -1)
     if isinstance(module, nn.Embed):
-        return Axes((0,), -1)  # one filter per row: the row is what a lookup or `attend` uses
+        return Axes((0,), -1)  # a filter per row, which a lookup or `attend` uses whole
     if isinstance(module, nn.DenseGeneral):
         features = len(module.features) if isinstance(module.features, tuple | list) else 1
         return Axes(tuple(range(-features, 0)), -features - 1)
@@ -80,10 +69,8 @@ def axes_of(module: nn.Module, role: str, rank: int) -> Axes:
 
 
 def macs_of(layer: Layer, tensors: Tensors, out: jax.Array) -> int:
-    """Multiply-adds of one call, all examples together, from shapes alone.
-
-    Zeros of padding count, as every published table counts them; a lookup counts nothing.
-    """
+    """Multiply-adds of one call for all its examples, from shapes alone; a lookup has none."""
+    # Products with the zeros of padding count, as in every published table.
     module, kernel = layer.module, tensors["kernel"]
     if isinstance(module, nn.Embed):
         return out.size * kernel.shape[-1] if layer.method == "attend" else 0
@@ -107,17 +94,11 @@ def macs_of(layer: Layer, tensors: Tensors, out: jax.Array) -> int:
 
 @contextlib.contextmanager
 def visiting(visitor: Visitor, axis_name: str | None = None) -> Iterator[None]:
-    """Calls `visitor` at every layer of whatever Flax model runs inside the block.
+    """Calls `visitor` at every layer of whatever Flax model runs inside the block."""
 
-    Enter it inside the function that is jitted: an interceptor around a jitted function is ignored
-    by its cache.
-
-    Args:
-      visitor: see `Visitor`.
-      axis_name: a device axis over which batch normalisations without one of their own are
-        synchronised.
-    """
-
+    # Enter it inside the function that is jitted: a jitted function's cache does not know which
+    # interceptors it was traced under. Batch normalisations without a device axis of their own are
+    # synchronised over `axis_name`.
     def interceptor(next_fun, args, kwargs, context):
         module, method = context.module, context.method_name
         if method not in ("__call__", "attend"):

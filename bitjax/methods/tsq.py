@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from bitjax.bottleneck.allocate import allocate
+from bitjax.linen.targets import is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.fixed_bits import fixed_bits
 from bitjax.methods.labels import FROZEN, default_labels
@@ -13,9 +14,8 @@ from bitjax.methods.optimizers import scheduled, sgd
 from bitjax.methods.recipe import reestimate, teaching
 from bitjax.quantizers.ternary import hold_codes
 from bitjax.rules import Rules, quantizer_of
-from bitjax.two_step.fits import Settings
+from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.solve import solve_each
-from bitjax.two_step.targets import is_stored
 
 TRAINED = ("scales", "straight_through")
 
@@ -75,7 +75,7 @@ def tsq(
       augment: whether those are augmented.
       reestimate_batches: augmented batches that re-estimate batch normalisation's statistics after
         the transformation; 0 does not.
-      target: see `bitjax.two_step.fits.Settings`, as for what follows.
+      target: see `bitjax.two_step.fits.SolveOptions`, as for what follows.
       asymmetric: likewise.
       float_inputs: likewise.
       positions: likewise.
@@ -105,7 +105,7 @@ def tsq(
             "tsq has no kernel to solve: give one a ternary, binary or low_bit quantizer with "
             "fit='stored'."
         )
-    settings = Settings(
+    settings = SolveOptions(
         target,
         asymmetric,
         float_inputs,

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from bitjax.models.layers import check_size, conv, norm
+
 
 class AlexNet(nn.Module):
     """Convolutions `conv1..5` and `fc1`, `fc2`, each with a bias and a ReLU; `head`.
@@ -16,9 +18,12 @@ class AlexNet(nn.Module):
     Attributes:
       num_classes: Number of logits.
       width: Filters of `conv1`; the others have 3, 6, 4, 4 times, `fc1` and `fc2` 64 times as many.
-      dropout: Probability of dropping an input of `fc1` and of `fc2` in training. A quantizer of
-        these inputs sees those that are left, at 1 / (1 - dropout) times their size.
+      dropout: Probability of dropping an input of `fc1` and of `fc2` in training, which needs the
+        PRNG key `dropout`. A quantizer sees the inputs that are left, times 1 / (1 - dropout).
       dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Raises:
+      ValueError: If images are smaller than 63x63.
 
     Example:
       >>> import jax.numpy as jnp
@@ -29,7 +34,7 @@ class AlexNet(nn.Module):
 
     Source: Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014, arXiv
       1404.5997, laid out as torchvision's `alexnet`: 61,100,840 parameters and 0.714 G
-      multiply-adds at 224x224. Differs: `fc1` is as large as the images ask for, where torchvision
+      multiply-adds at 224x224. Differs: `fc1` grows with the images of `init`, where torchvision
       first brings every image to 6x6 by means; at 224x224 both are 6x6. Biases start at 0.
     """
 
@@ -40,19 +45,8 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, C] normalised images, H and W as at `init`; ImageNet's are 224x224x3.
-          train: Whether inputs are dropped, which needs the PRNG key `dropout`.
-
-        Returns:
-          [N, num_classes] logits.
-
-        Raises:
-          ValueError: If the images are smaller than 63x63.
-        """
-        _check_size(x, 63)
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` drops inputs."""
+        check_size(x, 63)
         # Times of `width`, size, stride, padding, pool.
         layers = (
             (1, 11, 4, 2, True),
@@ -64,9 +58,11 @@ class AlexNet(nn.Module):
         # PyTorch's start: no batch norm follows, so that the size of kernels counts.
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         for i, (times, size, stride, padding, pool) in enumerate(layers, 1):
-            filters = times * self.width
-            x = _conv(filters, size, stride, padding, self.dtype, f"conv{i}", True, init)(x)
-            x = nn.relu(x)
+            layer = conv(
+                f"conv{i}", self.dtype, times * self.width, size, stride, padding=padding,
+                bias=True, init=init,
+            )  # fmt: skip
+            x = nn.relu(layer(x))
             if pool:
                 x = nn.max_pool(x, (3, 3), strides=(2, 2))
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
@@ -90,6 +86,9 @@ class AlexNetBN(nn.Module):
         128 times as many.
       dtype: Dtype of the computation; None: that of the inputs and parameters.
 
+    Raises:
+      ValueError: If images are smaller than 67x67.
+
     Example:
       >>> import jax.numpy as jnp
       >>> model = AlexNetBN(width=4)
@@ -108,19 +107,8 @@ class AlexNetBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, C] normalised images, H and W as at `init`; ImageNet's are 227x227x3.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`.
-
-        Returns:
-          [N, num_classes] logits.
-
-        Raises:
-          ValueError: If the images are smaller than 67x67.
-        """
-        _check_size(x, 67)
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+        check_size(x, 67)
         # Times of `width`, size, stride, padding, pool. Caffe's pools count a last, partial window;
         # at 227 and 67 pixels there is none.
         layers = (
@@ -131,48 +119,17 @@ class AlexNetBN(nn.Module):
             (8, 3, 1, 1, True),
         )
         for i, (times, size, stride, padding, pool) in enumerate(layers, 1):
-            x = _conv(times * self.width, size, stride, padding, self.dtype, f"conv{i}")(x)
-            x = _norm(train, self.dtype, f"bn{i}")(x)
+            filters = times * self.width
+            x = conv(f"conv{i}", self.dtype, filters, size, stride, padding=padding)(x)
+            x = norm(f"bn{i}", self.dtype, train, affine=False)(x)
             if pool:
                 x = nn.max_pool(x, (3, 3), strides=(2, 2))
             x = nn.relu(x)
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for i in (1, 2):
             x = _dense(128 * self.width, self.dtype, f"fc{i}")(x)
-            x = nn.relu(_norm(train, self.dtype, f"bn{i + 5}")(x))
+            x = nn.relu(norm(f"bn{i + 5}", self.dtype, train, affine=False)(x))
         return _dense(self.num_classes, self.dtype, "head")(x)
-
-
-def _check_size(x, least):
-    if min(x.shape[1:3]) < least:
-        raise ValueError(
-            f"`x` must have images of {least}x{least} or more, got {x.shape[1]}x{x.shape[2]}."
-        )
-
-
-def _conv(filters, size, stride, padding, dtype, name, bias=False, init=None):
-    return nn.Conv(
-        filters,
-        (size, size),
-        strides=(stride, stride),
-        padding=padding,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=init or nn.initializers.he_normal(),
-        name=name,
-    )
-
-
-def _norm(train, dtype, name):
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_scale=False,
-        use_bias=False,
-        dtype=dtype,
-        name=name,
-    )
 
 
 def _dense(features, dtype, name, bias=False, init=None):

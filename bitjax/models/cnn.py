@@ -1,18 +1,19 @@
 """A small convolutional network: 99 % on 8x8 digits after some hundred steps on a CPU."""
 
 import math
-from functools import partial
 
 import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from bitjax.models.layers import conv, norm
+
 
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions `conv1..3`, each with batch norm `bn1..3` and ReLU; Dense `head`.
 
-    The second and the third convolution halve the picture. The head reads every position, for
-    where a stroke lies tells digits apart.
+    The second and the third convolution halve the picture. The head reads every position,
+    because the place of a stroke tells digits apart.
 
     Attributes:
       num_classes: Number of logits.
@@ -33,27 +34,11 @@ class SmallCNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, C] normalised images; H and W as at `init`.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`.
-
-        Returns:
-          [N, num_classes] logits.
-        """
-        conv = partial(nn.Conv, kernel_size=(3, 3), use_bias=False, dtype=self.dtype)
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-        )
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+        init = nn.linear.default_kernel_init
         layers = ((self.width, 1), (2 * self.width, 2), (4 * self.width, 2))
         for i, (filters, stride) in enumerate(layers, start=1):
-            x = conv(filters, strides=(stride, stride), padding=1, name=f"conv{i}")(x)
-            x = norm(name=f"bn{i}")(x)
-            x = nn.relu(x)
+            x = conv(f"conv{i}", self.dtype, filters, stride=stride, init=init)(x)
+            x = nn.relu(norm(f"bn{i}", self.dtype, train)(x))
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)

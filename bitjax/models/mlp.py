@@ -30,16 +30,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, ...] normalised inputs; everything after the first axis is flattened.
-          train: Not used: no layer behaves differently in training.
-
-        Returns:
-          [N, num_classes] logits.
-        """
-        del train
+        """Normalised inputs [N, ...], which are flattened, to logits [N, num_classes]."""
+        del train  # no layer behaves differently in training
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for i, width in enumerate(self.features, start=1):
             x = nn.Dense(width, dtype=self.dtype, name=f"dense{i}")(x)

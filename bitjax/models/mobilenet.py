@@ -1,11 +1,14 @@
 """MobileNetV2 (Sandler et al. 2018): inverted residuals with linear bottlenecks."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+
+from bitjax.models.layers import FAN_OUT, Blocks, conv, norm
 
 # Expansion, filters in quarters of the stem's, blocks, stride of the first block: table 2.
 STAGES = (
@@ -42,42 +45,13 @@ class InvertedResidual(nn.Module):
         inside = self.expansion * x.shape[-1]
         y = x
         if self.expansion > 1:
-            y = _conv(inside, 1, 1, 1, self.dtype, "expand")(y)
-            y = nn.relu6(_norm(train, self.dtype, "expand_bn")(y))
-        y = _conv(inside, 3, self.stride, inside, self.dtype, "depthwise")(y)
-        y = nn.relu6(_norm(train, self.dtype, "depthwise_bn")(y))
-        y = _conv(self.filters, 1, 1, 1, self.dtype, "project")(y)
-        y = _norm(train, self.dtype, "project_bn")(y)
+            y = conv("expand", self.dtype, inside, 1, init=FAN_OUT)(y)
+            y = nn.relu6(norm("expand_bn", self.dtype, train)(y))
+        y = conv("depthwise", self.dtype, inside, 3, self.stride, groups=inside, init=FAN_OUT)(y)
+        y = nn.relu6(norm("depthwise_bn", self.dtype, train)(y))
+        y = conv("project", self.dtype, self.filters, 1, init=FAN_OUT)(y)
+        y = norm("project_bn", self.dtype, train)(y)
         return x + y if y.shape == x.shape else y
-
-
-class MobileNetStage(nn.Module):
-    """A row of blocks `block1`, `block2`, ... of one width; the first one has the stride.
-
-    Attributes:
-      blocks: Number of blocks.
-      filters: See `InvertedResidual`, as are the others.
-      stride: Stride of the first block.
-      expansion: Of every block.
-      dtype: Dtype of the computation.
-    """
-
-    blocks: int
-    filters: int
-    stride: int
-    expansion: int
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
-        for i in range(1, self.blocks + 1):
-            stride = self.stride if i == 1 else 1
-            block = InvertedResidual(
-                self.filters, stride, self.expansion, self.dtype, name=f"block{i}"
-            )
-            x = block(x, train)
-        return x
 
 
 class MobileNetV2(nn.Module):
@@ -91,7 +65,8 @@ class MobileNetV2(nn.Module):
       num_classes: Number of logits.
       width: Filters of the stem, a multiple of 4; the others are in proportion.
       stages: (expansion, quarters of `width` as filters, blocks, stride) of each stage.
-      dropout: Probability of dropping an input of the head in training.
+      dropout: Probability of dropping an input of the head in training, which needs the PRNG key
+        `dropout`.
       dtype: Dtype of the computation; None: that of the inputs and parameters.
 
     Raises:
@@ -123,46 +98,20 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, 3] normalised images; ImageNet's are 224x224x3.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`, and
-            whether inputs of the head are dropped, which needs the PRNG key `dropout`.
-
-        Returns:
-          [N, num_classes] logits.
-        """
-        x = _conv(self.width, 3, 2, 1, self.dtype, "stem")(x)
-        x = nn.relu6(_norm(train, self.dtype, "stem_bn")(x))
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+        x = conv("stem", self.dtype, self.width, 3, 2, init=FAN_OUT)(x)
+        x = nn.relu6(norm("stem_bn", self.dtype, train)(x))
         for i, (expansion, quarters, blocks, stride) in enumerate(self.stages, 1):
-            filters = self.width * quarters // 4
-            stage = MobileNetStage(blocks, filters, stride, expansion, self.dtype, name=f"stage{i}")
-            x = stage(x, train)
-        x = _conv(40 * self.width, 1, 1, 1, self.dtype, "last")(x)
-        x = nn.relu6(_norm(train, self.dtype, "last_bn")(x))
+            block = partial(
+                InvertedResidual,
+                filters=self.width * quarters // 4,
+                expansion=expansion,
+                dtype=self.dtype,
+            )
+            x = Blocks(blocks, stride, block, name=f"stage{i}")(x, train)
+        x = conv("last", self.dtype, 40 * self.width, 1, init=FAN_OUT)(x)
+        x = nn.relu6(norm("last_bn", self.dtype, train)(x))
         x = jnp.mean(x, axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         init = nn.initializers.normal(0.01)
         return nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=init, name="head")(x)
-
-
-def _conv(filters, size, stride, groups, dtype, name):
-    # Padding on both sides alike is PyTorch's rule; Flax's 'SAME' pads the far side only.
-    return nn.Conv(
-        filters,
-        (size, size),
-        strides=(stride, stride),
-        padding=size // 2,
-        feature_group_count=groups,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        name=name,
-    )
-
-
-def _norm(train, dtype, name):
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )

@@ -1,11 +1,14 @@
 """The ResNets for CIFAR of He et al. 2015, with the shortcut that has no parameters (option A)."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+
+from bitjax.models.layers import Blocks, conv, norm
 
 
 def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
@@ -27,7 +30,7 @@ def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
       [[[[0.0, 1.0, 0.0]]]]
 
     Source: He et al., Deep Residual Learning, 2015, section 4.2. The paper does not say where
-      the zeros go; half on each side is what the published weights were trained with.
+      the zeros go; the published weights were trained with half on each side.
     """
     extra = filters - x.shape[-1]
     if extra < 0 or extra % 2:
@@ -40,26 +43,6 @@ def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
     if extra:
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra // 2)))
     return x
-
-
-def _conv(filters: int, stride: int, dtype: DTypeLike | None, name: str) -> nn.Conv:
-    # Padding 1 on every side is PyTorch's rule; at stride 2 Flax's 'SAME' pads the far side only.
-    return nn.Conv(
-        filters,
-        (3, 3),
-        strides=(stride, stride),
-        padding=1,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
-        name=name,
-    )
-
-
-def _norm(train: bool, dtype: DTypeLike | None, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
 
 
 class ResidualBlock(nn.Module):
@@ -78,36 +61,11 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
-        y = _conv(self.filters, self.stride, self.dtype, "conv1")(x)
-        y = _norm(train, self.dtype, "bn1")(y)
-        y = nn.relu(y)
-        y = _conv(self.filters, 1, self.dtype, "conv2")(y)
-        y = _norm(train, self.dtype, "bn2")(y)
+        y = conv("conv1", self.dtype, self.filters, stride=self.stride)(x)
+        y = nn.relu(norm("bn1", self.dtype, train)(y))
+        y = conv("conv2", self.dtype, self.filters)(y)
+        y = norm("bn2", self.dtype, train)(y)
         return nn.relu(y + option_a_shortcut(x, self.filters, self.stride))
-
-
-class Stage(nn.Module):
-    """A row of blocks `block1`, `block2`, ... of one width; the first one has the stride.
-
-    Attributes:
-      blocks: Number of blocks.
-      filters: Number of channels.
-      stride: Stride of the first block.
-      dtype: Dtype of the computation.
-    """
-
-    blocks: int
-    filters: int
-    stride: int
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
-        for i in range(1, self.blocks + 1):
-            stride = self.stride if i == 1 else 1
-            x = ResidualBlock(self.filters, stride, self.dtype, name=f"block{i}")(x, train)
-        return x
 
 
 class CifarResNet(nn.Module):
@@ -118,6 +76,9 @@ class CifarResNet(nn.Module):
       num_classes: Number of logits.
       width: Filters of the stem and of stage 1; stages 2 and 3 have twice and four times as many.
       dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Raises:
+      ValueError: If `depth` is not 6 n + 2 with n >= 1.
 
     Example:
       >>> model = CifarResNet(depth=8, width=4)
@@ -135,29 +96,17 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, C] normalised images; CIFAR's are 32x32x3.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`.
-
-        Returns:
-          [N, num_classes] logits.
-
-        Raises:
-          ValueError: If `depth` is not 6 n + 2 with n >= 1.
-        """
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(
                 f"`depth` must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {self.depth}."
             )
         blocks = (self.depth - 2) // 6
-        x = _conv(self.width, 1, self.dtype, "stem")(x)
-        x = _norm(train, self.dtype, "stem_bn")(x)
-        x = nn.relu(x)
+        x = conv("stem", self.dtype, self.width)(x)
+        x = nn.relu(norm("stem_bn", self.dtype, train)(x))
         for i, stride in ((1, 1), (2, 2), (3, 2)):
-            filters = self.width * 2 ** (i - 1)
-            x = Stage(blocks, filters, stride, self.dtype, name=f"stage{i}")(x, train)
+            block = partial(ResidualBlock, filters=self.width * 2 ** (i - 1), dtype=self.dtype)
+            x = Blocks(blocks, stride, block, name=f"stage{i}")(x, train)
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
 

@@ -1,6 +1,7 @@
 """The ResNets for ImageNet of He et al. 2015, with projection shortcuts (option B)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,20 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from bitjax.models.layers import FAN_OUT, Blocks, conv, norm
+
 
 class ImageNetBlock(nn.Module):
-    """Convolutions and a shortcut, which is projected where the shape changes.
+    """Convolutions and a shortcut, which is projected where the shape changes."""
 
-    Attributes:
-      filters: Number of channels inside; 4 times as many leave a bottleneck.
-      stride: Stride of the block, at its first 3x3 convolution.
-      bottleneck: 1x1, 3x3, 1x1 convolutions; else two of 3x3.
-      dtype: Dtype of the computation.
-    """
-
-    filters: int
-    stride: int = 1
-    bottleneck: bool = False
+    filters: int  # channels inside; 4 times as many leave a bottleneck
+    stride: int = 1  # at the first 3x3 convolution
+    bottleneck: bool = False  # 1x1, 3x3, 1x1 convolutions; else two of 3x3
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -33,43 +29,16 @@ class ImageNetBlock(nn.Module):
         for i, size in enumerate(sizes, 1):
             last = i == len(sizes)
             stride = self.stride if i == sizes.index(3) + 1 else 1
-            y = _conv(out if last else self.filters, size, stride, self.dtype, f"conv{i}")(y)
+            filters = out if last else self.filters
+            y = conv(f"conv{i}", self.dtype, filters, size, stride, init=FAN_OUT)(y)
             # A block starts as its shortcut: Goyal et al. 2017, section 5.1.
-            y = _norm(train, self.dtype, f"bn{i}", zero=last)(y)
+            start = nn.initializers.zeros if last else nn.initializers.ones
+            y = norm(f"bn{i}", self.dtype, train, start=start)(y)
             y = y if last else nn.relu(y)
         if x.shape[-1] != out or self.stride > 1:
-            x = _conv(out, 1, self.stride, self.dtype, "shortcut")(x)
-            x = _norm(train, self.dtype, "shortcut_bn")(x)
+            x = conv("shortcut", self.dtype, out, 1, self.stride, init=FAN_OUT)(x)
+            x = norm("shortcut_bn", self.dtype, train)(x)
         return nn.relu(y + x)
-
-
-class ImageNetStage(nn.Module):
-    """A row of blocks `block1`, `block2`, ... of one width; the first one has the stride.
-
-    Attributes:
-      blocks: Number of blocks.
-      filters: See `ImageNetBlock`, as are the others.
-      stride: Stride of the first block.
-      bottleneck: Kind of the blocks.
-      dtype: Dtype of the computation.
-    """
-
-    blocks: int
-    filters: int
-    stride: int
-    bottleneck: bool
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters or 4 filters]."""
-        for i in range(1, self.blocks + 1):
-            stride = self.stride if i == 1 else 1
-            block = ImageNetBlock(
-                self.filters, stride, self.bottleneck, self.dtype, name=f"block{i}"
-            )
-            x = block(x, train)
-        return x
 
 
 class ImageNetResNet(nn.Module):
@@ -100,28 +69,18 @@ class ImageNetResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, 3] normalised images; ImageNet's are 224x224x3.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`.
-
-        Returns:
-          [N, num_classes] logits.
-        """
-        x = _conv(self.width, 7, 2, self.dtype, "stem")(x)
-        x = nn.relu(_norm(train, self.dtype, "stem_bn")(x))
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+        x = conv("stem", self.dtype, self.width, 7, 2, init=FAN_OUT)(x)
+        x = nn.relu(norm("stem_bn", self.dtype, train)(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i, blocks in enumerate(self.blocks):
-            stage = ImageNetStage(
-                blocks,
-                self.width * 2**i,
-                1 if i == 0 else 2,
-                self.bottleneck,
-                self.dtype,
-                name=f"stage{i + 1}",
+            block = partial(
+                ImageNetBlock,
+                filters=self.width * 2**i,
+                bottleneck=self.bottleneck,
+                dtype=self.dtype,
             )
-            x = stage(x, train)
+            x = Blocks(blocks, 2 if i else 1, block, name=f"stage{i + 1}")(x, train)
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
 
@@ -134,28 +93,3 @@ def resnet18(**options: Any) -> ImageNetResNet:
 def resnet50(**options: Any) -> ImageNetResNet:
     """ResNet-50: 25.6 M parameters, 4.09 G multiply-adds at 224x224."""
     return ImageNetResNet(blocks=(3, 4, 6, 3), bottleneck=True, **options)
-
-
-def _conv(filters, size, stride, dtype, name):
-    # Padding on both sides alike is PyTorch's rule; Flax's 'SAME' pads the far side only.
-    return nn.Conv(
-        filters,
-        (size, size),
-        strides=(stride, stride),
-        padding=size // 2,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        name=name,
-    )
-
-
-def _norm(train, dtype, name, zero=False):
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
-        name=name,
-    )

@@ -6,20 +6,25 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from bitjax.models.layers import check_size, conv, norm
+
 
 class VGGSmall(nn.Module):
     """Convolutions `conv1..6` of 3x3 with batch norms `bn1..6`, a pool after each pair, `head`.
 
     Every pair halves the picture and the next has twice the filters. The order is convolution,
-    batch norm, ReLU; where a pair ends, its pool stands in front of the batch norm, so that what a
-    quantizer in place of the ReLU reads is normalised. After `conv6` it is batch norm, ReLU, pool.
-    `bn1..5` have no learned scale and shift: their output is near N(0, 1), which levels that are
-    fixed in advance need. No convolution has a bias.
+    batch norm, ReLU. At the end of a pair the pool precedes the batch norm, so that a quantizer in
+    place of the ReLU reads normalised values. After `conv6` the order is batch norm, ReLU, pool.
+    `bn1..5` have no learned scale and shift: levels that are fixed in advance need their output,
+    which is near N(0, 1). No convolution has a bias.
 
     Attributes:
       num_classes: Number of logits.
       width: Filters of the first pair; the others have twice and four times as many.
       dtype: Dtype of the computation; None: that of the inputs and parameters.
+
+    Raises:
+      ValueError: If images are smaller than 8x8.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,25 +44,13 @@ class VGGSmall(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, C] normalised images, H and W as at `init`; CIFAR's are 32x32x3.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`.
-
-        Returns:
-          [N, num_classes] logits.
-
-        Raises:
-          ValueError: If the images are smaller than 8x8.
-        """
-        _check_size(x, 8)
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+        check_size(x, 8)
         for i in range(1, 7):
-            filters = self.width * 2 ** ((i - 1) // 2)
-            x = _conv(filters, self.dtype, f"conv{i}", bias=False)(x)
+            x = conv(f"conv{i}", self.dtype, self.width * 2 ** ((i - 1) // 2))(x)
             if i in (2, 4):
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
-            x = nn.relu(_norm(train, self.dtype, f"bn{i}", affine=i == 6)(x))
+            x = nn.relu(norm(f"bn{i}", self.dtype, train, affine=i == 6)(x))
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
@@ -72,6 +65,9 @@ class VGG16(nn.Module):
         as many.
       dtype: Dtype of the computation; None: that of the inputs and parameters.
 
+    Raises:
+      ValueError: If images are smaller than 32x32.
+
     Example:
       >>> import jax.numpy as jnp
       >>> model = VGG16(width=4)
@@ -82,7 +78,7 @@ class VGG16(nn.Module):
     Source: Simonyan & Zisserman, Very Deep Convolutional Networks, 2015, arXiv 1409.1556, table 1,
       column D, laid out as torchvision's `vgg16_bn`: 138,365,992 parameters and 15.47 G
       multiply-adds at 224x224, convolutions with a bias in front of their batch norm. Differs: no
-      dropout, and `fc1` is as large as the images ask for, where torchvision first brings every
+      dropout, and `fc1` grows with the images of `init`, where torchvision first brings every
       image to 7x7 by means; at 224x224 both are 7x7 and its 25088 rows.
     """
 
@@ -92,59 +88,17 @@ class VGG16(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Compute logits.
-
-        Args:
-          x: [N, H, W, C] normalised images, H and W as at `init`; ImageNet's are 224x224x3.
-          train: Whether batch norms use the batch's statistics and update `batch_stats`.
-
-        Returns:
-          [N, num_classes] logits.
-
-        Raises:
-          ValueError: If the images are smaller than 32x32.
-        """
-        _check_size(x, 32)
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+        check_size(x, 32)
         for i, (times, convs) in enumerate(((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)), 1):
             for j in range(1, convs + 1):
-                x = _conv(self.width * times, self.dtype, f"conv{i}_{j}", bias=True)(x)
-                x = nn.relu(_norm(train, self.dtype, f"bn{i}_{j}", affine=True)(x))
+                x = conv(f"conv{i}_{j}", self.dtype, self.width * times, bias=True)(x)
+                x = nn.relu(norm(f"bn{i}_{j}", self.dtype, train)(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for name in ("fc1", "fc2"):
             x = nn.relu(_dense(64 * self.width, self.dtype, name)(x))
         return _dense(self.num_classes, self.dtype, "head")(x)
-
-
-def _check_size(x, least):
-    if min(x.shape[1:3]) < least:
-        raise ValueError(
-            f"`x` must have images of {least}x{least} or more, got {x.shape[1]}x{x.shape[2]}."
-        )
-
-
-def _conv(filters, dtype, name, bias):
-    return nn.Conv(
-        filters,
-        (3, 3),
-        padding=1,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=nn.initializers.he_normal(),
-        name=name,
-    )
-
-
-def _norm(train, dtype, name, affine):
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_scale=affine,
-        use_bias=affine,
-        dtype=dtype,
-        name=name,
-    )
 
 
 def _dense(features, dtype, name):

@@ -1,4 +1,4 @@
-"""Optimisation on arrays: what the methods solve between, rather than during, training steps."""
+"""Optimisation on arrays: the problems that methods solve between training steps."""
 
 from bitjax.solvers.allocation import allocate as allocate
 from bitjax.solvers.base import Solution as Solution

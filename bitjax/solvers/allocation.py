@@ -1,4 +1,4 @@
-"""One choice per group under a hard budget, at the least total loss: bits to layers or channels.
+"""Takes one choice per group under a hard budget at the least loss: bits to layers or channels.
 
 Lagrangian bit allocation on convex hulls (Shoham and Gersho, 1988), then local exchanges; the exact
 answer on request. Host-side NumPy: it runs once per stage, outside anything traced.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.solvers.allocation_table import Table, check_rows, prepare, rows_of, total
 from bitjax.solvers.base import Solution
 from bitjax.solvers.exact_allocation import pareto_allocation
-
-_NO_COST = np.int64(2**62)  # Cost of a place that holds no choice: over any limit, and no overflow.
 
 
 def allocate(
@@ -32,34 +29,34 @@ def allocate(
 
     $$\min_{j} \sum_g L_g(j_g) \quad\text{subject to}\quad \sum_g C_g(j_g) \le R$$
 
-    A group is whatever is decided as one: a site with its bits, a channel, or (for BOPs) a layer
-    whose choices are pairs of weight and input bits. Choices may come in any order, and losses need
-    be neither convex nor decreasing.
+    A group is a unit of decision: a site with its bits, a channel, or (for BOPs) a layer whose
+    choices are pairs of weight and input bits. Choices may come in any order, and losses need be
+    neither convex nor decreasing.
 
     The default solver takes the steps of each group's lower convex hull by loss saved per cost,
-    then whatever choice still fits, then exchanges (one group up, another down) until none helps.
+    then any choice that still fits, then exchanges (one group up, another down) until none helps.
     At its end, over *all* choices of a group and not only the neighbouring ones,
 
     1. the total cost, `math.fsum` of the chosen costs, is at most `budget`;
     2. no dearer choice of at most the present loss (if `maximal`; else of less loss) still fits;
     3. no feasible move of one group up and another down lowers the total loss.
 
-    So no further bit fits, if losses do not grow with bits. Where measured losses are noisy and a
-    bit more may look worse, give `np.minimum.accumulate(losses)` for 2 to hold of every bit.
+    So no further bit fits, if losses do not grow with bits. If measured losses are noisy and a bit
+    more may look worse, give `np.minimum.accumulate(losses)`, so that 2 holds for every bit.
 
     With few groups the default may stay some per cent above the least loss, and `exact` costs a few
     milliseconds more; with thousands of groups the default is all but exact.
 
     Args:
-        costs: for each group, the costs of its choices, [choices of the group], >= 0. Comparisons
-            are exact for integers, and for binary fractions of up to 60 digits from the largest
-            possible total down; costs of more digits (0.1) are first rounded up there, and may so
+        costs: the costs of each group's choices, [choices of the group], >= 0. Comparisons are
+            exact for integers, and for binary fractions of up to 60 digits from the largest
+            possible total down. Costs of more digits (0.1) are first rounded up there, so they may
             miss a budget that they meet to the last digit.
-        losses: for each group, the predicted losses of its choices, of the same shapes.
+        losses: the predicted losses of each group's choices, in the same shapes.
         budget: the largest total cost allowed, in the unit of `costs`; may be infinite.
-        exact: find the least loss there is, up to the rounding of sums. Hard where costs have many
-            digits and losses are nearly proportional to them.
-        maximal: spend what is left of the budget on dearer choices of equal loss.
+        exact: whether to find the least loss there is, up to the rounding of sums. This is hard if
+            costs have many digits and losses are nearly proportional to them.
+        maximal: whether to spend the rest of the budget on dearer choices of equal loss.
 
     Returns:
         `value`: the index of the chosen choice in each group, int64 [groups]; of choices equal in
@@ -88,9 +85,9 @@ def allocate(
     budget = float(budget)
     if not budget >= 0:
         raise ValueError(f"`budget` must be a number >= 0, got {budget}.")
-    cost_rows, loss_rows = _rows("costs", costs), _rows("losses", losses)
-    _check(cost_rows, loss_rows)
-    table, limit = _prepare(cost_rows, loss_rows, budget)
+    cost_rows, loss_rows = rows_of("costs", costs), rows_of("losses", losses)
+    check_rows(cost_rows, loss_rows)
+    table, limit = prepare(cost_rows, loss_rows, budget)
     groups = np.arange(len(cost_rows))
 
     hull, slope, choice = _climb_hulls(table, limit)
@@ -101,26 +98,26 @@ def allocate(
     away = table.costs - table.costs[groups, hull][:, None]
     drop = table.losses - table.losses[groups, hull][:, None]
     prices = drop + slope * away
-    at_hull = _total(table.losses, hull)
+    at_hull = total(table.losses, hull)
     bound = at_hull - slope * (limit - int(table.costs[groups, hull].sum()))
     # Empty places have an infinite price, hence must not have an infinite allowance.
     allowance = 1e-12 * np.where(np.isinf(drop), 0.0, np.abs(drop) + slope * np.abs(away))
     allowance += 1e-12 * np.abs(table.losses[groups, hull]).sum()
 
-    gap = _total(table.losses, choice) - bound
+    gap = total(table.losses, choice) - bound
     worth_trying = prices <= gap + allowance
     exchanges = _exchange_while_it_helps(table, choice, slack, worth_trying)
     if exact:
-        gap = _total(table.losses, choice) - bound
+        gap = total(table.losses, choice) - bound
         worth_trying = prices <= gap + allowance
         found = pareto_allocation(table.costs, drop, prices, worth_trying, limit, gap)
-        if found is not None and _total(table.losses, found) < _total(table.losses, choice):
+        if found is not None and total(table.losses, found) < total(table.losses, choice):
             choice = found
     if maximal:
         _spend_on_equal_losses(table, choice, limit)
 
     value = table.index[groups, choice]
-    objective = _total(table.losses, choice)
+    objective = total(table.losses, choice)
     stats = {
         "cost": math.fsum(row[j] for row, j in zip(cost_rows, value, strict=True)),
         "budget": budget,
@@ -131,104 +128,7 @@ def allocate(
     return Solution(value, objective, stats)
 
 
-class _Table(NamedTuple):
-    """Choices worth having, per group by rising cost and never rising loss; then empty places."""
-
-    costs: NDArray[np.int64]  # [groups, places], in `unit`s: sums and comparisons are exact.
-    losses: NDArray[np.float64]  # [groups, places]; infinite in an empty place.
-    index: NDArray[np.int64]  # [groups, places]: which of the caller's choices it is.
-    unit: float
-
-
-def _rows(name: str, groups: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
-    # An array is copied from its device once, not row by row.
-    whole = np.asarray(groups) if hasattr(groups, "__array__") else groups
-    rows = [np.asarray(row, dtype=np.float64) for row in whole]
-    for g, row in enumerate(rows):
-        if row.ndim != 1 or row.size == 0:
-            raise ValueError(
-                f"`{name}[{g}]` must be a non-empty array of one axis, got shape {row.shape}."
-            )
-    if not rows:
-        raise ValueError(f"`{name}` must hold at least one group, got none.")
-    return rows
-
-
-def _check(costs: list[NDArray[np.float64]], losses: list[NDArray[np.float64]]) -> None:
-    if len(costs) != len(losses):
-        raise ValueError(
-            "`costs` and `losses` must hold the same groups, "
-            f"got {len(costs)} and {len(losses)} of them."
-        )
-    for g, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
-        if cost.shape != loss.shape:
-            raise ValueError(
-                f"`costs[{g}]` and `losses[{g}]` must have the same shape, "
-                f"got {cost.shape} and {loss.shape}."
-            )
-    for name, rows, least in (("costs", costs, 0.0), ("losses", losses, -np.inf)):
-        flat = np.concatenate(rows)
-        wrong = np.flatnonzero(~(np.isfinite(flat) & (flat >= least)))
-        if wrong.size:
-            g = np.searchsorted(np.cumsum([len(row) for row in rows]), wrong[0], side="right")
-            wanted = "finite and >= 0" if name == "costs" else "finite"
-            raise ValueError(f"`{name}[{g}]` must be {wanted}, got {flat[wrong[0]]}.")
-
-
-def _prepare(
-    cost_rows: list[NDArray[np.float64]],
-    loss_rows: list[NDArray[np.float64]],
-    budget: float,
-) -> tuple[_Table, int]:
-    """The choices no other one makes pointless, and the budget in the table's unit."""
-    sizes = np.array([len(row) for row in cost_rows])
-    present = np.arange(sizes.max()) < sizes[:, None]
-    raw = np.concatenate(cost_rows)
-    largest = math.fsum(row.max() for row in cost_rows)
-    shift = 60 - math.frexp(largest)[1]  # The largest total lies below 2^60 units.
-    costs = np.full(present.shape, _NO_COST)
-    # Rounded up, hence a total that meets the limit does so before rounding too.
-    costs[present] = np.ceil(np.ldexp(raw, shift)).astype(np.int64)
-    losses = np.full(present.shape, np.inf)
-    losses[present] = np.concatenate(loss_rows)
-
-    index = np.lexsort((losses, costs), axis=-1)
-    costs = np.take_along_axis(costs, index, axis=-1)
-    losses = np.take_along_axis(losses, index, axis=-1)
-    before = np.minimum.accumulate(losses, axis=-1)[:, :-1]
-    useful = np.ones_like(present)
-    useful[:, 1:] = (losses[:, 1:] <= before) & (costs[:, 1:] > costs[:, :-1])
-    costs = np.where(useful, costs, _NO_COST)
-    losses = np.where(useful, losses, np.inf)
-    left = np.argsort(~useful, axis=-1, kind="stable")[:, : useful.sum(axis=-1).max()]
-    table = _Table(
-        costs=np.take_along_axis(costs, left, axis=-1),
-        losses=np.take_along_axis(losses, left, axis=-1),
-        index=np.take_along_axis(index, left, axis=-1),
-        unit=math.ldexp(1.0, -shift),
-    )
-
-    if budget >= largest:
-        limit = int(np.where(useful, costs, 0).max(axis=-1).sum())
-    else:  # The last number of units that `math.fsum` does not round to more than the budget.
-        limit = (
-            math.ceil((Fraction(budget) + Fraction(math.ulp(budget)) / 2) * Fraction(2) ** shift)
-            - 1
-        )
-    if table.costs[:, 0].sum() > limit:
-        least = math.fsum(row.min() for row in cost_rows)
-        raise ValueError(
-            f"The cheapest choice of every group costs {least:.17g} in all, over the `budget` of "
-            f"{budget:.17g}: raise the budget or offer cheaper choices."
-        )
-    return table, limit
-
-
-def _total(losses: NDArray[np.float64], choice: NDArray[np.int64]) -> float:
-    return math.fsum(losses[np.arange(len(choice)), choice])
-
-
-def _climb_hulls(table: _Table, limit: int) -> tuple[NDArray[np.int64], float, NDArray[np.int64]]:
+def _climb_hulls(table: Table, limit: int) -> tuple[NDArray[np.int64], float, NDArray[np.int64]]:
     """Takes hull steps by falling slope.
 
     Returns the choices when the first step does not fit, that step's slope, and the choices when
@@ -273,7 +173,7 @@ def _climb_hulls(table: _Table, limit: int) -> tuple[NDArray[np.int64], float, N
     return hull, slope, choice
 
 
-def _fill(table: _Table, choice: NDArray[np.int64], slack: int) -> int:
+def _fill(table: Table, choice: NDArray[np.int64], slack: int) -> int:
     """Takes choices of less loss while one fits, best loss saved per cost first; in place."""
     groups = np.arange(len(choice))
     while True:
@@ -293,28 +193,28 @@ def _fill(table: _Table, choice: NDArray[np.int64], slack: int) -> int:
 
 
 def _exchange_while_it_helps(
-    table: _Table, choice: NDArray[np.int64], slack: int, worth_trying: NDArray[np.bool_]
+    table: Table, choice: NDArray[np.int64], slack: int, worth_trying: NDArray[np.bool_]
 ) -> int:
     """Makes the best exchange until none lowers the total loss; in place. Returns how many."""
-    objective = _total(table.losses, choice)
+    objective = total(table.losses, choice)
     exchanges = 0
     while (found := _best_exchange(table, choice, slack, worth_trying)) is not None:
         groups, places = found
         trial = choice.copy()
         trial[groups] = places
         # Judged by the sum: differences of rounded numbers could go round in a circle.
-        if not _total(table.losses, trial) < objective:
+        if not total(table.losses, trial) < objective:
             break
         slack -= int((table.costs[groups, places] - table.costs[groups, choice[groups]]).sum())
         slack = _fill(table, trial, slack)
         choice[:] = trial
-        objective = _total(table.losses, choice)
+        objective = total(table.losses, choice)
         exchanges += 1
     return exchanges
 
 
 def _best_exchange(
-    table: _Table, choice: NDArray[np.int64], slack: int, worth_trying: NDArray[np.bool_]
+    table: Table, choice: NDArray[np.int64], slack: int, worth_trying: NDArray[np.bool_]
 ) -> tuple[list[int], list[int]] | None:
     """The move of one group up and another down that lowers the loss most, if any does.
 
@@ -352,14 +252,14 @@ def _best_exchange(
     return None
 
 
-def _spend_on_equal_losses(table: _Table, choice: NDArray[np.int64], limit: int) -> None:
+def _spend_on_equal_losses(table: Table, choice: NDArray[np.int64], limit: int) -> None:
     """Moves each group to its dearest choice of equal loss that fits, in the order given."""
     groups = np.arange(len(choice))
     slack = limit - int(table.costs[groups, choice].sum())
     equal = table.losses == table.losses[groups, choice][:, None]
     away = table.costs - table.costs[groups, choice][:, None]
     for g in np.flatnonzero((equal & (away > 0) & (away <= slack)).any(axis=-1)).tolist():
-        # One pass will do: what does not fit now will not fit once less is left.
+        # One pass is enough: a choice that does not fit now will not fit once less is left.
         place = np.flatnonzero(equal[g] & (away[g] <= slack))[-1]
         choice[g] = place
         slack -= int(away[g, place])

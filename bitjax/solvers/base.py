@@ -1,4 +1,4 @@
-"""What every solver returns."""
+"""The result of every solver."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ class Solution(NamedTuple):
 
     Attributes:
         value: the answer itself, in the form that the solver's docstring states.
-        objective: what was minimised, at `value`.
-        stats: how the solver got there, and how far from the best it may be; keys in the solver's
-            docstring.
+        objective: the minimised function at `value`.
+        stats: figures of the search and bounds on its error; the solver's docstring has the keys.
     """
 
     value: Any

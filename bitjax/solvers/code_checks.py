@@ -1,4 +1,4 @@
-"""What the solvers for codes check of their arguments, in one line each, before they start."""
+"""Checks the arguments of the solvers for codes, in one line each, before they start."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def checked_arrays(
 
 
 def check_codes(name: str, codes: jax.Array, grid: NDArray) -> None:
-    """Whether all codes are in the grid."""
+    """Raises a ValueError unless all codes are in the grid."""
     if not np.isin(np.asarray(codes), grid).all():
         raise ValueError(f"`{name}` must hold codes of `grid_G` only: round to the grid first.")
 
 
 def check_counts(**counts: int) -> None:
-    """Whether all of them are at least 1."""
+    """Raises a ValueError unless all counts are at least 1."""
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"`{name}` must be at least 1, got {count}.")
 
 
 def check_ridge(ridge: float) -> None:
-    """Whether it is finite and at least 0."""
+    """Raises a ValueError unless the ridge is finite and at least 0."""
     if not (ridge >= 0 and np.isfinite(ridge)):
         raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")

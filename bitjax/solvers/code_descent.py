@@ -1,4 +1,4 @@
-r"""The codes and the scale of every filter that best give a target from the layer's inputs.
+r"""Fits codes and a scale for every filter to a target, given the layer's inputs.
 
 The linear step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit Neural
 Networks", CVPR 2018. The patches enter by their Gram matrix, which all filters share.
@@ -23,7 +23,7 @@ from bitjax.solvers.code_checks import (
     checked_arrays,
     checked_grid,
 )
-from bitjax.solvers.code_rules import Codes, Problem, gain_of, problem_of, scale_of
+from bitjax.solvers.code_rules import Fitted, Problem, gain_of, problem_of, scale_of
 from bitjax.solvers.code_sweep import descend
 from bitjax.solvers.pair_moves import improve_pairs
 
@@ -32,9 +32,9 @@ class Fit(NamedTuple):
     """Quantized filters: v = scale * codes @ x + intercept.
 
     Attributes:
-        codes_MxN: from the grid, as floats.
-        scale_M: at least 0, in units of the target over units of x.
-        intercept_M: in units of the target.
+        codes_MxN: codes from the grid, as floats.
+        scale_M: scales, at least 0, in units of the target over units of x.
+        intercept_M: intercepts, in units of the target.
     """
 
     codes_MxN: jax.Array
@@ -70,8 +70,8 @@ def fit_codes(
     a = q^T w / w^T A w, which leaves the energy less (q^T w)^2 / w^T A w. Inputs are visited in
     order until no code changes. An input that never varies has the grid's smallest code.
 
-    Of 1,000 ternary filters of 8 inputs correlated by 0.5, .82 end at the best codes there are; .96
-    with 8 starts, .97 with pair moves, .99 with both.
+    With 8 inputs correlated by 0.5, 82 % of 1,000 ternary filters end at the best codes there are;
+    96 % with 8 starts, 97 % with pair moves, 99 % with both.
 
     Memory, beside the arguments: `block` rows of the Gram matrix, and about eight arrays of the
     shape of `start_MxN`. Time: N^2 M multiply-adds a sweep, and two such products at either end.
@@ -79,33 +79,33 @@ def fit_codes(
     Args:
         gram_NxN: A, with x in any unit.
         cross_MxN: q, in the target's unit times that of x.
-        energy_M: of the target.
-        grid_G: codes in rising order: [-1, 0, 1] ternary, [-1, 1] binary, any other.
+        energy_M: E z^2 of the targets, centred if there is an intercept.
+        grid_G: codes in rising order: [-1, 0, 1] for ternary, [-1, 1] for binary, or any other.
         start_MxN: codes to start from, all of them in the grid.
-        mean_N: xbar; with `target_mean_M`, for the intercept zbar - a w^T xbar. Without them
-            statistics are not centred, and the intercept is 0: the paper's form.
-        target_mean_M: zbar.
-        ridge: c of the pull mu |a w - w_f|^2 to float filters, with mu = c trace(A) / N. It stands
-            in for patches that are missing: 0.3 never hurt.
-        float_MxN: w_f, the float filters in units of the target; of zeros where not given.
-        joint: (b'), every code at its own best scale; else (b), a scale for each sweep. Only the
-            former leaves a start that explains nothing.
-        pair_moves: then change codes by twos where that helps, at the cost that `pair_moves.py`
-            states; needs `joint`.
-        starts: how many; the first is `start_MxN`. The others are by turns random and half random
-            half the best so far, the same for all filters. Each filter keeps its best.
-        key: of the other starts.
-        block: inputs to a block; the codes do not depend on it, up to rounding.
-        max_sweeps: from any start.
-        precision: of matrix products.
+        mean_N: xbar, for the intercept zbar - a w^T xbar; goes with `target_mean_M`. Without both,
+            statistics are not centred and the intercept is 0: the paper's form.
+        target_mean_M: zbar, for the intercept.
+        ridge: c in the pull mu |a w - w_f|^2 to float filters, with mu = c trace(A) / N. It makes
+            up for missing patches: 0.3 never hurt.
+        float_MxN: w_f, the float filters in units of the target; zeros by default.
+        joint: whether every code is chosen at its own best scale, (b'); otherwise one scale serves
+            a sweep, (b). Only (b') gets away from a start that explains nothing.
+        pair_moves: whether to change codes by twos afterwards, which `pair_moves.py` says the cost
+            of; needs `joint`.
+        starts: number of starts; the first is `start_MxN`. The others are by turns random, and half
+            random and half the best so far; the same for all filters. Each filter keeps its best.
+        key: a JAX key for the other starts.
+        block: number of inputs in a block; up to rounding, the codes do not depend on it.
+        max_sweeps: largest number of sweeps from each start.
+        precision: precision of the matrix products.
 
     Returns:
-        `value`: `Fit`, of the arguments' float dtype. `objective`: E (z - v)^2, without the ridge,
-            [M]. `stats`: `ridge objective`, with it, [M]; `per_sweep`, the mean over filters of the
-            latter after each sweep from `start_MxN`, NaN after the last, [max_sweeps]; `sweeps`
-            from there; `converged`, whether every start came to its end; `sparsity`, the share of
-            codes that are 0, [M]; `start`, which was best, int [M]; `pair moves`, how many
-            helped from all starts, int [M].
+        `value`: `Fit`, in the arguments' float dtype. `objective`: E (z - v)^2 without the ridge,
+            [M]. `stats`: `ridge objective`, the objective with the ridge, [M]; `per_sweep`, its
+            mean over filters after each sweep from `start_MxN`, NaN after the last, [max_sweeps];
+            `sweeps`, the number of these; `converged`, whether the descent from every start ended;
+            `sparsity`, the share of codes that are 0, [M]; `start`, the best start, int [M];
+            `pair moves`, the number that helped from all starts, int [M].
 
     Raises:
         ValueError: shapes do not fit, a statistic is not finite, the grid does not rise, a start
@@ -183,17 +183,17 @@ def _another_start(key, grid_G, best_NxM, *, perturb):
 
 
 @jax.jit
-def _better(floor, old: Codes, new: Codes, which_M, start):
+def _better(floor, old: Fitted, new: Fitted, which_M, start):
     better_M = gain_of(new.s_M, new.c_M, floor) > gain_of(old.s_M, old.c_M, floor)
     best = jax.tree.map(lambda a, b: jnp.where(better_M, b, a), old, new)
     return best, jnp.where(better_M, start, which_M)
 
 
 @jax.jit
-def _report(problem: Problem, best: Codes, gain_S, energy_M, pull_MxN, mean_N, target_mean_M):
+def _report(problem: Problem, best: Fitted, gain_S, energy_M, pull_MxN, mean_N, target_mean_M):
     """The fit, its objective and the statistics that are arrays."""
     scale_M, codes_MxN = scale_of(best.s_M, best.c_M, problem.floor), best.w_NxM.T
-    # The ridge's parts taken off again: q = q_plain + mu w_f, c = c_plain + mu |w|^2.
+    # Without the ridge's parts: q = q_plain + mu w_f, c = c_plain + mu |w|^2.
     s_M = best.s_M - problem.ridge * (codes_MxN * pull_MxN).sum(1)
     c_M = best.c_M - problem.ridge * (codes_MxN**2).sum(1)
     objective = jnp.maximum(energy_M - 2 * scale_M * s_M + scale_M**2 * c_M, 0)

@@ -1,4 +1,4 @@
-r"""How one code is chosen, and a block of them in order: what descent by codes is made of.
+r"""Chooses one code, and a block of codes in order: the step that all descents share.
 
 Step (b) of Two-Step Quantization (Wang et al., CVPR 2018), and a form of it that moves the scale
 with every code. Arrays have filters last: vectors over filters are then contiguous.
@@ -15,25 +15,15 @@ from jax import lax
 
 
 class Problem(NamedTuple):
-    """What descent reads, filters last: vectors over filters are then contiguous.
+    """The input of a descent; filters last, so that vectors over filters are contiguous."""
 
-    Attributes:
-        gram_NxN: A, without the ridge; one copy serves all filters. None where patches serve.
-        ridge: mu, which A's diagonal and `cross_NxM` are taken to have on top; [].
-        cross_NxM: q, with the ridge's pull; 0 at dead inputs.
-        dead_N: inputs that never vary, bool.
-        grid_G: codes by rising magnitude, so that the first of equals is the smallest.
-        symmetric: whether -v is in the grid wherever v is; bool [].
-        floor: w^T A w below this is rounding; [].
-    """
-
-    gram_NxN: Any
-    ridge: jax.Array
-    cross_NxM: jax.Array
-    dead_N: jax.Array
-    grid_G: jax.Array
-    symmetric: jax.Array
-    floor: jax.Array
+    gram_NxN: Any  # A without the ridge, one copy for all filters; None where patches serve
+    ridge: jax.Array  # mu, added to A's diagonal and to `cross_NxM`; []
+    cross_NxM: jax.Array  # q, with the ridge's pull; 0 at dead inputs
+    dead_N: jax.Array  # inputs that never vary, bool
+    grid_G: jax.Array  # codes by rising magnitude, so that the first of equals is the smallest
+    symmetric: jax.Array  # whether -v is in the grid for every v; bool []
+    floor: jax.Array  # w^T A w below this is rounding; []
 
 
 def problem_of(gram_NxN, cross_MxN, grid_G, ridge, pull_MxN, square_N=None) -> Problem:
@@ -49,7 +39,7 @@ def problem_of(gram_NxN, cross_MxN, grid_G, ridge, pull_MxN, square_N=None) -> P
 def _problem_of(gram_NxN, square_N, cross_MxN, grid_G, symmetric, ridge, pull_MxN):
     if square_N is None:
         square_N = jnp.diagonal(gram_NxN)
-    # Variances of centred statistics are differences: of a constant input rounding is left.
+    # Variances of centred statistics are differences: a constant input's is rounding, not 0.
     floor = 4 * jnp.finfo(square_N.dtype).eps * square_N.max()
     dead_N = square_N <= floor
     mu = ridge * square_N.mean()
@@ -57,22 +47,16 @@ def _problem_of(gram_NxN, square_N, cross_MxN, grid_G, symmetric, ridge, pull_Mx
     return Problem(gram_NxN, mu, cross_NxM, dead_N, grid_G, symmetric, floor)
 
 
-class Codes(NamedTuple):
-    """Codes and the two numbers per filter that the closed-form scale needs.
+class Fitted(NamedTuple):
+    """Codes and the two numbers per filter that the closed-form scale needs."""
 
-    Attributes:
-        w_NxM: the codes.
-        s_M: q^T w.
-        c_M: w^T A w.
-    """
-
-    w_NxM: jax.Array
-    s_M: jax.Array
-    c_M: jax.Array
+    w_NxM: jax.Array  # the codes
+    s_M: jax.Array  # q^T w
+    c_M: jax.Array  # w^T A w
 
 
 def dot(x, y, precision=lax.Precision.HIGHEST):
-    """The matrix product that descent needs: TF32 would break ties, and with them monotonicity."""
+    """A matrix product at full precision: TF32 would break ties and monotonicity."""
     return jnp.dot(x, y, precision=precision)
 
 
@@ -81,31 +65,29 @@ def alive(problem: Problem, w_NxM: jax.Array) -> jax.Array:
     return jnp.where(problem.dead_N[:, None], problem.grid_G[0], w_NxM)
 
 
-def measured(problem: Problem, w_NxM: jax.Array, c_M: jax.Array) -> Codes:
-    """Codes with s from scratch, and turned round where they then point to the target."""
+def measured(problem: Problem, w_NxM: jax.Array, c_M: jax.Array) -> Fitted:
+    """Recomputes s and flips the sign of filters with negative correlation to the target."""
     s_M = (w_NxM * problem.cross_NxM).sum(0)
     flip_M = jnp.where(problem.symmetric & (s_M < 0), -1, 1).astype(w_NxM.dtype)
-    return Codes(w_NxM * flip_M, s_M * flip_M, c_M)
+    return Fitted(w_NxM * flip_M, s_M * flip_M, c_M)
 
 
 def scale_of(s_M, c_M, floor):
-    """Equation (a): q^T w / w^T A w; 0 for codes that explain nothing, or the contrary."""
+    """Equation (a): q^T w / w^T A w; 0 if the codes do not correlate with the target."""
     useful_M = (s_M > 0) & (c_M > floor)
     return jnp.where(useful_M, s_M / jnp.where(useful_M, c_M, 1), 0)
 
 
 def gain_of(s_M, c_M, floor):
-    """What the codes at their best scale take off the energy: s^2 / c."""
+    """The energy that the codes at their best scale explain: s^2 / c."""
     return scale_of(s_M, c_M, floor) * s_M
 
 
 def nearest_code(problem, scale_M, w_M, q_M, g_M, square):
-    """Equation (b): the code of least error at a fixed scale; of two as good, the smaller.
-
-    |u - v| with u = (q_j - a r_j) / (a A_jj), without the division: a dead input and a scale of 0
-    make all codes equal, and the smallest is taken.
-    """
-    # q_j - a r_j with r_j = g_j - A_jj w_j, the product without this input.
+    """Equation (b): the code of least error at a fixed scale; of two equals, the smaller."""
+    # |u - v| with u = (q_j - a r_j) / (a A_jj), compared without the division: a dead input and a
+    # scale of 0 make all codes equal, and the smallest is taken. r_j = g_j - A_jj w_j is the
+    # product without this input.
     wanted_M = q_M - scale_M * (g_M - square * w_M)
     unit_M = scale_M * square
     best_M = jnp.full_like(w_M, problem.grid_G[0])
@@ -118,24 +100,22 @@ def nearest_code(problem, scale_M, w_M, q_M, g_M, square):
 
 
 def best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
-    """Equation (b'): the code of most gain, every code at its own best scale.
-
-    With d = v - w_j, s' = s + d q_j and c' = c + 2 d g_j + d^2 A_jj, the gain s'^2 / c' rises by
-    d c (2 a (q_j - a g_j) + d (q_j^2 / c - a^2 A_jj)) / c': one code of thousands changes the gain
-    by less than float32 keeps of it, hence the difference. A change must gain more than rounding.
-    """
+    """Equation (b'): the code of most gain, every code at its own best scale."""
+    # With d = v - w_j, s' = s + d q_j and c' = c + 2 d g_j + d^2 A_jj, the gain s'^2 / c' rises by
+    # d c (2 a (q_j - a g_j) + d (q_j^2 / c - a^2 A_jj)) / c'. One code of thousands changes the
+    # gain by less than float32 resolves, hence the difference. It must exceed rounding.
     eps = jnp.finfo(w_M.dtype).eps
     scale_M = scale_of(s_M, c_M, problem.floor)
     useful_M = scale_M > 0
     slope_M = 2 * scale_M * (q_M - scale_M * g_M)
     bend_M = q_M * q_M / jnp.where(useful_M, c_M, 1) - scale_M * scale_M * square
-    # Fractions are compared crosswise: XLA's CPU library repeats all that comes before a division.
+    # Fractions are compared crosswise: XLA on the CPU repeats all the work before a division.
     best_M, top_M, bottom_M = w_M, eps * scale_M * s_M, jnp.ones_like(w_M)
     for v in problem.grid_G:
         d_M = v - w_M
         cross_M, own_M = 2 * d_M * g_M, d_M * d_M * square
         s_new, c_new = s_M + d_M * q_M, c_M + cross_M + own_M
-        # Of a singular Gram matrix, c' can be the rounding of its own terms.
+        # With a singular Gram matrix, c' can be the rounding of its own terms.
         least_M = jnp.maximum(problem.floor, 16 * eps * (c_M + jnp.abs(cross_M) + own_M))
         rise_M = jnp.where(useful_M, d_M * c_M * (slope_M + d_M * bend_M), s_new * s_new)
         better_M = (s_new > 0) & (c_new > least_M) & (rise_M * bottom_M > top_M * c_new)
@@ -146,32 +126,18 @@ def best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
 
 
 def visit_block(
-    problem: Problem, square_BxB, q_BxM, g_BxM, old: Codes, scale_M, *, first, joint, precision
+    problem: Problem, square_BxB, q_BxM, g_BxM, old: Fitted, scale_M, *, first, joint, precision
 ):
-    """Chooses a block's codes one input after the other, for all filters at once.
-
-    Only the changes d are written, and an input reads its row of A w as g_j + A_jJ d: of what
-    was tried, with products updated after every change, this takes a third of the time.
-
-    Args:
-        problem: the grid and the floor are read.
-        square_BxB: the block's own part of A, with the ridge.
-        q_BxM: its part of q.
-        g_BxM: its part of A w, at the codes before.
-        old: its codes, and s and c of all inputs, before.
-        scale_M: of a sweep with fixed scales.
-        first: inputs before it are left as they are.
-        joint: (b') or (b).
-        precision: of the products.
-
-    Returns:
-        The changes [B, M], and s and c after them.
-    """
+    """Chooses a block's codes input by input, for all filters: the changes, s and c."""
+    # `square_BxB` is the block's own part of A with the ridge, `q_BxM` its part of q, `g_BxM` its
+    # part of A w at the old codes; s and c are those of all inputs. Inputs before `first` stay.
+    # Only the changes d are written, and an input reads its row of A w as g_j + A_jJ d. Updating
+    # products after every change took three times as long.
     block = len(g_BxM)
 
     def one_input(j, carry):
         d_BxM, g_M, s_M, c_M = carry
-        # What the input before changed; 0 before the first.
+        # The change of the input before; 0 before the first.
         d_M = d_BxM[j - 1]
         s_M += d_M * q_BxM[j - 1]
         c_M += d_M * (2 * g_M + d_M * square_BxB[j - 1, j - 1])

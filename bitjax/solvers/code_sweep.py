@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from bitjax.solvers.code_rules import (
-    Codes,
+    Fitted,
     Problem,
     alive,
     dot,
@@ -26,19 +26,13 @@ from bitjax.solvers.code_rules import (
 
 
 class Descent(NamedTuple):
-    """Where descent ended: the codes, the gain s^2 / c after each sweep, and how many there were.
+    """The end of a descent."""
 
-    Attributes:
-        codes: at the end, `s_M` and `c_M` computed anew.
-        gain_S: mean over filters after each sweep, NaN after the last; [max_sweeps].
-        sweeps: int [].
-        converged: whether the last sweep changed no code; bool [].
-    """
-
-    codes: Codes
+    codes: Fitted  # the last codes, with s and c computed anew
+    # mean of s^2 / c over filters after each sweep, NaN after the last; [max_sweeps]
     gain_S: jax.Array
-    sweeps: jax.Array
-    converged: jax.Array
+    sweeps: jax.Array  # int []
+    converged: jax.Array  # whether the last sweep changed no code; bool []
 
 
 def energy_of(problem: Problem, w_NxM: jax.Array, precision: Any) -> jax.Array:
@@ -48,7 +42,7 @@ def energy_of(problem: Problem, w_NxM: jax.Array, precision: Any) -> jax.Array:
 
 
 def sweep_until_settled(
-    problem: Problem, codes: Codes, one_sweep: Callable, max_sweeps: int
+    problem: Problem, codes: Fitted, one_sweep: Callable, max_sweeps: int
 ) -> Descent:
     """Calls `one_sweep(codes, scale_M) -> (codes, changed)` until nothing changes."""
 
@@ -72,27 +66,17 @@ def sweep_until_settled(
 def descend(
     problem: Problem, w_NxM: jax.Array, *, joint: bool, block: int, max_sweeps: int, precision: Any
 ) -> Descent:
-    """Sweeps until no code changes.
-
-    A sweep visits inputs in order, and a block of them costs one product, A_J w. Inside the block
-    every change is taken into account: the codes are those of visiting inputs one by one. Products
-    are made anew for each block, never carried; s and c are carried, which adds one rounding for
-    each code that changes.
-
-    Args:
-        problem: the statistics.
-        w_NxM: codes to start from.
-        joint: move the scale with every code, (b'); else after every sweep, (b).
-        block: inputs to a block.
-        max_sweeps: sweeps end then at the latest.
-        precision: of matrix products.
-    """
+    """Sweeps over the inputs in order, in blocks, until no code changes."""
+    # A block costs one product, A_J w, made anew and never carried. Inside the block every change
+    # is taken into account, so the codes are those of visiting inputs one by one. s and c are
+    # carried, which adds one rounding for each code that changes. With `joint` the scale moves with
+    # every code, (b'); without, after every sweep, (b).
     N = len(w_NxM)
     block = min(block, N)
 
     def one_block(b, carry):
         codes, scale_M, changed = carry
-        # The last block begins early enough to be whole; what it shares is not visited again.
+        # The last block begins early enough to be whole; inputs it shares are not visited again.
         start = jnp.minimum(b * block, N - block)
         rows_BxN = lax.dynamic_slice_in_dim(problem.gram_NxN, start, block)
         square_BxB = lax.dynamic_slice_in_dim(rows_BxN, start, block, axis=1)
@@ -106,7 +90,7 @@ def descend(
             problem, square_BxB, q_BxM, g_BxM, old, scale_M, first=first, **how
         )
         w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
-        return Codes(w_NxM, s_M, c_M), scale_M, changed | (d_BxM != 0).any()
+        return Fitted(w_NxM, s_M, c_M), scale_M, changed | (d_BxM != 0).any()
 
     def one_sweep(codes, scale_M):
         carry = codes, scale_M, jnp.array(False)

@@ -1,8 +1,8 @@
 """Exact allocation: dynamic programming over undominated partial allocations.
 
 The multiple-choice knapsack as in Pisinger, "A minimal algorithm for the multiple-choice knapsack
-problem", EJOR 83(2), 1995: partial allocations that another one matches in cost and loss are
-dropped, and so are those that a Lagrangian bound shows to end above an allocation known already.
+problem", EJOR 83(2), 1995. A partial allocation is dropped if another one is as good in cost and
+loss, or if a Lagrangian bound shows that it ends above an allocation known already.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_STATES = 20_000_000
-"""How many partial allocations are tried before giving up: some 4 s and 1 GB."""
+MAX_STATES = 20_000_000  # partial allocations that are tried before giving up: some 4 s and 1 GB
 
 
 def pareto_allocation(
@@ -22,25 +21,10 @@ def pareto_allocation(
     limit: int,
     gap: float,
 ) -> NDArray[np.int64] | None:
-    """The allocation of least loss among those that pay less than `gap` in prices.
-
-    With integer costs no more states are kept than there are costs, so this is never larger than
-    the table over cost that textbooks fill, and it needs no small or equal costs.
-
-    Args:
-        costs: [groups, places], integers.
-        losses: [groups, places], from any origin per group.
-        prices: [groups, places], >= 0: loss plus multiplier times cost, above the group's least.
-        worth_trying: [groups, places]: a price that is not above the gap, give or take rounding.
-        limit: the largest total cost.
-        gap: the known allocation's loss above the Lagrangian bound.
-
-    Returns:
-        The place chosen in each group, int64 [groups]; None if nothing pays less than the gap.
-
-    Raises:
-        ValueError: if more than `MAX_STATES` partial allocations would have to be tried.
-    """
+    """The places of least loss among those that pay less than `gap`; None if none do."""
+    # All arrays are [groups, places]; prices are loss plus multiplier times cost, above the group's
+    # least. With integer costs no more states are kept than there are costs, so this is never
+    # larger than the table over cost that textbooks fill, and it needs no small or equal costs.
     least = np.where(worth_trying, costs, np.iinfo(np.int64).max).min(axis=-1)
     choice = worth_trying.argmax(axis=-1)
     open_groups = np.flatnonzero(worth_trying.sum(axis=-1) > 1)

@@ -1,4 +1,4 @@
-"""Planes chosen by a non-negative LASSO, as the paper does; kept to be compared with.
+"""Chooses planes by a non-negative LASSO, as the paper does; kept for comparison.
 
 Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bottlenecks" (arXiv
 2006.05210). `plane_selection.py` finds better planes, always.
@@ -35,8 +35,8 @@ def lasso(
         gram_DxD: E b_i b_j, or covariances for a fit with an intercept.
         cross_D: E b_i u, or covariances.
         strengths_L: the lambdas, >= 0, [L].
-        tolerance: sweeps end when no coefficient moves by more than this of the largest.
-        max_sweeps: they end then at the latest.
+        tolerance: sweeps end when no coefficient moves by more than this share of the largest.
+        max_sweeps: largest number of sweeps.
 
     Returns:
         The coefficients, float64 [L, D].
@@ -85,15 +85,15 @@ def lasso_path(
     before is taken, shrunk coefficients and all.
 
     Args:
-        gram_DxD: E b_i b_j, [D, D]; its diagonal is taken for E b_i, as planes are 0 or 1.
+        gram_DxD: E b_i b_j, [D, D]; its diagonal is E b_i, because planes are 0 or 1.
         cross_D: E b_i u, [D].
         energy: E u^2.
-        mean: E u, for a fit with an intercept that is dropped when u is reconstructed, as the
-            authors' code does; None fits none.
+        mean: E u, for a fit with an intercept that is dropped when u is reconstructed, as in the
+            authors' code; None for a fit without one.
 
     Returns:
-        `value`: `Planes`; where two planes come in at once, or the path has no more, the row of the
-        rate below. `objective`: the squared error, intercept dropped, float64 [D + 1]. `stats`:
+        `value`: `Planes`; if two planes come in at once, or the path ends, a row repeats the rate
+        below. `objective`: the squared error, intercept dropped, float64 [D + 1]. `stats`:
         `strengths`, the lambdas, [D + 1]; inf for no plane.
 
     Raises:
@@ -132,6 +132,6 @@ def lasso_path(
 
 
 def _last(alpha_LxD, k):
-    """Before the first fit that keeps more than k planes."""
+    """The last fit before the first one that keeps more than k planes."""
     over = np.flatnonzero((alpha_LxD > 0).sum(axis=1) > k)
     return max(0, int(over[0]) - 1) if over.size else len(alpha_LxD) - 1

@@ -1,4 +1,4 @@
-"""The best levels for |x|, 0 among them: what any quantizer of as many levels is measured by."""
+"""Finds the best levels for |x|, 0 among them: the yardstick of quantizers with as many levels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def lloyd_max(values_M: ArrayLike, weights_M: ArrayLike, num_levels: int) -> Sol
     2049.
 
     Args:
-        values_M: of |x|, rising, [M].
+        values_M: values of |x|, rising, [M].
         weights_M: their shares of the elements, [M].
-        num_levels: in [1, 256].
+        num_levels: number of levels, in [1, 256].
 
     Returns:
         `value`: the levels, rising, float64 [at most num_levels]. `objective`: the squared error of

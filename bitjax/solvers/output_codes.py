@@ -1,7 +1,7 @@
-r"""Filters that reproduce a layer's output codes, through its activation quantizer.
+r"""Fits filters to a layer's output codes, through its activation quantizer.
 
 The non-linear step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit Neural
-Networks", CVPR 2018. Targets are moved to where the code is right, or left where that is cheaper.
+Networks", CVPR 2018. Each target moves to a value with the right code, unless staying is cheaper.
 """
 
 from __future__ import annotations
@@ -45,39 +45,39 @@ def fit_output_codes(
 
     $$\min_{a, b, w, z} E\,(y - Q(z))^2 + \lambda (z - a w^T x - b)^2$$
 
-    That falls in every iteration, the true loss E (y - Q(v))^2 need not, and on patches that were
-    not fitted it often rises. So the true loss of every iterate is measured on held-out patches,
-    the start's included, and a filter keeps the iterate where its own was least.
+    This falls in every iteration. The true loss E (y - Q(v))^2 need not fall, and on patches that
+    were not fitted it often rises. So the true loss of every iterate, the start included, is
+    measured on held-out patches, and a filter keeps the iterate with its least loss.
 
-    Patches stay as they are given (uint8 is well) and are read in chunks: memory, beside them, is
+    Patches keep their dtype (uint8 is fine) and are read in chunks: memory, beside them, is
     N^2 + 8 M N + 4 `chunk` (N + M). An iteration costs 2 T M N multiply-adds and a few sweeps.
 
     Args:
-        x_TxN: patches of inputs, as the quantized layers before make them.
-        y_TxM: codes 0 to `levels` that the outputs should have; floats where `levels` is None.
-        start: what `fit_codes` gave for the float pre-activations.
-        grid_G: of the filters' codes, in rising order.
+        x_TxN: patches of inputs, from quantized layers before this one.
+        y_TxM: wanted codes of the outputs, 0 to `levels`; wanted floats if `levels` is None.
+        start: the solution of `fit_codes` for the float pre-activations.
+        grid_G: the filters' codes in rising order.
         step: distance of Q's levels, in units of v.
         threshold: v at most this has code 0; below 1.5 `step`, or a level is never reached.
-        levels: how many levels of Q are above 0. None for the last layer, whose output is the
-            float max(v, 0).
-        strengths: of lambda, in turn, each from the best iterates so far. At 1 and above, only
+        levels: number of Q's levels above 0. None for the last layer, whose output is the float
+            max(v, 0).
+        strengths: lambdas, used in turn, each from the best iterates so far. At 1 and above, only
             targets near a change of code move.
-        iterations: for every strength.
-        held_out: `(x, y)` to judge iterates by; or the share of the patches, the last ones, to
-            take for that. 0 judges by the patches that are fitted.
-        intercept: as in `fit_codes`; without, b stays 0.
-        ridge: as in `fit_codes`.
-        float_MxN: as in `fit_codes`.
-        max_sweeps: of an iteration.
-        chunk: patches read at a time.
+        iterations: number of iterations for every strength.
+        held_out: patches `(x, y)` to judge iterates by, or the share of the given patches, the last
+            ones, to hold out. 0 judges by the fitted patches.
+        intercept: whether to fit an intercept; otherwise b stays 0.
+        ridge: strength of the pull to float filters, as in `fit_codes`.
+        float_MxN: the float filters, as in `fit_codes`.
+        max_sweeps: largest number of sweeps of an iteration.
+        chunk: number of patches that are read at a time.
 
     Returns:
         `value`: `Fit`. `objective`: the true loss on held-out patches, [M]. `stats`, all but the
             last two over iterates [I + 1], the start first: `train` and `held out`, mean true
             losses; `mismatch`, the share of held-out outputs with another code (NaN for floats);
-            `penalised`, the mean of what is alternated on, at the present strength, with z the
-            best there is; `kept`, which iterate each filter has, int [M]; `sparsity`, [M].
+            `penalised`, the mean of the alternated objective at the present strength, at the best
+            z; `kept`, the iterate of each filter, int [M]; `sparsity`, [M].
 
     Raises:
         ValueError: shapes do not fit, a value is not finite, or an argument is out of its range.
@@ -127,17 +127,10 @@ def fit_output_codes(
                 break
             z_mean = seen.mean_M * intercept
             fit = fit_codes(
-                gram_NxN,
-                seen.cross_MxN,
-                seen.square_M - z_mean**2,
-                grid_G,
-                fit.codes_MxN,
-                mean_N=x_mean,
-                target_mean_M=z_mean,
-                ridge=ridge,
-                float_MxN=float_MxN,
+                gram_NxN, seen.cross_MxN, seen.square_M - z_mean**2, grid_G, fit.codes_MxN,
+                mean_N=x_mean, target_mean_M=z_mean, ridge=ridge, float_MxN=float_MxN,
                 max_sweeps=max_sweeps,
-            ).value
+            ).value  # fmt: skip
     names = ("train", "held out", "mismatch", "penalised")
     rows = zip(*history, strict=True)
     stats = {n: np.array([a.mean() for a in row]) for n, row in zip(names, rows, strict=True)}
@@ -146,7 +139,7 @@ def fit_output_codes(
 
 
 class _Seen(NamedTuple):
-    """Means over patches of what a fit gives: of targets z, and of its errors."""
+    """Means over patches of a fit's targets z and of its errors."""
 
     mean_M: jax.Array
     square_M: jax.Array
@@ -201,7 +194,7 @@ def _gram(x_TxN, x_mean, chunk):
 
 @partial(jax.jit, static_argnames=("step", "threshold", "levels", "chunk"))
 def _read(x_TxN, y_TxM, fit: Fit, x_mean, strength, *, step, threshold, levels, chunk) -> _Seen:
-    """One pass over patches: step (c), and what (a) and (b') need of its targets."""
+    """One pass over patches: step (c), and the statistics of its targets for (a) and (b')."""
 
     def of_rows(new, x, y):
         new = new[:, None].astype(x_mean.dtype)
@@ -214,7 +207,7 @@ def _read(x_TxN, y_TxM, fit: Fit, x_mean, strength, *, step, threshold, levels, 
         wrong = jnp.full_like(v, jnp.nan) if levels is None else (y != codes).astype(v.dtype)
         z = z * new
         mean_M, square_M = z.sum(0), (z**2).sum(0)
-        # NaN times 0 stays NaN, which is what floats have for a mismatch.
+        # NaN times 0 stays NaN, the mismatch of floats.
         parts = ((new * a).sum(0) for a in (loss, wrong, penalised))
         return _Seen(mean_M, square_M, dot(z.T, x - x_mean), *parts)
 

@@ -1,7 +1,7 @@
-r"""Codes that no change of one or two of them improves: what descent by single codes leaves.
+r"""Improves codes by changing two at once, where descent by single codes has stopped.
 
-Correlated inputs are where Two-Step Quantization's coordinate descent (Wang et al., CVPR 2018)
-stops early: of two inputs that vary together, one has to rise while the other one falls.
+With correlated inputs, Two-Step Quantization's coordinate descent (Wang et al., CVPR 2018) stops
+early: of two inputs that vary together, one has to rise while the other one falls.
 """
 
 from __future__ import annotations
@@ -13,45 +13,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bitjax.solvers.code_rules import Codes, Problem, dot, gain_of, measured
+from bitjax.solvers.code_rules import Fitted, Problem, dot, gain_of, measured
 from bitjax.solvers.code_sweep import energy_of
 
 
 @partial(jax.jit, static_argnames=("precision",))
 def improve_pairs(
-    problem: Problem, codes: Codes, *, precision: Any = lax.Precision.HIGHEST
-) -> tuple[Codes, jax.Array]:
-    r"""Makes each filter's best change of two codes, again and again until none helps.
-
-    With d = v - w of either input, s' = s + d_j q_j + d_k q_k and c' = c + 2 d_j g_j + d_j^2 A_jj +
-    2 d_k g_k + d_k^2 A_kk + 2 d_j d_k A_jk, where g = A w; the change with the largest s'^2 / c' is
-    made. One of the two may stay, so changes of one code are among them.
-
-    A change costs G (G + 1) / 2 N^2 gains to be found, G being the codes of the grid. Ternary
-    filters of 1152 inputs took 0.1 s a change and 0.8 s each on one core, 6 changes on average, and
-    lost 0.6 % of their residual; small layers and few filters are what this is for. Filters come
-    one by one, and need two arrays of the Gram matrix's shape.
-
-    Args:
-        problem: the statistics, with `ridge`.
-        codes: where to start, with their s and c.
-        precision: of matrix products.
-
-    Returns:
-        The codes, s and c computed anew, and how many changes each filter took, int [M]. They end
-        at four for each input.
-
-    Example:
-        A start that has the target's sign wrong, which no change of one code puts right.
-
-        >>> from bitjax.solvers.code_descent import fit_codes
-        >>> gram, cross = [[1.0, 0.0], [0.0, 1.0]], [[2.0, -2.0]]
-        >>> for pairs in (False, True):
-        ...     fit = fit_codes(gram, cross, [5.0], [0, 1], [[0, 1]], pair_moves=pairs).value
-        ...     print(fit.codes_MxN.tolist(), fit.scale_M.tolist())
-        [[0.0, 1.0]] [0.0]
-        [[1.0, 0.0]] [2.0]
-    """
+    problem: Problem, codes: Fitted, *, precision: Any = lax.Precision.HIGHEST
+) -> tuple[Fitted, jax.Array]:
+    """Makes each filter's best change of two codes until none helps; codes and counts [M]."""
+    # With d = v - w of either input, s' = s + d_j q_j + d_k q_k and c' = c + 2 d_j g_j + d_j^2 A_jj
+    # + 2 d_k g_k + d_k^2 A_kk + 2 d_j d_k A_jk, where g = A w. The change with the largest s'^2 /
+    # c' is made. One of the two may stay, so changes of one code are among them.
+    #
+    # Finding a change costs G (G + 1) / 2 N^2 gains for a grid of G codes. Ternary filters of 1152
+    # inputs took 0.1 s a change and 0.8 s each on one core, 6 changes on average, and lost 0.6 % of
+    # their residual: this is for small layers and few filters. Filters come one by one, and need
+    # two arrays of the Gram matrix's shape. A filter's changes end at four for each input.
     gram_NxN = problem.gram_NxN
     N, G = gram_NxN.shape[0], problem.grid_G.shape[0]
     eps = jnp.finfo(gram_NxN.dtype).eps
@@ -69,7 +47,7 @@ def improve_pairs(
             s_NxN = s + s_GxN[u][:, None] + s_GxN[v]
             c_NxN = c + own_GxN[u][:, None] + own_GxN[v] + both_NxN
             terms_NxN = c + least_GxN[u][:, None] + least_GxN[v] + jnp.abs(both_NxN)
-            # Of a singular Gram matrix, c' can be the rounding of its own terms.
+            # With a singular Gram matrix, c' can be the rounding of its own terms.
             gain_NxN = gain_of(s_NxN, c_NxN, jnp.maximum(problem.floor, 16 * eps * terms_NxN))
             gain_NxN = jnp.where(jnp.eye(N, dtype=bool), 0, gain_NxN)
             place = jnp.argmax(gain_NxN)

@@ -16,14 +16,14 @@ from bitjax.solvers.base import Solution
 
 MAX_PLANES = 8
 _DEAD = 1e-7  # a plane that is 1 less often is not worth a bit
-# Relative to the planes' own energies. Planes that are equal in all elements (of a constant, say)
-# then share their coefficient where solving would fail; the error is of the same order.
+# Relative to the planes' own energies. With it, planes that are equal in all elements (of a
+# constant, say) share their coefficient where solving would fail; the error is of the same order.
 _RIDGE = 1e-12
 _ROUNDING = 1e-13
 
 
 class Planes(NamedTuple):
-    """Which planes are kept at each rate, and what they are worth; sites lead where there are any.
+    """The planes that are kept at each rate, and their coefficients; axes of sites come first.
 
     Attributes:
         mask: bool [..., D + 1, D]; row k has at most k planes, the last column is the highest.
@@ -42,8 +42,8 @@ def select_planes(
     $$D(k) = \min_{\alpha \ge 0} E\,(u - \sum_i \alpha_i b_i)^2
     \quad\text{subject to}\quad \|\alpha\|_0 \le k$$
 
-    Each subset S of planes is solved by least squares, alpha_S = G_SS^-1 c_S, and left out where a
-    coefficient is negative. That is exact for *at most* k planes: the best non-negative
+    Each subset S of planes is solved by least squares, alpha_S = G_SS^-1 c_S, and left out if a
+    coefficient is negative. That is exact for *at most* k planes, because the best non-negative
     coefficients of S are the least squares coefficients of the planes that they do not set to 0.
     Planes that are 1 in fewer than 1e-7 of the elements are left out. All arrays may have leading
     axes for sites; 50 sites of 8 planes take 4 ms.
@@ -52,8 +52,8 @@ def select_planes(
         gram_DxD: E b_i b_j, [..., D, D]; D at most 8.
         cross_D: E b_i u, [..., D].
         energy: E u^2, [...].
-        increasing: leave out also the subsets where a code of more has a level of less, see
-            `levels_increase`. Encoding u by its planes is then also encoding it by levels in order.
+        increasing: whether to leave out subsets in which a larger code has a lower level too, see
+            `levels_increase`. Without them, encoding u by its planes is encoding it by levels.
 
     Returns:
         `value`: `Planes`. `objective`: D(k), float64 [..., D + 1], never rising. `stats`:
@@ -111,22 +111,10 @@ def select_planes(
 
 
 def gram_of_codes(mass_C: ArrayLike, first_C: ArrayLike) -> tuple[NDArray, NDArray]:
-    """The Gram matrix of the binary planes of a code, and their products with u.
-
-    G = sum_q mass_q b(q) b(q)^T, c = sum_q first_q b(q), with b_i(q) the bit i of the code q.
-
-    Args:
-        mass_C: the share of the elements that has each code, [2**D].
-        first_C: E u restricted to them, so that they sum to E u, [2**D].
-
-    Returns:
-        `(gram_DxD, cross_D)`, float64; the lowest plane first.
-
-    Example:
-        >>> gram, cross = gram_of_codes([0.5, 0.0, 0.25, 0.25], [0.0, 0.0, 0.5, 0.75])
-        >>> gram.tolist(), cross.tolist()
-        ([[0.25, 0.25], [0.25, 0.5]], [0.75, 1.25])
-    """
+    """Gram matrix of a code's planes and their products with u, from sums over each code."""
+    # G = sum_q mass_q b(q) b(q)^T, c = sum_q first_q b(q), with b_i(q) the bit i of the code q,
+    # lowest first. `mass_C` is the share of the elements with each code, `first_C` E u restricted
+    # to them.
     mass, first = np.asarray(mass_C, np.float64), np.asarray(first_C, np.float64)
     planes = (mass.size - 1).bit_length()
     if mass.ndim != 1 or mass.size != 2**planes or planes < 1 or first.shape != mass.shape:
@@ -160,14 +148,14 @@ def levels_increase(coefs: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _least_squares(gram, cross, energies, dead, subsets_NxK):
-    """Coefficients [sites, N, K] and errors [sites, N]; inf for what is left out."""
+    """Coefficients [sites, N, K] and errors [sites, N]; inf for a subset that is left out."""
     K = subsets_NxK.shape[1]
     gram_S = gram[:, subsets_NxK[:, :, None], subsets_NxK[:, None, :]]
     cross_S = cross[:, subsets_NxK]
     alive = np.logical_not(dead[:, subsets_NxK].any(axis=2))
     gram_S = np.where(alive[..., None, None], gram_S, np.eye(K))
     alpha = np.linalg.solve(gram_S + _RIDGE * np.eye(K), cross_S[..., None])[..., 0]
-    # Not c^T alpha, which is right at the minimum only.
+    # Not c^T alpha, which is right only at the minimum.
     fitted = np.einsum("sni,snij,snj->sn", alpha, gram_S, alpha)
     error = energies[:, None] - 2 * np.einsum("sni,sni->sn", alpha, cross_S) + fitted
     allowed = alive & (alpha >= 0).all(axis=2)

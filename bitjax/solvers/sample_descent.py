@@ -1,7 +1,7 @@
-r"""Code descent on the patches themselves: for layers with more inputs than there are patches.
+r"""Fits codes to the patches themselves, for layers with more inputs than there are patches.
 
-The same minimum as `code_descent.py` (Two-Step Quantization, Wang et al., CVPR 2018), visited in
-the same order, without a Gram matrix: what is carried is the part of the target that is left.
+The minimum and the order of visits are those of `code_descent.py` (Two-Step Quantization, Wang et
+al., CVPR 2018), without a Gram matrix: the filters' outputs on all patches are carried instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bitjax.solvers.code_checks import (
 )
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
-    Codes,
+    Fitted,
     alive,
     dot,
     measured,
@@ -62,15 +62,16 @@ def fit_codes_to_samples(
         z_TxM: targets.
         grid_G: codes in rising order.
         start_MxN: codes to start from, all of them in the grid.
-        intercept: with a free intercept per filter; else 0, the paper's form.
-        ridge: as in `fit_codes`; with so few patches there is much that they do not determine.
-        float_MxN: likewise.
+        intercept: whether each filter has a free intercept; otherwise it is 0, the paper's form.
+        ridge: strength of the pull to float filters, as in `fit_codes`; so few patches leave much
+            undetermined.
+        float_MxN: the float filters, as in `fit_codes`.
         joint: (b') or (b), as in `fit_codes`.
-        max_sweeps: sweeps end then at the latest.
+        max_sweeps: largest number of sweeps.
 
     Returns:
-        `value`: `Fit`. `objective`: the mean of (z - v)^2 over patches, [M], without the ridge.
-            `stats`: `per_sweep`, the mean over filters, with the ridge, after each sweep, NaN after
+        `value`: `Fit`. `objective`: the mean of (z - v)^2 over patches without the ridge, [M].
+            `stats`: `per_sweep`, the mean over filters with the ridge after each sweep, NaN after
             the last, [max_sweeps]; `sweeps`; `converged`; `sparsity`, [M].
 
     Raises:
@@ -154,10 +155,10 @@ def _descend(problem, x_NxT, w_NxM, *, joint, max_sweeps):
         )
         w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
         changed |= (d_BxM != 0).any()
-        return product_TxM + dot(x_BxT.T, d_BxM), Codes(w_NxM, s_M, c_M), scale_M, changed
+        return product_TxM + dot(x_BxT.T, d_BxM), Fitted(w_NxM, s_M, c_M), scale_M, changed
 
     def one_sweep(codes, scale_M):
-        # Anew in every sweep: what blocks add to the products adds its rounding.
+        # Anew in every sweep, because each block's addition to the products adds rounding.
         product_TxM, codes = measured_products(codes.w_NxM)
         carry = product_TxM, codes, scale_M, jnp.array(False)
         _, codes, _, changed = lax.fori_loop(0, -(-N // block), one_block, carry)

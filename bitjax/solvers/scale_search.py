@@ -1,7 +1,7 @@
-"""The best scale of a uniform quantizer of |x|, for every number of bits, from a weighted sample.
+"""Finds the best scale of a uniform quantizer of |x| for every number of bits.
 
-What plane selection is to be compared with: rounding at the lowest kept plane and saturating at the
-highest, before planes are taken, loses less than dropping planes of a finer code does.
+Plane selection is to be compared with this: rounding at the lowest kept plane and saturating at the
+highest loses less than dropping planes of a finer code.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Scales(NamedTuple):
 
     Attributes:
         scale: distance of neighbouring levels before refitting, in units of x, [max_bits].
-        coefs: what each plane of the code is worth, lowest first, in units of x; 0 past the bits,
-            [max_bits, max_bits].
+        coefs: the coefficient of each plane of the code, lowest first, in units of x; 0 past the
+            bits, [max_bits, max_bits].
     """
 
     scale: NDArray[np.float64]
@@ -47,12 +47,12 @@ def window_scales(
     squared error for each k: the window of the planes j to j + k - 1.
 
     Args:
-        values_M: of |x|, rising, [M].
+        values_M: values of |x|, rising, [M].
         weights_M: their shares of the elements, [M].
         unit: one step of the fine code, in units of x.
-        max_bits: k goes from 1 to this, at most 8.
-        refit: by least squares coefficients of the code's planes in place of powers of two; each
-            shift is judged by them.
+        max_bits: the largest k, at most 8.
+        refit: whether the code's planes get least squares coefficients in place of powers of two;
+            each shift is judged by them.
 
     Returns:
         `value`: `Scales`. `objective`: the squared error of the sample, [max_bits]. `stats`:
@@ -82,15 +82,16 @@ def free_scales(
 ) -> Solution:
     """The scale, any positive number, at which a uniform quantizer has the least squared error.
 
-    400 scales over four decades, then three narrower rounds of 41 about the best. The error as a
-    function of the scale has many shallow valleys: what is found is within 0.01 dB of the best.
+    The search tries 400 scales over four decades, then 41 scales about the best in three narrower
+    rounds. The error has many shallow valleys over the scale; the one found is within 0.01 dB of
+    the best.
 
     Args:
-        values_M: of |x|, rising, [M].
+        values_M: values of |x|, rising, [M].
         weights_M: their shares of the elements, [M].
-        max_bits: bits go from 1 to this, at most 8.
-        refit: then replace powers of two by least squares coefficients, at the best of 41 scales
-            near the one found.
+        max_bits: the largest number of bits, at most 8.
+        refit: whether to replace powers of two by least squares coefficients afterwards, at the
+            best of 41 scales near the one found.
 
     Returns:
         `value`: `Scales`. `objective`: the squared error of the sample, [max_bits]. `stats`:

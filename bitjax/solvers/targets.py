@@ -1,7 +1,7 @@
-r"""Targets of a layer before its activation: the exact element-wise step of non-linear fitting.
+r"""Moves a layer's targets before its activation: the element-wise step of non-linear fitting.
 
-Step (c) of Two-Step Quantization (Wang et al., CVPR 2018): each target z moves from v towards where
-its output is the one wanted, as far as that pays.
+Step (c) of Two-Step Quantization (Wang et al., CVPR 2018): each target z moves from v towards the
+value that has the wanted output, as far as that lowers the penalised error.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ def z_step(
     $$\min_z (y - Q(z))^2 + \lambda (z - v)^2$$
 
     For each code k the nearest z that has it is clip(v, t_k, t_{k+1}), and the best of them is
-    taken. Q's intervals are open below, so at z = t_k its code is k - 1 where k was meant: codes
-    are returned next to z, and stand for the closed interval. Where Q(v) is y, z is v.
+    taken. Q's intervals are open below, so at z = t_k Q gives k - 1 where k was meant. Therefore
+    the codes are returned beside z, as if the intervals were closed. Where Q(v) is y, z is v.
 
     Args:
-        v: what the filters give, in units of z.
-        y: wanted codes, 0 to `levels`; wanted floats where `levels` is None.
+        v: the outputs of the filters, in units of z.
+        y: wanted codes, 0 to `levels`; wanted floats if `levels` is None.
         step: distance of Q's levels.
         threshold: t_1; t_k = max(threshold, (k - 1/2) step).
-        levels: of Q, above 0. None for Q(z) = max(z, 0) and y a float.
+        levels: number of Q's levels above 0. None for Q(z) = max(z, 0) and float y.
         strength: lambda > 0.
 
     Returns:
-        `(z, output)`: the targets, and their codes as floats; or max(z, 0) where `levels` is None.
+        `(z, output)`: the targets, and their codes as floats; or max(z, 0) if `levels` is None.
 
     Raises:
         ValueError: `levels`, `step` or `threshold` is out of its range.
 
     Example:
-        The code 1 is wanted of v = 0.2, which has 0: at 0.5 it is had, for 0.09 in place of 1.
+        v = 0.2 has code 0 where 1 is wanted. At z = 0.5 it has code 1, at a cost of 0.09, not 1.
 
         >>> z, codes = z_step(jnp.array(0.2), 1, step=1.0, threshold=0.5, levels=3, strength=1.0)
         >>> float(z), float(codes)
@@ -74,12 +74,7 @@ def z_step(
 
 
 def output_of(v: ArrayLike, step: float, threshold: float, levels: int | None) -> jax.Array:
-    """Q(v) in codes, as floats: 0 if v <= threshold, k if t_k < v <= t_{k+1}; or max(v, 0).
-
-    Example:
-        >>> output_of(jnp.array([0.5, 0.6, 1.5, 9.0]), 1.0, 0.5, 3).tolist()
-        [0.0, 1.0, 1.0, 3.0]
-    """
+    """Q(v) in codes, as floats: 0 if v <= threshold, k if t_k < v <= t_{k+1}; or max(v, 0)."""
     v = jnp.asarray(v)
     if levels is None:
         return jnp.maximum(v, 0)
@@ -90,7 +85,7 @@ def output_of(v: ArrayLike, step: float, threshold: float, levels: int | None) -
 
 
 def check_quantizer(step: float, threshold: float, levels: int | None) -> None:
-    """Whether Q has the levels that it says."""
+    """Raises a ValueError unless Q can reach all its levels."""
     if levels is None:
         return
     if levels < 1:

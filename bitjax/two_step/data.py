@@ -1,7 +1,8 @@
-"""What a layer is solved from: patches of its input, its target there, and their second moments.
+"""Collects the data that a layer is solved from: patches of its input, targets, second moments.
 
-Inputs come from the network as it will be, quantized up to the layer; targets from a teacher that
-sees the same images: the asymmetric form of Two-Step Quantization (Wang et al., CVPR 2018).
+Inputs come from the network as it will be, quantized up to the layer. Targets come from a teacher
+that sees the same images. This is the asymmetric form of Two-Step Quantization (Wang et al., CVPR
+2018).
 """
 
 import functools
@@ -24,27 +25,18 @@ Variables = Mapping[str, Any]
 
 
 class Sums(NamedTuple):
-    """Sums of second moments of patches x and targets z; N inputs, M filters in each of G groups.
+    """Sums over patches x and targets z: N inputs and M filters in each of G groups."""
 
-    Attributes:
-      count: patches.
-      x_GxN: of x.
-      z_GxM: of z.
-      xx_GxNxN: of x x^T.
-      zx_GxMxN: of z x^T.
-      zz_GxM: of z^2.
-    """
-
-    count: Any
-    x_GxN: Any
-    z_GxM: Any
-    xx_GxNxN: Any
-    zx_GxMxN: Any
-    zz_GxM: Any
+    count: Any  # patches
+    x_GxN: Any  # sum of x
+    z_GxM: Any  # sum of z
+    xx_GxNxN: Any  # sum of x x^T
+    zx_GxMxN: Any  # sum of z x^T
+    zz_GxM: Any  # sum of z^2
 
 
-class Moments(NamedTuple):
-    """Means over patches of one group, centred where there is an intercept; what solvers take."""
+class PatchMoments(NamedTuple):
+    """Means over a group's patches, centred where there is an intercept; solvers read them."""
 
     gram_NxN: NDArray[np.float64]
     cross_MxN: NDArray[np.float64]
@@ -54,15 +46,10 @@ class Moments(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How patches and targets of one layer are taken.
+    """Takes patches and targets of one layer."""
 
-    Attributes:
-      view: of the layer.
-      take: `(variables, teacher_variables, args, key) -> (x [G, T, N], z [G, T, M], owed)`,
-        compiled; `owed`, as z, is what the model's addend falls short of the teacher's, or 0.
-    """
-
-    view: PatchView
+    view: PatchView  # the layer as a matrix
+    # (variables, teacher's, args, key) -> x [G, T, N], z [G, T, M], owed as z or 0
     take: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
@@ -76,20 +63,9 @@ def sampler(
     per_example: int,
     added: bool = False,
 ) -> Sampler:
-    """Patches of a layer's input in `model`, and the outputs of the same layer in `teacher`.
-
-    Args:
-      model: whose inputs are taken, as the layer computes with them, quantized.
-      teacher: whose outputs are the target; of the same sites.
-      layer: path of a layer that both have.
-      variables: of the model, or their shapes.
-      args: what the models are called with, or shapes.
-      per_example: patches of an example, at places drawn by the key.
-      added: whether to look at what the layer's output is added to.
-
-    Raises:
-      ValueError: there is no such layer, it has no patches, or it has a leading axis of a scan.
-    """
+    """Patches of a layer's input in `model`, and the outputs of the same layer in `teacher`."""
+    # The model's inputs are those that the layer computes with, after quantization. Both networks
+    # are read at the same places, drawn anew for each key, `per_example` of each example.
     views: list[PatchView] = []
 
     def of_layer(function):
@@ -97,6 +73,7 @@ def sampler(
             if seen.layer.name != layer:
                 return None
             kernel = seen.tensors["kernel"]
+            # A view reads the module's settings, which are only there during the call.
             view = patch_view(seen.layer, kernel.shape)
             views.append(view)
             positions = view.positions(seen.tensors["input"], seen.out)
@@ -106,7 +83,8 @@ def sampler(
 
     def run(variables, teacher_variables, args, key):
         def places(seen, positions):
-            # A call's examples are what its input has of them: positions were counted per row.
+            # A layer's input may have another leading axis than the model's: the examples of a call
+            # are the rows of its own input, by which its positions are counted.
             return draw_places(key, len(seen.tensors["input"]), positions, per_example)
 
         def inputs(view, seen, positions):
@@ -122,7 +100,9 @@ def sampler(
         ):
             records = probe(net, tree, args, {}, of_layer(function)).records
             found.append([leaf for _, record in records for leaf in record.values()])
+        # A layer that is called several times has one kernel, so its calls are one set of patches.
         x, z = (jnp.concatenate(calls, axis=1) for calls in found)
+        # What the layer must make good: where the model's addend falls short of the teacher's.
         owed = jnp.zeros((1, 1, 1))
         if added:
             owed = addend(teacher, teacher_variables, args, layer)
@@ -131,7 +111,7 @@ def sampler(
             owed = view.outputs(owed, draw_places(key, len(owed), positions, per_example))
         return x, z, owed
 
-    @functools.partial(jax.jit)
+    @jax.jit
     def take(variables, teacher_variables, args, key):
         return run(variables, teacher_variables, args, key)
 
@@ -139,6 +119,7 @@ def sampler(
         seen = probe(model, variables, args, {}, of_layer(lambda *_: {"x": jnp.zeros(())}))
         return [record for _, record in seen.records]
 
+    # Traced once before any batch is read, for `views` and for the errors.
     if not jax.eval_shape(trace, variables, args):
         raise ValueError(f"`layer` {layer!r} is no layer of the model.")
     view = views[0]
@@ -152,6 +133,8 @@ def sampler(
 
 def _fits(view, kernel):
     """Whether the parameter is the kernel of one layer."""
+    # A scanned layer is viewed from inside the scan, where its kernel lacks the leading axis that
+    # the parameter has.
     try:
         return jax.eval_shape(view.matrix, kernel).ndim == 3
     except (TypeError, ValueError):
@@ -160,13 +143,8 @@ def _fits(view, kernel):
 
 @jax.jit
 def sums_of(x_GxTxN: jax.Array, z_GxTxM: jax.Array) -> Sums:
-    """The sums of one batch, float32 products at full precision; psum merges them over devices.
-
-    Example:
-      >>> sums = sums_of(jnp.ones((1, 4, 2)), jnp.ones((1, 4, 3)))
-      >>> sums.count, sums.xx_GxNxN.tolist()
-      (Array(4., dtype=float32), [[[4.0, 4.0], [4.0, 4.0]]])
-    """
+    """The sums of one batch, float32; psum merges them over devices."""
+    # At full precision: with TF32 the centred moments of two large numbers would be noise.
     x, z = x_GxTxN.astype(jnp.float32), z_GxTxM.astype(jnp.float32)
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     return Sums(
@@ -180,42 +158,25 @@ def sums_of(x_GxTxN: jax.Array, z_GxTxM: jax.Array) -> Sums:
 
 
 def merge(one: Sums | None, other: Sums) -> Sums:
-    """Two batches' sums added, in float64 on the host."""
+    """The sums of all batches so far and of one more, float64 on the host."""
+    # In float64, so that thousands of batches add no rounding to those of each batch's float32.
     wide = Sums(*(np.asarray(leaf, np.float64) for leaf in other))
     return wide if one is None else Sums(*(a + b for a, b in zip(one, wide, strict=True)))
 
 
 class Collected(NamedTuple):
-    """What a layer's batches came to.
+    """A layer's patches and targets of all batches, or their sums."""
 
-    Attributes:
-      count: patches.
-      sums: over all of them; None where they are fewer than the layer's inputs.
-      x_GxTxN: all patches, where they are wanted or too few for sums; else None.
-      z_GxTxM: their targets; likewise.
-    """
-
-    count: int
-    sums: Sums | None
-    x_GxTxN: Any
-    z_GxTxM: Any
+    count: int  # patches
+    sums: Sums | None  # over all patches; None where they are fewer than the layer's inputs
+    x_GxTxN: Any  # all patches, where they are wanted or too few for sums; else None
+    z_GxTxM: Any  # the patches' targets, where the patches are kept; else None
 
 
 def collect(pairs: Iterable[tuple[jax.Array, jax.Array]], *, resident: bool) -> Collected:
-    """Sums over batches of patches and targets, and the patches themselves where they are wanted.
-
-    A Gram matrix is made once there are as many patches as inputs: before that the patches are
-    smaller than it is, and solvers take them as they are.
-
-    Args:
-      pairs: (x [G, T, N], z [G, T, M]) of one batch after the other, at least one.
-      resident: whether patches are kept all the same.
-
-    Example:
-      >>> few = collect([(jnp.ones((1, 4, 8)), jnp.ones((1, 4, 3)))], resident=False)
-      >>> few.sums is None, few.x_GxTxN.shape
-      (True, (1, 4, 8))
-    """
+    """Sums over batches of (patches, targets), and the patches where `resident` asks for them."""
+    # A Gram matrix is made once there are as many patches as inputs. Before that the patches are
+    # smaller than it would be, and the solvers take them as they are: `waiting` holds them.
     sums, count, kept, waiting = None, 0, [], []
     for pair in pairs:
         count += pair[0].shape[1]
@@ -233,18 +194,12 @@ def collect(pairs: Iterable[tuple[jax.Array, jax.Array]], *, resident: bool) -> 
     return Collected(count, sums, x, z)
 
 
-def moments_of(sums: Sums, group: int, *, intercept: bool) -> Moments:
-    """Means of a group's sums; centred with an intercept, which then needs no part in a solver.
-
-    Example:
-      >>> sums = merge(None, sums_of(jnp.array([[[1.0], [3.0]]]), jnp.array([[[0.0], [2.0]]])))
-      >>> found = moments_of(sums, 0, intercept=True)
-      >>> found.gram_NxN.item(), found.cross_MxN.item(), found.mean_N.item()
-      (1.0, 1.0, 2.0)
-    """
+def moments_of(sums: Sums, group: int, *, intercept: bool) -> PatchMoments:
+    """Means of a group's sums, centred where there is an intercept."""
     n = sums.count
     x, z = sums.x_GxN[group] / n, sums.z_GxM[group] / n
     gram, cross, energy = (a[group] / n for a in (sums.xx_GxNxN, sums.zx_GxMxN, sums.zz_GxM))
+    # An intercept that is free makes the centred moments all that a solver needs.
     if not intercept:
-        return Moments(gram, cross, energy, None, None)
-    return Moments(gram - np.outer(x, x), cross - np.outer(z, x), energy - z**2, x, z)
+        return PatchMoments(gram, cross, energy, None, None)
+    return PatchMoments(gram - np.outer(x, x), cross - np.outer(z, x), energy - z**2, x, z)

@@ -1,4 +1,4 @@
-"""One group of a layer's filters solved: from second moments, then behind what follows the layer.
+"""Solves one group of a layer's filters: from second moments, then behind the layer's quantizer.
 
 Two-Step Quantization: Wang et al., CVPR 2018; the solvers are `solvers/code_descent.py` and
 `solvers/output_codes.py`.
@@ -10,33 +10,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.linen.targets import Affine, OutputLevels
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
 from bitjax.solvers.sample_descent import fit_codes_to_samples
 from bitjax.solvers.targets import output_of
-from bitjax.two_step.data import Moments
-from bitjax.two_step.targets import Affine, Levels
+from bitjax.two_step.data import PatchMoments
 
 
-class Settings(NamedTuple):
+class SolveOptions(NamedTuple):
     """How layers are solved.
 
     Attributes:
-      target: `codes` for the finest that is known of each layer, `sum` or `output`, see
-        `layer_targets.plan_layers`.
-      asymmetric: inputs from the network as far as it is solved; else the teacher's own.
-      float_inputs: whether the teacher's inputs are float too; else quantized as the model's, which
-        is what it learned in the first step, if it did.
-      positions: patches of an example.
-      ridge: pull towards the float filters, see `solvers.fit_codes`.
-      joint: every code at its own best scale; else one scale for each sweep.
-      pair_moves: also changes two codes at once; not where patches are fewer than inputs.
-      starts: of the descent; likewise.
-      strengths: lambda of the splitting, one after the other, for the targets `codes` and `relu`.
-      iterations: of the splitting, for each strength.
-      max_sweeps: of one descent.
-      seed: of patches and starts.
+      target: `codes` solves each layer for the finest target that there is for it: the codes of the
+        quantizer that reads it, the positive part of its output, a sum, or its output; `sum` for
+        sums and outputs only; `output` for outputs only.
+      asymmetric: whether inputs come from the network as far as it is solved; otherwise they are
+        the teacher's own.
+      float_inputs: whether the teacher's inputs are float too; else quantized like the model's
+        inputs.
+      positions: number of patches of an example.
+      ridge: strength of the pull towards the float filters, see `bitjax.solvers.fit_codes`.
+      joint: whether every code is chosen at its own best scale; otherwise one scale serves a sweep.
+      pair_moves: whether two codes may change at once; ignored if patches are fewer than inputs.
+      starts: number of starts of the descent; 1 is used if patches are fewer than inputs.
+      strengths: the splitting's lambdas, used one after the other, for quantizers' codes and
+        positive parts.
+      iterations: number of iterations of the splitting, for each strength.
+      max_sweeps: largest number of sweeps of one descent.
+      seed: the seed of patches and starts.
     """
 
     target: str = "codes"
@@ -54,23 +57,22 @@ class Settings(NamedTuple):
 
 
 class GroupFit(NamedTuple):
-    """What became of a group.
+    """The solution of a group."""
 
-    Attributes:
-      fit: in units of the layer's output.
-      error: sum over filters of E (z - v)^2 of the linear fit.
-      energy: sum of E (z - mean z)^2.
-      mismatch: share of held-out codes behind the quantizer that are not the teacher's, or None.
-    """
-
-    fit: Fit
-    error: float
-    energy: float
+    fit: Fit  # in units of the layer's output
+    error: float  # sum over filters of E (z - v)^2 of the linear fit
+    energy: float  # sum over filters of E (z - mean z)^2
+    # share of held-out codes behind the quantizer that differ from the teacher's
     mismatch: float | None = None
 
 
 def fit_group(
-    moments: Moments, float_MxN: Any, start_MxN: Any, grid: Any, settings: Settings, key: jax.Array
+    moments: PatchMoments,
+    float_MxN: Any,
+    start_MxN: Any,
+    grid: Any,
+    settings: SolveOptions,
+    key: jax.Array,
 ) -> GroupFit:
     """The fit whose outputs are nearest to the target's, from second moments alone."""
     found = fit_codes(
@@ -88,11 +90,11 @@ def fit_group_to_samples(
     float_MxN: Any,
     start_MxN: Any,
     grid: Any,
-    settings: Settings,
+    settings: SolveOptions,
     *,
     intercept: bool,
 ) -> GroupFit:
-    """As `fit_group`, from patches that are fewer than inputs: one start, and no pair moves."""
+    """As `fit_group`, from patches fewer than inputs: one start, no pair moves."""
     found = fit_codes_to_samples(
         x_TxN, z_TxM, grid, start_MxN, intercept=intercept, ridge=settings.ridge,
         float_MxN=float_MxN, joint=settings.joint, max_sweeps=settings.max_sweeps,
@@ -107,20 +109,18 @@ def fit_behind(
     x_TxN: jax.Array,
     z_TxM: jax.Array,
     affine: Affine,
-    levels: Levels | None,
+    levels: OutputLevels | None,
     float_MxN: Any,
     grid: Any,
-    settings: Settings,
+    settings: SolveOptions,
 ) -> GroupFit:
-    """The fit that is best behind the normalisation and the quantizer, or the ReLU, after it.
-
-    Solved in units of the quantizer's step, so that lambda means the same everywhere.
-    """
+    """The fit that is best behind the normalisation and the quantizer, or the ReLU, after it."""
+    # In units of the quantizer's step, so that lambda means the same everywhere.
     fit = found.fit
-    if levels is None:  # a ReLU: in units of what comes through it
+    if levels is None:  # a ReLU: in units of its output
         spread = float(jnp.sqrt(jnp.mean(jnp.square(z_TxM * affine.gain_M))))
-        levels = Levels(spread or 1.0, 0.0, 0)
-    alive = affine.gain_M != 0  # a channel may be constant behind its normalisation
+        levels = OutputLevels(spread or 1.0, 0.0, 0)
+    alive = affine.gain_M != 0  # a gain of 0 makes a channel constant
     gain = np.where(alive, affine.gain_M, 1.0) / levels.step
     sign, offset = np.sign(gain), affine.offset_M / levels.step
     start = Fit(
@@ -141,14 +141,14 @@ def fit_behind(
     )
     mismatch = None
     if count is not None:
-        held = slice(-max(1, len(x_TxN) // 5), None)  # what `fit_output_codes` judges by
+        held = slice(-max(1, len(x_TxN) // 5), None)  # the share that `fit_output_codes` holds out
         v = x_TxN[held] @ (best.scale_M[:, None] * best.codes_MxN).T + best.intercept_M
         mismatch = float(jnp.mean(output_of(v, 1.0, threshold, count) != y[held]))
     return found._replace(fit=back, mismatch=mismatch)
 
 
 def away_from_0(gain_M: Any) -> Any:
-    """Gains to divide by: a channel that hardly passes cannot make good for others."""
+    """Replaces near-zero gains by inf, so that nearly dead channels get no correction."""
     least = 0.1 * np.median(np.abs(gain_M))
     return np.where(np.abs(gain_M) > least, gain_M, np.inf)
 

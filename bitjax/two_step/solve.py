@@ -1,10 +1,10 @@
-"""Low-bit kernels solved layer by layer from what a teacher's layers give, without gradients.
+"""Solves low-bit kernels layer by layer from the outputs of a teacher's layers, without gradients.
 
-The second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit Neural
-Networks", CVPR 2018. Layers are taken in forward order; the inputs of each come from the network
-as far as it is solved. Nothing changes its form: the kernel becomes scale * codes, the scale goes
-to the quantizer's leaf, the intercept to the layer's bias or to the mean of the batch normalisation
-behind it.
+This is the second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit
+Neural Networks", CVPR 2018. Layers are solved in forward order; the inputs of each come from the
+network as far as it is solved. The tree of variables keeps its form: the kernel becomes
+scale * codes, the scale goes to the quantizer's leaf, the intercept to the layer's bias or to the
+mean of the batch normalisation behind it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,17 +18,7 @@ from bitjax.costs.site import Costs
 from bitjax.linen.probe import inner_model
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs
-from bitjax.two_step.data import collect, moments_of, sampler
-from bitjax.two_step.fits import (
-    GroupFit,
-    Settings,
-    away_from_0,
-    fit_behind,
-    fit_group,
-    fit_group_to_samples,
-    start_of,
-)
-from bitjax.two_step.targets import (
+from bitjax.linen.targets import (
     Affine,
     affine_of,
     has_intercept,
@@ -36,22 +26,33 @@ from bitjax.two_step.targets import (
     plan_layers,
     with_float_kernels,
 )
-from bitjax.variables import QUANT, read_site, write_site
+from bitjax.two_step.data import collect, moments_of, sampler
+from bitjax.two_step.fits import (
+    GroupFit,
+    SolveOptions,
+    away_from_0,
+    fit_behind,
+    fit_group,
+    fit_group_to_samples,
+    start_of,
+)
+from bitjax.variables import QUANT, as_args, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
 
 
 class Report(NamedTuple):
-    """What became of one layer.
+    """How well one layer was solved.
 
     Attributes:
-      layer: its path.
-      target: one of `layer_targets.TARGETS`; with fewer patches than inputs, `output` or `sum`.
-      error: of the linear fit, E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
+      layer: path of the layer.
+      target: `codes`, `relu`, `sum` or `output`; one of the last two if there were fewer patches
+        than inputs.
+      error: the linear fit's E (z - v)^2 over E (z - mean z)^2 of the layer's outputs.
       mismatch: share of the consumer's codes that differ from the teacher's on held-out patches;
         None for other targets than `codes`.
       sparsity: share of codes that are 0.
-      patches: that it was solved from.
+      patches: number of patches that the layer was solved from.
     """
 
     layer: str
@@ -72,21 +73,21 @@ def solve_layers(
     log: Callable[[Report], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Gives kernels low-bit codes that make each layer do what its float kernel does.
+    """Gives kernels low-bit codes with which each layer does what its float kernel does.
 
     Args:
-      model: wrapped, with kernels whose quantizer stores its scale: `bitjax.ternary(fit="stored")`,
-        `binary`, `low_bit`; inputs quantized or not.
-      variables: all its collections; kernels float.
-      batches: what the model is called with, arrays or tuples; a list, or a function that gives
-        the same ones at every call.
-      bits: only kernels of so many bits; None takes all with a stored scale.
+      model: a wrapped model with kernels whose quantizer stores its scale, such as
+        `bitjax.ternary(fit="stored")`, `binary` or `low_bit`; inputs may be quantized or not.
+      variables: all collections of the model, with float kernels.
+      batches: the model's inputs, arrays or tuples of arguments: a list, or a function that gives
+        the same batches at every call.
+      bits: the number of bits of the kernels to solve; None takes all with a stored scale.
       layers: a regular expression, matched in full against layers' paths.
-      log: called with each layer's `Report`.
-      **settings: see `bitjax.two_step.fits.Settings`.
+      log: a function that is called with each layer's `Report`.
+      **settings: the fields of `bitjax.two_step.fits.SolveOptions`.
 
     Returns:
-      The variables with the kernels of these layers on their codes, their scales, and their
+      The variables with these layers' kernels on their codes, with their scales, and with their
       intercepts in a bias or a batch normalisation's mean; everything else as it was.
 
     Raises:
@@ -110,7 +111,7 @@ def solve_layers(
     given = batches if callable(batches) else list(batches)
     source = given if callable(given) else lambda: given
     steps = solve_each(
-        model, variables, source, bits=bits, layers=layers, settings=Settings(**settings)
+        model, variables, source, bits=bits, layers=layers, settings=SolveOptions(**settings)
     )
     found: Variables = variables
     for found, report in steps:  # noqa: B007  the last one is returned
@@ -126,28 +127,17 @@ def solve_each(
     *,
     bits: int | None = None,
     layers: str = ".*",
-    settings: Settings | None = None,
+    settings: SolveOptions | None = None,
     teacher: Variables | None = None,
     costs: Costs | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Variables, Report]]:
-    """As `solve_layers`, giving the variables after every layer, so that work can be kept.
-
-    Args:
-      model: see `solve_layers`.
-      variables: with the first `start` layers solved already.
-      batches: see `solve_layers`.
-      bits: likewise.
-      layers: likewise.
-      settings: likewise.
-      teacher: variables whose float kernels the layers are solved for; the given ones if None,
-        which must then be those of the start.
-      costs: from `site_costs`; measured on the first batch if None.
-      start: layers that are solved already.
-    """
-    settings = settings or Settings()
+    """As `solve_layers`, giving the variables after every layer, so that work can be kept."""
+    # `variables` have their first `start` layers solved already. The float kernels to imitate are
+    # those of `teacher`; if None, those of `variables`, which must then be those of the start.
+    settings = settings or SolveOptions()
     teacher = variables if teacher is None else teacher
-    first = _as_args(next(iter(batches())))
+    first = as_args(next(iter(batches())))
     costs = site_costs(inner_model(model), *first) if costs is None else costs
     plans = plan_layers(
         model, variables, costs, first, layers=layers, bits=bits, target=settings.target
@@ -166,7 +156,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     if settings.float_inputs:
         float_model = model.clone(rules=())
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
-    first = _as_args(next(iter(batches())))
+    first = as_args(next(iter(batches())))
     added = plan.target == "sum" and settings.asymmetric
     taken = sampler(
         source, float_model, plan.layer, tree, first, per_example=settings.positions, added=added
@@ -181,7 +171,7 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
     def pairs():
         for index, batch in enumerate(batches()):
             one = jax.random.fold_in(key, index)
-            x, z, owed = taken.take(tree, teacher, _as_args(batch), one)
+            x, z, owed = taken.take(tree, teacher, as_args(batch), one)
             if added and affine is not None:
                 z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
             yield x, z
@@ -230,7 +220,7 @@ def _with_fits(variables, teacher, plan, view, fits, intercept):
     )
     layer, norm = plan.layer, plan.consumer.norm
     params, quant = variables["params"], variables[QUANT]
-    site = f"{layer}/kernel" if layer else "kernel"
+    site = site_name(layer, "kernel")
     own = read_site(quant, site)
     new_scale = jnp.asarray(scale).reshape(own["scale"].shape)
     kernel = view.kernel(jnp.asarray(scale[..., None] * codes))
@@ -247,7 +237,3 @@ def _with_fits(variables, teacher, plan, view, fits, intercept):
         "params": write_site(params, layer, node),
         QUANT: write_site(quant, site, {**own, "scale": new_scale}),
     }
-
-
-def _as_args(batch):
-    return batch if isinstance(batch, tuple) else (batch,)

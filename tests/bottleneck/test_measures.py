@@ -69,8 +69,10 @@ def test_error_and_entropy_are_exact_where_thresholds_are_edges_of_bins(data, bi
     codes, error = quantized(np.append(x, seen.full_scale), scale, bits)
     # What is kept of a place is off by up to 1/512 of a width.
     tolerance = 1e-4 * seen.width * scale * 2**bits
-    assert measures.distortion(seen, scale, bits) == pytest.approx(error, rel=1e-4, abs=tolerance)
-    assert measures.entropy(seen, scale, bits) == pytest.approx(entropy_of(codes), abs=1e-9)
+    assert measures.grid_distortion(seen, scale, bits) == pytest.approx(
+        error, rel=1e-4, abs=tolerance
+    )
+    assert measures.grid_entropy(seen, scale, bits) == pytest.approx(entropy_of(codes), abs=1e-9)
 
 
 @pytest.mark.parametrize("source", ["relu", "exponential", "signed"])
@@ -82,8 +84,10 @@ def test_error_and_entropy_are_close_at_any_scale(source, bits):
         scale = fraction * np.abs(x).max() / (2**bits - 1)
         codes, error = quantized(x, scale, bits)
         # 0.1 dB; the narrowest step is 0.7 of a bin.
-        assert measures.distortion(seen, scale, bits) == pytest.approx(error, rel=0.02)
-        assert measures.entropy(seen, scale, bits) == pytest.approx(entropy_of(codes), abs=0.02)
+        assert measures.grid_distortion(seen, scale, bits) == pytest.approx(error, rel=0.02)
+        assert measures.grid_entropy(seen, scale, bits) == pytest.approx(
+            entropy_of(codes), abs=0.02
+        )
 
 
 def test_more_points_to_a_bin_come_nearer_the_data():
@@ -141,8 +145,8 @@ def test_what_cannot_be_measured_is_an_error():
     with pytest.raises(ValueError, match=r"`planes` must be in \[1, 8\], got 9"):
         measures.gram(seen, 9)
     with pytest.raises(ValueError, match="`scale` must be a finite number > 0, got 0"):
-        measures.distortion(seen, 0.0, 4)
+        measures.grid_distortion(seen, 0.0, 4)
     with pytest.raises(ValueError, match="`bits` must be at least 1, got 0"):
-        measures.entropy(seen, 1.0, 0)
+        measures.grid_entropy(seen, 1.0, 0)
     with pytest.raises(ValueError, match="`per_bin` must be at least 1, got 0"):
         measures.sample(seen, 0)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bitjax.diagnostics.doctor import Finding, doctor, report
+from bitjax.diagnostics.doctor import Finding, doctor, doctor_report
 from bitjax.linen.attach import attach
 from bitjax.linen.quantized import Quantized
 from bitjax.quantizers.bitlength import bitlength
@@ -38,7 +38,7 @@ def examine(rules, change=None, x=X, **kwargs):
 
 
 def only(findings, level, site, text):
-    assert [(f.level, f.site) for f in findings] == [(level, site)], report(findings)
+    assert [(f.level, f.site) for f in findings] == [(level, site)], doctor_report(findings)
     assert text in findings[0].message
 
 
@@ -100,7 +100,7 @@ def test_an_input_quantized_to_zeros_is_found_by_the_gradient():
     sites = [(f.level, f.site) for f in findings if "gets no gradient" in f.message]
     assert sites == [("error", "first/kernel"), ("error", "last/kernel")] or sites == [
         ("error", "last/kernel")
-    ], report(findings)
+    ], doctor_report(findings)
 
 
 def test_a_kernel_quantized_to_almost_only_zeros():
@@ -161,7 +161,7 @@ def test_gradients_that_quantizers_break():
         ("error", "last/kernel"),
         ("error", "first/kernel"),
         ("warning", "first/input"),
-    }, report(findings)
+    }, doctor_report(findings)
     text = {f.site: f.message for f in findings}
     assert "gets no gradient, which the float model gives it" in text["last/kernel"]
     assert "NaN or inf gradient to its bits" in text["first/kernel"]
@@ -172,7 +172,7 @@ def test_a_gradient_of_nan():
     rules = [rule("last/kernel", with_apply(lambda apply, params, stats, x, **_: broken(x)))]
     findings = examine(rules)
     assert ("error", "last/kernel") in [(f.level, f.site) for f in findings]
-    assert "gets a NaN or inf gradient: check the loss" in report(findings)
+    assert "gets a NaN or inf gradient: check the loss" in doctor_report(findings)
 
 
 def test_ranges_and_bits_that_do_not_fit():
@@ -254,10 +254,10 @@ def test_one_dead_layer_of_a_scan_is_found():
 
 def test_the_report_groups_what_is_the_same_and_puts_errors_first():
     findings = [Finding("warning", f"conv{i}/input", "was never observed") for i in range(5)]
-    text = report((*findings, Finding("error", "head/kernel", "is all zeros")))
+    text = doctor_report((*findings, Finding("error", "head/kernel", "is all zeros")))
     assert text.splitlines() == [
         "doctor: 1 error, 5 warnings",
         "error    head/kernel: is all zeros",
         "warning  conv0/input, conv1/input, conv2/input and 2 more: was never observed",
     ]
-    assert report(()) == "doctor: nothing found"
+    assert doctor_report(()) == "doctor: nothing found"

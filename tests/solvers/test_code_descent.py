@@ -438,3 +438,10 @@ def test_what_cannot_be_is_said_at_the_front_door(wrong, message):
     fit_codes(**GOOD)
     with pytest.raises(ValueError, match=message):
         fit_codes(**{**GOOD, **wrong})
+
+
+@pytest.mark.parametrize("pair_moves, codes, scale", [(False, [0, 1], 0.0), (True, [1, 0], 2.0)])
+def test_a_start_of_the_wrong_sign_needs_a_change_of_two_codes(pair_moves, codes, scale):
+    cross, start = [[2.0, -2.0]], [[0, 1]]
+    fit = fit_codes(np.eye(2), cross, [5.0], [0, 1], start, pair_moves=pair_moves).value
+    assert (fit.codes_MxN.tolist(), fit.scale_M.tolist()) == ([codes], [scale])

@@ -11,10 +11,10 @@ import pytest
 
 import bitjax as bj
 from bitjax.linen.consumers import Consumer
-from bitjax.two_step.data import collect, merge, sums_of
-from bitjax.two_step.fits import Settings
+from bitjax.linen.targets import affine_of, plan_layers
+from bitjax.two_step.data import collect, merge, moments_of, sums_of
+from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.solve import solve_each, solve_layers
-from bitjax.two_step.targets import affine_of, plan_layers
 
 TERNARY = bj.ternary(fit="stored")
 KEY = jax.random.key(0)
@@ -267,7 +267,7 @@ def test_the_plan_follows_the_forward_order():
         model, variables, bj.site_costs(Chain(), IMAGES), (IMAGES,), target="output"
     )
     assert {p.target for p in every} == {"output"}
-    assert Settings().asymmetric
+    assert SolveOptions().asymmetric
 
 
 class Two(nn.Module):
@@ -309,3 +309,9 @@ def test_the_summary_says_what_each_layer_is_solved_for():
     model, _, variables = chain()
     text = bj.summary(model, variables, IMAGES, file=io.StringIO())
     assert "solved for codes   conv1\n" in text and "solved for output  conv2\n" in text
+
+
+def test_moments_with_an_intercept_are_centred():
+    x, z = jnp.array([[[1.0], [3.0]]]), jnp.array([[[0.0], [2.0]]])
+    found = moments_of(merge(None, sums_of(x, z)), 0, intercept=True)
+    assert (found.gram_NxN.item(), found.cross_MxN.item(), found.mean_N.item()) == (1.0, 1.0, 2.0)
