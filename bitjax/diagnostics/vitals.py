@@ -48,7 +48,7 @@ def vitals(
       (0.75, 0.25)
     """
     x = widen(x)
-    if "rectifies" in quantizer.form:  # what is below 0 is not its error, as behind a ReLU
+    if quantizer.traits.rectifies:  # what is below 0 is not its error, as behind a ReLU
         x = jnp.maximum(x, 0.0)
 
     def quantize(x):

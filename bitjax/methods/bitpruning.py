@@ -14,7 +14,7 @@ from bitjax.methods.base import Method, Stage
 from bitjax.methods.labels import bit_limits, default_labels, learned_labels
 from bitjax.methods.optimizers import adam, scheduled, sgd, tie
 from bitjax.methods.recipe import reestimate, teaching
-from bitjax.quantizers.bitlength import freeze
+from bitjax.quantizers.base import freeze
 from bitjax.rules import Rules, rule
 from bitjax.variables import read_site, write_site
 

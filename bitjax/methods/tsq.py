@@ -11,7 +11,6 @@ from bitjax.methods.fixed_bits import fixed_bits
 from bitjax.methods.labels import FROZEN, default_labels
 from bitjax.methods.optimizers import scheduled, sgd
 from bitjax.methods.recipe import reestimate, teaching
-from bitjax.quantizers.ternary import hold_codes
 from bitjax.rules import Rules, quantizer_of
 from bitjax.two_step.fits import Settings
 from bitjax.two_step.solve import solve_each
@@ -166,8 +165,8 @@ def tsq(
         )
         ranges = scheduled(sgd(momentum), fine_tune_rate, fine_tune_steps, warmup=warmup)
         held = tuple(
-            r._replace(quantizer=hold_codes(r.quantizer))
-            if r.quantizer and is_stored(r.quantizer)
+            r._replace(quantizer=r.quantizer.frozen())
+            if r.quantizer and r.quantizer.frozen and is_stored(r.quantizer)
             else r
             for r in rules
         )

@@ -70,7 +70,7 @@ def is_stored(quantizer: Quantizer | None) -> bool:
       >>> is_stored(ternary(fit="stored")), is_stored(ternary())
       (True, False)
     """
-    return quantizer is not None and quantizer.form.get("fit") == "stored"
+    return quantizer is not None and quantizer.traits.stored_scale
 
 
 def plan_layers(

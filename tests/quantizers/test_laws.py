@@ -11,7 +11,8 @@ import pytest
 from bitjax.quantizers import bitlength, identity, lsq, uniform
 from bitjax.quantizers import laws as contract
 from bitjax.quantizers.base import Quantizer
-from bitjax.quantizers.laws import BrokenLaw, Claims, check_quantizer
+from bitjax.quantizers.laws import check_quantizer
+from bitjax.quantizers.subject import BrokenLaw, Claims, subject
 
 SOUND = uniform(4)
 FEW = Claims(bits=(2, 4, 8))
@@ -253,7 +254,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 def test_a_law_catches_the_quantizer_that_breaks_it_in_one_line(name):
     quantizer, ask, message, claims = CASES[name]
     with pytest.raises(BrokenLaw, match=message) as caught:
-        ask(contract.subject(quantizer, claims))
+        ask(subject(quantizer, claims))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{quantizer.name} breaks '")
 
@@ -261,12 +262,12 @@ def test_a_law_catches_the_quantizer_that_breaks_it_in_one_line(name):
 @every_case
 @pytest.mark.slow
 def test_a_law_lets_a_sound_quantizer_through(name):
-    CASES[name].ask(contract.subject(SOUND, FEW))
+    CASES[name].ask(subject(SOUND, FEW))
 
 
 def test_shapes_that_compile_anew_are_caught():
     with pytest.raises(BrokenLaw, match="'new values compile nothing': they compiled 2 times"):
-        gradients(contract.subject(SOUND, FEW), (normal(), normal()[:, :1]))
+        gradients(subject(SOUND, FEW), (normal(), normal()[:, :1]))
 
 
 def test_claiming_no_bits_is_an_error():
