@@ -146,12 +146,14 @@ def plane_sites(rules: Rules, costs: Costs, grid: str = "free") -> list[str]:
       >>> plane_sites((), {})
       []
     """
-    paper = {"scale": "example", "truncated": True, "depth": 8, "coefficients": "free"}
-    wanted = paper if grid in PAPER_GRIDS else {"scale": "learned"}
     found = []
     for site, entry in costs.items():
         planes = _planes(rules, site) if entry.role == "input" else None
-        if planes is not None and planes == planes._replace(**wanted):
+        if grid in PAPER_GRIDS:
+            chosen = planes == Planes(8, coefficients="free", scale="example", truncated=True)
+        else:
+            chosen = planes is not None and planes.scale == "learned"
+        if chosen:
             found.append(site)
     return found
 

@@ -72,25 +72,37 @@ def make(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any], **
         raise ValueError(f"config.{key} must be {{'name': ..., settings}}, got {spec!r}.")
     arguments = {k: v for k, v in spec.items() if k != "name"}
     name = check_name(registry, key, spec)
-    parameters = inspect.signature(registry[name]).parameters
-    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = sorted(n for n in parameters if n not in extra and not n.startswith("_"))
+    kinds, free = settings_of(registry[name])
+    known = sorted(n for n in kinds if n not in extra and not n.startswith("_"))
     for argument, value in arguments.items():
-        if argument not in parameters and not free:
+        if argument not in kinds and not free:
             raise ValueError(
                 f"config.{key}.{argument} is no setting of {name!r} (value {value!r}); it has "
                 f"{', '.join(known)}."
             )
-        if argument in parameters and not _fits(value, parameters[argument].annotation):
-            wanted = getattr(parameters[argument].annotation, "__name__", None)
-            raise ValueError(
-                f"config.{key}.{argument} must be of type "
-                f"{wanted or parameters[argument].annotation}, got {value!r}."
-            )
+        if argument in kinds and not _fits(value, kinds[argument]):
+            wanted = getattr(kinds[argument], "__name__", None) or kinds[argument]
+            raise ValueError(f"config.{key}.{argument} must be of type {wanted}, got {value!r}.")
     try:
         return registry[name](**arguments, **extra)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.{key} ({name}): {error}") from error
+
+
+def settings_of(factory: Callable) -> tuple[dict[str, Any], bool]:
+    """What a factory takes by name, with each annotation, and whether it takes any other name.
+
+    `**recipe: Unpack[Keywords]` stands for the keys of `Keywords`.
+    """
+    kinds, free = {}, False
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            kinds[name] = parameter.annotation
+        elif typing.get_origin(parameter.annotation) is typing.Unpack:
+            kinds |= typing.get_type_hints(typing.get_args(parameter.annotation)[0])
+        else:
+            free = True
+    return kinds, free
 
 
 def check_name(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any]) -> str:

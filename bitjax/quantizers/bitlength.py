@@ -5,7 +5,7 @@ arXiv 2002.03090.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,7 +189,7 @@ def bitlength(
     Source: arXiv 2002.03090. Departures: ranges by moving average or learned (min-max alone is
       worse than pruning below 3 bits), Q(x, 0) = 0, the other modes.
     """
-    form = dict(locals())
+    form: dict[str, Any] = dict(locals())
     check_choice(mode, MODES, "mode")
     check_choice(range, RANGES, "range")
     check_bits(min_bits, 0, 16, "min_bits")
@@ -246,6 +246,9 @@ def bitlength(
     def limited(params):
         return {**params, "bits": clip_ste(params["bits"], min_bits, max_bits)}
 
+    def frozen():
+        return bitlength(**form | {"mode": "fixed", "zero_on_grid": True})
+
     integer = affine(
         init_fn,
         grid_of,
@@ -258,9 +261,7 @@ def bitlength(
             learns_bits=None if mode == "fixed" else (min_bits, max_bits),
             numbers="signed" if symmetric else "unsigned",
         ),
-        frozen=None
-        if mode == "fixed"
-        else lambda: bitlength(**{**form, "mode": "fixed", "zero_on_grid": True}),
+        frozen=None if mode == "fixed" else frozen,
     )
 
     def apply(params, stats, x, *, train=False, key=None):
