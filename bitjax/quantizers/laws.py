@@ -26,6 +26,7 @@ from bitjax.quantizers.subject import (
     tensor,
     with_bits,
 )
+from bitjax.quantizers.trait_laws import TRAIT_LAWS
 
 
 def keeps_shape_and_dtype(s: Subject, x: jax.Array) -> None:
@@ -196,7 +197,7 @@ def maps_over_a_stack(s: Subject, x: jax.Array, bits: Sequence[float]) -> None:
         _equal_but_on_boundaries(s, law, x, member, s.apply(params, stats, x))
 
 
-def refuses_an_emptytensor(s: Subject, shape: tuple[int, ...] = (0, 4)) -> None:
+def refuses_an_empty_tensor(s: Subject, shape: tuple[int, ...] = (0, 4)) -> None:
     """A tensor without elements is a ValueError that says so and gives the shape."""
     law = "an empty tensor is an error that says so"
     try:
@@ -255,7 +256,9 @@ def check_quantizer(
     agrees_with_eager(s, tensor(3, 2.0))
     maps_over_a_stack(s, tensor(4), few)
     if claims.grid:
-        refuses_an_emptytensor(s)
+        refuses_an_empty_tensor(s)
+    for law in TRAIT_LAWS:
+        law(s, tensor(5, 2.0))
 
 
 def _equal_but_on_boundaries(s, law, x, a, b):
