@@ -30,7 +30,6 @@ from bitjax.data import load
 from bitjax.methods import bitpruning, full_precision
 from bitjax.methods.labels import bit_limits
 from bitjax.models import SmallCNN
-from bitjax.quantizers.bitlength import freeze
 from bitjax.report import plots
 from bitjax.runs.rows import read_rows
 from bitjax.training.runner import run
@@ -148,7 +147,7 @@ panels = plots.curves(read_rows(folder / "metrics.jsonl"), ("loss", "bits"))
 
 # %%
 limits = bit_limits(rules, costs)
-frozen = [bj.rule(r.pattern, freeze(r.quantizer)) for r in rules if r.quantizer]
+frozen = [bj.rule(r.pattern, bj.freeze(r.quantizer)) for r in rules if r.quantizer]
 model = bj.Quantized(SmallCNN(width=8), frozen)
 evaluate = learning.evaluator(model)
 batch = learning.calibration_batch()

@@ -17,7 +17,7 @@ from bitjax.linen.calibrate import calibrate
 from bitjax.linen.probe import inner_model
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs
-from bitjax.quantizers.base import check_choice
+from bitjax.quantizers.base import Planes, check_choice
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, write_site
@@ -104,11 +104,11 @@ def allocate(
     sites = plane_sites(model.rules, costs, grid)
     if not sites:
         raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
-    forms = {s: quantizer.form for s in sites if (quantizer := quantizer_of(model.rules, s))}
-    shallow = next((s for s in sites if forms[s]["depth"] < max_bits), None)
+    planes = {s: planes for s in sites if (planes := _planes(model.rules, s))}
+    shallow = next((s for s in sites if planes[s].depth < max_bits), None)
     if shallow is not None:
         raise ValueError(
-            f"`max_bits` must be at most the {forms[shallow]['depth']} planes of {shallow!r}, got "
+            f"`max_bits` must be at most the {planes[shallow].depth} planes of {shallow!r}, got "
             f"{max_bits}: give its bitplane() a larger `depth`, or lower `max_bits`."
         )
     chosen = "|".join(map(re.escape, sites))
@@ -131,7 +131,7 @@ def allocate(
         quant = write_site(quant, site, new)
     found = {**variables, QUANT: quant}
     stats = found.get(STATS, {})
-    solved = [s for s in sites if forms[s]["coefficients"] == "solved"]
+    solved = [s for s in sites if planes[s].coefficients == "solved"]
     if solved:
         averages = calibrate(model, found, batches())[STATS]
         for site in solved:
@@ -142,16 +142,24 @@ def allocate(
 
 def plane_sites(rules: Rules, costs: Costs, grid: str = "free") -> list[str]:
     """The inputs whose planes `allocate` chooses under a grid, in forward order."""
-    wanted = {"truncate": True, "depth": 8, "coefficients": "free"}
-    wanted = wanted if grid in PAPER_GRIDS else {"scale": "learned"}
     found = []
     for site, entry in costs.items():
-        quantizer = quantizer_of(rules, site)
-        if quantizer is None or entry.role != "input" or "bitplane" not in quantizer.name:
-            continue
-        if {**quantizer.form, **wanted, "signed": False} == quantizer.form:
+        planes = _planes(rules, site) if entry.role == "input" else None
+        if grid in PAPER_GRIDS:
+            chosen = planes == Planes(8, coefficients="free", scale="example", truncated=True)
+        else:
+            chosen = planes is not None and planes.scale == "learned"
+        if chosen:
             found.append(site)
     return found
+
+
+def _planes(rules: Rules, site: str) -> Planes | None:
+    """The planes of a site's quantizer, if it has some and no sign."""
+    quantizer = quantizer_of(rules, site)
+    if quantizer is None or quantizer.traits.numbers == "signed":
+        return None
+    return quantizer.traits.planes
 
 
 def check_settings(

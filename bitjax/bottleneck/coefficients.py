@@ -60,7 +60,7 @@ def solve_coefficients(model: Quantized, variables: Mapping[str, Any]) -> dict[s
             assert quantizer is not None, "a site with averages has a quantizer"
             if np.all(np.asarray(stats["count"]) > 0):
                 solved += 1
-                new = _solve_layers(quant, stats, quantizer.form["signed"])
+                new = _solve_layers(quant, stats, quantizer.traits.numbers == "signed")
                 return {**quant, "coefficients": jnp.asarray(new, jnp.float32)}
             return quant
         return {

@@ -110,10 +110,8 @@ def doctor(
     for site, seen in vital.items():
         found += _values(site, seen, variables)
         quantizer = quantizer_of(rules_of(model), site)
-        if quantizer is None:
-            continue
-        if "min_bits" in quantizer.form and not quantizer.name.endswith("/fixed"):
-            found += _bits(site, quantizer.form, variables, gradients, depths[_layer(site)])
+        if quantizer is not None and (bounds := quantizer.traits.learns_bits):
+            found += _bits(site, bounds, variables, gradients, depths[_layer(site)])
     # A kernel of zeros has been reported, with its cause.
     dead = {_layer(f.site) for f in found if f.level == "error" and "all zeros" in f.message}
     suspects = [(name, depths.get(name, 0)) for name in [*depths, *unseen] if name not in dead]
@@ -225,16 +223,16 @@ def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
         yield Finding("warning", site, message)
 
 
-def _bits(site, form, variables, gradients, depth) -> Iterator[Finding]:
-    bits = np.asarray(_read(variables[QUANT], site, "bits"))
+def _bits(site, bounds, variables, gradients, depth) -> Iterator[Finding]:
+    bits, (least, most) = np.asarray(_read(variables[QUANT], site, "bits")), bounds
     for bound, stuck in (
-        ("min_bits", bits <= form["min_bits"]),
-        ("max_bits", bits >= form["max_bits"]),
+        (f"min_bits={least:g}", bits <= least),
+        (f"max_bits={most:g}", bits >= most),
     ):
         if np.any(stuck):
             share = "" if np.all(stuck) else f" in {100 * np.mean(stuck):.0f} % of its blocks"
             message = (
-                f"has its bitlength at {bound}={form[bound]:g}{share}: widen the bounds, start "
+                f"has its bitlength at {bound}{share}: widen the bounds, start "
                 "elsewhere or change the penalty's strength"
             )
             yield Finding("warning", site, message)

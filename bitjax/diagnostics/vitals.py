@@ -34,7 +34,7 @@ def vitals(
     """The figures of one tensor and its quantizer."""
     # The ends of the levels are found by quantizing numbers far outside.
     x = widen(x)
-    if "rectifies" in quantizer.form:  # what is below 0 is not its error, as behind a ReLU
+    if quantizer.traits.rectifies:  # what is below 0 is not its error, as behind a ReLU
         x = jnp.maximum(x, 0.0)
 
     def quantize(x):

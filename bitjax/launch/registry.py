@@ -149,22 +149,34 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
 def _check_arguments(
     factory: Callable, key: str, name: str, arguments: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> None:
-    parameters = inspect.signature(factory).parameters
-    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kinds, free = settings_of(factory)
     hidden = {"name", "parent", *extra}  # the first two are Flax's
-    known = sorted(n for n in parameters if n not in hidden and not n.startswith("_"))
+    known = sorted(n for n in kinds if n not in hidden and not n.startswith("_"))
     for argument, value in arguments.items():
-        if argument not in parameters and not free:
+        if argument not in kinds and not free:
             raise ValueError(
                 f"config.{key}.{argument} is no setting of {name!r} (value {value!r}); it has "
                 f"{', '.join(known)}."
             )
-        if argument in parameters and not _fits(value, parameters[argument].annotation):
-            wanted = getattr(parameters[argument].annotation, "__name__", None)
-            raise ValueError(
-                f"config.{key}.{argument} must be of type "
-                f"{wanted or parameters[argument].annotation}, got {value!r}."
-            )
+        if argument in kinds and not _fits(value, kinds[argument]):
+            wanted = getattr(kinds[argument], "__name__", None) or kinds[argument]
+            raise ValueError(f"config.{key}.{argument} must be of type {wanted}, got {value!r}.")
+
+
+def settings_of(factory: Callable) -> tuple[dict[str, Any], bool]:
+    """What a factory takes by name, with each annotation, and whether it takes any other name.
+
+    `**recipe: Unpack[Keywords]` stands for the keys of `Keywords`.
+    """
+    kinds, free = {}, False
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            kinds[name] = parameter.annotation
+        elif typing.get_origin(parameter.annotation) is typing.Unpack:
+            kinds |= typing.get_type_hints(typing.get_args(parameter.annotation)[0])
+        else:
+            free = True
+    return kinds, free
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -171,7 +171,7 @@ class _Quantize(Visitor):
         key = None
         if self.train and layer.module.has_rng(QUANT):
             key = layer.module.make_rng(QUANT)
-        shared = quantizer.form.get("normalized", ())
+        shared = quantizer.traits.normalized
         if shared and role == "input" and self.train:
             # The quantizer normalises by the elements that it sees: those of a part of the batch.
             parts = self.parts * (jax.lax.axis_size(self.axis_name) if self.axis_name else 1)

@@ -53,7 +53,7 @@ class Affine(NamedTuple):
 
 def is_stored(quantizer: Quantizer | None) -> bool:
     """Whether a kernel's scale is a parameter of its own, which can be solved for."""
-    return quantizer is not None and quantizer.form.get("fit") == "stored"
+    return quantizer is not None and quantizer.traits.stored_scale
 
 
 def plan_layers(

@@ -1,7 +1,7 @@
 """BitPruning (Nikolić et al., arXiv 2002.03090): learn bitlengths, round and freeze, fine-tune."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from bitjax.costs.measures import bits_of, with_bits
 from bitjax.costs.rounding import POLICIES, round_bits
 from bitjax.methods.base import Method, Stage
 from bitjax.methods.labels import bit_limits, default_labels, learned_labels
-from bitjax.methods.optimizers import adam, scheduled, sgd, tie
-from bitjax.methods.recipe import reestimate, teaching
-from bitjax.quantizers.bitlength import freeze
+from bitjax.methods.optimizers import adam, scheduled, tie
+from bitjax.methods.recipe import Keywords, descent, recipe_of, reestimate, teaching
+from bitjax.quantizers.base import freeze
 from bitjax.rules import Rules, rule
 from bitjax.variables import read_site, write_site
 
@@ -32,18 +32,12 @@ def bitpruning(
     budgets: Sequence[Budget] = (),
     rounding: str | None = None,
     settle: float = 0.05,
-    learning_rate: float = 0.01,
     fine_tune_learning_rate: float | None = None,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    warmup: int = 0,
     bits_learning_rate: float = 0.01,
     range_learning_rate: float = 0.005,
     sharpness: float = 16.0,
     tied: Sequence[str] = (),
-    distill: float = 0.0,
-    temperature: float = 1.0,
-    reestimate_batches: int = 0,
+    **recipe: Unpack[Keywords],
 ) -> Method:
     """Learns every bitlength beside the weights, then fixes integers and trains on with them.
 
@@ -53,11 +47,12 @@ def bitpruning(
     are trained with that. What is reported is after both.
 
     Args:
-      rules: with `bitjax.bitlength` quantizers; other sites keep theirs.
-      steps: of both stages together.
+      rules: rules with quantizers that learn their bits, `bitjax.bitlength` or others whose traits
+        say so; other sites keep theirs.
+      steps: steps of both stages together.
       fine_tune: share of the steps that the second stage gets.
       gamma: strength of the soft penalty; 0 where only budgets act.
-      criterion: of the penalty, see `bitjax.penalty`.
+      criterion: what the penalty counts, see `bitjax.penalty`.
       budgets: hard limits; multipliers start at 0 and move at 40 steps of the stage, where costs
         are within 10 % of their limits, so that no strength has to be tuned.
       rounding: `ceil` (the paper's, as we recall it), `nearest` or `budget`, see `round_bits`.
@@ -65,19 +60,14 @@ def bitpruning(
         `nearest`.
       settle: share of the first stage's steps before the penalty and budgets act, for ranges to
         settle (early layers may otherwise be driven to one bit, and stay there).
-      learning_rate: the weights' peak, SGD with a cosine over both stages.
-      fine_tune_learning_rate: the second stage's peak; where the first cosine left off by default.
-      momentum: of SGD.
-      weight_decay: on parameters only.
-      warmup: steps of linear rise of the weights' rate.
-      bits_learning_rate: of Adam, constant.
-      range_learning_rate: of Adam on learned ranges (log domain).
+      fine_tune_learning_rate: the weights' peak in the second stage; by default the rate at which
+        the first stage left off, on one cosine over both.
+      bits_learning_rate: Adam's rate for the bits, constant.
+      range_learning_rate: Adam's rate for learned ranges (log domain).
       sharpness: for `mode="sharpen"`, what the mix's slope rises to, from 1, geometrically.
       tied: patterns of sites that share one bitlength each; ".*" is one per network. Without
         budgets, which round each site by itself.
-      distill: share of the float teacher's soft labels in the loss.
-      temperature: of the soft labels.
-      reestimate_batches: as in `quantization_aware.fixed_bits`.
+      **recipe: the other fields of `bitjax.methods.Recipe`; `warmup` is of the first stage.
 
     Raises:
       ValueError: an unknown rounding policy or one that does not go with the budgets or with ties,
@@ -94,25 +84,54 @@ def bitpruning(
     for name, share in (("fine_tune", fine_tune), ("settle", settle)):
         if not 0.0 <= share < 1.0:
             raise ValueError(f"`{name}` must be in [0, 1), got {share:g}.")
+    made = recipe_of(steps, recipe)
     tuned = round(steps * fine_tune)
     learned = steps - tuned
-    frozen_rules = tuple(
-        rule(r.pattern, freeze(r.quantizer) if r.quantizer else None) for r in rules
-    )
     left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
     tuned_rate = fine_tune_learning_rate
     if tuned_rate is None:
-        tuned_rate = learning_rate * left_off
-
-    def weights(rate, length, rise, end):
-        return scheduled(sgd(momentum, weight_decay), rate, length, warmup=rise, end=end)
-
+        tuned_rate = made.learning_rate * left_off
+    learning, tuning = (
+        made._replace(steps=learned),
+        made._replace(steps=tuned, learning_rate=tuned_rate, warmup=0),
+    )
     bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
-    count = len(budgets)
-    controls: dict[str, Any] = {"gamma": gamma}
-    if count:
-        zeros = jnp.zeros(count)
-        controls |= {"multiplier": zeros, "excess": zeros, "stiffness": 1.0}
+    first = Stage(
+        "learn_bits",
+        tuple(rules),
+        learned,
+        labels=learned_labels(rules),
+        optimizers={
+            "weights": descent(learning, left_off),
+            "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
+            "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
+        },
+        prepare=_check(rules, rounding, budgets),
+        controls=_controls(gamma, len(budgets)),
+        penalty=_objective(criterion, budgets, settle),
+        after_step=_projection(rules, budgets, sharpness, learned),
+        **teaching(made),
+    )
+    frozen_rules = tuple(
+        rule(r.pattern, freeze(r.quantizer) if r.quantizer else None) for r in rules
+    )
+    last = Stage(
+        "freeze_bits",
+        frozen_rules,
+        tuned,
+        prepare=_round_and_freeze(rules, rounding, budgets),
+        labels=default_labels,
+        optimizers={
+            "weights": descent(tuning),
+            "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
+        },
+        **teaching(made),
+    )
+    return Method("bitpruning", (first, last, *reestimate(frozen_rules, made.reestimate_batches)))
+
+
+def _check(rules, rounding, budgets):
+    """The preparation that refuses what cannot end well, before the training."""
 
     def check(context, variables, start):
         del start
@@ -121,10 +140,38 @@ def bitpruning(
             raise ValueError(
                 "bitpruning has no bits to learn: give at least one site a bitlength() quantizer."
             )
-        if budgets:  # one that cannot be met is found now, not after the training
+        if budgets:
             bits = jax.device_get(bits_of(variables))
             round_bits(bits, context.costs, limits, rounding, budgets)
         return iter(())
+
+    return check
+
+
+def _round_and_freeze(rules, rounding, budgets):
+    """The preparation that makes integers of what the first stage has learned."""
+
+    def round_and_freeze(context, variables, start):
+        if start:
+            return
+        limits = bit_limits(rules, context.costs)
+        bits = jax.device_get(bits_of(context.previous))
+        rounded = round_bits(bits, context.costs, limits, rounding, budgets)
+        yield with_bits(variables, rounded)
+
+    return round_and_freeze
+
+
+def _controls(gamma: float, count: int) -> dict[str, Any]:
+    """The traced state: a strength, and what each of `count` budgets needs."""
+    if not count:
+        return {"gamma": gamma}
+    zeros = jnp.zeros(count)
+    return {"gamma": gamma, "multiplier": zeros, "excess": zeros, "stiffness": 1.0}
+
+
+def _objective(criterion, budgets, settle):
+    """What the loss gains: the soft penalty, and a term of the augmented Lagrangian per budget."""
 
     def soft(quant, costs, controls, progress):
         awake = jnp.where(progress >= settle, 1.0, 0.0)
@@ -135,75 +182,37 @@ def bitpruning(
             total += lagrangian(excess, controls["multiplier"][i], controls["stiffness"])
         return awake * total
 
+    return soft
+
+
+def _projection(rules, budgets, sharpness, steps):
+    """What follows each of `steps` steps: bits return to their bounds, multipliers may rise."""
+
     def after_step(variables, controls, costs, step):
         quant = variables["quant"]
         for site, (low, high) in bit_limits(rules, costs).items():
             leaves = read_site(quant, site)
             new = {**leaves, "bits": jnp.clip(leaves["bits"], low, high)}
             if "sharpness" in leaves:
-                new["sharpness"] = sharpness ** (step / max(1, learned)).astype(jnp.float32)
+                new["sharpness"] = sharpness ** (step / max(1, steps)).astype(jnp.float32)
             quant = write_site(quant, site, new)
         variables = {**variables, "quant": quant}
-        if not count:
+        if not budgets:
             return variables, controls
         bits = bits_of(quant)
         excess = jnp.stack([cost_of(b, bits, costs) / b.limit - 1.0 for b in budgets])
         smooth = 0.9 * controls["excess"] + 0.1 * excess
         # Far from the limit the quadratic term pulls; a multiplier raised there would wind up and
         # overshoot, because bits travel slower than it.
-        due = (step % max(1, learned // _UPDATES) == 0) & (jnp.abs(smooth) < _NEAR)
+        due = (step % max(1, steps // _UPDATES) == 0) & (jnp.abs(smooth) < _NEAR)
         raised = raise_multiplier(smooth, controls["multiplier"], controls["stiffness"])
         multiplier = jnp.where(due, raised, controls["multiplier"])
         # The constraint hardens tenfold over the stage: soft first, while bits travel far.
-        stiffness = controls["stiffness"] * 10.0 ** (1.0 / max(1, learned))
-        return variables, {
-            **controls,
-            "excess": smooth,
-            "multiplier": multiplier,
-            "stiffness": stiffness,
-        }
+        stiffness = controls["stiffness"] * 10.0 ** (1.0 / max(1, steps))
+        moved = {"excess": smooth, "multiplier": multiplier, "stiffness": stiffness}
+        return variables, {**controls, **moved}
 
-    def round_and_freeze(context, variables, start):
-        if start:
-            return
-        limits = bit_limits(rules, context.costs)
-        bits = jax.device_get(bits_of(context.previous))
-        rounded = round_bits(bits, context.costs, limits, rounding, budgets)
-        yield with_bits(variables, rounded)
-
-    stages = [
-        Stage(
-            "learn_bits",
-            tuple(rules),
-            learned,
-            labels=learned_labels(rules),
-            optimizers={
-                "weights": weights(learning_rate, learned, warmup, left_off),
-                "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
-                "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
-            },
-            prepare=check,
-            controls=controls,
-            penalty=soft,
-            after_step=after_step,
-            **teaching(distill, temperature),
-        ),
-        Stage(
-            "freeze_bits",
-            frozen_rules,
-            tuned,
-            prepare=round_and_freeze,
-            labels=default_labels,
-            optimizers={
-                "weights": weights(tuned_rate, tuned, 0, 0.0),
-                "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
-            },
-            **teaching(distill, temperature),
-        ),
-    ]
-    if reestimate_batches:
-        stages.append(reestimate(frozen_rules, reestimate_batches))
-    return Method("bitpruning", tuple(stages))
+    return after_step
 
 
 def _rounding(policy, budgets, tied):

@@ -1,6 +1,7 @@
 """Bitwise bottleneck (Zhou et al., arXiv 2006.05210): keep the planes that pay, under a rate."""
 
 from collections.abc import Iterator
+from typing import Unpack
 
 import numpy as np
 
@@ -8,9 +9,7 @@ from bitjax.bottleneck.allocate import allocate, check_settings, plane_sites
 from bitjax.bottleneck.coefficients import solve_coefficients
 from bitjax.costs.measures import bits_of
 from bitjax.methods.base import Context, Method, Stage, Variables
-from bitjax.methods.fixed_bits import fixed_bits
-from bitjax.methods.full_precision import full_precision
-from bitjax.methods.optimizers import sgd
+from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
 from bitjax.rules import Rules
 
 
@@ -29,14 +28,8 @@ def bottleneck(
     max_bits: int = 8,
     exact: bool = False,
     calibration_batches: int = 8,
-    learning_rate: float = 0.01,
     float_learning_rate: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    warmup: int = 0,
-    distill: float = 0.0,
-    temperature: float = 1.0,
-    reestimate_batches: int = 0,
+    **recipe: Unpack[Keywords],
 ) -> Method:
     """Counts the float network's activations once, gives every site its planes, fine-tunes.
 
@@ -47,31 +40,26 @@ def bottleneck(
     steps=0. Coefficients that are `solved` follow moving averages instead.
 
     Args:
-      rules: with `bitjax.bitplane` quantizers on inputs behind a ReLU, see `bitjax.allocate`; other
-        sites keep theirs.
+      rules: rules with `bitjax.bitplane` quantizers on inputs behind a ReLU, see `bitjax.allocate`;
+        other sites keep theirs.
       rate: the budget, planes per element on average over sites.
       psnr_loss: the paper's knob T in dB instead of a budget: each site by itself gets the least
         rate whose PSNR is at least 55 - T; `rate`, `weighting` and `cost` are then not read.
-      steps: of fine-tuning.
-      float_steps: of training the float network first; 0 where the run starts from a trained one.
-      weighting: F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
+      steps: steps of fine-tuning.
+      float_steps: steps that train the float network first; 0 where the run starts from a trained
+        one.
+      weighting: the weights F_l, `fisher` (what an error costs the loss) or `none` (1 everywhere).
       cost: what the rate is averaged over: `equal`, `elements` or `macs`.
       grid: `free` scales, the best `window` of an 8-bit code (scales are powers of two of its
         step), or the paper's `truncated` and `lasso`, see `bitjax.allocate`.
       resolve_every: steps of fine-tuning between two solutions of the `solved` coefficients; 0
         leaves those of the calibration batches.
       min_bits: the least rate of a site; with `max_bits` the same, rates are uniform.
-      max_bits: the greatest, at most 8.
-      exact: see `solvers.allocation.allocate`.
+      max_bits: the greatest rate of a site, at most 8.
+      exact: whether the rates are the best ones, see `solvers.allocation.allocate`.
       calibration_batches: training batches that are counted, not augmented.
-      learning_rate: peak for weights and scales in fine-tuning.
-      float_learning_rate: peak in the first stage.
-      momentum: of SGD.
-      weight_decay: on parameters.
-      warmup: steps of linear rise.
-      distill: as in `quantization_aware.fixed_bits`.
-      temperature: likewise.
-      reestimate_batches: likewise.
+      float_learning_rate: the rate's peak while the float network is trained.
+      **recipe: the other fields of `bitjax.methods.Recipe`; the teacher is fine-tuning's.
 
     Raises:
       ValueError: an unknown choice, or bounds that the rate is not between.
@@ -86,6 +74,8 @@ def bottleneck(
       support of solved coefficients is that of the allocation from the first step on.
     """
     check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
+    if resolve_every < 0:
+        raise ValueError(f"`resolve_every` must be at least 0, got {resolve_every}.")
 
     def prepare(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
         if start:
@@ -103,36 +93,19 @@ def bottleneck(
         )
         yield found
 
-    tuned = fixed_bits(
-        "bottleneck",
-        rules,
-        steps=steps,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        range_direction=sgd(momentum),
-        range_learning_rate=learning_rate,
-        distill=distill,
-        temperature=temperature,
-        reestimate_batches=reestimate_batches,
-    )
-    if resolve_every < 0:
-        raise ValueError(f"`resolve_every` must be at least 0, got {resolve_every}.")
-    if resolve_every and steps:
+    made = recipe_of(steps, recipe)
+    before = made._replace(steps=float_steps, learning_rate=float_learning_rate, distill=0.0)
+    tuned = training("fine_tune", rules, made, range_decay=0.0)
+    if resolve_every:
 
         def resolve(context: Context, variables: Variables) -> Variables:
             return solve_coefficients(context.model, variables)
 
-        fine_tune = tuned.stages[0]._replace(every=(resolve_every, resolve))
-        tuned = tuned._replace(stages=(fine_tune, *tuned.stages[1:]))
-    first = full_precision(
-        steps=float_steps,
-        learning_rate=float_learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup=warmup,
-    ).stages[0]
-    before = (first._replace(name="float"),) if float_steps else ()
-    after = tuned.stages if steps else tuned.stages[1:]
-    return Method("bottleneck", (*before, Stage("allocate", rules, prepare=prepare), *after))
+        tuned = tuned._replace(every=(resolve_every, resolve))
+    stages = (
+        *((training("float", (), before),) if float_steps else ()),
+        Stage("allocate", rules, prepare=prepare),
+        *((tuned,) if steps else ()),
+        *reestimate(rules, made.reestimate_batches),
+    )
+    return Method("bottleneck", stages)

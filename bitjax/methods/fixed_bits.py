@@ -1,64 +1,115 @@
-"""Fixed-bit quantization-aware training: what `uniform`, `lsq` and `pact` share."""
+"""Training with fixed bits: `uniform`, `lsq`, `pact`, `hwgq` and `twn`.
 
-import optax
+Weights are trained behind straight-through estimators. The methods differ in the quantizers that
+go with them and in what becomes of the ranges that those learn.
+"""
 
-from bitjax.methods.base import Method, Stage
-from bitjax.methods.labels import default_labels
-from bitjax.methods.optimizers import scheduled, sgd
-from bitjax.methods.recipe import reestimate, teaching
+from typing import Unpack
+
+from bitjax.methods.base import Method
+from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
 from bitjax.rules import Rules
 
 
-def fixed_bits(
-    name: str,
-    rules: Rules,
-    *,
-    steps: int,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    warmup: int,
-    range_direction: optax.GradientTransformation | None = None,
-    range_learning_rate: float = 0.0,
-    distill: float = 0.0,
-    temperature: float = 1.0,
-    reestimate_batches: int = 0,
-) -> Method:
-    """Calibrates the rules' quantizers, trains weights and ranges, perhaps re-estimates statistics.
+def uniform(rules: Rules, *, steps: int = 0, **recipe: Unpack[Keywords]) -> Method:
+    """The plain baseline: ranges are observed; `steps=0` is post-training quantization.
 
     Args:
-      name: of the method.
-      rules: with fixed-bit quantizers.
-      steps: of training; 0 is post-training quantization.
-      learning_rate: peak for the weights.
-      momentum: of SGD.
-      weight_decay: on parameters.
-      warmup: steps of linear rise.
-      range_direction: the ranges' direction; None freezes them.
-      range_learning_rate: their peak.
-      distill: share of the float teacher's soft labels in the loss.
-      temperature: of the soft labels; above 1 every logit counts, not the likely classes alone.
-      reestimate_batches: batches of augmented training images that re-estimate batch
-        normalisation's statistics at the end; 0 does not.
+      rules: rules with fixed-bit quantizers, `bitjax.uniform` say; ranges that others learn stay.
+      steps: steps of training.
+      **recipe: the other fields of `bitjax.methods.Recipe`.
 
     Example:
-      >>> method = fixed_bits("uniform", (), steps=0, learning_rate=0.1, momentum=0.9,
-      ...                     weight_decay=0.0, warmup=0, reestimate_batches=4)
-      >>> [stage.name for stage in method.stages]
+      >>> [stage.name for stage in uniform((), steps=0, reestimate_batches=4).stages]
       ['calibrate', 'reestimate_batch_stats']
     """
-    optimizers = {
-        "weights": scheduled(sgd(momentum, weight_decay), learning_rate, steps, warmup=warmup)
-    }
-    if range_direction is not None:
-        optimizers["ranges"] = scheduled(range_direction, range_learning_rate, steps, warmup=warmup)
-    stage = Stage(
-        "fine_tune" if steps else "calibrate",
-        rules,
-        steps,
-        labels=default_labels,
-        optimizers=optimizers,
-        **teaching(distill, temperature),
-    )
-    last = (reestimate(rules, reestimate_batches),) if reestimate_batches else ()
-    return Method(name, (stage, *last))
+    return _fixed_bits("uniform", rules, steps, recipe, range_decay=None)
+
+
+def lsq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
+    """Learned step size quantization: weights and scales trained together at one learning rate.
+
+    The scales' gradient is already normalised inside the quantizer (the paper's section 2.2); they
+    are not decayed.
+
+    Args:
+      rules: rules with `bitjax.lsq` quantizers.
+      steps: steps of training.
+      **recipe: the other fields of `bitjax.methods.Recipe`.
+
+    Example:
+      >>> sorted(lsq((), steps=10).stages[0].optimizers)
+      ['ranges', 'weights']
+
+    Source: Esser et al., arXiv 1902.08153.
+    """
+    return _fixed_bits("lsq", rules, steps, recipe, range_decay=0.0)
+
+
+def pact(
+    rules: Rules, *, steps: int, clip_decay: float = 1e-4, **recipe: Unpack[Keywords]
+) -> Method:
+    """Parameterized clipping activation: weights and clips trained together, the clips decayed.
+
+    Args:
+      rules: rules with `bitjax.pact` quantizers.
+      steps: steps of training.
+      clip_decay: weight of the L2 term on the clips, by which clipping pays.
+      **recipe: the other fields of `bitjax.methods.Recipe`.
+
+    Example:
+      >>> pact((), steps=10).name
+      'pact'
+
+    Source: Choi et al., arXiv 1805.06085.
+    """
+    return _fixed_bits("pact", rules, steps, recipe, range_decay=clip_decay)
+
+
+def hwgq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
+    """Half-wave activations, whose levels stay as they start, and binary weights.
+
+    The paper's levels are those of a unit Gaussian, so its networks normalise in front of every
+    quantizer without a learned scale; where a network does not, `hwgq(fit="measured")` takes them
+    from the data.
+
+    Args:
+      rules: rules with `bitjax.hwgq` inputs and `bitjax.binary` kernels.
+      steps: steps of training.
+      **recipe: the other fields of `bitjax.methods.Recipe`.
+
+    Example:
+      >>> sorted(hwgq((), steps=10).stages[0].optimizers)
+      ['weights']
+
+    Source: Cai et al., CVPR 2017.
+    """
+    return _fixed_bits("hwgq", rules, steps, recipe, range_decay=None)
+
+
+def twn(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
+    """Ternary weight networks: codes and scales follow the weights at every step.
+
+    Ranges of inputs that are learned move at the weights' rate.
+
+    Args:
+      rules: rules with `bitjax.ternary(fit="twn")` kernels (or `fit="optimal"`: OTWN), inputs float
+        or with any quantizer.
+      steps: steps of training.
+      **recipe: the other fields of `bitjax.methods.Recipe`.
+
+    Example:
+      >>> sorted(twn((), steps=10).stages[0].optimizers)
+      ['ranges', 'weights']
+
+    Source: Li and Liu, arXiv 1605.04711, with a scale per filter as later work has it; theirs is
+      per layer.
+    """
+    return _fixed_bits("twn", rules, steps, recipe, range_decay=0.0)
+
+
+def _fixed_bits(name, rules, steps, keywords, *, range_decay) -> Method:
+    """All five: `range_decay` is the L2 decay of learned ranges; None leaves them as they start."""
+    recipe = recipe_of(steps, keywords)
+    stage = training("fine_tune" if steps else "calibrate", rules, recipe, range_decay)
+    return Method(name, (stage, *reestimate(rules, recipe.reestimate_batches)))

@@ -49,7 +49,7 @@ def learned_labels(rules: Rules) -> Callable[[Any], Any]:
     def label(path, name):
         site = "/".join(key.key for key in path[1:-1])
         quantizer = quantizer_of(rules, site) if name == "bits" else None
-        return FROZEN if quantizer is not None and "min_bits" not in quantizer.form else name
+        return FROZEN if quantizer is not None and quantizer.traits.learns_bits is None else name
 
     return lambda trained: jax.tree_util.tree_map_with_path(label, default_labels(trained))
 
@@ -68,6 +68,6 @@ def bit_limits(rules: Rules, costs: Costs) -> dict[str, tuple[float, float]]:
     found = {}
     for site in costs:
         quantizer = quantizer_of(rules, site)
-        if quantizer is not None and "min_bits" in quantizer.form:
-            found[site] = (quantizer.form["min_bits"], quantizer.form["max_bits"])
+        if quantizer is not None and quantizer.traits.learns_bits is not None:
+            found[site] = quantizer.traits.learns_bits
     return found

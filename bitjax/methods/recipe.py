@@ -1,36 +1,117 @@
-"""How weights are trained, whatever the method: schedule, decay, teacher."""
+"""How weights are trained, whatever the method: the eight settings that methods share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 
 from bitjax.methods.base import Stage
+from bitjax.methods.labels import default_labels
+from bitjax.methods.optimizers import scheduled, sgd
 from bitjax.rules import Rules
 
 
-def teaching(distill: float, temperature: float = 1.0) -> dict[str, Any]:
-    """The fields of a stage whose loss listens to the float teacher for the share `distill`.
+class Recipe(NamedTuple):
+    """How weights are trained: SGD with momentum, a linear rise and a cosine, perhaps a teacher.
 
-    Raises:
-      ValueError: `distill` is outside [0, 1], or `temperature` is not above 0.
+    Every method takes the fields as keywords, `lsq(rules, steps=100, learning_rate=0.02)`, and so
+    do configs, `config.method.learning_rate = 0.02`.
+
+    Attributes:
+      steps: steps of training; where 0, quantizers are only calibrated.
+      learning_rate: the weights' rate at its peak. `full_precision` has a default of 0.1.
+      momentum: momentum of SGD.
+      weight_decay: L2 decay of the parameters; learned ranges are not decayed.
+      warmup: steps in which the rate rises linearly to its peak; a cosine to 0 follows.
+      distill: share of the float teacher's soft labels in the loss, 0 to 1. The teacher is the
+        network that the run started from.
+      temperature: temperature of the soft labels; above 1 unlikely classes count too.
+      reestimate_batches: batches of augmented training images that re-estimate batch
+        normalisation's statistics after the training; 0 leaves the moving averages.
+    """
+
+    steps: int
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: int = 0
+    distill: float = 0.0
+    temperature: float = 1.0
+    reestimate_batches: int = 0
+
+
+class Keywords(TypedDict, total=False):
+    """The fields of `Recipe` but `steps`, as what `**recipe` of a method may be."""
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    warmup: int
+    distill: float
+    temperature: float
+    reestimate_batches: int
+
+
+def recipe_of(steps: int, keywords: Keywords) -> Recipe:
+    """The recipe of a method's keywords, checked; a ValueError where a teacher is out of bounds."""
+    recipe = Recipe(steps, **keywords)
+    if not 0.0 <= recipe.distill <= 1.0:
+        raise ValueError(f"`distill` must be in [0, 1], got {recipe.distill:g}.")
+    if not recipe.temperature > 0.0:
+        raise ValueError(f"`temperature` must be above 0, got {recipe.temperature:g}.")
+    return recipe
+
+
+def descent(recipe: Recipe, end: float = 0.0) -> optax.GradientTransformation:
+    """SGD along the recipe's schedule, whose cosine falls to the share `end` of the peak."""
+    direction = sgd(recipe.momentum, recipe.weight_decay)
+    rate, steps, warmup = recipe.learning_rate, recipe.steps, recipe.warmup
+    return scheduled(direction, rate, steps, warmup=warmup, end=end)
+
+
+def training(name: str, rules: Rules, recipe: Recipe, range_decay: float | None = None) -> Stage:
+    """A stage that trains weights, and perhaps learned ranges, by a recipe.
+
+    Args:
+      name: the stage's name.
+      rules: the quantizers that hold while the stage lasts.
+      recipe: steps, schedule and teacher.
+      range_decay: L2 decay of learned ranges, which move at the weights' rate; None leaves them as
+        they are.
 
     Example:
-      >>> teaching(0.0)
-      {}
+      >>> sorted(training("train", (), Recipe(steps=10), range_decay=0.0).optimizers)
+      ['ranges', 'weights']
     """
-    if not 0.0 <= distill <= 1.0:
-        raise ValueError(f"`distill` must be in [0, 1], got {distill:g}.")
-    if not temperature > 0.0:
-        raise ValueError(f"`temperature` must be above 0, got {temperature:g}.")
-    return {"loss": distillation(temperature, distill), "teacher": True} if distill else {}
+    optimizers = {"weights": descent(recipe)}
+    if range_decay is not None:
+        optimizers["ranges"] = descent(recipe._replace(weight_decay=range_decay))
+    return Stage(
+        name,
+        rules,
+        recipe.steps,
+        labels=default_labels,
+        optimizers=optimizers,
+        **teaching(recipe),
+    )
+
+
+def teaching(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a stage whose loss listens to the recipe's teacher; none without one."""
+    if not recipe.distill:
+        return {}
+    return {"loss": distillation(recipe.temperature, recipe.distill), "teacher": True}
 
 
 def distillation(temperature: float = 1.0, share: float = 1.0) -> Callable[..., jax.Array]:
     """A loss that mixes the float teacher's soft labels with the task's own loss.
 
     share * T^2 * KL(teacher / T || student / T) + (1 - share) * task loss, mean over examples.
+
+    Args:
+      temperature: T, above 0.
+      share: weight of the soft labels, 0 to 1.
 
     Example:
       >>> logits = jnp.array([[1.0, 2.0]])
@@ -49,12 +130,16 @@ def distillation(temperature: float = 1.0, share: float = 1.0) -> Callable[..., 
     return loss
 
 
-def reestimate(rules: Rules, batches: int) -> Stage:
-    """A stage without training: batch normalisation's statistics from augmented training images.
+def reestimate(rules: Rules, batches: int) -> tuple[Stage, ...]:
+    """A stage that re-estimates batch normalisation's statistics; none where there are no batches.
+
+    Args:
+      rules: the quantizers that hold while statistics are taken.
+      batches: number of batches of augmented training images.
 
     Example:
-      >>> reestimate((), 20).steps
-      0
+      >>> [stage.name for stage in reestimate((), 20)], reestimate((), 0)
+      (['reestimate_batch_stats'], ())
     """
 
     def prepare(context, variables, start):
@@ -63,4 +148,4 @@ def reestimate(rules: Rules, batches: int) -> Stage:
         if start == 0:
             yield reestimate_batch_stats(context.model, variables, context.batches(batches, True))
 
-    return Stage("reestimate_batch_stats", rules, prepare=prepare)
+    return (Stage("reestimate_batch_stats", rules, prepare=prepare),) if batches else ()

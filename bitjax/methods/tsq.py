@@ -1,18 +1,15 @@
 """Two-step quantization (Wang et al., CVPR 2018): learn the codes, then solve for the weights."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 
 from bitjax.bottleneck.allocate import allocate
 from bitjax.linen.targets import is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
-from bitjax.methods.fixed_bits import fixed_bits
 from bitjax.methods.labels import FROZEN, default_labels
-from bitjax.methods.optimizers import scheduled, sgd
-from bitjax.methods.recipe import reestimate, teaching
-from bitjax.quantizers.ternary import hold_codes
+from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
 from bitjax.rules import Rules, quantizer_of
 from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.solve import solve_each
@@ -26,17 +23,10 @@ def tsq(
     code_steps: int,
     fine_tune_steps: int = 0,
     trained: str = "scales",
-    learning_rate: float = 0.01,
     fine_tune_rate: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    warmup: int = 0,
-    distill: float = 0.0,
-    temperature: float = 1.0,
     input_bits: int = 0,
     calibration_batches: int = 16,
     augment: bool = False,
-    reestimate_batches: int = 0,
     target: str = "codes",
     asymmetric: bool = True,
     float_inputs: bool = False,
@@ -47,6 +37,7 @@ def tsq(
     starts: int = 1,
     strengths: tuple[float, ...] = (1.0,),
     iterations: int = 5,
+    **recipe: Unpack[Keywords],
 ) -> Method:
     """Trains with low-bit activations and float weights, then finds weights that give their codes.
 
@@ -57,34 +48,33 @@ def tsq(
     with the codes frozen or by the straight-through estimator.
 
     Args:
-      rules: kernels to be solved with `ternary`, `binary` or `low_bit` quantizers and
-        fit="stored"; inputs with `halfwave`, or any other, or float; others keep theirs.
-      code_steps: of the first stage; 0 calibrates its quantizers only.
-      fine_tune_steps: of the last stage; 0 leaves it out.
-      trained: in it: `scales`, all but the solved kernels; `straight_through`, all.
-      learning_rate: peak in the first stage.
-      fine_tune_rate: peak in the last.
-      momentum: of SGD.
-      weight_decay: on parameters, in both.
-      warmup: steps of linear rise, in both.
-      distill: share of the float teacher's soft labels in the loss, in both.
-      temperature: of the soft labels.
+      rules: rules that give kernels to be solved `ternary`, `binary` or `low_bit` quantizers with
+        fit="stored", and inputs `halfwave`, any other quantizer, or none; others keep theirs.
+      code_steps: steps of the first stage; 0 calibrates its quantizers only.
+      fine_tune_steps: steps of the last stage; 0 leaves it out.
+      trained: what the last stage trains: `scales`, all but the solved kernels, or
+        `straight_through`, all.
+      fine_tune_rate: the learning rate's peak in the last stage.
       input_bits: planes of `bitplane` inputs, whose scales are then those of least error on the
         calibration batches, see `bitjax.allocate`; 0 leaves inputs as they start.
       calibration_batches: training batches that layers are solved from.
-      augment: whether those are augmented.
-      reestimate_batches: augmented batches that re-estimate batch normalisation's statistics after
-        the transformation; 0 does not.
-      target: see `bitjax.two_step.fits.SolveOptions`, as for what follows.
-      asymmetric: likewise.
-      float_inputs: likewise.
-      positions: likewise.
-      ridge: likewise.
-      joint: likewise.
-      pair_moves: likewise.
-      starts: likewise.
-      strengths: likewise.
-      iterations: likewise.
+      augment: whether those batches are augmented.
+      target: what each layer is solved for: `codes` for the finest target that is known of it,
+        `sum` or `output`.
+      asymmetric: whether a layer's inputs come from the network as far as it is solved; else they
+        are the float network's own.
+      float_inputs: whether the float network computes its targets from float inputs; else from
+        inputs quantized as the first stage has learned.
+      positions: patches taken of an example.
+      ridge: strength of the pull towards the float filters, see `solvers.fit_codes`.
+      joint: whether each code is tried at its own best scale; else there is one scale a sweep.
+      pair_moves: whether two codes may change at once, too; not where patches are fewer than
+        inputs.
+      starts: number of starts of the descent.
+      strengths: strengths lambda of the splitting, one after the other, for the finest targets.
+      iterations: iterations of the splitting for each strength.
+      **recipe: the other fields of `bitjax.methods.Recipe`; the rate is the first stage's, all else
+        holds in both stages that train, and statistics are re-estimated behind `transform`.
 
     Raises:
       ValueError: no rule stores a kernel's scale, or a setting is out of its range.
@@ -117,32 +107,46 @@ def tsq(
         tuple(strengths),
         iterations,
     )
-    codes = fixed_bits(
-        "tsq",
-        float_kernels(rules),
-        steps=code_steps,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        range_direction=sgd(momentum),
-        range_learning_rate=learning_rate,
-        distill=distill,
-        temperature=temperature,
-    ).stages[0]
+    made = recipe_of(code_steps, recipe)
+    first = training("codes", float_kernels(rules), made, range_decay=0.0)
+    if input_bits:
+        first = first._replace(prepare=_place(input_bits, calibration_batches))
+    solve = _transform(settings, calibration_batches, augment)
+    stages = [
+        first,
+        Stage("transform", rules, prepare=solve),
+        *reestimate(rules, made.reestimate_batches),
+    ]
+    if fine_tune_steps:
+        tuned = made._replace(steps=fine_tune_steps, learning_rate=fine_tune_rate)
+        last = training("fine_tune", rules, tuned, range_decay=0.0)
+        if trained == "scales":
+            last = last._replace(rules=_held(rules), labels=frozen_codes(rules))
+        stages.append(last)
+    return Method("tsq", tuple(stages))
+
+
+def _place(bits: int, batches: int):
+    """The preparation that gives inputs of planes so many bits."""
 
     def place(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
         if not start:
             yield allocate(
-                context.model, variables, lambda: context.batches(calibration_batches, False),
-                rate=input_bits, min_bits=input_bits, max_bits=input_bits, costs=context.costs,
+                context.model, variables, lambda: context.batches(batches, False),
+                rate=bits, min_bits=bits, max_bits=bits, costs=context.costs,
             )  # fmt: skip
+
+    return place
+
+
+def _transform(settings: Settings, batches: int, augment: bool):
+    """The preparation that solves layer by layer, each kept as it is done."""
 
     def transform(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
         solved = solve_each(
             context.model,
             variables,
-            lambda: context.batches(calibration_batches, augment),
+            lambda: context.batches(batches, augment),
             settings=settings,
             teacher=context.previous,
             costs=context.costs,
@@ -156,42 +160,21 @@ def tsq(
             )
             yield found
 
-    codes = codes._replace(name="codes", prepare=place if input_bits else None)
-    stages = [codes, Stage("transform", rules, prepare=transform)]
-    if reestimate_batches:
-        stages.append(reestimate(rules, reestimate_batches))
-    if fine_tune_steps:
-        last = scheduled(
-            sgd(momentum, weight_decay), fine_tune_rate, fine_tune_steps, warmup=warmup
-        )
-        ranges = scheduled(sgd(momentum), fine_tune_rate, fine_tune_steps, warmup=warmup)
-        held = tuple(
-            r._replace(quantizer=hold_codes(r.quantizer))
-            if r.quantizer and is_stored(r.quantizer)
-            else r
-            for r in rules
-        )
-        stages.append(
-            Stage(
-                "fine_tune",
-                held if trained == "scales" else rules,
-                fine_tune_steps,
-                labels=frozen_codes(rules) if trained == "scales" else default_labels,
-                optimizers={"weights": last, "ranges": ranges},
-                **teaching(distill, temperature),
-            )
-        )
-    return Method("tsq", tuple(stages))
+    return transform
+
+
+def _held(rules: Rules) -> Rules:
+    """The rules with the codes of stored scales held."""
+    return tuple(
+        r._replace(quantizer=r.quantizer.frozen())
+        if r.quantizer and r.quantizer.frozen and is_stored(r.quantizer)
+        else r
+        for r in rules
+    )
 
 
 def float_kernels(rules: Rules) -> Rules:
-    """The rules with kernels of stored scales left float.
-
-    Example:
-      >>> import bitjax as bj
-      >>> float_kernels([bj.rule(".*/kernel", bj.ternary(fit="stored"))])
-      (Rule(pattern='.*/kernel', quantizer=None),)
-    """
+    """The rules with kernels of stored scales left float."""
     return tuple(r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in rules)
 
 

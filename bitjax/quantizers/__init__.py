@@ -3,7 +3,9 @@
 from bitjax.quantizers.base import Axes as Axes
 from bitjax.quantizers.base import Batch as Batch
 from bitjax.quantizers.base import Codes as Codes
+from bitjax.quantizers.base import Planes as Planes
 from bitjax.quantizers.base import Quantizer as Quantizer
+from bitjax.quantizers.base import Traits as Traits
 from bitjax.quantizers.base import identity as identity
 from bitjax.quantizers.base import reduce_batch as reduce_batch
 from bitjax.quantizers.bitlength import bitlength as bitlength

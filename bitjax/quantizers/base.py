@@ -51,8 +51,60 @@ class Batch(NamedTuple):
     mean: Mapping[str, jax.Array] = {}
 
 
+class Planes(NamedTuple):
+    """What a quantizer on bit planes is, for what chooses its planes (`bitjax.allocate`).
+
+    Such a quantizer has the leaf `shift`, the lowest kept plane, beside `bits`. The level of a code
+    is the sum of the levels of its planes.
+
+    Attributes:
+      depth: magnitude planes of the whole code, of which some are kept.
+      coefficients: where the planes' coefficients come from: `power_of_two` (they are 2^i), or the
+        leaf `coefficients` of `[depth]` numbers, which is `free` (learned) or `solved`.
+      scale: where the scale of plane 0 comes from: `learned` is the parameter `scale`, `observed`
+        follows the statistics, `example` is each example's own and travels with its codes.
+      truncated: whether low planes are cut off a finished code; else x is rounded at the lowest
+        kept plane.
+    """
+
+    depth: int
+    coefficients: str = "power_of_two"
+    scale: str = "learned"
+    truncated: bool = False
+
+
+class Traits(NamedTuple):
+    """What a quantizer says of itself, for methods and reports to ask; every default is safe.
+
+    The laws of `bitjax.check_quantizer` hold a quantizer to what it says here.
+
+    Attributes:
+      learns_bits: `(least, most)` of the leaf `bits` where training is to move it; None where the
+        bits are fixed. Methods that learn bits keep the leaf between the two and round it.
+      numbers: `signed` where levels may lie below 0, `unsigned` where what is below 0 becomes 0.
+      rectifies: whether the quantizer is the layer's ReLU as well: what it cuts below 0 is then no
+        error.
+      normalized: names of parameters whose gradient is divided by the root of the number of
+        elements. Where devices or parts share a batch, the number counted is the whole batch's.
+      stored_scale: whether the level of a code is the parameter `scale`, one number per filter,
+        times an integer. A solver may then choose integers and scale (`bitjax.solve_layers`).
+      planes: the bit planes, of a quantizer that has them; else None.
+    """
+
+    learns_bits: tuple[float, float] | None = None
+    numbers: str = "signed"
+    rectifies: bool = False
+    normalized: tuple[str, ...] = ()
+    stored_scale: bool = False
+    planes: Planes | None = None
+
+
 class Quantizer(NamedTuple):
     """Pure functions that quantize one tensor; knows nothing of Flax, layers or training.
+
+    What training moves goes by the name of a leaf of `params`: `bits` by the method's rule for bits
+    if `traits.learns_bits`, and `scale`, `clip_max`, `clip_min`, `log_clip_max`, `coefficients` by
+    its rule for ranges. Leaves of other names stay as `init` made them.
 
     Attributes:
       init: `(x, axes) -> (params, stats)`, dicts of float32 leaves; `params` always holds `bits`.
@@ -66,9 +118,11 @@ class Quantizer(NamedTuple):
       measure: `(params, stats, x) -> Batch`, or None where nothing is observed.
       update: `(stats, batch) -> stats`, or None.
       name: what the summary prints, for example `lsq` or `bitlength/blend`.
-      form: the static settings, for the summary and the run's record. `normalized` names the leaves
-        whose gradient is divided by the root of the number of elements; where devices or parts
-        divide a batch, `Quantized` makes that the whole batch's.
+      form: the static settings as a record, for tables and files to show. It decides nothing.
+      traits: what the quantizer says of itself; what decides anything is asked here.
+      frozen: `() -> Quantizer`, the same one with what it chooses held: the bits where it learns
+        them, which are then integers, or the codes where its scale is stored. Leaves keep their
+        names and shapes. None where nothing is to be held.
     """
 
     init: Callable[[jax.Array, Axes], tuple[Params, Stats]]
@@ -79,6 +133,26 @@ class Quantizer(NamedTuple):
     update: Callable[[Stats, Batch], Stats] | None = None
     name: str = "quantizer"
     form: Mapping[str, Any] = {}
+    traits: Traits = Traits()
+    frozen: "Callable[[], Quantizer] | None" = None
+
+
+def freeze(quantizer: Quantizer) -> Quantizer:
+    """The quantizer for integer bits that are not to move; one that learns no bits as it is.
+
+    Leaves keep their names, so that a stage may follow another one with it.
+
+    Args:
+      quantizer: any; those that learn bits answer with what their `frozen` makes.
+
+    Example:
+      >>> from bitjax.quantizers.bitlength import bitlength
+      >>> freeze(bitlength(init=4.0)).name
+      'bitlength/fixed'
+    """
+    if quantizer.traits.learns_bits is None or quantizer.frozen is None:
+        return quantizer
+    return quantizer.frozen()
 
 
 def reduce_batch(batch: Batch, axis_name: str | None) -> Batch:

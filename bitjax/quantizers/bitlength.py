@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.quantizers import blocks, ranges
-from bitjax.quantizers.base import Quantizer, check_bits, check_choice
+from bitjax.quantizers.base import Quantizer, Traits, check_bits, check_choice
 from bitjax.quantizers.grid import (
     Grid,
     Levels,
@@ -167,7 +167,7 @@ def bitlength(
         (at 1 for a tensor of zeros; the rounding of the logarithm is up to 64 ulp of c).
       signed: for a learned range, True is [-c, c] (also None), False is [0, c].
       granularity: of the bits: `per_tensor`, `per_channel` or `per_group`. For one bitlength per
-        network, tie the leaves in the optimizer: `methods.base.tie`.
+        network, tie the leaves in the optimizer: `methods.optimizers.tie`.
       range_granularity: of the range; the bits' by default.
       group_size: elements of a group, with `per_group`.
       min_bits: at least 0, where 0 prunes the block.
@@ -189,7 +189,7 @@ def bitlength(
     Source: arXiv 2002.03090. Departures: ranges by moving average or learned (min-max alone is
       worse than pruning below 3 bits), Q(x, 0) = 0, the other modes.
     """
-    form = dict(locals())
+    form: dict[str, Any] = dict(locals())
     check_choice(mode, MODES, "mode")
     check_choice(range, RANGES, "range")
     check_bits(min_bits, 0, 16, "min_bits")
@@ -246,6 +246,9 @@ def bitlength(
     def limited(params):
         return {**params, "bits": clip_ste(params["bits"], min_bits, max_bits)}
 
+    def frozen():
+        return bitlength(**form | {"mode": "fixed", "zero_on_grid": True})
+
     integer = affine(
         init_fn,
         grid_of,
@@ -254,6 +257,11 @@ def bitlength(
         update=None if learned else update,
         name=f"bitlength/{mode}",
         form=form,
+        traits=Traits(
+            learns_bits=None if mode == "fixed" else (min_bits, max_bits),
+            numbers="signed" if symmetric else "unsigned",
+        ),
+        frozen=None if mode == "fixed" else frozen,
     )
 
     def apply(params, stats, x, *, train=False, key=None):
@@ -283,21 +291,3 @@ def bitlength(
         encode=lambda params, stats, x: integer.encode(limited(params), stats, x),
         decode=lambda params, stats, codes: integer.decode(limited(params), stats, codes),
     )
-
-
-def freeze(quantizer: Quantizer) -> Quantizer:
-    """The quantizer for integer bits that are not to move, with 0.0 a code; others as they are.
-
-    Leaves keep their names, so that a stage may follow another one with it.
-
-    Args:
-      quantizer: any; only those of `bitlength` change.
-
-    Example:
-      >>> freeze(bitlength(init=4.0)).name
-      'bitlength/fixed'
-    """
-    if not quantizer.name.startswith("bitlength/"):
-        return quantizer
-    form: dict[str, Any] = {**quantizer.form, "mode": "fixed", "zero_on_grid": True}
-    return bitlength(**form)

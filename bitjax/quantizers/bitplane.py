@@ -14,7 +14,9 @@ from bitjax.quantizers import blocks, ranges
 from bitjax.quantizers.base import (
     Codes,
     Params,
+    Planes,
     Quantizer,
+    Traits,
     check_bits,
     check_choice,
     check_integer_bits,
@@ -140,6 +142,11 @@ def bitplane(
             f"got {mode!r}, {scale!r} and {depth}."
         )
     form = {"signed": signed, "coefficients": coefficients, "depth": depth}
+    source = scale if mode == "strong" else "example"
+    traits = Traits(
+        numbers="signed" if signed else "unsigned",
+        planes=Planes(depth, coefficients, source, truncate),
+    )
 
     def start(x, axes):
         blocks.block_shape(x.shape, axes, "per_tensor")
@@ -150,17 +157,21 @@ def bitplane(
         return params
 
     if mode == "faithful":
-        return faithful(start, depth=depth, signed=signed, form={**form, **flags}, **flags)
+        fields = {"form": {**form, **flags}, "traits": traits}
+        return faithful(start, depth=depth, signed=signed, **flags, **fields)
     fit = functools.partial(_fit, depth=depth, signed=signed, method=range, percentile=percentile)
     learned = [leaf for leaf, yes in (("scale", scale == "learned"),
                                       ("coefficients", coefficients == "free")) if yes]  # fmt: skip
     shared = tuple(learned) if normalized and not solved else ()
-    form = {**form, "scale": scale, "range": range, "normalized": shared}
+    fields = {
+        "form": {**form, "scale": scale, "range": range},
+        "traits": traits._replace(normalized=shared),
+    }
     if scale == "observed":
-        return _observed(start, fit, depth, signed, normalized, decay, range, form)
+        return _observed(start, fit, depth, signed, normalized, decay, range, **fields)
     if solved:
-        return _solved(start, fit, depth, signed, decay, form)
-    return _learned(start, fit, depth, signed, normalized, form)
+        return _solved(start, fit, depth, signed, decay, **fields)
+    return _learned(start, fit, depth, signed, normalized, **fields)
 
 
 def keep_planes(params: Params, bits: int, depth: int, *, signed: bool = False) -> Params:
@@ -240,7 +251,7 @@ def _strong(init, scale_of: Callable, depth, signed, normalized, **fields) -> Qu
     return Quantizer(init, apply, encode, decode, name="bitplane", **fields)
 
 
-def _learned(start, fit, depth, signed, normalized, form):
+def _learned(start, fit, depth, signed, normalized, **fields):
     def init(x, axes):
         params = start(x, axes)
         low, high = fit(params, x)
@@ -251,10 +262,10 @@ def _learned(start, fit, depth, signed, normalized, form):
         del stats, train
         return jnp.abs(params["scale"])
 
-    return _strong(init, scale_of, depth, signed, normalized, form=form)
+    return _strong(init, scale_of, depth, signed, normalized, **fields)
 
 
-def _observed(start, fit, depth, signed, normalized, decay, method, form):
+def _observed(start, fit, depth, signed, normalized, decay, method, **fields):
     def init(x, axes):
         params = start(x, axes)
         return params, ranges.init_stats(*fit(params, x))
@@ -273,12 +284,12 @@ def _observed(start, fit, depth, signed, normalized, decay, method, form):
     def update(stats, batch):
         return ranges.update_stats(stats, batch, decay)
 
-    fields = {"measure": measure, "update": update, "form": form}
+    fields |= {"measure": measure, "update": update}
     return _strong(init, scale_of, depth, signed, normalized, **fields)
 
 
-def _solved(start, fit, depth, signed, decay, form):
-    learned = _learned(start, fit, depth, signed, False, form)
+def _solved(start, fit, depth, signed, decay, **fields):
+    learned = _learned(start, fit, depth, signed, False, **fields)
 
     def init(x, axes):
         return learned.init(x, axes)[0], init_sums(depth)

@@ -4,7 +4,7 @@ Zhou et al., arXiv 2006.05210, and bitwise_information_bottleneck.py of the auth
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ def faithful(
     truncate: bool = False,
     wrap: bool = False,
     dither: bool = False,
-    form: Mapping[str, Any],
+    **fields: Any,
 ) -> Quantizer:
     """The quantizer `bitplane(mode="faithful")`, where its arguments are explained.
 
@@ -76,12 +76,12 @@ def faithful(
       truncate: see `bottleneck_code`.
       wrap: see `bottleneck_code`.
       dither: noise of half of plane 0 in training.
-      form: the quantizer's.
+      **fields: the remaining fields of `Quantizer`.
 
     Example:
       >>> def start(x, axes):
       ...     return {"bits": jnp.float32(2), "shift": jnp.float32(1)}
-      >>> q = faithful(start, depth=3, signed=False, wrap=True, form={})
+      >>> q = faithful(start, depth=3, signed=False, wrap=True)
       >>> q.apply(start(0, 0), {}, jnp.array([[2.0, 6.0, 8.0], [20.0, 60.0, 80.0]])).tolist()
       [[2.0, 6.0, 0.0], [20.0, 60.0, 0.0]]
     """
@@ -120,7 +120,7 @@ def faithful(
         to = plane_grid(codes.side["scale"], kept, depth, signed, codes.codes.shape)
         return level(unpack(codes.codes, to), to, kept.coefficients)
 
-    return Quantizer(init, apply, encode, decode, name="bitplane/faithful", form=form)
+    return Quantizer(init, apply, encode, decode, name="bitplane/faithful", **fields)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

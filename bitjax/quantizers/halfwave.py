@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.quantizers import blocks
-from bitjax.quantizers.base import Codes, Params, Quantizer, check_choice, check_integer_bits
+from bitjax.quantizers.base import (
+    Codes,
+    Params,
+    Quantizer,
+    Traits,
+    check_choice,
+    check_integer_bits,
+)
 from bitjax.quantizers.grid import steps, widen
 from bitjax.quantizers.halfwave_fit import gaussian_levels, gaussian_step, measured_step
 from bitjax.quantizers.halfwave_grid import half_wave_quant, level, levels, nearest
@@ -109,9 +116,10 @@ def halfwave(
         return level(codes.codes.astype(to.step.dtype), to)
 
     name = "hwgq" if threshold == 0 else "halfwave"
-    form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step, "rectifies": True}
-    form |= {"normalized": ("scale",) if learn_step else ()}
-    return Quantizer(init, apply, encode, decode, name=name, form=form)
+    form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step}
+    normalized = ("scale",) if learn_step else ()
+    traits = Traits(numbers="unsigned", rectifies=True, normalized=normalized)
+    return Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)
 
 
 def hwgq(

@@ -1,102 +1,32 @@
 """The laws that every quantizer keeps, as functions that ask one of them.
 
 Training, export and costs rely on these and on nothing else of a quantizer. `check_quantizer` asks
-all of them on fixed tensors; a test with more time draws its own and calls the laws.
+all of them, and those of its traits (`trait_laws`), on fixed tensors; a test with more time draws
+its own and calls the laws.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bitjax.quantizers.base import Axes, Params, Quantizer, Stats
-
-_EPS = float(np.finfo(np.float32).eps)
-_ULPS = 4  # of the range: what two programs' rounding may differ by
-_KEY = 0
-
-
-class BrokenLaw(AssertionError):
-    """A quantizer does not keep a law; one line that names both."""
-
-
-class Claims(NamedTuple):
-    """What a quantizer claims beyond what is asked of all.
-
-    Attributes:
-      bits: the code lengths that it can have.
-      zero: 0.0 is a code.
-      constant: ulps by which a constant tensor may be off; None claims nothing.
-      negative: negative numbers are in its range.
-      grid: it rounds at all.
-      ordered: codes rise with what they stand for, in equal steps.
-      steady: its range does not follow the tensor in `apply`, so that quantizing twice changes
-        nothing.
-      fractional: bits in between are values too, as learned ones are.
-      any_bits: its range serves other bits than it was fitted for; else constants are asked at
-        those alone.
-    """
-
-    bits: Sequence[int] = range(1, 17)
-    zero: bool = True
-    constant: float | None = 0
-    negative: bool = True
-    grid: bool = True
-    ordered: bool = True
-    steady: bool = True
-    fractional: bool = False
-    any_bits: bool = True
-
-
-class Subject(NamedTuple):
-    """A quantizer that is asked, with its functions compiled apart, as training and export do.
-
-    Attributes:
-      quantizer: itself.
-      claims: its own.
-      axes: of the tensors that it is asked with.
-      init: `(x) -> (params, stats)`.
-      apply: `(params, stats, x) -> x_hat`, as in evaluation.
-      decode: `(params, stats, codes) -> levels`.
-      roundtrip: `(params, stats, x) -> (codes, levels)`.
-    """
-
-    quantizer: Quantizer
-    claims: Claims
-    axes: Axes
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
-    decode: Callable[..., Any]
-    roundtrip: Callable[..., Any]
-
-
-def subject(
-    quantizer: Quantizer, claims: Claims | None = None, axes: Axes | None = None
-) -> Subject:
-    """A quantizer ready to be asked; its programs compile once for each shape and dtype.
-
-    Example:
-      >>> from bitjax.quantizers.base import identity
-      >>> subject(identity(), Claims(bits=(32,), grid=False)).axes
-      Axes(channel=(-1,), group=-2)
-    """
-    axes = Axes((-1,), -2) if axes is None else axes
-
-    def roundtrip(params, stats, x):
-        codes = quantizer.encode(params, stats, x)
-        return codes, quantizer.decode(params, stats, codes)
-
-    return Subject(
-        quantizer,
-        claims or Claims(),
-        axes,
-        jax.jit(lambda x: quantizer.init(x, axes)),
-        jax.jit(lambda params, stats, x: quantizer.apply(params, stats, x)),
-        jax.jit(lambda params, stats, codes: quantizer.decode(params, stats, codes)),
-        jax.jit(roundtrip),
-    )
+from bitjax.quantizers.subject import (
+    EPS,
+    KEY,
+    ULPS,
+    Claims,
+    Subject,
+    equal,
+    numbers,
+    require,
+    some,
+    subject,
+    tensor,
+    with_bits,
+)
+from bitjax.quantizers.trait_laws import TRAIT_LAWS
 
 
 def keeps_shape_and_dtype(s: Subject, x: jax.Array) -> None:
@@ -105,21 +35,21 @@ def keeps_shape_and_dtype(s: Subject, x: jax.Array) -> None:
 
     def everything(x):
         params, stats = q.init(x, s.axes)
-        _require("bits" in params, s, law, f"`params` has no leaf 'bits', only {sorted(params)}")
+        require("bits" in params, s, law, f"`params` has no leaf 'bits', only {sorted(params)}")
         moved = stats
         if q.measure is not None and q.update is not None:
             moved = q.update(stats, q.measure(params, stats, x))
-        training = q.apply(params, stats, x, train=True, key=jax.random.key(_KEY))
+        training = q.apply(params, stats, x, train=True, key=jax.random.key(KEY))
         return params, stats, moved, (q.apply(params, stats, x), training)
 
     params, stats, moved, values = jax.eval_shape(everything, x)
     for leaf in jax.tree.leaves((params, stats)):
-        _require(leaf.dtype == jnp.float32, s, law, f"a leaf is stored as {leaf.dtype}, no float32")
+        require(leaf.dtype == jnp.float32, s, law, f"a leaf is stored as {leaf.dtype}, no float32")
     same = jax.tree.map(str, moved) == jax.tree.map(str, stats)
-    _require(same, s, law, f"`update` makes {moved} of {stats}")
+    require(same, s, law, f"`update` makes {moved} of {stats}")
     for value, name in zip(values, ("evaluation", "training"), strict=True):
         found, wanted = (value.shape, value.dtype), (x.shape, x.dtype)
-        _require(found == wanted, s, law, f"{wanted} becomes {found} in {name}")
+        require(found == wanted, s, law, f"{wanted} becomes {found} in {name}")
 
 
 def decodes_exactly(s: Subject, x: jax.Array, fitted: tuple[Params, Stats] | None = None) -> None:
@@ -133,46 +63,46 @@ def decodes_exactly(s: Subject, x: jax.Array, fitted: tuple[Params, Stats] | Non
     law = "decoding the codes gives exactly what apply gives"
     params, stats = fitted or s.init(x)
     for bits in s.claims.bits:
-        params = _with_bits(params, bits)
+        params = with_bits(params, bits)
         codes, decoded = s.roundtrip(params, stats, x)
-        x_hat = _numbers(s.apply(params, stats, x))
-        _equal(_numbers(decoded.astype(x.dtype)), x_hat, 0.0, s, law, f"at {bits} bits", "decoded")
+        x_hat = numbers(s.apply(params, stats, x))
+        equal(numbers(decoded.astype(x.dtype)), x_hat, 0.0, s, law, f"at {bits} bits", "decoded")
         if s.claims.grid:
             stored = np.asarray(codes.codes)
             low, high = stored.min(), stored.max()
             fit = low >= 0 and high <= 2**bits - 1
-            _require(fit, s, law, f"at {bits} bits codes are {low} to {high}")
+            require(fit, s, law, f"at {bits} bits codes are {low} to {high}")
         if bits == 0:
-            _require(not x_hat.any(), s, law, "at 0 bits something is not 0")
+            require(not x_hat.any(), s, law, "at 0 bits something is not 0")
 
 
 def errs_at_most_half_a_step(s: Subject, x: jax.Array) -> None:
     """Inside the range, the error is at most half of the distance between levels."""
     law = "the error is at most half a step inside the range"
     params, stats = s.init(x)
-    for bits in _some(s.claims.bits, (1, 2, 5, 8, 16)):
-        params = _with_bits(params, bits)
+    for bits in some(s.claims.bits, (1, 2, 5, 8, 16)):
+        params = with_bits(params, bits)
         codes, _ = s.roundtrip(params, stats, x)
         low, high = (
-            _numbers(s.decode(params, stats, codes._replace(codes=jnp.full_like(codes.codes, c))))
+            numbers(s.decode(params, stats, codes._replace(codes=jnp.full_like(codes.codes, c))))
             for c in (0, 2**bits - 1)
         )
         step = (high - low) / (2**bits - 1)
-        error = np.abs(_numbers(s.apply(params, stats, x)) - np.clip(_numbers(x), low, high))
-        rounding = 4 * _EPS * np.abs(np.stack([low, high, _numbers(x)])).max(0)
+        error = np.abs(numbers(s.apply(params, stats, x)) - np.clip(numbers(x), low, high))
+        rounding = 4 * EPS * np.abs(np.stack([low, high, numbers(x)])).max(0)
         worst = float(np.max(error - rounding - 0.51 * step))
-        _require(worst <= 0, s, law, f"at {bits} bits it is {worst:g} more")
+        require(worst <= 0, s, law, f"at {bits} bits it is {worst:g} more")
 
 
 def changes_nothing_twice(s: Subject, x: jax.Array) -> None:
     """Quantizing what is quantized changes nothing."""
     law = "quantizing twice changes nothing"
     params, stats = s.init(x)
-    for bits in _some(s.claims.bits, (0, 1, 3, 8, 16)):
-        once = s.apply(_with_bits(params, bits), stats, x)
-        twice = s.apply(_with_bits(params, bits), stats, once)
-        ulp = _EPS * np.abs(_numbers(once)).max()
-        _equal(_numbers(twice), _numbers(once), _ULPS * ulp, s, law, f"at {bits} bits", "twice")
+    for bits in some(s.claims.bits, (0, 1, 3, 8, 16)):
+        once = s.apply(with_bits(params, bits), stats, x)
+        twice = s.apply(with_bits(params, bits), stats, once)
+        ulp = EPS * np.abs(numbers(once)).max()
+        equal(numbers(twice), numbers(once), ULPS * ulp, s, law, f"at {bits} bits", "twice")
 
 
 def keeps_a_constant(s: Subject, x: jax.Array) -> None:
@@ -184,16 +114,16 @@ def keeps_a_constant(s: Subject, x: jax.Array) -> None:
     """
     law = "a constant tensor comes out as it is"
     params, stats = s.init(x)
-    value = float(np.abs(_numbers(x)).max())
+    value = float(np.abs(numbers(x)).max())
     if value == 0 and not stats and not s.claims.zero:
         return  # the clip of a tensor of zeros is 1, and the ends alone do not hold 0
     own = float(np.max(params["bits"]))
     fraction = (2.5, 7.3) if s.claims.fractional else ()
     for bits in (*s.claims.bits, *fraction) if s.claims.any_bits else (own,):
         if bits >= 1:
-            x_hat = _numbers(s.apply(_with_bits(params, bits), stats, x))
+            x_hat = numbers(s.apply(with_bits(params, bits), stats, x))
             atol = float(s.claims.constant or 0) * float(np.spacing(np.float32(value)))
-            _equal(x_hat, _numbers(x), atol, s, law, f"at {bits:g} bits", "x_hat")
+            equal(x_hat, numbers(x), atol, s, law, f"at {bits:g} bits", "x_hat")
 
 
 def has_a_code_for_zero(s: Subject, x: jax.Array) -> None:
@@ -201,9 +131,9 @@ def has_a_code_for_zero(s: Subject, x: jax.Array) -> None:
     law = "zero is a code"
     params, stats = s.init(x)
     for bits in s.claims.bits:
-        _, levels = s.roundtrip(_with_bits(params, bits), stats, jnp.zeros_like(x))
-        worst = float(np.abs(_numbers(levels)).max())
-        _require(worst == 0, s, law, f"at {bits} bits 0 becomes {worst:g}")
+        _, levels = s.roundtrip(with_bits(params, bits), stats, jnp.zeros_like(x))
+        worst = float(np.abs(numbers(levels)).max())
+        require(worst == 0, s, law, f"at {bits} bits 0 becomes {worst:g}")
 
 
 def has_finite_gradients(
@@ -231,14 +161,12 @@ def has_finite_gradients(
     for i, x in enumerate(tensors):
         params, stats = s.init(x)
         for n in bits:
-            found = gradient(_with_bits(params, n), stats, x, weights, jax.random.key(i))
+            found = gradient(with_bits(params, n), stats, x, weights, jax.random.key(i))
             for path, leaf in jax.tree_util.tree_leaves_with_path(found):
                 name = "x" if path[0].idx else path[-1].key
-                finite = bool(np.isfinite(_numbers(leaf)).all())
-                _require(finite, s, law, f"not to {name} at {n:g} bits")
-    _require(
-        len(traced) == 1, s, "new values compile nothing", f"they compiled {len(traced)} times"
-    )
+                finite = bool(np.isfinite(numbers(leaf)).all())
+                require(finite, s, law, f"not to {name} at {n:g} bits")
+    require(len(traced) == 1, s, "new values compile nothing", f"they compiled {len(traced)} times")
 
 
 def agrees_with_eager(s: Subject, x: jax.Array) -> None:
@@ -247,8 +175,8 @@ def agrees_with_eager(s: Subject, x: jax.Array) -> None:
     params, stats = s.init(x)
     codes, _ = s.roundtrip(params, stats, x)
     eager, compiled = q.decode(params, stats, codes), s.decode(params, stats, codes)
-    ulp = _EPS * float(jnp.max(jnp.abs(x)))
-    _equal(_numbers(eager), _numbers(compiled), _ULPS * ulp, s, law, "decoding", "eager")
+    ulp = EPS * float(jnp.max(jnp.abs(x)))
+    equal(numbers(eager), numbers(compiled), ULPS * ulp, s, law, "decoding", "eager")
     _equal_but_on_boundaries(s, law, x, q.apply(params, stats, x), s.apply(params, stats, x))
 
 
@@ -262,7 +190,7 @@ def maps_over_a_stack(s: Subject, x: jax.Array, bits: Sequence[float]) -> None:
     """
     law = "a stack of parameters under vmap equals a loop"
     params, stats = s.init(x)
-    stack = [_with_bits(params, n) for n in bits]
+    stack = [with_bits(params, n) for n in bits]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stack)
     together = jax.jit(jax.vmap(lambda p: s.quantizer.apply(p, stats, x)))(stacked)
     for member, params in zip(together, stack, strict=True):
@@ -276,9 +204,9 @@ def refuses_an_empty_tensor(s: Subject, shape: tuple[int, ...] = (0, 4)) -> None
         jax.eval_shape(lambda x: s.quantizer.init(x, s.axes), jnp.zeros(shape))
     except ValueError as error:
         said = "at least one element" in str(error) and str(shape) in str(error)
-        _require(said, s, law, f"it says {' '.join(str(error).split())!r}")
+        require(said, s, law, f"it says {' '.join(str(error).split())!r}")
     else:
-        _require(False, s, law, "there is none; `blocks.block_shape` raises it")
+        require(False, s, law, "there is none; `blocks.block_shape` raises it")
 
 
 def check_quantizer(
@@ -306,12 +234,12 @@ def check_quantizer(
     few = sorted({own[0], own[len(own) // 2], own[-1]})
     tried = [*few, *((n + 0.5 for n in few[:-1]) if claims.fractional else ())]
     for dtype in ("float32", "bfloat16", "float64"):
-        fitted = s.init(_tensor(7, 3.0, 1.0)) if dtype != "float32" else None
+        fitted = s.init(tensor(7, 3.0, 1.0)) if dtype != "float32" else None
         with jax.enable_x64(dtype == "float64"):
-            keeps_shape_and_dtype(s, _tensor(dtype=dtype))
-            decodes_exactly(s, _tensor(7, 3.0, 1.0, dtype), fitted)
+            keeps_shape_and_dtype(s, tensor(dtype=dtype))
+            decodes_exactly(s, tensor(7, 3.0, 1.0, dtype), fitted)
     for seed, scale, offset in ((0, 1.0, 0.0), (1, 1e-6, 1.0), (2, 1e6, -3.0), (3, 20.0, 5.0)):
-        x = _tensor(seed, scale, offset)
+        x = tensor(seed, scale, offset)
         decodes_exactly(s, x)
         if claims.grid and claims.ordered:
             errs_at_most_half_a_step(s, x)
@@ -321,55 +249,22 @@ def check_quantizer(
             has_a_code_for_zero(s, x)
     if claims.constant is not None:
         for value in (0.0, 0.1, -7.3, 1e-9, 1e9):
-            value = value if claims.negative else abs(value)
+            value = abs(value) if quantizer.traits.numbers == "unsigned" else value
             keeps_a_constant(s, jnp.full((6, 4), value, jnp.float32))
-    tensors = (_tensor(), jnp.zeros((6, 4)), jnp.full((6, 4), -2.0, jnp.float32))
-    has_finite_gradients(s, tensors, _tensor(1), tried)
-    agrees_with_eager(s, _tensor(3, 2.0))
-    maps_over_a_stack(s, _tensor(4), few)
+    tensors = (tensor(), jnp.zeros((6, 4)), jnp.full((6, 4), -2.0, jnp.float32))
+    has_finite_gradients(s, tensors, tensor(1), tried)
+    agrees_with_eager(s, tensor(3, 2.0))
+    maps_over_a_stack(s, tensor(4), few)
     if claims.grid:
         refuses_an_empty_tensor(s)
-
-
-def _with_bits(params: Params, bits: float) -> dict[str, Any]:
-    """The parameters at other bits; of the same shape, so that nothing compiles anew."""
-    return {**params, "bits": np.full(params["bits"].shape, bits, np.float32)}
-
-
-def _numbers(x: jax.Array) -> np.ndarray:
-    """An array as numpy has it: bfloat16, which it has not, as float32."""
-    return np.asarray(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
-
-
-def _tensor(seed=0, scale=1.0, offset=0.0, dtype="float32"):
-    values = (np.random.default_rng(seed).normal(size=(6, 4)) + offset) * scale
-    return jnp.asarray(values, dtype)
-
-
-def _some(bits, few):
-    """The few of them, where they are among the bits; else all bits."""
-    return [n for n in bits if n in few] or list(bits)
-
-
-def _equal(found, wanted, atol, s, law, where, name):
-    """Two arrays within atol; NaN is equal to nothing."""
-    _require(found.shape == wanted.shape, s, law, f"{where} {wanted.shape} became {found.shape}")
-    off = np.argwhere(~(np.abs(found - wanted) <= atol))
-    if len(off):
-        place = tuple(off[0].tolist())
-        detail = f"{name} is {found[place]} at {list(place)}, not {wanted[place]}"
-        _require(False, s, law, f"{where} {detail} ({len(off)} of {found.size} elements are off)")
+    for law in TRAIT_LAWS:
+        law(s, tensor(5, 2.0))
 
 
 def _equal_but_on_boundaries(s, law, x, a, b):
     """Two roundings of x: within 4 ulp of the range, or neighbours that x lies between."""
-    x, a, b = _numbers(x), _numbers(a), _numbers(b)
+    x, a, b = numbers(x), numbers(a), numbers(b)
     span = np.abs(x).max()
-    differ = ~(np.abs(a - b) <= _ULPS * _EPS * span)
+    differ = ~(np.abs(a - b) <= ULPS * EPS * span)
     beside = np.abs(x - (a + b) / 2)[differ] <= 1e-5 * span
-    _require(bool(beside.all()), s, law, f"{np.sum(~beside)} of {x.size} elements differ elsewhere")
-
-
-def _require(condition, s, law, detail):
-    if not condition:
-        raise BrokenLaw(f"{s.quantizer.name} breaks '{law}': {detail}.")
+    require(bool(beside.all()), s, law, f"{np.sum(~beside)} of {x.size} elements differ elsewhere")

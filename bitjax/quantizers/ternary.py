@@ -20,6 +20,7 @@ from bitjax.quantizers.base import (
     Params,
     Quantizer,
     Stats,
+    Traits,
     check_choice,
     check_integer_bits,
 )
@@ -129,39 +130,6 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
     return build(bits, _rounded, SYMMETRIC, "low_bit", form)
 
 
-def hold_codes(quantizer: Quantizer) -> Quantizer:
-    """The quantizer with its codes held as constants: the stored scale alone has a gradient.
-
-    d x_hat / d scale is the code. That of a learned step, code - x / scale, is 0 for a kernel on
-    its codes, as a solver leaves it.
-
-    Args:
-      quantizer: with a stored scale.
-
-    Raises:
-      ValueError: it has none.
-
-    Example:
-      >>> q = hold_codes(ternary(fit="stored"))
-      >>> kernel = jnp.array([[1.0], [0.0], [1.0]])
-      >>> params, stats = q.init(kernel, Axes())
-      >>> float(jax.grad(lambda p: jnp.sum(q.apply(p, stats, kernel)))(params)["scale"][0, 0])
-      2.0
-    """
-    if quantizer.form.get("fit") != "stored":
-        raise ValueError(f"{quantizer.name!r} must have fit='stored' for its codes to be held.")
-
-    def apply(params, stats, x, *, train=False, key=None):
-        scale = params["scale"]
-        frozen, x_hat = jax.lax.stop_gradient(
-            (scale, quantizer.apply(params, stats, x, train=train, key=key))
-        )
-        code = x_hat * inverse(frozen)
-        return x_hat + ((scale - frozen) * code).astype(x_hat.dtype)
-
-    return quantizer._replace(apply=apply)
-
-
 def _otwn(x, axes, bits):
     del bits  # two
     return {"scale": otwn_codes(x, axes)[1]}
@@ -229,7 +197,27 @@ def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantiz
         return {"scale": jnp.abs(params["scale"])}
 
     encode, decode = _coding(alphabet, fitted_of)
-    return Quantizer(init, apply, encode, decode, name=name, form=form)
+    learned = Quantizer(
+        init, apply, encode, decode, name=name, form=form, traits=Traits(stored_scale=True)
+    )
+    return learned._replace(frozen=lambda: learned._replace(apply=_held(apply)))
+
+
+def _held(apply):
+    """`apply` with its codes held as constants: the scale alone has a gradient, which is the code.
+
+    That of a learned step, code - x / scale, is 0 for a kernel on its codes, as a solver leaves it.
+    """
+
+    def held(params, stats, x, *, train=False, key=None):
+        scale = params["scale"]
+        frozen, x_hat = jax.lax.stop_gradient(
+            (scale, apply(params, stats, x, train=train, key=key))
+        )
+        code = x_hat * inverse(frozen)
+        return x_hat + ((scale - frozen) * code).astype(x_hat.dtype)
+
+    return held
 
 
 def _coding(alphabet: Alphabet, fitted_of: Callable[[Params, Stats], Stats]):

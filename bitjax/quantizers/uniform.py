@@ -15,6 +15,7 @@ from bitjax.quantizers.base import (
     Params,
     Quantizer,
     Stats,
+    Traits,
     check_bits,
     check_choice,
     check_integer_bits,
@@ -159,9 +160,15 @@ def uniform(
         low, high = ranges.read_range(stats, train)
         return jax.lax.stop_gradient(from_range(low, high, zero_on_grid))
 
-    form = {"range": range, "granularity": granularity, "signed": signed}
     return affine(
-        init, grid_of, zero=zero_on_grid, measure=measure, update=update, name="uniform", form=form
+        init,
+        grid_of,
+        zero=zero_on_grid,
+        measure=measure,
+        update=update,
+        name="uniform",
+        form={"range": range, "granularity": granularity, "signed": signed},
+        traits=Traits(numbers="unsigned" if signed is False else "signed"),
     )
 
 
@@ -241,7 +248,8 @@ def lsq(
         grid_of,
         zero=True,
         name="lsq",
-        form={"granularity": granularity, "signed": signed, "normalized": ("scale",)},
+        form={"granularity": granularity, "signed": signed},
+        traits=Traits(numbers="signed" if signed else "unsigned", normalized=("scale",)),
     )
 
     def apply(params, stats, x, *, train=False, key=None):
@@ -315,5 +323,12 @@ def pact(
         del stats, train
         return grid_from_clip(jnp.abs(params["clip_max"]))
 
-    form = {"granularity": granularity, "signed": signed}
-    return affine(init, grid_of, zero=True, clipped_only=True, name="pact", form=form)
+    return affine(
+        init,
+        grid_of,
+        zero=True,
+        clipped_only=True,
+        name="pact",
+        form={"granularity": granularity, "signed": signed},
+        traits=Traits(numbers="signed" if signed else "unsigned"),
+    )

@@ -461,7 +461,7 @@ def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name, mon
 
     found = {site: value < 0 for site, value in run(x).items()}
     rules = build_rules(spec["rules"])
-    assert {site: quantizer_of(rules, site).form["signed"] for site in found} == found
+    assert {site: quantizer_of(rules, site).traits.numbers == "signed" for site in found} == found
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from bitjax.data import load, normalize, train_batch
 from bitjax.methods import bitpruning
 from bitjax.methods.base import Context
 from bitjax.models import MLP
-from bitjax.quantizers.bitlength import freeze
+from bitjax.quantizers.base import freeze
 from bitjax.rules import quantizer_of
 from bitjax.training.state import initial_state
 from bitjax.training.step import make_train_step

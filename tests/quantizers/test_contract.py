@@ -23,13 +23,14 @@ from bitjax.quantizers import (
     lsq,
     pact,
     ternary,
+    trait_laws,
     uniform,
 )
 from bitjax.quantizers import laws as contract
 from bitjax.quantizers.bitlength import MODES, RANGES
 from bitjax.quantizers.blocks import GRANULARITIES
-from bitjax.quantizers.laws import Claims
 from bitjax.quantizers.ranges import METHODS
+from bitjax.quantizers.subject import Claims, subject
 
 SHAPE = (6, 4)
 DTYPES = ("float32", "bfloat16", "float64")
@@ -64,7 +65,7 @@ def rows():
             slow = j > 0 and (method, granularity) not in UNIFORM_BLOCKS
             yield f"uniform-{method}-{granularity}", row(make, zero=zero, slow=slow)
     yield "uniform-signed", row(partial(uniform, 4, signed=True), slow=True)
-    yield "uniform-unsigned", row(partial(uniform, 4, signed=False), negative=False, slow=True)
+    yield "uniform-unsigned", row(partial(uniform, 4, signed=False), slow=True)
     for granularity in GRANULARITIES:
         make = partial(lsq, 4, **form(granularity))
         slow = granularity == "per_group"
@@ -74,12 +75,12 @@ def rows():
         slow = granularity != "per_tensor"
         yield f"pact-signed-{granularity}", row(make, constant=None, slow=slow)
     unsigned = partial(lsq, 4, signed=False)
-    yield "lsq-unsigned", row(unsigned, constant=4, negative=False, any_bits=False)
+    yield "lsq-unsigned", row(unsigned, constant=4, any_bits=False)
     paper = partial(lsq, 4, init_range="lsq")
     yield "lsq-paper-start", row(paper, range(2, 17), constant=None, any_bits=False, slow=True)
-    yield "pact", row(partial(pact, 4), negative=False)
+    yield "pact", row(partial(pact, 4))
     clip = partial(pact, 4, init_clip=2.0)
-    yield "pact-given-clip", row(clip, constant=None, negative=False, slow=True)
+    yield "pact-given-clip", row(clip, constant=None, slow=True)
     for i, mode in enumerate(MODES):
         for j, span in enumerate(RANGES):
             for zero in (False, True):
@@ -95,14 +96,14 @@ def rows():
     # The clip is stored as a logarithm, whose rounding grows with its size.
     yield (
         "bitlength-learned-unsigned",
-        row(after_relu, constant=64, negative=False, fractional=True),
+        row(after_relu, constant=64, fractional=True),
     )
     options = {"granularity": "per_channel", "range_granularity": "per_tensor"}
     one = row(partial(bitlength, 4.0, **options), zero=False, fractional=True, slow=True)
     yield "bitlength-two-granularities", one
     # A learned scale is stored for the planes that it was started at, and the highest level of some
     # planes is short of the range: nothing is claimed of constants. A sign's plane orders nothing.
-    claims = {"constant": None, "negative": False}
+    claims = {"constant": None}
     every_plane = {"depth": 16, "shift": 0}
     yield "bitplane", row(partial(bitplane, 4, **every_plane), **claims)
     make = partial(bitplane, 4, coefficients="free", shift=0)
@@ -182,7 +183,7 @@ one_of_each_kind = every(lambda claims: any(claims is ROWS[name].claims for name
 @cache
 def asked(name):
     """A row's quantizer, compiled once for all tests."""
-    return contract.subject(ROWS[name].make(), ROWS[name].claims)
+    return subject(ROWS[name].make(), ROWS[name].claims)
 
 
 def normal(seed=0, scale=1.0, offset=0.0, dtype="float32"):
@@ -245,7 +246,7 @@ def test_quantizing_twice_changes_nothing(name, seed, exponent, offset):
 @example(value=0.0)
 @example(value=0.1)
 def test_a_constant_tensor_comes_out_as_it_is(name, value):
-    value = value if ROWS[name].claims.negative else abs(value)
+    value = abs(value) if asked(name).quantizer.traits.numbers == "unsigned" else value
     contract.keeps_a_constant(asked(name), jnp.full(SHAPE, value, jnp.float32))
 
 
@@ -270,6 +271,12 @@ def test_a_stack_of_parameters_under_vmap_equals_a_loop(name):
 @tensors
 def test_zero_is_a_code(name, seed, exponent, offset):
     contract.has_a_code_for_zero(asked(name), normal(seed, 10.0**exponent, offset))
+
+
+@every_quantizer
+def test_what_a_quantizer_says_of_itself_is_so(name):
+    for law in trait_laws.TRAIT_LAWS:
+        law(asked(name), normal(5, 2.0))
 
 
 @every_grid

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.quantizers import bitlength, identity, lsq, uniform
+import bitjax as bj
+from bitjax.quantizers import bitlength, bitplane, identity, lsq, pact, ternary, trait_laws, uniform
 from bitjax.quantizers import laws as contract
-from bitjax.quantizers.base import Quantizer
-from bitjax.quantizers.laws import BrokenLaw, Claims, check_quantizer
+from bitjax.quantizers.base import Planes, Quantizer
+from bitjax.quantizers.laws import check_quantizer
+from bitjax.quantizers.subject import BrokenLaw, Claims, subject
 
 SOUND = uniform(4)
 FEW = Claims(bits=(2, 4, 8))
@@ -132,6 +134,54 @@ def badly(x, axes):
     return SOUND.init(x, axes)
 
 
+def with_bits_of(change: Callable, quantizer: Quantizer) -> Quantizer:
+    """The quantizer with `change(bits)` in place of the bits that `apply` sees."""
+
+    def apply(params, stats, x, *, train=False, key=None):
+        params = {**params, "bits": change(params["bits"])}
+        return quantizer.apply(params, stats, x, train=train, key=key)
+
+    return quantizer._replace(apply=apply)
+
+
+def saying(quantizer: Quantizer = SOUND, **traits) -> Quantizer:
+    """The quantizer, which says something else of itself."""
+    return quantizer._replace(traits=quantizer.traits._replace(**traits))
+
+
+def frozen_to(made: Callable[[], Quantizer], quantizer: Quantizer | None = None) -> Quantizer:
+    """The quantizer, a learned bitlength if None, with another `frozen`."""
+    return (quantizer or ON_ZERO)._replace(frozen=made)
+
+
+def deaf_to_its_scale() -> Quantizer:
+    """Has a stored scale of 1, and levels of scale 1 whatever it is."""
+    quantizer = lsq(4)
+
+    def one(params):
+        return {**params, "scale": jnp.ones_like(params["scale"])}
+
+    made = Quantizer(
+        lambda x, axes: (one(quantizer.init(x, axes)[0]), {}),
+        lambda params, stats, x, **kwargs: quantizer.apply(one(params), stats, x, **kwargs),
+        lambda params, stats, x: quantizer.encode(one(params), stats, x),
+        lambda params, stats, codes: quantizer.decode(one(params), stats, codes),
+    )
+    return storing(made)
+
+
+def storing(quantizer: Quantizer) -> Quantizer:
+    """The quantizer, which says that its scale is stored, and can hold its codes."""
+    held = with_apply(lambda x_hat, x: jax.lax.stop_gradient(x_hat), quantizer)
+    return saying(quantizer, stored_scale=True)._replace(frozen=lambda: held)
+
+
+ON_ZERO = bitlength(4.0, zero_on_grid=True)
+FREE = bitplane(4, coefficients="free", shift=0)
+LEARNED = Claims(bits=(2, 4, 8), zero=False, fractional=True)
+LOOSE = FEW._replace(zero=False, constant=None, ordered=False, steady=False)
+
+
 class Case(NamedTuple):
     """A broken quantizer, the law, how it is asked, what the line says, and its other claims."""
 
@@ -245,6 +295,109 @@ CASES = {
         contract.refuses_an_empty_tensor,
         "'an empty tensor is an error that says so': it says 'no data'",
     ),
+    "bits that start outside": Case(
+        saying(bitlength(8.0), learns_bits=(1.0, 4.0)),
+        lambda s: trait_laws.learns_its_bits(s, normal()),
+        "'learned bits start in their bounds and move': they start at 8, outside 1 to 4",
+        LEARNED,
+    ),
+    "bits that cannot move": Case(
+        with_bits_of(jax.lax.stop_gradient, bitlength(4.0)),
+        lambda s: trait_laws.learns_its_bits(s, normal()),
+        "the gradient to `bits` at 3.4 is 0 everywhere",
+        LEARNED,
+    ),
+    "bits of an endless slope": Case(
+        with_bits_of(lambda bits: bits + 0.0 * jnp.sqrt(bits - 3.4), bitlength(4.0)),
+        lambda s: trait_laws.learns_its_bits(s, normal()),
+        "the gradient to `bits` at 3.4 is not finite|'gradients are finite': not to bits|decoded",
+        LEARNED,
+    ),
+    "bits that cannot be frozen": Case(
+        bitlength(4.0)._replace(frozen=None),
+        lambda s: trait_laws.freezes(s, normal()),
+        "'frozen, it has the same leaves and levels': there is no `frozen`",
+        LEARNED,
+    ),
+    "frozen and learning": Case(
+        frozen_to(lambda: ON_ZERO),
+        lambda s: trait_laws.freezes(s, normal()),
+        "it still says that it learns its bits",
+        FEW,
+    ),
+    "frozen with other leaves": Case(
+        frozen_to(lambda: lsq(4)),
+        lambda s: trait_laws.freezes(s, normal()),
+        r"its leaves are \{.*'scale': \(\)\}, not \{'bits'",
+        FEW,
+    ),
+    "frozen on other levels": Case(
+        frozen_to(lambda: with_both(lambda x_hat: 0.5 * x_hat, bj.freeze(ON_ZERO))),
+        lambda s: trait_laws.freezes(s, normal()),
+        "frozen at 2 bits x_hat is",
+        FEW,
+    ),
+    "frozen without its codes": Case(
+        frozen_to(lambda: with_apply(lambda x_hat, x: 0.5 * x_hat, bj.freeze(ON_ZERO))),
+        lambda s: trait_laws.freezes(s, normal()),
+        "frozen at 2 bits decoded is",
+        FEW,
+    ),
+    "codes that are not held": Case(
+        frozen_to(lambda: ternary(fit="stored"), ternary(fit="stored")),
+        lambda s: trait_laws.freezes(s, normal()),
+        "its codes still follow x",
+        Claims(bits=(2,), constant=4, ordered=False),
+    ),
+    "unsigned": Case(
+        saying(numbers="unsigned"),
+        lambda s: trait_laws.cuts_below_zero(s, normal()),
+        "'what is below 0 becomes 0': at 2 bits something below 0 becomes -",
+    ),
+    "rectifying": Case(
+        saying(rectifies=True),
+        lambda s: trait_laws.cuts_below_zero(s, normal()),
+        "'what is below 0 becomes 0': at 2 bits something below 0 becomes -",
+    ),
+    "no scale to store": Case(
+        storing(SOUND),
+        lambda s: trait_laws.scales_its_codes(s, normal()),
+        "'a level is an integer times the stored scale': `params` has no leaf 'scale', only",
+    ),
+    "levels between the scale's": Case(
+        storing(with_both(lambda x_hat: 0.5 * x_hat, lsq(4))),
+        lambda s: trait_laws.scales_its_codes(s, normal()),
+        "'a level is an integer times the stored scale': in scales a level is",
+        LOOSE,
+    ),
+    "levels deaf to the scale": Case(
+        deaf_to_its_scale(),
+        lambda s: trait_laws.scales_its_codes(s, normal()),
+        "at twice the scale a level is",
+        LOOSE,
+    ),
+    "normalized without a leaf": Case(
+        saying(normalized=("scale",)),
+        lambda s: trait_laws.divides_its_gradients(s, normal()),
+        "'normalized gradients are divided by .*': `params` has no leaf 'scale'",
+    ),
+    "normalized without a divisor": Case(
+        saying(pact(4, init_clip=1.0, signed=True), normalized=("clip_max",)),
+        lambda s: trait_laws.divides_its_gradients(s, normal()),
+        "to 'clip_max' of each row twice it is",
+        FEW._replace(constant=None),
+    ),
+    "planes without their leaves": Case(
+        saying(planes=Planes(8)),
+        lambda s: trait_laws.adds_up_its_planes(s, normal()),
+        r"`params` must have 'shift' of shape \(\), has None",
+    ),
+    "planes that do not add up": Case(
+        with_both(lambda x_hat: jnp.where(x_hat > 1.0, 0.5 * x_hat, x_hat), FREE),
+        lambda s: trait_laws.adds_up_its_planes(s, normal()),
+        "'the level of a code is the sum of its planes'': at 8 bits a level is",
+        LOOSE,
+    ),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -253,7 +406,7 @@ every_case = pytest.mark.parametrize("name", CASES)
 def test_a_law_catches_the_quantizer_that_breaks_it_in_one_line(name):
     quantizer, ask, message, claims = CASES[name]
     with pytest.raises(BrokenLaw, match=message) as caught:
-        ask(contract.subject(quantizer, claims))
+        ask(subject(quantizer, claims))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{quantizer.name} breaks '")
 
@@ -261,12 +414,12 @@ def test_a_law_catches_the_quantizer_that_breaks_it_in_one_line(name):
 @every_case
 @pytest.mark.slow
 def test_a_law_lets_a_sound_quantizer_through(name):
-    CASES[name].ask(contract.subject(SOUND, FEW))
+    CASES[name].ask(subject(SOUND, FEW))
 
 
 def test_shapes_that_compile_anew_are_caught():
     with pytest.raises(BrokenLaw, match="'new values compile nothing': they compiled 2 times"):
-        gradients(contract.subject(SOUND, FEW), (normal(), normal()[:, :1]))
+        gradients(subject(SOUND, FEW), (normal(), normal()[:, :1]))
 
 
 def test_claiming_no_bits_is_an_error():

@@ -187,7 +187,7 @@ def test_gradients_that_are_divided_by_elements_count_those_of_the_whole_batch(n
         apart = jax.tree.map(lambda leaf: leaf[0], step(state, batch())[0])
     before, after = state.quant["head"]["input"], alone.quant["head"]["input"]
     moved = [
-        leaf for leaf in NORMALIZED[name].form["normalized"] if np.any(before[leaf] != after[leaf])
+        leaf for leaf in NORMALIZED[name].traits.normalized if np.any(before[leaf] != after[leaf])
     ]
     assert moved
     for leaf in moved:
