@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import app
-
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "results"  # of the marks that the table of all of them stands between
 
@@ -132,10 +130,10 @@ def rewrite(results: Path) -> str:
     return table(found)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Keeps the runs named on the command line and rewrites the table."""
     results = ROOT / "results"
-    for run in argv[1:]:
+    for run in sys.argv[1:]:
         try:
             print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
         except ValueError as error:
@@ -144,4 +142,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

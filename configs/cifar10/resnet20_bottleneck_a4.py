@@ -15,7 +15,7 @@ Command (3 minutes on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a4.py --workdir runs/a4
 """
 
-from configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 VARIANTS = ("", "uniform", "window", "truncated", "lasso", "solved")
 

@@ -5,7 +5,7 @@ Expected: 91.73 % top-1 (its author's figure, reproduced). Command (20 s on 2 co
 `:600` after the file's name is the control of the quantized ones: their 600 steps and loss, float.
 """
 
-from configs.base import get_config as base
+from bitjax.configs.base import get_config as base
 
 
 def get_config(steps="0"):

@@ -4,7 +4,7 @@ Expected: see results/README.md. Command:
   python -m experiments.train --config configs/digits/float.py --workdir runs/digits-float
 """
 
-from configs.base import get_config as base
+from bitjax.configs.base import get_config as base
 
 
 def get_config():
