@@ -105,12 +105,12 @@ def read_overrides(arguments: Sequence[str], base: ConfigDict) -> dict[str, Any]
     for argument in arguments:
         found = _OVERRIDE.fullmatch(argument)
         if found is None:
-            raise ValueError(f"unknown argument {argument!r}; overrides are --config.key=value.")
+            raise ValueError(f"unknown argument {argument!r}; an override is config.key=value.")
         negated, key, text = found.groups()
         kind = type(_value(key, base))
         if negated or text is None:
             if kind is not bool or (negated and text is not None):
-                raise ValueError(f"{argument!r} must be --config.{key}=value.")
+                raise ValueError(f"{argument!r} must give a value, as config.{key}=value.")
             text = "false" if negated else "true"
         texts.setdefault(key, []).append(text)
     return {key: _parse(key, given, _value(key, base)) for key, given in texts.items()}

@@ -51,6 +51,6 @@ def get_config(options="300", rate=4.0):
         planes |= {"mode": "faithful", "truncate": True, "coefficients": "free"}
     if variant == "solved":
         planes |= {"coefficients": "solved"}
-        config.method.resolve_every = 100
+        config.method.update({"resolve_every": 100})
     config.rules = (("stage.*/input", planes),)
     return config

@@ -26,6 +26,5 @@ def get_config(steps="0"):
     }
     if int(steps):
         config.name = f"cifar10/resnet20_float_{steps}"
-        config.method.distill = 1.0
-        config.method.temperature = 4.0
+        config.method.update({"distill": 1.0, "temperature": 4.0})
     return config
