@@ -69,9 +69,7 @@ def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: s
     try:
         import submitit
     except ImportError:
-        raise ValueError(
-            "the executor slurm needs submitit: pip install 'bitjax[slurm]'."
-        ) from None
+        raise ValueError("--executor slurm needs submitit: pip install 'bitjax[slurm]'.") from None
     given: dict[str, Any] = {}
     general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node"}
     general |= {"tasks_per_node", "stderr_to_stdout"}
