@@ -132,7 +132,7 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
             f"Seconds are a run's own, beside whatever else the machine did{shared}.",
             markdown(comparison, COLUMNS).strip(),
             "Made by:",
-            made_by(map(_maker, runs)),
+            made_by((_noted(run), run) for run in runs),
         ]
     ) + "\n"  # fmt: skip
 
@@ -143,9 +143,8 @@ def rows_alone(comparison: Comparison) -> str:
     return "\n".join(line for line in lines if line.startswith("|"))
 
 
-def _maker(run: RunRecord) -> tuple[str, str, str, Mapping[str, str]]:
-    notes = f" ({'; '.join(run.notes)})" if run.notes else ""
-    return Path(run.folder).name + notes, run.commit, run.device, run.versions
+def _noted(run: RunRecord) -> str:
+    return Path(run.folder).name + (f" ({'; '.join(run.notes)})" if run.notes else "")
 
 
 def _folder(workdir: Path, config: str, seed: int) -> Path:

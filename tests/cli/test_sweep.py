@@ -132,7 +132,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
         rows = (tmp_path / f"seed={seed}" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["step"] for row in rows] == list(range(5, 3001, 5))
         keep(tmp_path / f"seed={seed}", tmp_path / "results")
-    assert [r["seed"] for r in read(tmp_path / "results")["digits/float"]] == [0, 1]
+    assert [r.seed for r in read(tmp_path / "results")["digits/float"]] == [0, 1]
 
 
 @pytest.mark.slow
