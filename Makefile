@@ -15,6 +15,7 @@ help:
 	@echo "make test       the default test suite (a few minutes)"
 	@echo "make test-slow  the tests that are left out of it"
 	@echo "make test-all   both"
+	@echo "make dist       the wheel and the source archive, in dist/"
 	@echo "make lint       formatting and lint, changing nothing"
 	@echo "make types      the type checker"
 	@echo "make docs       the documentation, its examples run, as pages in docs/_build/html"
@@ -24,18 +25,22 @@ help:
 	@echo "PYTHON=... chooses the interpreter, 3.11 or newer; it is now $(PYTHON) ($(or $(VERSION),not found))."
 
 demo: $(VENV)/.installed
-	$(RUN) -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
+	$(VENV)/bin/bitjax train digits/bitpruning --workdir runs/digits-bitpruning
 
 report: $(VENV)/.installed
-	$(RUN) -m experiments.compare $(wildcard runs/digits-*) results/digits --out runs/report.html
+	$(VENV)/bin/bitjax compare $(wildcard runs/digits-*) results/digits --out runs/report.html
 
 test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PARALLEL)
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-test $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL)
 
 test-all: test test-slow
+
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(RUN) -m build --outdir dist .
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check .
@@ -80,4 +85,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo report test test-slow test-all lint types docs notebooks lab clean FORCE
+.PHONY: help demo report test test-slow test-all dist lint types docs notebooks lab clean FORCE

@@ -1,6 +1,8 @@
 """`bitjax compare`, in a checkout: see `bitjax/cli/compare.py`."""
 
-from bitjax.cli.compare import run
+import sys
+
+from bitjax.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    main(["compare", *sys.argv[1:]])

@@ -4,24 +4,20 @@ Prints the medians that the picture shows, and what an allocation over the sites
 that their errors are predicted to cost (Fisher information times squared error), against equal
 rates.
 
-python -m experiments.rate_distortion --config configs/cifar10/resnet20_bottleneck_a4.py \\
+python -m experiments.rate_distortion cifar10/resnet20_bottleneck_a4 \\
     --out results/rate_distortion.png
 """
 
+import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of a bottleneck.")
-_OUT = flags.DEFINE_string("out", "rate_distortion.png", "Picture to write.")
-_JSON = flags.DEFINE_string("json", "", "Also write the medians: RUN/distortion.json, say.")
-_BATCHES = flags.DEFINE_integer("batches", 8, "Calibration batches.", lower_bound=1)
-_MAX_BITS = flags.DEFINE_integer("max_bits", 6, "Highest rate.", lower_bound=1, upper_bound=8)
+from bitjax.cli.arguments import Parser
+from bitjax.launch.config_files import load_config
 
 RATES = "planes per element"
 _RATES = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
@@ -111,9 +107,24 @@ def distortion_value(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict:
     return {"rates": bits.tolist(), "sqnr": sqnr}
 
 
-def main(argv: list[str]) -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; what is wrong with it ends in one line."""
+    parser = Parser(__doc__, "python -m experiments.rate_distortion")
+    parser.add_config()
+    add = parser.add_argument
+    add("--out", default="rate_distortion.png", help="picture to write")
+    add("--json", default="", help="also write the medians: RUN/distortion.json, say")
+    add("--batches", type=int, default=8, help="calibration batches")
+    add("--max_bits", type=int, default=6, help="highest rate, 1 to 8")
+    args = parser.read(argv)
+    if args.batches < 1 or not 1 <= args.max_bits <= 8:
+        parser.error("--batches must be 1 or more, and --max_bits 1 to 8")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Counts the sites of the config's float model and draws them."""
-    del argv
+    args = parse(argv)
     from bitjax.bottleneck.curves import rate_curves
     from bitjax.bottleneck.of_sites import site_histograms
     from bitjax.bottleneck.sensitivity import fisher
@@ -122,7 +133,7 @@ def main(argv: list[str]) -> None:
     from bitjax.variables import QUANT, STATS
 
     try:
-        work = build_work(_CONFIG.value)
+        work = build_work(load_config(args.config, args.overrides))
         rules = next((s.rules for s in work.method.stages if s.rules), ())
         planes = [r.pattern for r in rules if r.quantizer and r.quantizer.name == "bitplane"]
         sites = [s for s in work.costs if any(re.fullmatch(p, s) for p in planes)]
@@ -130,14 +141,14 @@ def main(argv: list[str]) -> None:
             raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
         floats = {n: tree for n, tree in work.start.items() if n not in (QUANT, STATS)}
         chosen = "|".join(map(re.escape, sites))
-        batches = list(work.batches(_BATCHES.value, False))
+        batches = list(work.batches(args.batches, False))
         seen = site_histograms(work.model, floats, batches, sites=chosen)
         weights = fisher(work.model, floats, batches, sites=chosen)
         allocated = allocation_rows(rate_curves(seen), work.costs, weights, _RATES)
-        curves = {site: site_curves(found, _MAX_BITS.value) for site, found in seen.items()}
-        draw(curves, Path(_OUT.value))
-        if _JSON.value:
-            write_json(_JSON.value, distortion_value(curves))
+        curves = {site: site_curves(found, args.max_bits) for site, found in seen.items()}
+        draw(curves, Path(args.out))
+        if args.json:
+            write_json(args.json, distortion_value(curves))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("SQNR in dB, median over sites:")
@@ -147,8 +158,8 @@ def main(argv: list[str]) -> None:
     print("predicted loss of a rate, nats per example: equal rates, allocated, saved")
     for rate, equal, found in allocated:
         print(f"  {rate:.1f}  {equal:.5f}  {found:.5f}  {100 * (1 - found / equal):.0f} %")
-    print(_OUT.value)
+    print(args.out)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

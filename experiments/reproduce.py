@@ -18,6 +18,7 @@ from rich.console import Console
 from bitjax.cli.arguments import Parser
 from bitjax.launch.command import command_of
 from bitjax.launch.devices import Slot, find_devices, make_slots
+from bitjax.launch.executors import process
 from bitjax.launch.local_queue import run_queue
 from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
@@ -36,7 +37,7 @@ from experiments.results_tables import (
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is wrong with it ends in one line."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, "python -m experiments.reproduce")
     add = parser.add_argument
     add("name", nargs="?", default="", help="of the table")
     add("--workdir", default="", help="folder of the runs' folders; runs/NAME")
@@ -49,7 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--seeds", type=int, default=0, help="of each row; else as many as the table has")
     add("--anyway", action="store_true", help="also without the accelerator that it is made for")
-    args = parser.parse_args(argv)
+    args = parser.read(argv)
     for name, value in (("slots", args.slots), ("seeds", args.seeds)):
         if value < 0:
             parser.error(f"--{name} must be 0 or more, got {value}")
@@ -94,7 +95,7 @@ def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:
     """Runs the table's waves one after another; the exit code."""
     for wave in table.waves:
         progress = SweepProgress(wave)
-        stopped = run_queue(wave, slots, lambda run: table.command(run, sys.executable), progress)
+        stopped = run_queue(wave, slots, lambda run: process(table.command(run)), progress)
         if stopped:
             return os.EX_TEMPFAIL
         if any(status != "finished" for status in progress.statuses.values()):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from bitjax.launch.build import check_config
 from bitjax.launch.config_files import arguments_of, load_config
+from bitjax.launch.executors import train_command
 from bitjax.launch.grid import SweepRun, check_folder
 from bitjax.launch.registry import plain
 from bitjax.report.comparison import Comparison
@@ -53,10 +54,9 @@ class ResultsTable(NamedTuple):
         """All of them, in their order."""
         return tuple(run for wave in self.waves for run in wave)
 
-    def command(self, run: SweepRun, python: str) -> list[str]:
+    def command(self, run: SweepRun) -> list[str]:
         """The command of one run."""
-        arguments = [*arguments_of(run.overrides), f"--workdir={run.folder}"]
-        return [python, "-m", "experiments.train", f"--config={self.configs[run.name]}", *arguments]
+        return train_command(self.configs[run.name], (), run)
 
 
 def known_tables() -> dict[str, dict[str, Any]]:
@@ -132,7 +132,7 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
             f"Seconds are a run's own, beside whatever else the machine did{shared}.",
             markdown(comparison, COLUMNS).strip(),
             "Made by:",
-            made_by(map(_maker, runs)),
+            made_by((_noted(run), run) for run in runs),
         ]
     ) + "\n"  # fmt: skip
 
@@ -143,9 +143,8 @@ def rows_alone(comparison: Comparison) -> str:
     return "\n".join(line for line in lines if line.startswith("|"))
 
 
-def _maker(run: RunRecord) -> tuple[str, str, str, Mapping[str, str]]:
-    notes = f" ({'; '.join(run.notes)})" if run.notes else ""
-    return Path(run.folder).name + notes, run.commit, run.device, run.versions
+def _noted(run: RunRecord) -> str:
+    return Path(run.folder).name + (f" ({'; '.join(run.notes)})" if run.notes else "")
 
 
 def _folder(workdir: Path, config: str, seed: int) -> Path:

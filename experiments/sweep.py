@@ -1,6 +1,8 @@
 """`bitjax sweep`, in a checkout: see `bitjax/cli/sweep.py`."""
 
-from bitjax.cli.sweep import run
+import sys
+
+from bitjax.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    main(["sweep", *sys.argv[1:]])

@@ -6,15 +6,18 @@ python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
 import json
 import os
 import shutil
-import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from absl import app
+from bitjax.report.figures import BY_KEY, figures_of
+from bitjax.report.statistics import summarize
+from bitjax.report.tables import number
+from bitjax.runs.records import RunRecord, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
+_SHOWN = ("accuracy", "bits_weights", "bits_activations", "bits_all", "bits_inner",
+          "model_bytes", "bops", "steps", "wall_seconds")  # fmt: skip
 NAME = "results"  # of the marks that the table of all of them stands between
 
 
@@ -36,69 +39,45 @@ def keep(run: Path, results: Path) -> Path:
     return folder
 
 
-def read(results: Path) -> dict[str, list[dict[str, Any]]]:
-    """Results by name, each a list over seeds."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(results.glob("**/seed*/result.json")):
-        result = json.loads(path.read_text())
-        found.setdefault(result["name"], []).append(result)
+def read(results: Path) -> dict[str, list[RunRecord]]:
+    """Results by name, each a list over seeds.
+
+    Raises:
+      ValueError: a result cannot be read.
+    """
+    runs, skipped = read_runs(sorted(path.parent for path in results.glob("**/seed*/result.json")))
+    if skipped:
+        raise ValueError("; ".join(f"{left.folder} {left.reason}" for left in skipped))
+    found: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        found.setdefault(run.name, []).append(run)
     return found
 
 
-def table(found: Mapping[str, list[dict[str, Any]]]) -> str:
+def table(found: Mapping[str, list[RunRecord]]) -> str:
     """A Markdown table, a row a config: mean over seeds, and the spread where there are more."""
-    head = ["config", "top-1 %", "seeds", "bits w", "bits a", "bits all", "bits inner"]
-    head += ["model kB", "MBOPs", "steps", "s"]
+    head = ["config", "top-1 %", "seeds", *(BY_KEY[key].title for key in _SHOWN[1:])]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for _, runs in sorted(found.items()):
-        bits = [run["bits"] for run in runs]
-
-        def mean(values: Iterable[float], form: str) -> str:
-            values = list(values)
-            text = format(statistics.fmean(values), form)
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            return text + (f" ± {spread:{form}}" if spread >= 0.005 else "")
-
-        row = (
-            f"`configs/{runs[0]['config'].removeprefix('configs/')}`",
-            mean((100 * run["accuracy"] for run in runs), ".2f"),
-            str(len(runs)),
-            *(
-                mean((b[k]["integer"] for b in bits), ".2f")
-                for k in ("weights", "activations", "all", "inner")
-            ),
-            mean((run["cost"]["model_bytes"] / 1024 for run in runs), ".1f"),
-            mean((run["cost"]["bops"] / 1e6 for run in runs), ".1f"),
-            str(runs[0]["steps"]),
-            format(statistics.fmean(run["wall_seconds"] for run in runs), ".0f"),
-        )
-        lines.append("| " + " | ".join(row) + " |")
+        figures = [figures_of(run) for run in runs]
+        cells = []
+        for key in _SHOWN:
+            over_seeds = summarize([f[key] for f in figures])
+            if key in ("steps", "wall_seconds"):  # their spread says nothing about a config
+                over_seeds = over_seeds._replace(std=None)
+            cells.append(number(over_seeds, BY_KEY[key]))
+        cells[1:1] = [str(len(runs))]
+        config = f"`configs/{runs[0].config.removeprefix('configs/')}`"
+        lines.append("| " + " | ".join([config, *cells]) + " |")
     return "\n".join(lines)
 
 
-def machines(found: Mapping[str, list[dict[str, Any]]]) -> str:
-    """One line for each (machine, versions, commit) that made a result."""
-    return made_by(
-        (f"{name} seed {run['seed']}", run["commit"], run["device"], run["versions"])
-        for name, runs in sorted(found.items())
-        for run in runs
-    )
-
-
-def made_by(runs: Iterable[tuple[str, str, str, Mapping[str, str]]]) -> str:
-    """A line for each commit, machine and set of versions, with what they made.
-
-    Args:
-      runs: name, commit, device and versions of each.
-
-    Example:
-      >>> made_by((name, "0123", "cpu", {"jax": "0.10.2"}) for name in "ab")
-      '- commit 0123 on cpu (jax 0.10.2): a, b'
-    """
+def made_by(runs: Iterable[tuple[str, RunRecord]]) -> str:
+    """A line for each commit, machine and set of versions, with the names of what they made."""
     seen: dict[str, list[str]] = {}
-    for name, commit, device, versions in runs:
-        shown = ", ".join(f"{package} {version}" for package, version in versions.items())
-        seen.setdefault(f"commit {commit} on {device} ({shown})", []).append(name)
+    for name, run in runs:
+        shown = ", ".join(f"{package} {version}" for package, version in run.versions.items())
+        seen.setdefault(f"commit {run.commit} on {run.device} ({shown})", []).append(name)
     return "\n".join(f"- {line}: {', '.join(names)}" for line, names in seen.items())
 
 
@@ -128,14 +107,16 @@ def write(path: Path, text: str) -> None:
 def rewrite(results: Path) -> str:
     """Writes the table of all that `results` keeps into its README.md, and gives it."""
     found = read(results)
-    insert(results / "README.md", table(found) + "\n\nMade by:\n\n" + machines(found))
+    runs = (run for _, seeds in sorted(found.items()) for run in seeds)
+    made = made_by((f"{run.name} seed {run.seed}", run) for run in runs)
+    insert(results / "README.md", f"{table(found)}\n\nMade by:\n\n{made}")
     return table(found)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Keeps the runs named on the command line and rewrites the table."""
     results = ROOT / "results"
-    for run in argv[1:]:
+    for run in sys.argv[1:]:
         try:
             print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
         except ValueError as error:
@@ -144,4 +125,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,8 @@
 """`bitjax train`, in a checkout: see `bitjax/cli/train.py`."""
 
-from bitjax.cli.train import run
+import sys
+
+from bitjax.cli.main import main
 
 if __name__ == "__main__":
-    run()
+    main(["train", *sys.argv[1:]])

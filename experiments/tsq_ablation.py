@@ -6,21 +6,18 @@ is none, relative to the energy of what is wanted. Inputs are the teacher's own,
 not depend on each other. The network is the config's start with its inputs quantized; the first
 step's training is not run.
 
-python -m experiments.tsq_ablation --config configs/cifar10/resnet20_tsq_a2.py:a4
+python -m experiments.tsq_ablation cifar10/resnet20_tsq_a2:a4
 """
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Config of a tsq method.")
-_BATCHES = flags.DEFINE_integer("batches", 16, "Batches to solve from.", lower_bound=1)
-_HELD_OUT = flags.DEFINE_integer("held_out", 8, "Batches to judge by.", lower_bound=1)
-_POSITIONS = flags.DEFINE_integer("positions", 16, "Patches of an example.", lower_bound=1)
+from bitjax.cli.arguments import Parser
+from bitjax.launch.config_files import load_config
 
 WAYS: dict[str, dict[str, Any]] = {
     "TWN weights, old statistics": {"start": "twn", "scale": "old"},
@@ -89,7 +86,9 @@ def error_of(fit, x, z, affine, levels) -> float:
     return float(np.sum((found - wanted) ** 2) / np.sum(wanted**2))
 
 
-def rows(work: Any, say: Callable[[str], None]) -> dict[str, list[tuple[str, float]]]:
+def rows(
+    work, args: argparse.Namespace, say: Callable[[str], None]
+) -> dict[str, list[tuple[str, float]]]:
     """Errors of every way, a (target, error) per layer."""
     import jax
     import jax.numpy as jnp
@@ -104,24 +103,24 @@ def rows(work: Any, say: Callable[[str], None]) -> dict[str, list[tuple[str, flo
     variables = bj.attach(model, work.start, work.calibration_batch())
     if stages["codes"].prepare is not None:
         (variables,) = stages["codes"].prepare(work.context(0, variables, say), variables, 0)
-    batches = list(work.batches(_BATCHES.value + _HELD_OUT.value, False))
+    batches = list(work.batches(args.batches + args.held_out, False))
     plans = plan_layers(model, variables, work.costs, (batches[0],))
     teacher = with_float_kernels(model)
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in WAYS}
     for index, plan in enumerate(plans):
         taken = sampler(
-            teacher, teacher, plan.layer, variables, (batches[0],), per_example=_POSITIONS.value
+            teacher, teacher, plan.layer, variables, (batches[0],), per_example=args.positions
         )
         seen = [
             taken.take(variables, variables, (b,), jax.random.key(i)) for i, b in enumerate(batches)
         ]
         sums = None
-        for x, z, _ in seen[: _BATCHES.value]:
+        for x, z, _ in seen[: args.batches]:
             sums = merge(sums, sums_of(x, z))
         assert sums is not None, "there is a batch to solve from"
         (x, z), (held_x, held_z) = (
             [jnp.concatenate([pair[i][0] for pair in part]) for i in (0, 1)]
-            for part in (seen[: _BATCHES.value], seen[_BATCHES.value :])
+            for part in (seen[: args.batches], seen[args.batches :])
         )
         kernel = read_site(variables["params"], plan.layer)["kernel"]
         float_MxN = np.asarray(taken.view.matrix(kernel), np.float64)[0]
@@ -136,15 +135,29 @@ def rows(work: Any, say: Callable[[str], None]) -> dict[str, list[tuple[str, flo
     return found
 
 
-def main(argv: list[str]) -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; what is wrong with it ends in one line."""
+    parser = Parser(__doc__, "python -m experiments.tsq_ablation")
+    parser.add_config()
+    add = parser.add_argument
+    add("--batches", type=int, default=16, help="batches to solve from")
+    add("--held_out", type=int, default=8, help="batches to judge by")
+    add("--positions", type=int, default=16, help="patches of an example")
+    args = parser.read(argv)
+    if min(args.batches, args.held_out, args.positions) < 1:
+        parser.error("--batches, --held_out and --positions must be 1 or more")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Solves the config's layers in every way and prints the table."""
-    del argv
+    args = parse(argv)
     from bitjax.launch.build import build_work
     from bitjax.runs.provenance import provenance
 
     try:
-        work = build_work(_CONFIG.value)
-        found = rows(work, lambda line: print(line, flush=True))
+        work = build_work(load_config(args.config, args.overrides))
+        found = rows(work, args, lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     kinds = sorted({kind for errors in found.values() for kind, _ in errors})
@@ -158,4 +171,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

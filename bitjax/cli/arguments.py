@@ -1,27 +1,96 @@
-"""Command lines without a config: argparse, whose complaints end in one line as everyone's here.
-
-Flags of absl are global to a process, where two commands may not both have an `--out`.
-"""
+"""What the command lines share: their parser, the config that they name, and its overrides."""
 
 import argparse
+import re
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that shows its module's docstring as help.
+    """A parser that shows its module's docstring as help and complains in one line.
 
     Args:
       text: the docstring.
+      command: the words that start the program, such as `bitjax train`.
     """
 
-    def __init__(self, text: str | None):
+    def __init__(self, text: str | None, command: str):
         super().__init__(
+            prog=command,
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._takes_config = False
+
+    def add_switch(self, name: str, help: str, *, default: bool = False) -> None:
+        """Adds `--name` and `--noname`."""
+        for word, value in ((name, True), (f"no{name}", False)):
+            shown = argparse.SUPPRESS if value == default else help if value else f"do not {help}"
+            self.add_argument(
+                f"--{word}",
+                action="store_const",
+                const=value,
+                dest=name,
+                default=default,
+                help=shown,
+            )
+
+    def add_config(self, workdir: str = "") -> None:
+        """Adds the config, by position or as `--config`, its overrides and perhaps `--workdir`."""
+        self._takes_config = True
+        if workdir:
+            self.add_argument("--workdir", default="", help=workdir)
+        self.usage = f"{self.prog} CONFIG [--config.key=value ...] [options]"
+        self.add_argument("config", nargs="?", help="shipped config's name, or a file", default="")
+        self.add_argument("--config", dest="named", help=argparse.SUPPRESS, default="")
+
+    def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """The arguments; `config` as records name it, `overrides` the `--config.key=value` ones."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        overrides = [a for a in argv if self._takes_config and re.match(r"--?(no)?config\.", a)]
+        args, unknown = self.parse_known_args([a for a in argv if a not in overrides])
+        if unknown:
+            self.error(f"unknown arguments {unknown}")
+        if self._takes_config:
+            self._find_config(args)
+        return argparse.Namespace(**vars(args), overrides=overrides)
+
+    def format_help(self) -> str:
+        """The help, with the shipped configs below it where one is to be chosen."""
+        text = super().format_help()
+        return f"{text}\n{_shipped()}" if self._takes_config else text
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with one line."""
-        sys.exit(f"error: {message}. See --help.")
+        sys.exit(f"error: {message}. See {self.prog} --help.")
+
+    def _find_config(self, args: argparse.Namespace) -> None:
+        from bitjax.launch.config_files import recorded_name
+
+        if args.config and args.named:
+            self.error(f"one config at a time, got {args.config} and {args.named}")
+        if not (args.config or args.named):
+            self.error("name a config, such as digits/bitpruning; the help lists the shipped ones")
+        if not getattr(args, "workdir", "none"):
+            self.error("--workdir must be given")
+        try:
+            args.config = recorded_name(args.config or args.named)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+
+
+def _shipped() -> str:
+    """Names of the shipped configs, a folder's in a paragraph."""
+    from bitjax.launch.config_files import shipped_configs
+
+    folders: dict[str, list[str]] = {}
+    for name in shipped_configs():
+        folders.setdefault(name.split("/")[0], []).append(name)
+    paragraphs = [
+        textwrap.fill(" ".join(names), 96, initial_indent="  ", subsequent_indent="  ")
+        for names in folders.values()
+    ]
+    return "\n".join(["shipped configs, whose files say what they reproduce:", *paragraphs, ""])

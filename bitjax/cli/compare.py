@@ -1,6 +1,6 @@
 """Compares run folders: a table, and files with all of it.
 
-python -m experiments.compare runs/* [--out report.html] [--csv F] [--markdown F] [--json F]
+bitjax compare runs/* [--out report.html] [--csv F] [--markdown F] [--json F]
 """
 
 import argparse
@@ -23,7 +23,7 @@ from bitjax.runs.rows import write_json
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is wrong with it ends in one line."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, "bitjax compare")
     add = parser.add_argument
     add("runs", nargs="+", help="run folders, or folders that hold some")
     add("--out", default="", help="page to write: one file, works offline")
@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--baseline", default="", help="row that differences are to; else the float one")
     add("--confidence", type=float, default=0.95, help="of intervals, between 0 and 1")
     add("--title", default="Comparison of runs", help="of the page")
-    return parser.parse_args(argv)
+    return parser.read(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,8 +87,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in (args.out, args.csv, args.markdown, args.json):
         if name:
             print(name)
-
-
-def run() -> None:
-    """Runs the command."""
-    main()

@@ -1,22 +1,76 @@
 """Looks into one run: sites, bits and costs, what saturates, what is zero, the doctor's findings.
 
-python -m experiments.inspect runs/digits-bitpruning
+bitjax inspect runs/digits-bitpruning
 """
 
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from bitjax.cli.arguments import Parser
-from bitjax.cli.looks import SiteLook, look_inside
+from bitjax.data import train_batch
+from bitjax.diagnostics.doctor import doctor, report
+from bitjax.diagnostics.vitals import vitals
+from bitjax.launch.finished import load_run
+from bitjax.linen.probe import compile_quickly, jit_arrays, probe
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.runs.records import RunRecord, read_runs
+
+
+class SiteLook(NamedTuple):
+    """What a site made of one batch: shares of its elements, in [0, 1]."""
+
+    saturated: float
+    zeros: float
+
+
+def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook], str]:
+    """Runs the final model of a run on one training batch.
+
+    Returns:
+      What every quantized site made of it, and the doctor's report.
+
+    Raises:
+      ValueError, OSError: the data, the checkpoint or the model's code is not there; one line.
+    """
+    run, model, variables = load_run(record.folder)
+    stage = run.method.stages[-1]
+    size = min(batch_size, run.dataset.num_train)
+    batch = train_batch(run.dataset, size, 0, run.settings.seed)
+    x, labels = run.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
+
+    def on_layer(seen):
+        found = {}
+        for role, use in seen.uses.items():
+            q, params, stats = use.quantizer, use.params, use.stats
+            x_hat = q.apply(params, stats, use.x, train=False)
+            own = vitals(q, params, stats, use.x)
+            found[role] = jnp.stack([jnp.mean(own.saturated), jnp.mean(x_hat == 0)])
+        return found
+
+    records: list[tuple[str, Any]] = []
+
+    def look(variables, x):
+        seen = probe(model, variables, (x,), {}, on_layer, strict=False)
+        records[:] = [(name, None) for name, _ in seen.records]
+        return [found for _, found in seen.records]
+
+    outcome = jit_arrays(look, variables, x, **compile_quickly())
+    looks = {
+        f"{name}/{role}" if name else role: SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
+        for (name, _), found in zip(records, jax.device_get(outcome), strict=True)
+        for role, pair in found.items()
+    }
+    return looks, report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
 
 
 def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:
@@ -49,11 +103,11 @@ def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints what the folder holds, then what its model does with a batch."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, "bitjax inspect")
     parser.add_argument("run", help="a run's folder")
     parser.add_argument("--batch", type=int, default=64, help="training images that sites see")
     parser.add_argument("--no-model", action="store_true", help="leave the checkpoint alone")
-    args = parser.parse_args(argv)
+    args = parser.read(argv)
     if args.batch < 1:
         parser.error(f"--batch must be 1 or more, got {args.batch}")
     console = Console(highlight=False)
@@ -83,9 +137,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if text:
         console.print(text, markup=False, soft_wrap=True)
-
-
-def run() -> None:
-    """Runs the command."""
-    logging.set_verbosity(logging.WARNING)
-    main()

@@ -1,6 +1,6 @@
 """Prepares a data set of TensorFlow Datasets, once, for `config.data.name = "tfds:NAME"`.
 
-python -m experiments.prepare_data tfds:cifar10 [--from FOLDER_OF_DOWNLOADED_FILES] [--root DIR]
+bitjax prepare tfds:cifar10 [--from FOLDER_OF_DOWNLOADED_FILES] [--root DIR]
 
 cifar10, cifar100, mnist, fashion_mnist, kmnist and imagenet2012 need no TensorFlow. With --from
 nothing is downloaded; the files keep the names under which they are published:
@@ -9,32 +9,32 @@ ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
 """
 
 import sys
+from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import logging
 
-_FROM = flags.DEFINE_string("from", None, "Folder of files that are downloaded already.")
-_ROOT = flags.DEFINE_string(
-    "root", None, "Where to prepare; TFDS_DATA_DIR or ~/tensorflow_datasets if not given."
-)
-_VERIFY = flags.DEFINE_bool("verify", True, "Take only the published files.")
+from bitjax.cli.arguments import Parser
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prepares the data set and says how to use it."""
-    if len(argv) != 2 or not argv[1].startswith("tfds:"):
-        sys.exit(f"error: expected one data set, tfds:NAME, got {argv[1:]}. See --help.")
+    parser = Parser(__doc__, "bitjax prepare")
+    parser.add_argument("name", help="tfds:NAME", metavar="tfds:NAME")
+    parser.add_argument("--from", dest="source", help="folder of files that are downloaded already")
+    parser.add_argument(
+        "--root", help="where to prepare; else TFDS_DATA_DIR, ~/tensorflow_datasets"
+    )
+    parser.add_switch("verify", "take only the published files", default=True)
+    args = parser.read(argv)
+    if not args.name.startswith("tfds:"):
+        parser.error(f"expected one data set, tfds:NAME, got {args.name!r}")
+    logging.set_verbosity(logging.ERROR)
     from bitjax.data.prepare import prepare
 
-    name = argv[1].removeprefix("tfds:")
+    name = args.name.removeprefix("tfds:")
     try:
-        folder = prepare(name, _ROOT.value, _FROM.value, verify=_VERIFY.value)
+        folder = prepare(name, args.root, args.source, verify=args.verify)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
-    print(f"prepared in {folder}; use it with --config.data.name={argv[1]}", end="")
-    print(f" --config.data.root={_ROOT.value}" if _ROOT.value else "")
-
-
-def run() -> None:
-    """Runs the command."""
-    logging.set_verbosity(logging.ERROR)
-    app.run(main)
+    print(f"prepared in {folder}; use it with --config.data.name={args.name}", end="")
+    print(f" --config.data.root={args.root}" if args.root else "")

@@ -1,53 +1,125 @@
-"""Reads config files with their overrides."""
+"""Finds and reads config files, shipped ones and a user's own, with their overrides."""
 
+import ast
 import difflib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags import config_path
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_path, tuple_parser
 
+from bitjax.configs import FOLDER
 from bitjax.runs.folder import flatten
 
+_FREE = ("model", "method")  # further keys of these are arguments, which the registry checks
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+_BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
-def load_config(path: str, arguments: Sequence[str] = ()) -> ConfigDict:
-    """A config file with `--config.key=value` arguments, read as `experiments.train` reads them.
+
+def shipped_configs() -> dict[str, Path]:
+    """Every config that comes with bitjax, by its short name, such as `digits/bitpruning`."""
+    files = sorted(p for p in FOLDER.glob("*/*.py") if p.parent.name != "tables")
+    return {p.relative_to(FOLDER).with_suffix("").as_posix(): p for p in files}
+
+
+def recorded_name(config: str) -> str:
+    """What a record calls a config: `configs/digits/float.py` wherever the shipped ones lie.
+
+    Example:
+      >>> recorded_name("digits/float"), recorded_name("cifar10/resnet20_uniform:w4a4")
+      ('configs/digits/float.py', 'configs/cifar10/resnet20_uniform.py:w4a4')
+
+    Raises:
+      ValueError: there is no such config; the message names the nearest.
+    """
+    text, colon, variant = config.partition(":")
+    path = find_config(config).resolve()
+    if path.is_relative_to(FOLDER.resolve()):
+        text = f"configs/{path.relative_to(FOLDER.resolve()).as_posix()}"
+    return f"{text}{colon}{variant}"
+
+
+def find_config(config: str) -> Path:
+    """The file of a config that is named by its path or by a shipped config's name.
+
+    Raises:
+      ValueError: it is neither; the message names the nearest shipped ones.
+    """
+    text = config.partition(":")[0]
+    if text.endswith(".py") and Path(text).is_file():
+        return Path(text)
+    shipped = shipped_configs()
+    name = text.removeprefix("configs/").removesuffix(".py")
+    if name in shipped:
+        return shipped[name]
+    if Path(text).is_file():
+        raise ValueError(f"config {config}: a config must be a Python file, see configs/")
+    near = difflib.get_close_matches(name, shipped, 3, cutoff=0.3) or list(shipped)[:3]
+    raise ValueError(
+        f"config {config}: it is neither a file nor a shipped config; the nearest of those are "
+        f"{', '.join(near)}."
+    )
+
+
+def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
+    """A config, locked, with `--config.key=value` arguments.
+
+    Args:
+      config: a file or the name of a shipped config, perhaps with `:variant`.
+      arguments: overrides, applied in their order; those of a tuple's key are collected.
 
     Raises:
       ValueError: in one line, for whatever is wrong with either.
     """
-    argv, values = ["sweep", *arguments], flags.FlagValues()
+    find_config(config)
     try:
-        base = config_module(path).get_config(*path.split(":", 1)[1:])
-        config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
-        left = values(argv)[1:]
-        config: ConfigDict = values["config"].value  # pyrefly: ignore (absl: of any type)
+        found = config_module(config).get_config(*config.split(":", 1)[1:])
     except Exception as error:  # a config file is a program: it may raise anything
-        text = " ".join(str(error).split())
-        key = re.search(r"\w+", text)
-        if isinstance(error, AttributeError | KeyError) and key and arguments:
-            text = f"no key {key[0]!r}{_close(key[0], list(flatten(load_config(path).to_dict())))}"
-        raise ValueError(f"config {path}: {text}") from error
-    if left:
-        raise ValueError(f"unknown arguments {left}; overrides are --config.key=value.")
-    return config
+        raise ValueError(f"config {config}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, ConfigDict):
+        raise ValueError(f"config {config}: get_config() must return a ConfigDict, got {found!r}.")
+    _check_keys(config, found)
+    try:
+        for key, value in read_overrides(arguments, found).items():
+            config_path.set_value(key, found, value)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"config {config}: {' '.join(str(error).split())}") from error
+    return found.lock()
+
+
+def read_overrides(arguments: Sequence[str], base: ConfigDict) -> dict[str, Any]:
+    """What `--config.key=value` arguments say, of the types that the config has there.
+
+    Raises:
+      ValueError: an argument is of another form, or a key or a value is wrong.
+
+    Example:
+      >>> base = ConfigDict({"tensorboard": False, "data": {"mean": (0.0,)}})
+      >>> read_overrides(["--config.tensorboard", "--config.data.mean=(1, 2)"], base)
+      {'tensorboard': True, 'data.mean': (1, 2)}
+    """
+    texts: dict[str, list[str]] = {}
+    for argument in arguments:
+        found = _OVERRIDE.fullmatch(argument)
+        if found is None:
+            raise ValueError(f"unknown argument {argument!r}; an override is config.key=value.")
+        negated, key, text = found.groups()
+        kind = type(_value(key, base))
+        if negated or text is None:
+            if kind is not bool or (negated and text is not None):
+                raise ValueError(f"{argument!r} must give a value, as config.{key}=value.")
+            text = "false" if negated else "true"
+        texts.setdefault(key, []).append(text)
+    return {key: _parse(key, given, _value(key, base)) for key, given in texts.items()}
 
 
 def check_key(key: str, base: ConfigDict) -> None:
     """Raises a ValueError, with the nearest keys, unless the config has a value under `key`."""
-    try:
-        value = config_path.get_value(key, base)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, SyntaxError):
-        known = list(flatten(base.to_dict()))
-        raise ValueError(
-            f"the config has no key {key!r}{_close(key, known)}; a sweep changes only what the "
-            "config file sets."
-        ) from None
-    if isinstance(value, ConfigDict):
-        below = ", ".join(f"{key}.{name}" for name in value)
+    if isinstance(_value(key, base), ConfigDict):
+        below = ", ".join(f"{key}.{name}" for name in _value(key, base))
         raise ValueError(f"{key!r} is a group of keys: vary one of {below}.")
 
 
@@ -68,22 +140,75 @@ def override_key(argument: str) -> str:
       >>> override_key("--config.data.name=digits"), override_key("--noconfig.tensorboard")
       ('data.name', 'tensorboard')
     """
-    return re.sub(r"^-{1,2}(no)?config\.", "", argument).split("=", 1)[0]
+    found = _OVERRIDE.fullmatch(argument)
+    return found[2] if found else ""
 
 
-def config_module(path: str) -> Any:
+def config_module(config: str) -> Any:
     """Loads a config file as a module, anew, so that what a caller changes stays with it."""
-    spec = importlib.util.spec_from_file_location("swept_config", path.split(":", 1)[0])
-    if spec is None or spec.loader is None:
-        raise ValueError("a config must be a Python file, see configs/")
+    spec = importlib.util.spec_from_file_location("a_config", find_config(config))
+    assert spec is not None and spec.loader is not None, "its name ends in .py"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _close(key: str, known: Sequence[str]) -> str:
+def _check_keys(config: str, found: ConfigDict) -> None:
+    """Refuses keys that `configs/base.py` does not know, and the lack of one that it has."""
+    spec = importlib.util.spec_from_file_location("base_config", FOLDER / "base.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own, known = (
+        {k: v for k, v in flatten(c.to_dict()).items() if k.split(".")[0] not in _FREE}
+        for c in (found, module.get_config())
+    )
+    for key in own:
+        if key not in known:
+            raise ValueError(
+                f"config {config}: no run has a key {key!r}{_close(key, known)}; configs/base.py "
+                "has all of them."
+            )
+    if lacks := [key for key in known if key not in own]:
+        raise ValueError(
+            f"config {config}: it lacks the key {lacks[0]!r}: start from get_config() of "
+            "bitjax.configs.base."
+        )
+
+
+def _value(key: str, base: ConfigDict) -> Any:
+    try:
+        return config_path.get_value(key, base)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, SyntaxError):
+        raise ValueError(
+            f"the config has no key {key!r}{_close(key, flatten(base.to_dict()))}; only what the "
+            "config file sets can be changed."
+        ) from None
+
+
+def _parse(key: str, texts: Sequence[str], before: Any) -> Any:
+    """A value of the type of the one before; the last text counts, for a tuple all of them."""
+    *_, text = texts
+    if isinstance(before, bool):
+        if text.lower() not in _BOOLS:
+            raise ValueError(f"config.{key} must be true or false, got {text!r}.")
+        return _BOOLS[text.lower()]
+    if isinstance(before, tuple):
+        parsed = map(tuple_parser.TupleParser().parse, texts)
+        return tuple(value for part in parsed for value in part)
+    if isinstance(before, ConfigDict):
+        return ConfigDict(ast.literal_eval(text))
+    if isinstance(before, int | float | str):
+        try:
+            return type(before)(text)
+        except ValueError as error:
+            raise ValueError(f"config.{key}: {error}") from None
+    raise ValueError(f"config.{key} is {before!r}: only a config file can change it.")
+
+
+def _close(key: str, known: Iterable[str]) -> str:
     last = {name: name.split(".")[-1] for name in known}
-    near = difflib.get_close_matches(key, known, 3)
+    near = difflib.get_close_matches(key, last, 3)
     wanted = difflib.get_close_matches(key.split(".")[-1], set(last.values()), 3, cutoff=0.75)
-    near += [n for n in known if last[n] in wanted and n not in near]
+    near += [n for n in last if last[n] in wanted and n not in near]
     return f" (did you mean {' or '.join(near[:3])}?)" if near else ""

@@ -74,8 +74,8 @@ def make_slots(devices: Devices, count: int = 0) -> list[Slot]:
         return [Slot(f"cpu{i}", {"JAX_PLATFORMS": "cpu"}, share) for i, share in enumerate(shares)]
     if count > devices.count:
         raise ValueError(
-            f"--slots must be at most {devices.count}, the number of {devices.platform} devices "
-            f"here, got {count}: a device runs one run at a time (or several with --vectorize)."
+            f"`slots` must be at most {devices.count}, the number of {devices.platform} devices "
+            f"here, got {count}: a device runs one run at a time (or several, vectorized)."
         )
     return [_slot(devices, i) for i in range(count or devices.count)]
 

@@ -35,7 +35,7 @@ class Sweep(NamedTuple):
     arguments: tuple[str, ...]
 
     def again(self, executor: str = "") -> list[str]:
-        """The sweep's own arguments, perhaps for another executor."""
+        """The sweep's own command for a shell, perhaps for another executor."""
         kept = list(self.arguments)
         if executor:
             for i, argument in enumerate(kept):
@@ -44,19 +44,29 @@ class Sweep(NamedTuple):
                 elif argument.lstrip("-").startswith("executor="):
                     kept[i : i + 1] = []
             kept.append(f"--executor={executor}")
-        return ["-m", "experiments.sweep", *kept]
+        return ["bitjax", "sweep", *kept]
 
-    def command(self, run: SweepRun, python: str = sys.executable) -> list[str]:
-        """The command of one run."""
-        arguments = [*self.fixed, *arguments_of(run.overrides), f"--workdir={run.folder}"]
-        return [python, "-m", "experiments.train", f"--config={self.config}", *arguments]
+    def command(self, run: SweepRun) -> list[str]:
+        """The command of one run for a shell."""
+        return train_command(self.config, self.fixed, run)
+
+
+def train_command(config: str, fixed: Sequence[str], run: SweepRun) -> list[str]:
+    """The command of one run for a shell."""
+    arguments = [*fixed, *arguments_of(run.overrides), f"--workdir={run.folder}"]
+    return ["bitjax", "train", f"--config={config}", *arguments]
+
+
+def process(command: Sequence[str]) -> list[str]:
+    """A `bitjax` command for this Python, whether or not the shell would find that word."""
+    return [sys.executable, "-m", *command]
 
 
 def write_record(sweep: Sweep) -> None:
     """Writes `sweep.json`: the commands that were given, and every run that they made."""
     path = sweep.workdir / "sweep.json"
     before = read_json(path)
-    command = shlex.join(["python", *sweep.again()])
+    command = shlex.join(sweep.again())
     commands = [c for c in before.get("commands", []) if c != command]
     runs = {
         run.name: {"config": sweep.config, "fixed": list(sweep.fixed), "overrides": run.overrides}
@@ -73,9 +83,9 @@ def print_commands(sweep: Sweep, vectorized: bool = False) -> None:
     if left_out := len(sweep.runs) - len(todo):
         print(f"# {left_out} of {len(sweep.runs)} runs are finished and left out", file=sys.stderr)
     if vectorized:
-        commands = [["python", *sweep.again("local")]][: len(todo)]
+        commands = [sweep.again("local")][: len(todo)]
     else:
-        commands = [sweep.command(run, "python") for run in todo]
+        commands = [sweep.command(run) for run in todo]
     for command in commands:
         print(shlex.join(command))
 
@@ -89,9 +99,9 @@ def submit_to_slurm(sweep: Sweep, parameters: Sequence[str], vectorized: bool = 
     from bitjax.launch import slurm
 
     todo = [run for run in sweep.runs if not run.finished]
-    commands, names = [sweep.command(run) for run in todo], [run.name for run in todo]
+    commands, names = [process(sweep.command(run)) for run in todo], [run.name for run in todo]
     if vectorized:
-        commands = [[sys.executable, *sweep.again("local")]][: len(todo)]
+        commands = [process(sweep.again("local"))][: len(todo)]
         names = ["all runs"][: len(todo)]
     folder = sweep.workdir / "slurm"
     executor = slurm.make_executor(folder, parameters, sweep.workdir.name or "sweep")
@@ -109,7 +119,7 @@ def run_locally(sweep: Sweep, slots: int) -> int:
     places = make_slots(find_devices(), slots)
     write_record(sweep)
     progress = SweepProgress(sweep.runs)
-    stopped = run_queue(sweep.runs, places, sweep.command, progress)
+    stopped = run_queue(sweep.runs, places, lambda run: process(sweep.command(run)), progress)
     progress.summarize()
     if stopped:
         return STOPPED

@@ -73,7 +73,7 @@ def plan(
     """
     base = load_config(path, fixed)
     if not grid and not sweep:
-        raise ValueError("nothing varies: give --grid key=a,b,c or --sweep NAME.")
+        raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")
     points = [dict(zip(*point, strict=True)) for point in _product(grid, base)]
     named = named_sweep(path, sweep, base) if sweep else [{}]
     taken = {override_key(text) for text in fixed}
@@ -81,7 +81,7 @@ def plan(
     for first, second in itertools.product(named, points):
         if twice := sorted((first.keys() & second.keys()) | (taken & (first | second).keys())):
             raise ValueError(
-                f"{twice[0]!r} is given twice: say it once, in --grid, --sweep or --config."
+                f"{twice[0]!r} is given twice: say it once, in the grid, the sweep or an override."
             )
         runs.append({**first, **second})
     configs = [load_config(path, [*fixed, *arguments_of(run)]) for run in runs]
@@ -130,7 +130,7 @@ def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
             values[-1] += letter
     values = [value.strip() for value in values]
     if not equals or not key or not all(values):
-        raise ValueError(f"--grid must be key=a,b,c, got {text!r}.")
+        raise ValueError(f"`grid` must be key=a,b,c, got {text!r}.")
     check_key(key, base)
     return key, values
 
@@ -145,7 +145,7 @@ def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
     found = {n.removeprefix("sweep_"): f for n, f in vars(module).items() if n.startswith("sweep_")}
     if name not in found:
         have = ", ".join(sorted(found)) or "none"
-        raise ValueError(f"--sweep {name}: {file} has no sweep_{name}(); it has {have}.")
+        raise ValueError(f"{file} has no sweep_{name}(); its sweeps are {have}.")
     runs = found[name]()
     if not isinstance(runs, list | tuple) or not all(isinstance(r, Mapping) for r in runs):
         raise ValueError(f"sweep_{name}() of {file} must give a list of dicts, got {runs!r}.")
@@ -210,7 +210,7 @@ def check_folder(run: SweepRun) -> None:
         key = differ[0]
         raise ValueError(
             f"{str(run.folder)!r} holds a run of another config ({key}: {was.get(key)!r} there, "
-            f"{now.get(key)!r} now): choose another --workdir, or remove that folder."
+            f"{now.get(key)!r} now): choose another workdir, or remove that folder."
         )
 
 
@@ -228,7 +228,9 @@ def _product(grid: Sequence[str], base: ConfigDict) -> Iterable[tuple[list[str],
     keys = [key for key, _ in axes]
     for key, count in Counter(keys).items():
         if count > 1:
-            raise ValueError(f"{key!r} is given twice: one --grid {key}=... holds all its values.")
+            raise ValueError(
+                f"{key!r} is given twice: one `grid` of {key}=... holds all its values."
+            )
     return ((keys, point) for point in itertools.product(*(values for _, values in axes)))
 
 

@@ -77,14 +77,14 @@ def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: s
         key, equals, value = text.partition("=")
         key = key.strip().removeprefix("slurm_")
         if not equals or not key or not value:
-            raise ValueError(f"--slurm must be key=value, got {text!r}.")
+            raise ValueError(f"`slurm` must be key=value, got {text!r}.")
         full = key if key in general else f"slurm_{key}"
         if full in given:
-            raise ValueError(f"--slurm {key} is given twice.")
+            raise ValueError(f"`slurm` has {key} twice.")
         given[full] = _parse(value)
     if not {"timeout_min", "slurm_time"} & given.keys():
         raise ValueError(
-            "--slurm timeout_min=MINUTES must be given: the time limit of a job, after which its "
+            "`slurm` must have timeout_min=MINUTES: the time limit of a job, after which its "
             "run is saved and requeued."
         )
     try:
@@ -93,10 +93,10 @@ def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: s
         executor.update_parameters(name=name, **given)
     except RuntimeError as error:
         raise ValueError(
-            f"--executor slurm: {error} Log in where sbatch works, or use --executor local."
+            f"the executor slurm: {error} Log in where sbatch works, or use the executor local."
         ) from error
     except (NameError, AssertionError, ValueError, TypeError) as error:
-        raise ValueError(f"--slurm: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"`slurm`: {str(error).splitlines()[0]}") from error
     return executor
 
 

@@ -9,11 +9,11 @@ file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command (min
   python -m experiments.train --config configs/cifar10/resnet20_250.py:lsq_w4a4 --workdir runs/lsq
 """
 
-from configs.cifar10.resnet20_bitpruning import get_config as bitpruning_config
-from configs.cifar10.resnet20_bottleneck_a3 import get_config as bottleneck_a3_config
-from configs.cifar10.resnet20_bottleneck_a4 import get_config as bottleneck_a4_config
-from configs.cifar10.resnet20_float import get_config as float_config
-from configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
+from bitjax.configs.cifar10.resnet20_bitpruning import get_config as bitpruning_config
+from bitjax.configs.cifar10.resnet20_bottleneck_a3 import get_config as bottleneck_a3_config
+from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as bottleneck_a4_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
 
 STEPS = 250
 TRAINING = {

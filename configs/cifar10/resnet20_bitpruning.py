@@ -7,7 +7,7 @@ steps). Results: results/README.md. Command (7 minutes on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_bitpruning.py --workdir runs/r20-bp
 """
 
-from configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 
 def get_config():

@@ -6,7 +6,7 @@ minutes on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a3.py --workdir runs/a3
 """
 
-from configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config
+from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config
 
 
 def get_config(options="300"):

@@ -4,7 +4,7 @@ A rate that equal planes cannot have. Results: results/README.md. Command (1 min
   python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a3_5.py --workdir runs/a
 """
 
-from configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config
+from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config
 
 
 def get_config(options="0"):

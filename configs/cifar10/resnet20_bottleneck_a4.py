@@ -15,7 +15,7 @@ Command (3 minutes on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a4.py --workdir runs/a4
 """
 
-from configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 VARIANTS = ("", "uniform", "window", "truncated", "lasso", "solved")
 
@@ -51,6 +51,6 @@ def get_config(options="300", rate=4.0):
         planes |= {"mode": "faithful", "truncate": True, "coefficients": "free"}
     if variant == "solved":
         planes |= {"coefficients": "solved"}
-        config.method.resolve_every = 100
+        config.method.update({"resolve_every": 100})
     config.rules = (("stage.*/input", planes),)
     return config

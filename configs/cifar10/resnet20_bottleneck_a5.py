@@ -5,7 +5,7 @@ results/README.md. Command (1 minute on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a5.py --workdir runs/a5
 """
 
-from configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config
+from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config
 
 
 def get_config(options="0"):

@@ -5,7 +5,7 @@ Expected: 91.73 % top-1 (its author's figure, reproduced). Command (20 s on 2 co
 `:600` after the file's name is the control of the quantized ones: their 600 steps and loss, float.
 """
 
-from configs.base import get_config as base
+from bitjax.configs.base import get_config as base
 
 
 def get_config(steps="0"):
@@ -26,6 +26,5 @@ def get_config(steps="0"):
     }
     if int(steps):
         config.name = f"cifar10/resnet20_float_{steps}"
-        config.method.distill = 1.0
-        config.method.temperature = 4.0
+        config.method.update({"distill": 1.0, "temperature": 4.0})
     return config

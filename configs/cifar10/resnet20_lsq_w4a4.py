@@ -5,7 +5,7 @@ be compared. Results: results/README.md. Command (15 minutes on 2 cores):
   python -m experiments.train --config configs/cifar10/resnet20_lsq_w4a4.py --workdir runs/r20-lsq
 """
 
-from configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 
 def get_config():

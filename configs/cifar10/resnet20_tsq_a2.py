@@ -12,7 +12,7 @@ Results: results/README.md. Command (10 minutes on 2 busy cores):
   python -m experiments.train --config configs/cifar10/resnet20_tsq_a2.py --workdir runs/r20-tsq
 """
 
-from configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 INPUTS = {
     "a2": {"name": "lsq", "bits": 2, "signed": False},

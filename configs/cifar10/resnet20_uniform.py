@@ -9,7 +9,7 @@ Command (2 minutes on 2 cores):
 
 import re
 
-from configs.cifar10.resnet20_float import get_config as float_config
+from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 
 def get_config(arg="w8a8"):

@@ -8,7 +8,7 @@ HWGQ's network and their 200 epochs of batch 100 with weight decay 5e-4, the pea
 
 import re
 
-from configs.base import get_config as base
+from bitjax.configs.base import get_config as base
 
 EPOCH = 50_000 // 100  # steps
 

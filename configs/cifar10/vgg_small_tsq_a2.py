@@ -7,8 +7,8 @@ Gaussian, from a float run of vgg_small_float.py. Accelerator; no result yet. Co
 1,000, for a CPU: 69.33 % after step 1, 68.54 % with ternary weights (float 68.53 %).
 """
 
-from configs.cifar10.vgg_small_float import EPOCH
-from configs.cifar10.vgg_small_float import get_config as float_config
+from bitjax.configs.cifar10.vgg_small_float import EPOCH
+from bitjax.configs.cifar10.vgg_small_float import get_config as float_config
 
 
 def get_config(arg="w128"):

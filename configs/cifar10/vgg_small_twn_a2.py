@@ -6,7 +6,7 @@ estimator. Accelerator; no result yet. Command:
 `:w32` after the file's name is a quarter of the width in 1,000 steps, for a CPU: 65.48 %.
 """
 
-from configs.cifar10.vgg_small_float import get_config as float_config
+from bitjax.configs.cifar10.vgg_small_float import get_config as float_config
 
 
 def get_config(arg="w128"):

@@ -6,7 +6,7 @@ float at an average of at most 3.0 bits, all layers counted. Results: results/RE
   python -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
 """
 
-from configs.digits.float import get_config as float_config
+from bitjax.configs.digits.float import get_config as float_config
 
 
 def get_config():

@@ -7,7 +7,7 @@ state, so that all its runs can be rows of one program. Command:
       --workdir runs/digits-strengths --vectorize
 """
 
-from configs.digits.bitpruning import get_config as budgeted
+from bitjax.configs.digits.bitpruning import get_config as budgeted
 
 
 def get_config():

@@ -5,7 +5,7 @@ digits/float.py. Results: results/README.md. Command:
   python -m experiments.train --config configs/digits/bottleneck.py --workdir runs/digits-bottleneck
 """
 
-from configs.digits.float import get_config as float_config
+from bitjax.configs.digits.float import get_config as float_config
 
 
 def get_config():

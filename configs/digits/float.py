@@ -4,7 +4,7 @@ Expected: see results/README.md. Command:
   python -m experiments.train --config configs/digits/float.py --workdir runs/digits-float
 """
 
-from configs.base import get_config as base
+from bitjax.configs.base import get_config as base
 
 
 def get_config():
@@ -12,10 +12,14 @@ def get_config():
     config.model.name = "small_cnn"
     config.data.name = "digits"
     config.data.augmentation = "shift"
-    config.method = {"name": "full_precision", "steps": 1200, "learning_rate": 0.05}
-    config.method.momentum = 0.9
-    config.method.weight_decay = 5e-4
-    config.method.warmup = 20
+    config.method = {
+        "name": "full_precision",
+        "steps": 1200,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "warmup": 20,
+    }
     config.log_every = 50
     config.checkpoint_every = 400
     return config

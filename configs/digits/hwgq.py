@@ -5,7 +5,7 @@ normalisation has a scale and a shift. Results: results/README.md. Command:
   python -m experiments.train --config configs/digits/hwgq.py --workdir runs/digits-hwgq
 """
 
-from configs.digits.tsq import get_config as tsq_config
+from bitjax.configs.digits.tsq import get_config as tsq_config
 
 
 def get_config():

@@ -4,7 +4,7 @@ W3A3, all layers: the average of digits/bitpruning.py. Results: results/README.m
   python -m experiments.train --config configs/digits/pact.py --workdir runs/digits-pact
 """
 
-from configs.digits.float import get_config as float_config
+from bitjax.configs.digits.float import get_config as float_config
 
 
 def get_config():

@@ -6,7 +6,7 @@ within 1.0 point of float. Results: results/README.md. Command:
   python -m experiments.train --config configs/digits/tsq.py --workdir runs/digits-tsq
 """
 
-from configs.digits.float import get_config as float_config
+from bitjax.configs.digits.float import get_config as float_config
 
 
 def get_config():

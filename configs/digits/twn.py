@@ -5,7 +5,7 @@ results/README.md. Command:
   python -m experiments.train --config configs/digits/twn.py --workdir runs/digits-twn
 """
 
-from configs.digits.tsq import get_config as tsq_config
+from bitjax.configs.digits.tsq import get_config as tsq_config
 
 
 def get_config():

@@ -8,9 +8,9 @@ not say. Accelerator; no result yet. Command:
       --config.init_from=runs/alexnet-torch --workdir runs/alexnet-torch-bp
 """
 
-from configs.imagenet.alexnet_torch_float import get_config as float_config
-from configs.imagenet.resnet18_bitpruning import LEARNED, WEIGHTS
-from configs.imagenet.resnet18_bitpruning import get_config as pruning_config
+from bitjax.configs.imagenet.alexnet_torch_float import get_config as float_config
+from bitjax.configs.imagenet.resnet18_bitpruning import LEARNED, WEIGHTS
+from bitjax.configs.imagenet.resnet18_bitpruning import get_config as pruning_config
 
 
 def get_config():

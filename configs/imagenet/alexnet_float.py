@@ -6,8 +6,8 @@ ImageNet must be prepared as a TFDS data set. No result yet. Command:
   python -m experiments.train --config configs/imagenet/alexnet_float.py --workdir runs/alexnet
 """
 
-from configs.imagenet.resnet50_float import EPOCH
-from configs.imagenet.resnet50_float import get_config as base_config
+from bitjax.configs.imagenet.resnet50_float import EPOCH
+from bitjax.configs.imagenet.resnet50_float import get_config as base_config
 
 
 def get_config():

@@ -6,8 +6,8 @@ activations, then the layers solved from 12,800 images. The paper's abstract rep
   python -m experiments.train --config configs/imagenet/alexnet_tsq.py --workdir runs/alexnet-tsq
 """
 
-from configs.imagenet.alexnet_float import get_config as float_config
-from configs.imagenet.resnet50_float import EPOCH
+from bitjax.configs.imagenet.alexnet_float import get_config as float_config
+from bitjax.configs.imagenet.resnet50_float import EPOCH
 
 
 def get_config():

@@ -8,9 +8,9 @@ Accelerator; no result yet. Command:
       --config.init_from=runs/mobilenet-v2 --workdir runs/mobilenet-v2-bp
 """
 
-from configs.imagenet.mobilenet_v2_float import get_config as float_config
-from configs.imagenet.resnet18_bitpruning import LEARNED, WEIGHTS
-from configs.imagenet.resnet18_bitpruning import get_config as pruning_config
+from bitjax.configs.imagenet.mobilenet_v2_float import get_config as float_config
+from bitjax.configs.imagenet.resnet18_bitpruning import LEARNED, WEIGHTS
+from bitjax.configs.imagenet.resnet18_bitpruning import get_config as pruning_config
 
 
 def get_config():

@@ -9,8 +9,8 @@ place of its ranges from minimum to maximum. Accelerator; no result yet. Command
       --config.init_from=runs/resnet18 --workdir runs/resnet18-bp
 """
 
-from configs.imagenet.resnet18_float import get_config as float_config
-from configs.imagenet.resnet50_float import EPOCH
+from bitjax.configs.imagenet.resnet18_float import get_config as float_config
+from bitjax.configs.imagenet.resnet50_float import EPOCH
 
 # 0.0 is a code from the start, so that the freeze moves no level.
 LEARNED = {

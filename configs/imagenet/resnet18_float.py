@@ -6,7 +6,7 @@ rate 0.1, weight decay 1e-4) but for the rate, which falls as a cosine. torchvis
   python -m experiments.train --config configs/imagenet/resnet18_float.py --workdir runs/resnet18
 """
 
-from configs.imagenet.resnet50_float import get_config as base_config
+from bitjax.configs.imagenet.resnet50_float import get_config as base_config
 
 
 def get_config():

@@ -10,8 +10,8 @@ Accelerator; no result yet. Command:
       --config.init_from=runs/resnet50 --workdir runs/resnet50-a4
 """
 
-from configs.imagenet.resnet50_float import EPOCH
-from configs.imagenet.resnet50_float import get_config as float_config
+from bitjax.configs.imagenet.resnet50_float import EPOCH
+from bitjax.configs.imagenet.resnet50_float import get_config as float_config
 
 
 def get_config(rate="4"):

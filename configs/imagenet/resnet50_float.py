@@ -5,7 +5,7 @@
   python -m experiments.train --config configs/imagenet/resnet50_float.py --workdir runs/resnet50
 """
 
-from configs.base import get_config as base_config
+from bitjax.configs.base import get_config as base_config
 
 EPOCH = 1_281_167 // 256  # steps
 

@@ -7,7 +7,7 @@ No result yet. Command:
   python -m experiments.train --config configs/imagenet/vgg16_float.py --workdir runs/vgg16
 """
 
-from configs.imagenet.resnet50_float import get_config as base_config
+from bitjax.configs.imagenet.resnet50_float import get_config as base_config
 
 
 def get_config():

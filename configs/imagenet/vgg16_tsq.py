@@ -6,8 +6,8 @@ Accelerator; no result yet. Command:
   python -m experiments.train --config configs/imagenet/vgg16_tsq.py --workdir runs/vgg16-tsq
 """
 
-from configs.imagenet.resnet50_float import EPOCH
-from configs.imagenet.vgg16_float import get_config as float_config
+from bitjax.configs.imagenet.resnet50_float import EPOCH
+from bitjax.configs.imagenet.vgg16_float import get_config as float_config
 
 
 def get_config():

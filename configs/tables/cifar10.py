@@ -5,7 +5,7 @@ python -m experiments.reproduce cifar10-vgg-small-w32      # a quarter of the wi
 python -m experiments.reproduce cifar10-vgg-small          # accelerator
 """
 
-from configs.cifar10.resnet20_250 import POINTS
+from bitjax.configs.cifar10.resnet20_250 import POINTS
 
 VGG = "configs/cifar10/vgg_small_{}.py".format
 

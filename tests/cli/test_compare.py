@@ -7,6 +7,8 @@ import pytest
 
 from bitjax.cli import compare
 from bitjax.launch.command import command_of
+from bitjax.launch.config_files import load_config
+from bitjax.launch.registry import plain
 from bitjax.runs.records import read_runs
 from tests.run_folders import write_run
 
@@ -43,7 +45,7 @@ def test_the_table_is_printed_and_every_file_asked_for_is_written(tmp_path, runs
     assert "lsq" in printed and "89.50 ± 0.71" in printed and "baseline" in printed
     assert all(name.stat().st_size > 500 for name in names)
     assert len(json.loads(names[3].read_text())["runs"]) == 4
-    assert "python -m experiments.train" in names[0].read_text()
+    assert "bitjax train" in names[0].read_text()
 
 
 def test_unfit_folders_are_listed_and_the_rest_is_compared(tmp_path, runs, capsys):
@@ -72,7 +74,7 @@ def test_only_some_runs_may_be_chosen(runs, capsys):
 def test_wrong_words_end_in_one_line(runs):
     assert "invalid choice: 'watts' (choose from" in error_of(*runs, "--cost=watts")
     assert "--confidence must be in (0, 1), got 2.0" in error_of(*runs, "--confidence=2")
-    assert "unrecognized arguments: --nothing" in error_of(*runs, "--nothing")
+    assert "unknown arguments ['--nothing']" in error_of(*runs, "--nothing")
     assert "error: " in error_of(*runs, "--only=(")
     assert "No such file or directory" in error_of(*runs, "--csv=/no/such/folder/file")
 
@@ -85,74 +87,55 @@ def test_groups_must_be_asked_for(tmp_path, runs, capsys):
     assert "on digits" in printed and "on cifar10" in printed
 
 
-def config_file(root, text="config.steps = 5"):
-    path = root / "configs" / "one.py"
-    path.parent.mkdir(parents=True)
-    path.write_text(
-        "from ml_collections import ConfigDict\n"
-        "def get_config(arg='a'):\n"
-        "    config = ConfigDict({'seed': 0, 'name': arg, 'method': {'name': 'lsq', 'rate': 0.1},\n"
-        "        'model': {'name': 'mlp'}, 'data': {'name': 'digits'}, 'rules': ()})\n"
-        f"    {text}\n"
-        "    return config\n"
-    )
-    return path
-
-
-def record(tmp_path, config, **settings):
-    (found,), _ = read_runs(
-        [
-            write_run(
-                tmp_path / "run", seed=settings.get("seed", 0), config=config, settings=settings
-            )
-        ]
-    )
-    return found
-
-
-BASE = {"name": "b", "method": {"name": "lsq", "rate": 0.1}, "model": {"name": "mlp"},
-        "data": {"name": "digits"}, "steps": 5, "rules": []}  # fmt: skip
+def record(tmp_path, config, changes=(), commit="0123456789ab", **settings):
+    """A run's record: the settings of a shipped config with some of them changed."""
+    spec = plain(load_config("digits/lsq")) | settings
+    spec["method"] = {**spec["method"], **dict(changes)}
+    folder = write_run(tmp_path / "run", seed=spec["seed"], config=config, settings=spec)
+    return read_runs([folder])[0][0]._replace(commit=commit)
 
 
 def test_a_command_has_the_seed_and_every_setting_that_was_overridden(tmp_path):
-    config_file(tmp_path)
-    settings = {**BASE, "seed": 3, "method": {"name": "lsq", "rate": 0.5}, "name": "it's b"}
-    run = record(tmp_path, "configs/one.py:b", **settings)
-    run = run._replace(settings={k: v for k, v in run.settings.items() if k != "init_from"})
-    lines = command_of(run, tmp_path).splitlines()
+    changes = {"learning_rate": 0.5}
+    run = record(tmp_path, "configs/digits/lsq.py", changes, seed=3, name="it's b")
+    lines = command_of(run).splitlines()
     assert lines[0] == "git checkout 0123456789ab"
     assert shlex.split(lines[-1]) == [
-        *"python -m experiments.train --config configs/one.py:b".split(),
-        *"--workdir runs/digits-lsq-seed3 --config.method.rate=0.5".split(),
-        "--config.name=it's b",
-        "--config.seed=3",
+        *"bitjax train configs/digits/lsq.py --workdir runs/digits-lsq-seed3".split(),
+        *("--config.method.learning_rate=0.5", "--config.name=it's b", "--config.seed=3"),
     ]
 
 
-def test_what_no_flag_can_say_is_said_in_a_comment(tmp_path):
-    config_file(tmp_path)
-    run = record(tmp_path, "configs/one.py:b", **{**BASE, "rules": [[".*", None]]})
-    assert '# config.rules was [[".*", null]]' in command_of(run, tmp_path)
+def test_a_variant_is_compared_with_its_own_settings(tmp_path):
+    config = "configs/cifar10/resnet20_uniform.py:w4a4"
+    spec = plain(load_config(config))
+    run = record(tmp_path, config)._replace(settings=json.loads(json.dumps(spec)))
+    assert command_of(run).splitlines()[-1].split()[-2] == "--workdir"
+
+
+def test_what_no_override_can_say_is_said_in_a_comment(tmp_path):
+    run = record(tmp_path, "configs/digits/lsq.py", rules=[[".*", None]])
+    assert '# config.rules was [[".*", null]]' in command_of(run)
 
 
 @pytest.mark.parametrize(
-    "config", ["configs/gone.py", "../outside.py", "/etc/passwd", "x; rm -rf y"]
+    "config", ["configs/gone.py", "../outside.py", "/etc/passwd", "x; rm -rf y", "digits/../base"]
 )
-def test_a_config_that_is_not_in_this_checkout_is_never_run(tmp_path, config):
-    (tmp_path / "root").mkdir()
+def test_a_config_that_is_not_shipped_is_never_run(tmp_path, monkeypatch, config):
+    (tmp_path / "here").mkdir()
     (tmp_path / "outside.py").write_text("raise SystemExit('run!')")
-    run = record(tmp_path, config, **BASE)
-    text = command_of(run, tmp_path / "root")
-    assert "not in this checkout" in text and "--config.seed=0" in text
-    assert shlex.split(text.splitlines()[-1])[4] == config
+    monkeypatch.chdir(tmp_path / "here")
+    text = command_of(record(tmp_path, config))
+    assert "not a shipped one" in text and "--config.seed=0" in text
+    assert shlex.split(text.splitlines()[-1])[2] == config
 
 
-def test_a_config_that_no_longer_runs_tells_nothing(tmp_path):
-    config_file(tmp_path, "raise RuntimeError('old')")
-    assert "not known" in command_of(record(tmp_path, "configs/one.py", **BASE), tmp_path)
+def test_a_variant_that_its_config_refuses_tells_nothing(tmp_path):
+    run = record(tmp_path, "configs/cifar10/resnet20_uniform.py:eight")
+    assert "not known" in command_of(run)
 
 
 def test_a_commit_with_changes_is_said_to_have_them(tmp_path):
-    run = record(tmp_path, "configs/gone.py", **BASE)._replace(commit="abc+changes")
-    lines = command_of(run, tmp_path).splitlines()
+    run = record(tmp_path, "configs/gone.py", commit="abc+changes")
+    lines = command_of(run).splitlines()
     assert lines[:2] == ["git checkout abc", "# its working tree had changes that no commit has"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bitjax.cli import sweep as sweep_command
 from bitjax.launch.executors import Sweep, print_commands, write_record
 from bitjax.launch.grid import plan
 from bitjax.launch.progress import last_row
@@ -54,9 +55,9 @@ def test_every_command_can_be_copied_into_a_shell(tmp_path, capsys):
     swept = planned(tmp_path / "a folder", "data.mean=(0.1,),(0.2,)", fixed=())
     print_commands(swept)
     first, second = map(shlex.split, capsys.readouterr().out.splitlines())
-    assert first[:3] == second[:3] == ["python", "-m", "experiments.train"]
-    assert first[3:5] == [f"--config={DIGITS}", "--config.data.mean=(0.1,)"]
-    assert second[5] == f"--workdir={tmp_path}/a folder/mean=0.2"
+    assert first[:2] == second[:2] == ["bitjax", "train"]
+    assert first[2:4] == [f"--config={DIGITS}", "--config.data.mean=(0.1,)"]
+    assert second[4] == f"--workdir={tmp_path}/a folder/mean=0.2"
 
 
 def test_a_vectorized_sweep_is_one_command(tmp_path, capsys):
@@ -91,27 +92,21 @@ def test_the_record_keeps_the_runs_of_all_commands(tmp_path):
     ("arguments", "message"),
     [
         (["--workdir=X", "--grid=sed=1"], "no key 'sed' (did you mean seed?)"),
-        pytest.param(["--grid=seed=1"], "--workdir must be given", marks=pytest.mark.slow),
-        pytest.param(["--workdir=X", "more"], "unknown argument 'more'", marks=pytest.mark.slow),
-        pytest.param(["--workdir=X", "--nope=1"], "argument '--nope=1'", marks=pytest.mark.slow),
-        pytest.param(["--workdir=X", "--executor=cloud"], "local|slurm", marks=pytest.mark.slow),
-        pytest.param(
-            ["--workdir=X", "--grid=seed=1", "--slots=-1"], "0 or more", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            ["--workdir=X", "--grid=seed=1", "--vectorize", "--slots=2"],
-            "--vectorize uses one device",
-            marks=pytest.mark.slow,
-        ),
+        (["--grid=seed=1"], "--workdir must be given"),
+        (["--workdir=X", "--nope=1"], "unknown arguments ['--nope=1']"),
+        (["--workdir=X", "--executor=cloud"], "(choose from "),
+        (["--workdir=X", "--grid=seed=1", "--slots=-1"], "0 or more"),
+        (["--workdir=X", "--grid=seed=1", "--vectorize", "--slots=2"], "uses one device"),
     ],
     ids=str,
 )
-def test_a_wrong_command_line_ends_in_one_line(arguments, message):
-    done = sweep(*arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert message in done.stderr and done.stdout == ""
-    assert not (ROOT / "X").exists()
+def test_a_wrong_command_line_ends_in_one_line(arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        sweep_command.main(["digits/float", *arguments])
+    text = str(end.value)
+    assert text.startswith("error: ") and "\n" not in text and message in text, text
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -128,7 +123,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
         out, _ = process.communicate(timeout=100)
     assert process.returncode == os.EX_TEMPFAIL, out
     again = out.splitlines()[-1].removeprefix("stopped; to resume: ")
-    assert shlex.split(again)[1:] == command[1:]
+    assert shlex.split(again) == ["bitjax", "sweep", *command[3:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     log = (tmp_path / "seed=1" / "log.txt").read_text()
@@ -137,7 +132,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(tmp_path):
         rows = (tmp_path / f"seed={seed}" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["step"] for row in rows] == list(range(5, 3001, 5))
         keep(tmp_path / f"seed={seed}", tmp_path / "results")
-    assert [r["seed"] for r in read(tmp_path / "results")["digits/float"]] == [0, 1]
+    assert [r.seed for r in read(tmp_path / "results")["digits/float"]] == [0, 1]
 
 
 @pytest.mark.slow

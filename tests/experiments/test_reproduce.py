@@ -26,7 +26,7 @@ from tests.run_folders import write_run
 
 EVALUATED = {"data": "any", "eval_split": "test"}
 CONFIG = """
-from configs.digits.float import get_config as base
+from bitjax.configs.digits.float import get_config as base
 
 def get_config(arg="float"):
     config = base()

@@ -26,7 +26,7 @@ def test_devices_that_a_scheduler_chose_keep_their_names(monkeypatch):
 
 
 def test_more_slots_than_accelerators_are_refused():
-    with pytest.raises(ValueError, match="--slots must be at most 2, the number of gpu devices"):
+    with pytest.raises(ValueError, match="`slots` must be at most 2, the number of gpu devices"):
         make_slots(Devices("gpu", 2), 3)
 
 

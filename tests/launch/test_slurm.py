@@ -66,12 +66,12 @@ def test_a_sweep_is_one_array_of_jobs_that_are_warned_before_their_end(slurm):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ([], "--slurm timeout_min=MINUTES must be given"),
-        (["timeout_min=5", "partiton=gpu"], "--slurm: .*'partiton'"),
-        (["timeout_min=soon"], '--slurm: Parameter "timeout_min" expected type'),
-        (["timeout_min=5", "timeout_min=6"], "--slurm timeout_min is given twice"),
-        (["timeout_min"], "--slurm must be key=value, got 'timeout_min'"),
-        (["timeout_min="], "--slurm must be key=value"),
+        ([], "`slurm` must have timeout_min=MINUTES"),
+        (["timeout_min=5", "partiton=gpu"], "`slurm`: .*'partiton'"),
+        (["timeout_min=soon"], '`slurm`: Parameter "timeout_min" expected type'),
+        (["timeout_min=5", "timeout_min=6"], "`slurm` has timeout_min twice"),
+        (["timeout_min"], "`slurm` must be key=value, got 'timeout_min'"),
+        (["timeout_min="], "`slurm` must be key=value"),
     ],
     ids=str,
 )
@@ -83,7 +83,7 @@ def test_a_wrong_parameter_is_refused_in_one_line(parameters, message, slurm):
 
 def test_without_slurm_or_submitit_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match='Could not detect "srun".*use --executor local'):
+    with pytest.raises(ValueError, match='Could not detect "srun".*use the executor local'):
         make_executor(tmp_path, ["timeout_min=5"], "sweep")
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ImportError, match=r"needs submitit: pip install 'bitjax\[slurm\]'"):
