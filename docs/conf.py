@@ -68,7 +68,11 @@ def copy_pages(app, config):
     )
     copy(
         "tables",
-        [page for page in sorted(HERE.parent.glob("results/*.md")) if page.stem != "README"],
+        [
+            p
+            for p in sorted(HERE.parent.glob("results/*.md"))
+            if p.stem not in ("README", "lab_book")
+        ],
         "Tables",
         "Results tables, each made by one command: `python -m experiments.reproduce NAME`.",
     )

@@ -148,7 +148,8 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
     tabulate.write(written[1], document(table, comparison))
     tabulate.rewrite(results)
     if results.resolve() == tabulate.ROOT / "results":
-        tabulate.insert(tabulate.ROOT / "README.md", rows_alone(comparison), table.name)
+        shown = tabulate.ROOT / "docs" / "results.md"
+        tabulate.insert(shown, rows_alone(comparison), table.name)
     for path in written:
         print(path)
 

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Quantize a model
 #
-# You have a float Flax model. This notebook quantizes it in five lines, without rewriting it, and
-# looks at what that changed: the variables, the logits, the accuracy, the kernels.
+# You have a float Flax model. This notebook quantizes it in five lines, without rewriting it. Then
+# it looks at what that changed: the variables, the logits, the accuracy, the kernels.
 
 # %%
 import flax.linen as nn
@@ -31,7 +31,7 @@ from bitjax.training.work import make_work
 # %% [markdown]
 # ## A plain model
 #
-# Nothing in it knows of quantization. The data are the 8x8 digits that ship with scikit-learn.
+# Nothing in the model knows of quantization. The data are scikit-learn's 8x8 digits.
 
 
 # %%
@@ -57,9 +57,8 @@ print(f"float accuracy on the test set: {result['accuracy']:.2%}")
 # ## Five lines
 #
 # A *site* is one tensor to quantize: the kernel or the input of a layer, named `layer/path/kernel`
-# or `layer/path/input`. *Rules* say which quantizer a site gets; the first one that matches
-# decides, and a site that no rule matches stays float. `attach` fits the ranges on one batch of
-# data.
+# or `layer/path/input`. *Rules* say which quantizer a site gets. The first rule that matches
+# decides. A site that no rule matches stays float. `attach` fits the ranges on one batch of data.
 
 # %%
 batch = work.calibration_batch()
@@ -75,8 +74,8 @@ variables = bj.attach(model, trained, batch)
 # ## What changed, and what did not
 #
 # The parameters are the float model's own, bit for bit: a float checkpoint is a valid checkpoint of
-# the quantized model. Whatever quantizers learn lies in the new collection `quant`, whatever they
-# observe in `quant_stats`. To remove quantization is to drop these two.
+# the quantized model. What quantizers learn lies in the new collection `quant`, and what they
+# observe lies in `quant_stats`. To remove quantization, drop these two collections.
 
 # %%
 print("collections before:", sorted(trained))
@@ -87,15 +86,15 @@ jax.tree.map(lambda leaf: leaf.shape, variables["quant"])
 
 # %% [markdown]
 # The summary lists every site with its quantizer, its bits and what it costs. Multiply-adds and
-# sizes are measured on the traced model. The float sites are the classifier's, as the first rule
-# wanted.
+# sizes are measured on the traced model. The float sites are those of the classifier, because of
+# the first rule.
 
 # %%
 text = bj.summary(model, variables, batch[:1])
 
 # %% [markdown]
-# The model is called as before. Its logits are off by what rounding does; the classes that it
-# chooses hardly change.
+# The model is called as before. Rounding moves its logits. The classes that it chooses hardly
+# change.
 
 # %%
 before = np.asarray(Net().apply(trained, batch))
@@ -110,8 +109,8 @@ print(f"same class for {agree:.1%} of {len(batch)} training images")
 # %% [markdown]
 # ## How few bits?
 #
-# Bits are arrays among the variables, so that changing them needs no new model and compiles
-# nothing. Without any training the accuracy on the test set holds for a while, then it falls. The
+# Bits are arrays among the variables, so other bits need no new model and no new compilation.
+# Without any training the accuracy on the test set holds for a while, and then it falls. The
 # other notebooks are about the bits beyond that edge.
 
 # %%
@@ -134,9 +133,9 @@ legend = axes.legend(frameon=False)
 # %% [markdown]
 # ## A kernel and its levels
 #
-# A quantizer is a value that knows nothing of models: `init` fits it to an array, `apply` rounds
-# the array. Here is the kernel of the second convolution at 4 and at 2 bits, with the levels that
-# its weights are rounded to.
+# A quantizer is a value that knows nothing of models: `init` fits it to an array, and `apply`
+# rounds the array. Here is the kernel of the second convolution at 4 and at 2 bits, with the levels
+# that its weights are rounded to.
 
 # %%
 kernel = variables["params"]["Conv_1"]["kernel"]
@@ -150,9 +149,9 @@ for bits, axes in ((4, left), (2, right)):
 # %% [markdown]
 # ## What the doctor says
 #
-# `bj.doctor` runs one batch forward and backward and reports what would silently ruin a run. Above,
-# it has nothing to say. Two mistakes that are easily made: a pattern that matches no site, and an
-# unsigned range in front of a signed tensor.
+# `bj.doctor` runs one batch forward and backward, and reports what would silently ruin a run. It
+# has nothing to say about the model above. The second cell makes two common mistakes: a pattern
+# that matches no site, and an unsigned range for a signed tensor.
 
 # %%
 print(bj.doctor_report(bj.doctor(model, variables, batch[:64])))

@@ -12,9 +12,9 @@
 # # Learn the bitlengths
 #
 # BitPruning ([Nikolić et al., 2020](https://arxiv.org/abs/2002.03090)) makes the number of bits of
-# every tensor a real number, learns it by gradient descent beside the weights, and rounds it at the
-# end. This notebook shows the quantizer that makes bits differentiable, watches them fall in
-# training, and compares ways to round them.
+# every tensor a real number. It learns this number by gradient descent beside the weights, and
+# rounds it at the end. This notebook shows the quantizer that makes bits differentiable, watches
+# bits fall in training, and compares ways to round them.
 
 # %%
 import tempfile
@@ -43,8 +43,8 @@ from bitjax.training.work import make_work
 #
 # $$Q(x, n) = (1 - a)\, Q(x, b) + a\, Q(x, b + 1).$$
 #
-# At whole $n$ it is the integer grid itself, bit for bit. In between it is a staircase with the
-# steps of both grids, so that it moves continuously from one to the next, and its slope in $n$ says
+# At whole $n$ the blend is the integer grid itself, bit for bit. In between it is a staircase with
+# the steps of both grids, so it moves continuously from one grid to the next. Its slope in $n$ says
 # what another bit is worth.
 
 # %%
@@ -67,10 +67,10 @@ for n, axes in zip((3.0, 3.3, 3.7, 4.0), panels, strict=True):
 label = panels[0].set_ylabel("Q(x, n)")
 
 # %% [markdown]
-# The error against $n$ of a Gaussian tensor: it falls about fourfold with each bit, and between
-# integers it is no higher than the mix of its neighbours' errors. Averaging two grids even cancels
-# part of their errors, which is why the curve dips in front of a whole number: a fractional
-# bitlength looks a little better than it will be once it is rounded.
+# The next picture shows the error of a Gaussian tensor against $n$. The error falls about fourfold
+# with each bit. Between integers it is no higher than the mix of the neighbours' errors. Averaging
+# two grids even cancels part of their errors, so the curve dips in front of a whole number. A
+# fractional bitlength therefore looks a little better than it will be once it is rounded.
 
 # %%
 normal = jax.random.normal(jax.random.key(0), (4096,))
@@ -90,10 +90,11 @@ axes.grid(alpha=0.3)
 # %% [markdown]
 # ## A network whose bits fall
 #
-# First a float network. Then every kernel and every input gets a bitlength of its own, starting at
-# 8. The budget is in bit operations (BOPs, multiply-adds times bits of weights times bits of
-# inputs): as many as 3 bits everywhere would cost. Which site gets how many bits is learned, and no
-# strength has to be tuned: a multiplier grows for as long as the budget is exceeded.
+# A float network is trained first. Then every kernel and every input gets a bitlength of its own,
+# starting at 8. The budget is in bit operations (BOPs, multiply-adds times bits of weights times
+# bits of inputs). It allows as many as 3 bits everywhere would cost. Training decides which site
+# gets how many bits. No strength has to be tuned: a multiplier grows for as long as the budget is
+# exceeded.
 
 # %%
 digits = load("digits")
@@ -115,8 +116,8 @@ method = bitpruning(rules, steps=500, learning_rate=0.02, bits_learning_rate=0.0
 print("stages:", [(stage.name, stage.steps) for stage in method.stages])
 
 # %% [markdown]
-# A method is a list of stages. The first one learns the bits; it is run by itself here, so that the
-# fractional bits can be looked at before the second one rounds them.
+# A method is a list of stages. The first stage learns the bits. It is run by itself here, to show
+# the fractional bits before the second stage rounds them.
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -132,15 +133,14 @@ print(f"accuracy with these bits: {learning_result['accuracy']:.2%}")
 panels = plots.curves(read_rows(folder / "metrics.jsonl"), ("loss", "bits"))
 
 # %% [markdown]
-# The loss includes what the budget adds to it, once the ranges have had a few steps to settle. That
-# is gone when the budget is met; from then on a bit that one site takes is one that another has to
-# give.
+# The ranges get a few steps to settle. Then the loss includes the budget's term, until the budget
+# is met. From then on, a bit that one site takes is a bit that another site gives.
 #
 # ## Round them
 #
-# Hardware has whole bits. Three policies, judged without any further training:
+# Hardware has whole bits. Three policies are compared, without any further training:
 #
-# - `ceil`, the paper's as recalled, never takes a bit away, and so misses the budget;
+# - `ceil`, the paper's policy as recalled, never takes a bit away, and so misses the budget;
 # - `nearest` moves every bitlength least, and lands on either side of the budget;
 # - `budget` chooses for all sites together, so that the integer network meets the budget and no
 #   single further bit would fit into it.
@@ -164,8 +164,8 @@ for policy in ("ceil", "nearest", "budget"):
 # %% [markdown]
 # ## Fine-tune
 #
-# The second stage rounds (here under the budget, because there is one), freezes the bits and trains
-# the weights on with them. This is the network that tables report.
+# The second stage rounds the bits under the budget, freezes them, and goes on training the weights.
+# Tables report the network that comes out.
 
 # %%
 second_stage = method._replace(stages=method.stages[1:])
@@ -179,8 +179,8 @@ print(f"{sizes['float_model_bytes'] / sizes['model_bytes']:.1f} times smaller th
 axes = plots.bits_per_layer(bj.bits_of(tuned_variables), learned=bits)
 
 # %% [markdown]
-# Bars are the final bits, marks the learned ones. Layers with many multiply-adds had to give up
+# Bars are the final bits, and marks the learned bits. Layers with many multiply-adds had to give up
 # more.
 #
-# `configs/digits/bitpruning.py` is this experiment as a config, with a budget on the average bits.
-# Next: [bit-planes under a rate](03_bitwise_bottleneck.ipynb).
+# `bitjax train digits/bitpruning --workdir runs/d` is this experiment as a config, with a budget on
+# the average bits. Next: [bit planes under a rate](03_bitwise_bottleneck.ipynb).

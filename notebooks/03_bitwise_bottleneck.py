@@ -9,11 +9,11 @@
 # ---
 
 # %% [markdown]
-# # Bit-planes under a rate
+# # Bit planes under a rate
 #
-# The bitwise bottleneck ([Zhou et al., 2020](https://arxiv.org/abs/2006.05210)) looks at an
-# activation as a stack of bit-planes and keeps only those that are worth their bit. It needs no
-# training: one pass over a few batches counts the activations, the rest is arithmetic. This
+# The bitwise bottleneck ([Zhou et al., 2020](https://arxiv.org/abs/2006.05210)) treats an
+# activation as a stack of bit planes, and keeps only the planes that are worth their bit. It needs
+# no training: one pass over a few batches counts the activations, and the rest is arithmetic. This
 # notebook looks at planes, selects them, gives every layer its rate, and compares the result with
 # what rate-distortion theory allows.
 
@@ -48,9 +48,9 @@ print(f"float: {result['accuracy']:.2%}")
 # %% [markdown]
 # ## The planes of an activation
 #
-# `bj.tap` hands out what a layer reads. Here is one channel that the second convolution reads for
+# `bj.tap` gives what a layer reads. Here is one channel that the second convolution reads for
 # nine digits, as an 8-bit code between 0 and the largest activation. The high planes hold the
-# drawing; the low ones look like noise, and cost as many bits each.
+# drawing. The low planes look like noise, and each costs as many bits as a high plane.
 
 # %%
 batch = work.calibration_batch()
@@ -67,15 +67,15 @@ shown = plots.planes(nine, bits=8, axes=panels[1:])
 # %% [markdown]
 # ## Which planes, with which coefficients?
 #
-# Let $u = x / \text{step}$ and $b_i(u)$ its planes. Keeping a set $S$ of them with real
+# Let $u = x / \text{step}$ and $b_i(u)$ its planes. Keeping a set $S$ of planes with real
 # coefficients $\alpha_i \ge 0$ costs
 #
 # $$\min_{\alpha \ge 0} E\,\left(u - \sum_{i \in S} \alpha_i\, b_i(u)\right)^2.$$
 #
-# The paper finds $S$ by LASSO. With 8 planes there are only 255 sets, and what they cost follows
-# from the 8 x 8 Gram matrix of the planes: `select_planes` tries all of them, for every number of
-# planes at once. Below it is held against brute force on the data themselves, non-negative least
-# squares for every set.
+# The paper finds $S$ by LASSO. With 8 planes there are only 255 sets, and the 8 x 8 Gram matrix of
+# the planes gives what each set costs. `select_planes` tries all sets, for every number of planes
+# at once. The cell below compares it with brute force: non-negative least squares on the data, for
+# every set.
 
 # %%
 u = x[:64].ravel() / step
@@ -99,16 +99,16 @@ for k in range(1, 8):
     print(f"{k:4d}   {kept:15s}{shares}")
 
 # %% [markdown]
-# The exact search and brute force agree. LASSO, here as in the authors' program, pays for its
-# shrunk coefficients and for an intercept that it fits and drops, and its path need not visit the
-# best set.
+# The exact search and brute force agree. LASSO has a larger error, for two reasons. It shrinks the
+# coefficients, and, as in the authors' program, it fits an intercept and drops it. Its path also
+# need not visit the best set.
 #
 # ## Round first, then take planes
 #
-# Cutting low planes off a finished code always rounds down, and cutting high ones off wraps around.
-# `bj.bitplane` therefore rounds at the lowest plane it keeps and saturates at the highest, which is
-# a uniform grid whose scale is chosen for least error. What that is worth is a matter of rate and
-# distortion, in decibels of signal over quantization noise (6 dB are a bit):
+# Cutting low planes off a finished code always rounds down. Cutting high planes off wraps around.
+# `bj.bitplane` therefore rounds at the lowest plane it keeps and saturates at the highest. This is
+# a uniform grid whose scale is chosen for least error. The next cell measures what that is worth,
+# in decibels of signal over quantization noise (6 dB are a bit).
 
 # %%
 batches = list(work.batches(8, False))
@@ -139,16 +139,17 @@ axes = plots.distortion_rate(
 )
 
 # %% [markdown]
-# Points are the sites, lines their medians. The line on top is what no code of a half-normal source
-# can beat, with blocks of any length; activations are no half-normals, so that it is a yardstick.
-# Rounding first gains most of a bit on the planes of a finished code; at few bits, levels placed
-# freely gain little more.
+# Points are the sites, and lines their medians. No code of a half-normal source can beat the line
+# on top, with blocks of any length. Activations are not half-normal, so the line is only a
+# yardstick. Rounding first gains most of a bit over the planes of a finished code. At few bits,
+# levels placed freely gain little more.
 #
 # ## A rate for every layer
 #
 # Layers are not equally sensitive. `bj.allocate` measures what an error at each site costs the loss
-# (its Fisher information) and hands out planes so that the predicted loss is least at a given
-# average. The average need not be a whole number: the allocation decides which sites get one more.
+# (its Fisher information). It gives each site its planes so that the predicted loss is least at a
+# given average. The average need not be a whole number: the allocation decides which sites get one
+# more.
 
 # %%
 rules = [
@@ -169,8 +170,8 @@ for rate in (2, 2 + 1 / 3, 2 + 2 / 3, 3):
 print(f"float {result['accuracy']:7.2%}")
 
 # %% [markdown]
-# All of that without a step of training. This network is small and even, so that at whole rates
-# equal shares are right. What an allocation saves on ResNet-20, whose sites differ, is printed by
-# `python -m experiments.rate_distortion`; `configs/digits/bottleneck.py` adds fine-tuning.
+# None of this took a step of training. This network is small and even, so equal shares are right at
+# whole rates. The sites of ResNet-20 differ; `python -m experiments.rate_distortion` prints what an
+# allocation saves there. The config `digits/bottleneck` adds fine-tuning.
 #
 # Next: [codes first, weights second](04_two_step.ipynb).

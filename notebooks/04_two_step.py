@@ -11,10 +11,11 @@
 # %% [markdown]
 # # Codes first, weights second
 #
-# Two-step quantization (Wang et al., CVPR 2018) takes the hard problem apart. First a network is
-# trained whose *activations* have few bits and whose weights are float: it finds good codes. Then,
-# without gradients, low-bit *weights* are found layer by layer that make each layer give the same
-# codes. This notebook does both on a small network, and looks into one layer on the way.
+# Two-step quantization (Wang et al., CVPR 2018) divides the hard problem. The first step trains a
+# network whose *activations* have few bits and whose weights are float. It finds good codes. The
+# second step finds low-bit *weights* that make each layer give the same codes, layer by layer and
+# without gradients. This notebook does both on a small network, and looks into one layer on the
+# way.
 
 # %%
 import jax
@@ -37,8 +38,8 @@ from bitjax.training.work import make_work
 # ## The first step: codes
 #
 # Activations behind a ReLU become one of four levels, 2 bits. `bj.halfwave` takes the levels that
-# are best for a Gaussian in front of the ReLU, which is what a batch normalisation gives; `bj.lsq`
-# learns their distance. Both let the gradient through where they round and stop it where they
+# are best for a Gaussian in front of the ReLU, as a batch normalisation gives it. `bj.lsq` learns
+# the distance of the levels. Both let the gradient through where they round, and stop it where they
 # saturate.
 
 # %%
@@ -55,8 +56,8 @@ levels = np.unique(halfwave.apply(params, stats, normal))
 axes = plots.tensor_histogram(normal, levels, axes=right)
 
 # %% [markdown]
-# Training from scratch with learned levels. The kernels of the inner layers are to become ternary
-# with a stored scale, but the first stage of the method leaves them float.
+# The next cell trains from scratch with learned levels. The kernels of the inner layers will become
+# ternary with a stored scale, but the first stage of the method leaves them float.
 
 # %%
 net, digits = SmallCNN(width=8), load("digits")
@@ -76,15 +77,15 @@ print(f"2-bit activations, float inner kernels: {result['accuracy']:.2%}")
 # %% [markdown]
 # ## One layer by itself
 #
-# The third convolution as a matrix: a patch of its (quantized) input times the kernel gives an
-# output. We want ternary codes and a scale for every filter with
+# Take the third convolution as a matrix: a patch of its (quantized) input times the kernel gives an
+# output. We want ternary codes $c$ and a scale $a$ for every filter with
 #
 # $$\min_{a \ge 0,\; c \in \{-1, 0, 1\}^N} E\,(w^T x - a\, c^T x - b)^2,$$
 #
-# the error of the layer's *output*, not of its weights. Rounding the weights (TWN by a threshold,
-# OTWN at the best one) does not look at the inputs. Coordinate descent does: it visits one weight
-# after the other and gives it the code that is best for the output, with the scale that is then
-# best in closed form. All it needs of the patches is their second moments.
+# This is the error of the layer's *output*, not of its weights. Rounding the weights (TWN by a
+# threshold, OTWN by the best threshold) does not look at the inputs. Coordinate descent does. It
+# visits one weight after the other and gives it the code that is best for the output, with the
+# scale that is then best in closed form. It needs only the second moments of the patches.
 
 # %%
 batch = first_step.calibration_batch()
@@ -143,7 +144,8 @@ axes.set(xlabel="sweep over all weights", ylabel="error of the output")
 legend = axes.legend(frameon=False)
 
 # %% [markdown]
-# Which codes had to change? Rows are the codes of the best rounding, columns those of the descent.
+# Which codes had to change? Rows are the codes of the best rounding, and columns the codes of the
+# descent.
 
 # %%
 axes = plots.code_changes(otwn_codes, solved_codes)
@@ -151,10 +153,10 @@ axes = plots.code_changes(otwn_codes, solved_codes)
 # %% [markdown]
 # ## All layers
 #
-# `bj.solve_layers` does this for every ternary kernel, in forward order: the inputs of a layer come
-# from the network as far as it is solved, so that a layer can make good what the ones before it
-# lost. Its target is finer than above: the codes that the next layer reads, behind the
-# normalisation and the quantizer.
+# `bj.solve_layers` does this for every ternary kernel, in forward order. The inputs of a layer come
+# from the network as far as it is solved, so a layer can repair what earlier layers lost. The
+# target is finer than above: the codes that the next layer reads, behind the normalisation and the
+# quantizer.
 
 # %%
 model = bj.Quantized(net, rules)
@@ -170,10 +172,10 @@ for report in reports:
 # %% [markdown]
 # ## What each part is worth
 #
-# An ablation in miniature, on the test set and without training after the second step. Solving in
-# place of rounding is what counts. Among the ways to solve, differences are within the noise of 360
-# images on a network of two ternary layers; `python -m experiments.tsq_ablation` measures every
-# part on the layers of ResNet-20.
+# The last cell is a small ablation, on the test set and without training after the second step.
+# Solving instead of rounding makes the difference. The ways to solve differ by less than the noise
+# of 360 images on a network of two ternary layers. `python -m experiments.tsq_ablation` measures
+# every part on the layers of ResNet-20.
 
 # %%
 rows = {
@@ -193,5 +195,5 @@ for name, variables in rows.items():
     print(f"{name:48s} {figures['accuracy']:7.2%} {figures['loss']:7.4f}")
 
 # %% [markdown]
-# `configs/digits/tsq.py` is the whole method as a config, with a last stage that trains what
-# surrounds the codes. Next: [compare methods](05_compare_methods.ipynb).
+# The config `digits/tsq` is the whole method, with a last stage that trains what surrounds the
+# codes. Next: [compare methods](05_compare_methods.ipynb).

@@ -11,10 +11,10 @@
 # %% [markdown]
 # # Compare methods
 #
-# A run leaves a folder: its config, its bits site by site, its result with commit and machine. This
-# notebook reads such folders, puts what is comparable side by side, and draws the pictures that a
-# paper needs. The runs are those of `results/digits` (every method, three seeds each) and a short
-# one that is made here from a config.
+# A run leaves a folder with its config, its bits site by site, and its result with commit and
+# machine. This notebook reads such folders, puts what is comparable side by side, and draws the
+# pictures that a paper needs. The runs are those of `results/digits` (every method, three seeds
+# each) and a short run that is made here from a config.
 
 # %%
 import sys
@@ -33,11 +33,10 @@ from bitjax.runs.records import read_runs
 # %% [markdown]
 # ## A run from a config
 #
-# A config is a base plus the lines that differ. On the command line this would be
+# A config is a base plus the lines that differ. On the command line the next cell would be
 #
 # ```
-# python -m experiments.train --config configs/digits/bitpruning.py --workdir runs/short \
-#     --config.method.steps=300
+# bitjax train digits/bitpruning --workdir runs/short --config.method.steps=300
 # ```
 
 # %%
@@ -62,7 +61,7 @@ print("the folder holds:", sorted(path.name for path in folder.iterdir()))
 # ## Read folders
 #
 # `read_runs` takes run folders, or folders that hold some. It never fails because of what a folder
-# holds: whatever is unfinished, damaged or no run at all comes back with the reason.
+# holds: an unfinished run, a damaged run and a folder that is no run come back with the reason.
 
 # %%
 runs, skipped = read_runs([ROOT / "results" / "digits", folder, ROOT / "configs"])
@@ -73,9 +72,9 @@ for left in skipped:
 # %% [markdown]
 # ## One table
 #
-# Runs that differ in nothing but their seed share a row: mean, standard deviation, and the
-# difference to float, seed by seed, with its confidence interval. Runs of different models, data or
-# evaluation sets would be refused. The star marks the Pareto front of accuracy against bit
+# Runs that differ only in their seed share a row. A row has the mean, the standard deviation, and
+# the difference to float, seed by seed, with its confidence interval. Runs of different models,
+# data or evaluation sets would be refused. The star marks the Pareto front of accuracy against bit
 # operations (BOPs).
 
 # %%
@@ -86,9 +85,9 @@ for warning in group.warnings:
     print("-", warning)
 
 # %% [markdown]
-# The same with all columns as Markdown, for a paper's appendix or an issue; `csv_text` and
-# `json_value` are beside it, and `python -m experiments.compare RUNS --out report.html` writes one
-# page that sorts and filters.
+# The next cell has all columns as Markdown, for a paper's appendix. `csv_text` and `json_value`
+# give the same as CSV and JSON. `bitjax compare RUNS --out report.html` writes one page that sorts
+# and filters.
 
 # %%
 Markdown(markdown(comparison).split("\n\n")[1])
@@ -96,8 +95,8 @@ Markdown(markdown(comparison).split("\n\n")[1])
 # %% [markdown]
 # ## Pictures
 #
-# Accuracy against a cost, with the spread over seeds. The cost can be any of the table's: BOPs,
-# bytes, average bits, or time on an accelerator.
+# The first picture is accuracy against a cost, with the spread over seeds. The cost can be any of
+# the table's: BOPs, bytes, average bits, or time on an accelerator.
 
 # %%
 _, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
@@ -105,8 +104,8 @@ axes = plots.pareto(group, "bops", axes=left)
 axes = plots.pareto(group, "model_bytes", axes=right)
 
 # %% [markdown]
-# Bits layer by layer, of BitPruning and of two-step quantization. Marks are learned bitlengths
-# before they were rounded.
+# The next picture has the bits of BitPruning and of two-step quantization, layer by layer. Marks
+# are learned bitlengths before they were rounded.
 
 # %%
 _, panels = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
@@ -115,8 +114,8 @@ for method, axes in zip(("bitpruning", "tsq"), panels, strict=True):
     plots.bits_per_layer(chosen.sites, axes=axes).set_title(f"{chosen.name}, seed {chosen.seed}")
 
 # %% [markdown]
-# And what the short run logged while it trained: the bits fall to the budget of 3 on average,
-# dashed is where they were rounded and frozen.
+# The last picture is what the short run logged while it trained. The bits fall to the budget of 3
+# on average. The dashed line marks where they were rounded and frozen.
 
 # %%
 short = next(run for run in runs if run.metrics)

@@ -19,6 +19,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 MADE = ("_build", "notebooks", "tables")  # by `make docs`
 PAGES = {p.relative_to(DOCS).as_posix(): p.read_text("utf-8") for p in DOCS.rglob("*.md")}
 PAGES = {name: text for name, text in PAGES.items() if not name.startswith(MADE)}
+README = (DOCS.parent / "README.md").read_text("utf-8")
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "results/README.md")
 DIRECTIVE = re.compile(r"^\.\. (?:auto\w+|py:\w+):: ([\w.]+)", re.MULTILINE)
 ROLE = re.compile(r"\{py:(?:func|class|obj)\}`~?([\w.]+)`")
 DOCUMENTED = {name: page for page, text in PAGES.items() for name in DIRECTIVE.findall(text)}
@@ -133,3 +135,26 @@ def test_pages_name_only_files_that_are_there():
     for page, text in PAGES.items():
         for path in re.findall(r"`((?:bitjax|configs|experiments|benchmarks)/[\w/]+\.\w+)", text):
             assert (DOCS.parent / path).exists(), f"{page} names {path}"
+
+
+def test_the_readme_fits_into_800_words_and_opens_with_picture_commands_and_code():
+    assert len(README.split()) <= 800
+    opening = README.partition("\n## ")[0]
+    assert opening.count("![") == README.count("![") == 1
+    assert "bitjax train " in opening and "bitjax compare " in opening and ">>> " in opening
+    assert len(opening.splitlines()) <= 40
+
+
+def test_the_map_in_the_readme_and_contributing_names_every_room():
+    rooms = {path.parent.name + "/" for path in (DOCS.parent / "bitjax").glob("*/__init__.py")}
+    guide = (DOCS.parent / "CONTRIBUTING.md").read_text("utf-8")
+    assert not {room for room in rooms if f"`bitjax/{room}`" not in README}
+    assert not {room for room in rooms if f"`{room}`" not in guide}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_links_of_pages_outside_docs_lead_to_files(name):
+    page = DOCS.parent / name
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    assert links
+    assert not [link for link in links if not (page.parent / link).exists()]

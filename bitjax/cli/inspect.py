@@ -42,11 +42,11 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
     Raises:
       ValueError, OSError: the data, the checkpoint or the model's code is not there; one line.
     """
-    run, model, variables = load_run(record.folder)
-    stage = run.method.stages[-1]
-    size = min(batch_size, run.dataset.num_train)
-    batch = train_batch(run.dataset, size, 0, run.settings.seed)
-    x, labels = run.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
+    work, model, variables = load_run(record.folder)
+    stage = work.method.stages[-1]
+    size = min(batch_size, work.dataset.num_train)
+    batch = train_batch(work.dataset, size, 0, work.settings.seed)
+    x, labels = work.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
 
     def on_layer(seen):
         found = {}

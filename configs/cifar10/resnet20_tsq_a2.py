@@ -35,7 +35,7 @@ def get_config(inputs="a2"):
         "fine_tune_steps": 200 if trained or tuned else 0,
         "learning_rate": 0.01,
         "trained": "straight_through",
-        # 2 bits: the best on held-out images, see results/README.md; 4 bits: the only one tried.
+        # 2 bits: the best on held-out images, see results/lab_book.md; 4 bits: the only one tried.
         "fine_tune_rate": 0.015 if trained else 0.005,
         "warmup": 10,
         "weight_decay": 1e-4,

@@ -234,12 +234,21 @@ def test_committed_tables_are_those_of_the_committed_runs(name, tmp_path, monkey
     comparison = compare(runs, baseline=table.baseline)
     # Records are kept under other names than they were run under.
     assert document(table, comparison).split("Made by:")[0] == written.split("Made by:")[0]
-    readme = (ROOT / "README.md").read_text()
-    assert rows_alone(comparison) in readme or f"<!-- {name}:" not in readme
+    shown = (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert rows_alone(comparison) in shown or f"<!-- {name}:" not in shown
 
 
 def test_the_tables_that_are_for_a_cpu_are_committed():
     assert {p.stem for p in (ROOT / "results").glob("*.md")} >= {"digits", "cifar10-resnet20"}
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-resnet20"])
+def test_the_results_page_has_marks_that_the_command_writes_a_table_between(name, tmp_path):
+    shown = (ROOT / "docs" / "results.md").read_text("utf-8")
+    path = tmp_path / "results.md"
+    path.write_text(shown, "utf-8")
+    insert(path, "the table", name)
+    assert f"written by a command -->\n\nthe table\n\n<!-- end of {name}" in path.read_text("utf-8")
 
 
 def test_a_readme_without_the_marks_stays_as_it_is(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitjax.launch.build import build_run
+from bitjax.launch.build import build_work
 from bitjax.launch.finished import load_run
 from bitjax.report.comparison import compare
 from bitjax.runs.records import read_run
@@ -67,11 +67,11 @@ OWN = {
 
 
 def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets):
-    run = build_run(digits(**OWN), "run")
+    run = build_work(digits(**OWN))
     run.show = False
     result = run.execute()
     assert result["model"] == "own.nets:Net"
-    again = build_run(digits(**OWN), "run")
+    again = build_work(digits(**OWN))
     again.show = False
     assert again.execute()["accuracy"] == result["accuracy"]
     record = read_run("run")
@@ -134,7 +134,7 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets
 )
 def test_what_a_path_cannot_give_is_one_line_that_names_the_key(nets, changes, message):
     with pytest.raises(ValueError) as caught:
-        build_run(digits(**{**OWN, **changes}), None)
+        build_work(digits(**{**OWN, **changes}))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert (nets / "own").is_dir()
 
