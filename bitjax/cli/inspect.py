@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bitjax.cli.arguments import Parser
 from bitjax.data import train_batch
-from bitjax.diagnostics.doctor import doctor, report
+from bitjax.diagnostics.doctor import doctor, doctor_report
 from bitjax.diagnostics.vitals import vitals
 from bitjax.launch.finished import load_run
 from bitjax.linen.probe import compile_quickly, jit_arrays, probe
@@ -70,7 +70,7 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
         for (name, _), found in zip(records, jax.device_get(outcome), strict=True)
         for role, pair in found.items()
     }
-    return looks, report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
+    return looks, doctor_report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
 
 
 def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:

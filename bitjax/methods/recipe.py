@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bitjax.methods.base import Stage
 from bitjax.methods.labels import default_labels

@@ -95,7 +95,7 @@ def tsq(
             "tsq has no kernel to solve: give one a ternary, binary or low_bit quantizer with "
             "fit='stored'."
         )
-    settings = SolveOptions(
+    options = SolveOptions(
         target,
         asymmetric,
         float_inputs,
@@ -111,7 +111,7 @@ def tsq(
     first = training("codes", float_kernels(rules), made, range_decay=0.0)
     if input_bits:
         first = first._replace(prepare=_place(input_bits, calibration_batches))
-    solve = _transform(settings, calibration_batches, augment)
+    solve = _transform(options, calibration_batches, augment)
     stages = [
         first,
         Stage("transform", rules, prepare=solve),
@@ -139,7 +139,7 @@ def _place(bits: int, batches: int):
     return place
 
 
-def _transform(settings: Settings, batches: int, augment: bool):
+def _transform(options: SolveOptions, batches: int, augment: bool):
     """The preparation that solves layer by layer, each kept as it is done."""
 
     def transform(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
@@ -147,7 +147,7 @@ def _transform(settings: Settings, batches: int, augment: bool):
             context.model,
             variables,
             lambda: context.batches(batches, augment),
-            settings=settings,
+            options=options,
             teacher=context.previous,
             costs=context.costs,
             start=start,

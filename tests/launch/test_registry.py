@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bitjax.launch.build import build_work
+from bitjax.launch.build import build_work, open_folder
 from bitjax.launch.finished import load_run
 from bitjax.report.comparison import compare
 from bitjax.runs.records import read_run
+from bitjax.training.runner import run
 from tests.launch.test_build import digits
 
 ROOT = Path(__file__).parents[2]
@@ -67,20 +68,18 @@ OWN = {
 
 
 def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets):
-    run = build_work(digits(**OWN))
-    run.show = False
-    result = run.execute()
+    config = digits(**OWN)
+    result, _ = run(build_work(config), open_folder(config, "run"), show=False)
     assert result["model"] == "own.nets:Net"
-    again = build_work(digits(**OWN))
-    again.show = False
-    assert again.execute()["accuracy"] == result["accuracy"]
+    again, _ = run(build_work(config), open_folder(config, "run"), show=False)
+    assert again["accuracy"] == result["accuracy"]
     record = read_run("run")
     assert record.bits["all"] == (2.0, 2.0)
     title = "own.nets:Net(features=5, num_classes=10) on digits, test examples"
     assert [group.title for group in compare([record]).groups] == [title]
     loaded = load_run("run")
     assert loaded.variables["params"]["dense1"]["kernel"].shape == (64, 5)
-    assert type(loaded.run.model).__name__ == "Net"
+    assert type(loaded.work.model).__name__ == "Net"
 
 
 @pytest.mark.parametrize(
