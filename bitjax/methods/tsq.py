@@ -147,7 +147,7 @@ def _transform(options: SolveOptions, batches: int, augment: bool):
             context.model,
             variables,
             lambda: context.batches(batches, augment),
-            options=options,
+            settings=options,
             teacher=context.previous,
             costs=context.costs,
             start=start,
