@@ -24,6 +24,7 @@ from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
 from bitjax.report.tables import terminal
+from bitjax.runs.disk import write_text
 from bitjax.runs.records import read_runs
 from experiments import tabulate
 from experiments.results_tables import (
@@ -144,8 +145,8 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
         tabulate.keep(run.folder, results)
     commands = {run.folder: command_of(run) for run in runs}
     written = [workdir / "report.html", results / f"{table.name}.md"]
-    tabulate.write(written[0], page(comparison, commands, title=table.title))
-    tabulate.write(written[1], document(table, comparison))
+    write_text(written[0], page(comparison, commands, title=table.title))
+    write_text(written[1], document(table, comparison))
     tabulate.rewrite(results)
     if results.resolve() == tabulate.ROOT / "results":
         shown = tabulate.ROOT / "docs" / "results.md"

@@ -4,7 +4,6 @@ python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from bitjax.report.figures import BY_KEY, figures_of
 from bitjax.report.statistics import summarize
 from bitjax.report.tables import number
+from bitjax.runs.disk import write_text
 from bitjax.runs.records import RunRecord, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,14 +94,7 @@ def insert(path: Path, text: str, name: str = NAME) -> None:
     _, found, after = rest.partition(marks[1])
     if not found:
         raise ValueError(f"{path} has {marks[0]!r} but no {marks[1]!r} behind it: put it there.")
-    write(path, f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text; a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    write_text(path, f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}")
 
 
 def rewrite(results: Path) -> str:

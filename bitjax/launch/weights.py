@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bitjax.runs.checkpoint import quiet_orbax
+from bitjax.runs.orbax import quiet_orbax
 
 FORMS = "a run's folder, an Orbax checkpoint, a .safetensors file or an .npz file of arrays"
 

@@ -14,7 +14,6 @@ import re
 import shutil
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,20 +21,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from bitjax.runs.disk import room, trouble_of
 from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
+from bitjax.runs.orbax import load_tree, quiet_orbax, to_host
 
 PyTree = Any
 
 _log = logging.getLogger(__name__)
 # A step, and a number that tells a step's later saves from its first.
 _NAME = re.compile(r"(\d+)(?:-(\d+))?")
-_ORBAX = f"{os.sep}orbax{os.sep}"
 # What a killed save or a killed removal leaves behind.
 _LEFTOVER = re.compile(r".*\.orbax-checkpoint-tmp.*|.*\.removed")
 
@@ -167,7 +165,7 @@ class Checkpoints:
             # Without this the others would wait for process 0, or see what it has removed.
             again = int(multihost_utils.broadcast_one_to_all(np.int32(again)))
             # Orbax refuses arrays that each process holds for itself.
-            state = jax.tree.map(_to_host, state)
+            state = jax.tree.map(to_host, state)
         if again < 0:
             raise refused or OSError("process 0 could not begin it")
         path = self._folder / (f"{step}-{again}" if again else f"{step}")
@@ -265,7 +263,7 @@ class Checkpoints:
                 continue
             abstract = template(manifest["meta"])
             check_fits(abstract, manifest["leaves"], path)
-            return Restored(manifest["step"], _load(path, abstract), manifest["meta"])
+            return Restored(manifest["step"], load_tree(path, abstract), manifest["meta"])
         if entries:
             names = ", ".join(str(path) for _, _, path in reversed(entries))
             raise DamagedError(
@@ -322,66 +320,6 @@ class Checkpoints:
             if (match := _NAME.fullmatch(path.name)) and path.is_dir():
                 found.append((int(match[1]), int(match[2] or 0), path))
         return sorted(found)
-
-
-def _load(path: Path, abstract: PyTree) -> PyTree:
-    def ask(leaf: Any) -> Any:
-        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
-            return leaf
-        if _is_key(leaf):
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-        # Without a sharding Orbax would put a leaf where it was saved, and commit it there.
-        return np.empty(leaf.shape, leaf.dtype)
-
-    def give(leaf: Any, loaded: Any) -> Any:
-        if isinstance(leaf, np.ndarray) or getattr(leaf, "sharding", None) is not None:
-            return loaded
-        if _is_key(leaf):
-            data = jnp.array(np.asarray(jax.random.key_data(loaded)))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(loaded))
-        return jnp.array(loaded)  # A copy: memory that NumPy owns cannot be donated.
-
-    # Of an array only what a new one would have counts: its device, if it was put there.
-    abstract = jax.tree.map(
-        lambda leaf: (
-            jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None
-            )
-            if isinstance(leaf, jax.Array)
-            else leaf
-        ),
-        abstract,
-    )
-    loaded = ocp.load_checkpointables(str(path), {"state": jax.tree.map(ask, abstract)})["state"]
-    return jax.tree.map(give, abstract, loaded)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_host(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and not _is_key(leaf):
-        return np.asarray(leaf)
-    return leaf
-
-
-class _NoOrbaxChatter(logging.Filter):
-    """Drops what Orbax logs: several lines for every save, and tracebacks of what it raises too."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        # absl gives its own file as the place of an exception that is logged.
-        stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else ()
-        files = (record.pathname, *(frame.filename for frame in stack))
-        return record.levelno > logging.ERROR or not any(_ORBAX in file for file in files)
-
-
-def quiet_orbax() -> None:
-    """Keeps Orbax's own messages out of the log."""
-    absl = logging.getLogger("absl")
-    if not any(isinstance(known, _NoOrbaxChatter) for known in absl.filters):
-        absl.addFilter(_NoOrbaxChatter())
 
 
 _unfinished: weakref.WeakSet[Checkpoints] = weakref.WeakSet()

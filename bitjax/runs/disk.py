@@ -1,4 +1,4 @@
-"""What to say when a file cannot be written: why, how much it takes, how much is free."""
+"""Writes files at once or not at all, and says why one could not be written."""
 
 import os
 import re
@@ -29,12 +29,7 @@ def trouble_of(error: BaseException) -> str | None:
 
 
 def room(path: str | os.PathLike, needed: int) -> str:
-    """What a file takes and what is free where `path` is or will be, for an error's message.
-
-    Example:
-      >>> room("/", 1_500_000)
-      'it takes up to 1.5 MB, ... MB are free there'
-    """
+    """What a file takes and what is free where `path` is or will be, for an error's message."""
     there = Path(path).absolute()
     while not there.exists():
         there = there.parent
@@ -51,5 +46,16 @@ def unwritten(path: str | os.PathLike, needed: int, error: OSError) -> OSError:
     """
     return OSError(
         f"{os.fspath(path)} could not be written ({trouble_of(error)}: {room(path, needed)}). Free "
-        "space or quota there, then run the same command: the run goes on from its last checkpoint."
+        "space or quota there, then give the same command: a run goes on from its last checkpoint."
     )
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file; a reader sees the old file or the new one, never a part."""
+    # Beside the target, because os.replace is atomic within one file system only.
+    temporary = Path(f"{os.fspath(path)}.tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise unwritten(path, len(text), error) from error

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitjax.costs.site import Costs
+from bitjax.runs.disk import write_text
 from bitjax.runs.rows import write_json
 
 
@@ -27,12 +28,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as {dotted key: value}.
-
-    Example:
-      >>> flatten({"data": {"name": "digits"}})
-      {'data.name': 'digits'}
-    """
+    """A nested mapping as {dotted key: value}."""
     found = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -100,14 +96,7 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
 def write_bits(
     path: Path, costs: Costs, fractional: Mapping[str, Any], integer: Mapping[str, Any]
 ) -> None:
-    """Writes `bits.csv`: site, role, bits fractional and integer, macs, elements.
-
-    Args:
-      path: of the file; replaced in one step.
-      costs: of every site.
-      fractional: learned bits by site before rounding; missing sites have their integer ones.
-      integer: bits of the final model by site; missing sites are float and count 32.
-    """
+    """Writes `bits.csv`: site, role, bits fractional and integer, macs, elements."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["site", "role", "bits_fractional", "bits_integer", "macs", "elements"])
@@ -117,6 +106,4 @@ def write_bits(
         writer.writerow(
             [site, cost.role, f"{learned:.6g}", f"{whole:.6g}", cost.macs, cost.elements]
         )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text.getvalue())
-    os.replace(temporary, path)
+    write_text(path, text.getvalue())

@@ -18,9 +18,6 @@ _MANIFEST = "manifest.json"
 def describe(tree: PyTree) -> dict[str, str]:
     """The path of each leaf, with its dtype and shape.
 
-    Raises:
-      TypeError: a leaf is no array.
-
     Example:
       >>> describe({"a": {"b": jax.numpy.zeros((2, 3))}})
       {'a/b': 'float32[2,3]'}
@@ -45,11 +42,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a whole checkpoint.
-
-    Raises:
-      OSError, ValueError: the checkpoint is damaged; the message says what is wrong with it.
-    """
+    """The manifest of a whole checkpoint."""
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -67,11 +60,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_fits(abstract: PyTree, saved: Mapping[str, str], path: Path) -> None:
-    """Compares a template with the leaves of the checkpoint in `path`.
-
-    Raises:
-      ValueError: they differ; the message names the first leaves that do.
-    """
+    """Compares a template with the leaves of the checkpoint in `path`."""
     wanted = describe(abstract)
     differences = [
         f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"

@@ -13,12 +13,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions and device of this process, for `result.json`.
-
-    Example:
-      >>> sorted(provenance())
-      ['commit', 'device', 'versions']
-    """
+    """Commit, versions and device of this process, for `result.json`."""
     here = Path(__file__).resolve().parent
 
     def git(*args):

@@ -55,11 +55,6 @@ def bit_averages(
 ) -> dict[str, dict[str, float]]:
     """Plain averages over sites of learned and of final bits: weights, activations, all, inner.
 
-    Args:
-      costs: of every site.
-      fractional: learned bits before rounding; sites that are not there have their final ones.
-      integer: final bits; sites that are not there are float and count 32.
-
     Example:
       >>> from bitjax.costs.site import SiteCost
       >>> costs = {"a/kernel": SiteCost(1, 1, 1, "", "a", "kernel")}
@@ -104,16 +99,7 @@ def result_of(
     learned: Mapping[str, Any],
     variables: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What `result.json` holds of a finished run.
-
-    Args:
-      about: what is known beside the measurements: method, data, seed, commit, seconds, ...
-      stages: of the run, in order; the last one's figures are the run's.
-      score: name of the figure by which runs are compared, and whether higher is better.
-      costs: of every site.
-      learned: bits by site before rounding.
-      variables: the final model's.
-    """
+    """What `result.json` holds of a finished run."""
     name, higher = score
     figures = stages[-1].figures
     return {

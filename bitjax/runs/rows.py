@@ -12,33 +12,15 @@ from typing import Any
 import numpy as np
 
 from bitjax.extras import extra
-from bitjax.runs.disk import unwritten
+from bitjax.runs.disk import unwritten, write_text
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
-    """Writes `obj` as strict JSON; a reader sees the old file or the new one, never a part.
-
-    Args:
-      path: the file; its folder must exist.
-      obj: mappings with string keys, sequences, strings, numbers, booleans and None; arrays of
-        NumPy and JAX become numbers and lists. A number that is not finite becomes one of the
-        strings "NaN", "Infinity" and "-Infinity".
-
-    Raises:
-      TypeError: if something in `obj` has no JSON form.
-      OSError: it could not be written; the message names the file and what is free there.
-    """
-    # Beside the target, because os.replace is atomic within one file system only.
-    temporary = Path(f"{os.fspath(path)}.tmp")
-    text = json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n"
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise unwritten(path, len(text), error) from error
+    """Writes `obj` as strict JSON; a reader sees the old file or the new one, never a part."""
+    write_text(path, json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n")
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -66,28 +48,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl`, and on request to TensorBoard's event files.
-
-    A run that was interrupted and resumed leaves the file that an uninterrupted run leaves: call
-    `rewind` with the step of the checkpoint it resumed from.
-
-    Args:
-      folder: the run's folder; made if it is not there.
-      tensorboard: also write every number as a scalar for TensorBoard.
-
-    Raises:
-      ImportError: if `tensorboard` is asked for and tensorboardX is not installed.
-
-    Example:
-      >>> import tempfile
-      >>> folder = tempfile.mkdtemp()
-      >>> with MetricsWriter(folder) as writer:
-      ...     writer.write(100, {"stage": "learn_bits", "loss": 0.5})
-      ...     writer.write(200, {"stage": "learn_bits", "loss": float("nan")})
-      ...     writer.rewind(100)
-      >>> read_rows(f"{folder}/metrics.jsonl")
-      [{'step': 100, 'stage': 'learn_bits', 'loss': 0.5}]
-    """
+    """Appends rows to `metrics.jsonl`, and on request to TensorBoard's event files."""
 
     def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False) -> None:
         self.path = Path(folder) / "metrics.jsonl"
@@ -100,15 +61,7 @@ class MetricsWriter:
         self._file = self._append()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one row and hands it to the operating system, so that a kill does not lose it.
-
-        Args:
-          step: the step the values belong to; the row's first key.
-          values: what `write_json` takes; numbers that are not finite become strings as there.
-
-        Raises:
-          OSError: the row could not be written; the file ends with the row before it.
-        """
+        """Appends one row and hands it to the operating system, so that a kill does not lose it."""
         row = _plain({"step": step, **values})
         self._add((json.dumps(row, allow_nan=False) + "\n").encode())
         if self._tensorboard is None:
@@ -152,9 +105,7 @@ class MetricsWriter:
         rows = [row for row in read_rows(self.path) if wanted(row)]
         kept = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
         if kept != text:
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(kept)
-            os.replace(temporary, self.path)
+            write_text(self.path, kept)
 
     def close(self) -> None:
         """Closes the files."""

@@ -15,15 +15,7 @@ from bitjax.training.settings import Settings
 def resident(
     dataset: Dataset | StreamedDataset, place: Placement, megabytes: int
 ) -> dict[str, jax.Array]:
-    """The training set on an accelerator's devices, where it is small enough; else {}.
-
-    Example:
-      >>> from bitjax.data import load
-      >>> from bitjax.training.parallel import placement
-      >>> place = placement("none")._replace(accelerator=True)
-      >>> sorted(resident(load("digits"), place, 1)), resident(load("digits"), place, 0)
-      (['image', 'label'], {})
-    """
+    """The training set on an accelerator's devices, where it is small enough; else {}."""
     if not place.accelerator or isinstance(dataset, StreamedDataset):
         return {}
     if dataset.images.nbytes > megabytes * 2**20:
@@ -40,30 +32,7 @@ def feed(
     indices: bool,
     seeds: Sequence[int] = (),
 ) -> Generator[tuple[int, Any], None, None]:
-    """The batches of some steps of the run, dispatch by dispatch, made and moved ahead of them.
-
-    Args:
-      dataset: the data.
-      settings: the run's.
-      place: where the batches go.
-      steps: steps of the whole run.
-      indices: whether a batch is its examples' places in the training set, for `resident` data.
-      seeds: one for each run, where runs are rows of one program; batches then have a first axis
-        of rows.
-
-    Returns:
-      A generator of (steps, what they take): one batch, or `steps_per_dispatch` of them, stacked,
-      and what is left of them at the end. `close` it where it is left before its end.
-
-    Example:
-      >>> from bitjax.data import load
-      >>> from bitjax.training.parallel import placement
-      >>> place = placement("none")._replace(accelerator=True)
-      >>> settings = Settings(batch_size=4, steps_per_dispatch=2)
-      >>> batches = feed(load("digits"), settings, place, range(3), indices=True)
-      >>> [(count, batch["index"].shape) for count, batch in batches]
-      [(2, (2, 4)), (1, (1, 4))]
-    """
+    """The batches of some steps of the run, dispatch by dispatch, made and moved ahead of them."""
     size, together = settings.batch_size, settings.steps_per_dispatch
 
     def of_seed(seed):

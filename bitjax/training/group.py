@@ -50,11 +50,7 @@ class Group:
         self._checkpoints.save(position.steps(first), dict(tree), meta)
 
     def restore(self) -> tuple[Position, list[str], dict[str, Any]]:
-        """The position to go on from, the rows that are left, and what was saved there.
-
-        Raises:
-          ValueError: the folder holds other runs.
-        """
+        """The position to go on from, the rows that are left, and what was saved there."""
         restored = self._checkpoints.restore(self._template) if self._checkpoints else None
         for keeper in self.keepers.values():
             keeper.rewind(restored.step if restored else -1)
@@ -86,11 +82,7 @@ class Group:
 
 
 def check_rows(works: Mapping[str, Work]) -> None:
-    """Checks that runs can be rows of one program, as far as their settings tell.
-
-    Raises:
-      ValueError: a setting of a run differs from the first run's, or asks for several devices.
-    """
+    """Checks that runs can be rows of one program, as far as their settings tell."""
     first = next(iter(works.values())).settings
     for name, work in works.items():
         for key, value in work.settings._asdict().items():

@@ -18,12 +18,7 @@ _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher says that this process is one of several: Slurm's srun, MPI, a TPU slice.
-
-    Example:
-      >>> in_cluster({"SLURM_STEP_NUM_TASKS": "2"}), in_cluster({"SLURM_STEP_NUM_TASKS": "1"})
-      (True, False)
-    """
+    """Whether a launcher says that this process is one of several: Slurm's srun, MPI, a TPU slice."""
     several = any(environment.get(name, "1") not in ("", "1") for name in _COUNTS)
     # Cloud TPUs and GKE list the hosts of a slice.
     return several or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
@@ -36,20 +31,7 @@ def connect(
     hosts: int | None = None,
     host: int | None = None,
 ) -> None:
-    """Connects this process with the others of its run; before anything that asks for devices.
-
-    Args:
-      asked: True connects, False does not, None does where `in_cluster` or a coordinator is given.
-      coordinator: `address:port` of the first host, where no launcher tells.
-      hosts: how many, likewise.
-      host: which of them this is, from 0, likewise.
-
-    Raises:
-      ValueError: it was asked for and nothing says who the others are, or they cannot be reached.
-
-    Example:
-      >>> connect(False)
-    """
+    """Connects this process with the others of its run; before anything that asks for devices."""
     if asked is None:
         asked = coordinator is not None or in_cluster()
     if not asked or jax.distributed.is_initialized():
@@ -77,14 +59,6 @@ def is_first() -> bool:
 def check_same(config: Mapping[str, Any]) -> None:
     """Stops every host if one of them was started with another config.
 
-    All hosts must call it, before anything that one of them might refuse.
-
-    Args:
-      config: plain data, as JSON takes it.
-
-    Raises:
-      ValueError: on every host; the message shows each key that differs with the hosts' values.
-
     Example:
       >>> check_same({"seed": 0})
     """
@@ -98,12 +72,7 @@ def check_same(config: Mapping[str, Any]) -> None:
 
 
 def differences(configs: list[dict[str, Any]]) -> str:
-    """The keys in which flat configs differ, with each host's value.
-
-    Example:
-      >>> differences([{"seed": 0, "name": "a"}, {"seed": 1, "name": "a"}])
-      'seed: 0 on host 0, 1 on host 1'
-    """
+    """The keys in which flat configs differ, with each host's value."""
     keys = sorted({key for config in configs for key in config})
     shown = []
     for key in keys:
@@ -115,12 +84,7 @@ def differences(configs: list[dict[str, Any]]) -> str:
 
 
 def gather(text: str) -> list[str]:
-    """The texts of all hosts, in their order, on each of them.
-
-    Example:
-      >>> gather("seed 0")
-      ['seed 0']
-    """
+    """The texts of all hosts, in their order, on each of them."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
@@ -135,12 +99,6 @@ def gather(text: str) -> list[str]:
 
 def on_first(action: Callable[[], Any]) -> None:
     """Does something on the first host; what goes wrong there stops all of them.
-
-    Args:
-      action: called without arguments on the first host alone.
-
-    Raises:
-      ValueError: on every host, if there are several and the action raised one or an OSError.
 
     Example:
       >>> on_first(lambda: print("once"))
@@ -162,13 +120,6 @@ def on_first(action: Callable[[], Any]) -> None:
 
 def on_all(action: Callable[[], T]) -> T:
     """Does something on every host; what goes wrong on one of them stops all.
-
-    Args:
-      action: called without arguments; it may not wait for other hosts.
-
-    Raises:
-      ValueError: on every host, if there are several and one's action raised one, an OSError or an
-        ImportError; the message says what went wrong on which.
 
     Example:
       >>> on_all(lambda: "read")

@@ -41,12 +41,7 @@ class Position(NamedTuple):
 
 
 class Keeper:
-    """Checkpoints, metrics and results of one run; without a folder it only keeps time.
-
-    Args:
-      work: the run.
-      folder: an opened run folder, or None.
-    """
+    """Checkpoints, metrics and results of one run; without a folder it only keeps time."""
 
     def __init__(self, work: Work, folder: Path | None = None):
         self.work = work
@@ -138,14 +133,7 @@ class Keeper:
     def offer(
         self, stage: int, step: int, figures: Mapping[str, float], variables: Mapping[str, Any]
     ) -> None:
-        """Keeps the variables in `best/` if no others of this stage evaluated as well.
-
-        Args:
-          stage: index of the stage.
-          step: of the run.
-          figures: the task's, on the evaluation split.
-          variables: the model's.
-        """
+        """Keeps the variables in `best/` if no others of this stage evaluated as well."""
         task = self.work.task
         score = figures[task.score] if task.higher_is_better else -figures[task.score]
         if self._best is not None and (stage, score) > self._best_score:
@@ -159,11 +147,7 @@ class Keeper:
             self._writer.write(step, values)
 
     def finish(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk.
-
-        Returns:
-          What `result.json` holds.
-        """
+        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
         work, task = self.work, self.work.task
         about = {
             "method": work.method.name,
@@ -186,11 +170,7 @@ class Keeper:
         return result
 
     def fail(self, error: BaseException) -> None:
-        """Writes a `result.json` that says why the run ended; `stopped` can be resumed.
-
-        Raises:
-          SaveError: the run stopped, and its last checkpoint could not be written.
-        """
+        """Writes a `result.json` that says why the run ended; `stopped` can be resumed."""
         if self._checkpoints is None:
             return
         stopped = isinstance(error, Stopped | KeyboardInterrupt | SystemExit)

@@ -88,9 +88,6 @@ def placement(form: str = "auto", devices: int = 0) -> Placement:
 def choose_devices(count: int = 0) -> list[jax.Device]:
     """The first `count` devices, as many of every host, host by host; 0 takes all.
 
-    Raises:
-      ValueError: there are fewer, or the hosts cannot have equally many.
-
     Example:
       >>> len(choose_devices(1))
       1
@@ -116,15 +113,7 @@ def choose_devices(count: int = 0) -> list[jax.Device]:
 
 
 def part_of_batch(batch_size: int, accumulate: int, place: Placement) -> int:
-    """Examples of a batch that a device sees at once.
-
-    Raises:
-      ValueError: the batch does not divide.
-
-    Example:
-      >>> part_of_batch(12, 3, placement("none"))
-      4
-    """
+    """Examples of a batch that a device sees at once."""
     parts = len(place.devices) * accumulate
     if batch_size % parts:
         times = f" x {accumulate} parts (`accumulate`)" if accumulate > 1 else ""

@@ -61,11 +61,7 @@ class Preemption:
         self.reason = self.reason or reason
 
     def reached(self, save_seconds: float = 0.0) -> bool:
-        """Whether the run is to save and stop here; once it is, it stays so.
-
-        Args:
-          save_seconds: what a checkpoint takes, which must fit before the deadline.
-        """
+        """Whether the run is to save and stop here; once it is, it stays so."""
         self._watch_clock(save_seconds)
         if not jax.distributed.is_initialized():
             return bool(self.reason)
@@ -93,19 +89,7 @@ class Preemption:
 
 
 def deadline_of(minutes: float | None, environ: Mapping[str, str]) -> float | None:
-    """When this process is going to be ended, in seconds since the epoch; None if it is not.
-
-    Args:
-      minutes: from now on; 0 is no limit. None reads Slurm's end of the job.
-      environ: of the process.
-
-    Raises:
-      ValueError: `minutes` is negative, or Slurm's time is no number.
-
-    Example:
-      >>> deadline_of(None, {"SLURM_JOB_END_TIME": "1800000000"})
-      1800000000.0
-    """
+    """When this process is going to be ended, in seconds since the epoch; None if it is not."""
     if minutes is not None:
         if not 0 <= minutes < float("inf"):
             raise ValueError(f"the time limit must be 0 (none) or more minutes, got {minutes}.")
@@ -120,10 +104,7 @@ def deadline_of(minutes: float | None, environ: Mapping[str, str]) -> float | No
 
 
 def listen(preemption: Preemption) -> None:
-    """Has signals ask for a stop: SIGTERM, Slurm's SIGUSR1 and SIGUSR2, and the first SIGINT.
-
-    A second SIGINT ends the program at once.
-    """
+    """Has signals ask for a stop: SIGTERM, Slurm's SIGUSR1 and SIGUSR2, and the first SIGINT."""
 
     def ask(number, frame):
         del frame
@@ -138,20 +119,7 @@ def listen(preemption: Preemption) -> None:
 
 
 def requeue_command(reason: str, environ: Mapping[str, str]) -> list[str] | None:
-    """The command that has Slurm run this job again, where that is wanted of this process.
-
-    After SIGTERM it is not: Slurm sends it to a job that it requeues by itself or that was
-    cancelled. Nor is it after the user's SIGINT.
-
-    Args:
-      reason: why the run has stopped.
-      environ: of the process.
-
-    Example:
-      >>> requeue_command("SIGUSR2", {"SLURM_JOB_ID": "17"})
-      ['scontrol', 'requeue', '17']
-      >>> requeue_command("SIGTERM", {"SLURM_JOB_ID": "17"})
-    """
+    """The command that has Slurm run this job again, where that is wanted of this process."""
     job = environ.get("SLURM_JOB_ID")
     if not job or reason in ("SIGTERM", "SIGINT") or jax.process_index() != 0:
         return None

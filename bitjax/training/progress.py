@@ -11,21 +11,7 @@ _FORMATS = {"loss": "{:.4g}", "accuracy": "{:.2%}", "perplexity": "{:.4g}", "bit
 
 
 class Progress:
-    """Shows how far a run is: a bar on a terminal, a line every now and then in a log.
-
-    Args:
-      every: seconds between two lines where the output is not a terminal; each stage also ends
-        with one.
-      enabled: False shows nothing: for all but one of several processes.
-      console: where to show it; standard output unless given.
-
-    Example:
-      >>> with Progress() as progress:
-      ...     progress.stage("learn_bits", steps=2)
-      ...     progress.update(1, loss=0.61, bits=7.5)
-      ...     progress.update(2, loss=0.25, accuracy=0.93, bits=6.0)
-      learn_bits 2/2  loss 0.25  accuracy 93.00%  bits 6.00  0:00 left
-    """
+    """Shows how far a run is: a bar on a terminal, a line every now and then in a log."""
 
     def __init__(
         self,
@@ -64,14 +50,7 @@ class Progress:
             self._task = self._bar.add_task(name, total=steps, completed=done, text=self._text())
 
     def update(self, step: int, **values: Any) -> None:
-        """Notes how far the stage is.
-
-        Args:
-          step: steps of this stage that are done.
-          **values: figures of the last step by name, each a number or an array, which is fetched
-            from its device only when it is shown, as the mean of what is finite. Those that
-            `_FORMATS` lists are shown until others are given.
-        """
+        """Notes how far the stage is."""
         self._done = step
         self._values |= {name: value for name, value in values.items() if name in _FORMATS}
         if time.monotonic() - self._shown_at >= self._every:

@@ -16,23 +16,13 @@ PyTree = Any
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
-    """Trees of arrays as one, with a new first axis; its arrays are its own.
-
-    Example:
-      >>> stack([{"bits": jnp.float32(4.0)}, {"bits": jnp.float32(2.0)}])["bits"].shape
-      (2,)
-    """
+    """Trees of arrays as one, with a new first axis; its arrays are its own."""
     # By NumPy, which compiles nothing for each shape; copied, for its memory cannot be donated.
     return jax.tree.map(lambda *leaves: jnp.array(np.stack(leaves)), *jax.device_get(list(trees)))
 
 
 def rows_of(tree: PyTree) -> list[PyTree]:
-    """The trees that `stack` joined.
-
-    Example:
-      >>> [float(row["bits"]) for row in rows_of({"bits": jnp.array([4.0, 2.0])})]
-      [4.0, 2.0]
-    """
+    """The trees that `stack` joined."""
     host = jax.device_get(tree)
     count = len(jax.tree.leaves(host)[0])
     return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), host) for i in range(count)]
@@ -58,11 +48,7 @@ def placement_of_rows() -> Placement:
 
 
 def programs(work: Work) -> list[str]:
-    """The text of what each stage of a run computes on a device, before compilation.
-
-    Runs whose texts are equal can be rows of one group: whatever else tells them apart is in their
-    states, or happens on the host.
-    """
+    """The text of what each stage of a run computes on a device, before compilation."""
     texts = []
     batch = train_batch(work.dataset, work.settings.batch_size, 0, 0)
     evaluation = next(iter(eval_batches(work.dataset, work.settings.eval_batch_size)))

@@ -60,9 +60,6 @@ class Settings(NamedTuple):
 def check_settings(settings: Settings) -> Settings:
     """Returns the settings if each is in its range.
 
-    Raises:
-      ValueError: one is not; the message names it.
-
     Example:
       >>> check_settings(Settings(log_every=0))
       Traceback (most recent call last):
@@ -94,9 +91,6 @@ def check_settings(settings: Settings) -> Settings:
 
 def check_place(settings: Settings, place: Placement, method: Method) -> None:
     """Checks that the settings go with the devices and with the method.
-
-    Raises:
-      ValueError: they do not; the message names the setting.
 
     Example:
       >>> from bitjax.training.parallel import placement

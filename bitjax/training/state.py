@@ -44,14 +44,7 @@ class TrainState(NamedTuple):
 
 
 def optimizer(stage: Stage) -> optax.GradientTransformation:
-    """The stage's optimizers as one; leaves whose label has none are frozen.
-
-    Example:
-      >>> tx = optimizer(Stage("train", ()))
-      >>> updates, _ = tx.update({"params": {"w": 1.0}}, tx.init({"params": {"w": 0.0}}))
-      >>> float(updates["params"]["w"])
-      0.0
-    """
+    """The stage's optimizers as one; leaves whose label has none are frozen."""
     labels = stage.labels or default_labels
     known: dict[Hashable, optax.GradientTransformation] = {
         **stage.optimizers,
@@ -65,12 +58,7 @@ def optimizer(stage: Stage) -> optax.GradientTransformation:
 
 
 def moving(stage: Stage, trained: Mapping[str, Any]) -> Any:
-    """A tree of bools: whether one of the stage's optimizers moves the leaf.
-
-    Example:
-      >>> moving(Stage("train", (), optimizers={"weights": optax.sgd(0.1)}), {"params": {"w": 1.0}})
-      {'params': {'w': True}}
-    """
+    """A tree of bools: whether one of the stage's optimizers moves the leaf."""
     labels = (stage.labels or default_labels)(trained)
     return jax.tree.map(lambda label: label in stage.optimizers, labels)
 
@@ -83,20 +71,7 @@ def initial_state(
     offset: int = 0,
     teacher: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """The state in which a stage starts, with its optimizers fresh.
-
-    Args:
-      stage: whose optimizers and controls it holds.
-      variables: the model's, after the stage's preparation.
-      key: raw PRNG key, `jax.random.PRNGKey(seed)`.
-      offset: steps of the run before this stage.
-      teacher: variables of the float model.
-
-    Example:
-      >>> state = initial_state(Stage("train", ()), {"params": {}}, key=jax.random.PRNGKey(0))
-      >>> int(state.step), int(state.bad_step)
-      (0, -1)
-    """
+    """The state in which a stage starts, with its optimizers fresh."""
     params, quant = variables["params"], variables.get(QUANT, {})
     known = ("params", QUANT, STATS)
     return TrainState(
@@ -115,13 +90,7 @@ def initial_state(
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
-    """The model's variables, as `apply` takes them.
-
-    Example:
-      >>> state = initial_state(Stage("train", ()), {"params": {}}, key=jax.random.PRNGKey(0))
-      >>> variables_of(state)
-      {'params': {}}
-    """
+    """The model's variables, as `apply` takes them."""
     found = {"params": state.params, **state.other}
     for name, tree in ((QUANT, state.quant), (STATS, state.quant_stats)):
         if tree:

@@ -20,18 +20,7 @@ Metrics = dict[str, jax.Array]
 
 
 def step_keys(key: jax.Array, step: Any, device: Any = None, part: Any = None) -> jax.Array:
-    """Keys of augmentation, quantizers and dropout, [3, 2] uint32, of a step of the whole run.
-
-    Args:
-      key: raw PRNG key of the run.
-      step: of the run.
-      device: its place in the batch, where there are several: each draws for itself.
-      part: of the device's examples, where it takes them in parts.
-
-    Example:
-      >>> step_keys(jax.random.PRNGKey(0), 7).shape
-      (3, 2)
-    """
+    """Keys of augmentation, quantizers and dropout, [3, 2] uint32, of a step of the whole run."""
     key = jax.random.fold_in(key, step)
     for place in (device, part):
         if place is not None:

@@ -1,0 +1,79 @@
+"""Reads trees that Orbax wrote, and keeps Orbax quiet."""
+
+import logging
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+PyTree = Any
+
+_ORBAX = f"{os.sep}orbax{os.sep}"
+
+
+def load_tree(path: Path, abstract: PyTree) -> PyTree:
+    """Reads the tree `state` of an Orbax checkpoint into the places that a template names."""
+
+    def ask(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
+            return leaf
+        if _is_key(leaf):
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        # Without a sharding Orbax would put a leaf where it was saved, and commit it there.
+        return np.empty(leaf.shape, leaf.dtype)
+
+    def give(leaf: Any, loaded: Any) -> Any:
+        if isinstance(leaf, np.ndarray) or getattr(leaf, "sharding", None) is not None:
+            return loaded
+        if _is_key(leaf):
+            data = jnp.array(np.asarray(jax.random.key_data(loaded)))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(loaded))
+        return jnp.array(loaded)  # A copy: memory that NumPy owns cannot be donated.
+
+    # Of an array only what a new one would have counts: its device, if it was put there.
+    abstract = jax.tree.map(
+        lambda leaf: (
+            jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding if leaf.committed else None
+            )
+            if isinstance(leaf, jax.Array)
+            else leaf
+        ),
+        abstract,
+    )
+    loaded = ocp.load_checkpointables(str(path), {"state": jax.tree.map(ask, abstract)})["state"]
+    return jax.tree.map(give, abstract, loaded)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_host(leaf: Any) -> Any:
+    """The leaf as NumPy has it, where this process holds all of it."""
+    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable and not _is_key(leaf):
+        return np.asarray(leaf)
+    return leaf
+
+
+class _NoOrbaxChatter(logging.Filter):
+    """Drops what Orbax logs: several lines for every save, and tracebacks of what it raises too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # absl gives its own file as the place of an exception that is logged.
+        stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else ()
+        files = (record.pathname, *(frame.filename for frame in stack))
+        return record.levelno > logging.ERROR or not any(_ORBAX in file for file in files)
+
+
+def quiet_orbax() -> None:
+    """Keeps Orbax's own messages out of the log."""
+    absl = logging.getLogger("absl")
+    if not any(isinstance(known, _NoOrbaxChatter) for known in absl.filters):
+        absl.addFilter(_NoOrbaxChatter())
