@@ -127,25 +127,8 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         or no run; `read_runs` turns that into a value.
     """
     folder = Path(folder)
-    if not folder.exists():
-        raise Unfit("there is no such folder")
-    if not folder.is_dir():
-        raise Unfit("is a file, not a run's folder")
-    if not any((folder / name).exists() for name in _FILES):
-        raise Unfit(f"is not a run's folder: it has none of {', '.join(_FILES)}")
-    if not (folder / "result.json").exists():
-        raise Unfit("is not finished: there is no result.json; run its command again to resume")
-    result = read_object(folder / "result.json")
-    status = result.get("status")
-    if status != "finished":
-        error = f" ({shown(result['error'])})" if result.get("error") else ""
-        raise Unfit(f"is {shown(status)}, not finished{error}")
-    settings = read_object(folder / "config.json")
-    for key in ("model", "data", "method"):
-        if not isinstance(settings.get(key), Mapping) or not settings[key].get("name"):
-            raise other_version("config.json", f"{key}.name")
-    if text_of(result, "config_hash") != config_hash(settings):
-        raise Unfit("is damaged: config.json is not the one that result.json was made from")
+    result = _finished_result(folder)
+    settings = _settings_of(folder, result)
     stages = result.get("stages")
     if not isinstance(stages, list) or not all(isinstance(s, Mapping) for s in stages):
         raise other_version("result.json", "stages")
@@ -189,6 +172,35 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         distortion=read_distortion(folder / "distortion.json", notes),
         notes=tuple(notes),
     )
+
+
+def _finished_result(folder: Path) -> Mapping[str, Any]:
+    """What `result.json` holds, of a run that is finished."""
+    if not folder.exists():
+        raise Unfit("there is no such folder")
+    if not folder.is_dir():
+        raise Unfit("is a file, not a run's folder")
+    if not any((folder / name).exists() for name in _FILES):
+        raise Unfit(f"is not a run's folder: it has none of {', '.join(_FILES)}")
+    if not (folder / "result.json").exists():
+        raise Unfit("is not finished: there is no result.json; run its command again to resume")
+    result = read_object(folder / "result.json")
+    status = result.get("status")
+    if status != "finished":
+        error = f" ({shown(result['error'])})" if result.get("error") else ""
+        raise Unfit(f"is {shown(status)}, not finished{error}")
+    return result
+
+
+def _settings_of(folder: Path, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config that the result was made from."""
+    settings = read_object(folder / "config.json")
+    for key in ("model", "data", "method"):
+        if not isinstance(settings.get(key), Mapping) or not settings[key].get("name"):
+            raise other_version("config.json", f"{key}.name")
+    if text_of(result, "config_hash") != config_hash(settings):
+        raise Unfit("is damaged: config.json is not the one that result.json was made from")
+    return settings
 
 
 def _name(folder: Path) -> str:

@@ -12,22 +12,13 @@ from bitjax.training.work import Work
 
 
 class Group:
-    """Saves and restores the rows of a group together; each row's keeper has its own folder.
-
-    Args:
-      works: the runs by name, in the order of the rows.
-      keepers: of the runs.
-      folder: where the group's checkpoints are; None keeps none.
-
-    Attributes:
-      failed: why a row failed, by name; a failed row stays in the state until its stage ends.
-    """
+    """Saves and restores the rows of a group together, in the order of `works`."""
 
     def __init__(
         self, works: Mapping[str, Work], keepers: Mapping[str, Keeper], folder: Path | None
     ):
         self.works, self.keepers = works, keepers
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}  # a failed row stays in the state until its stage ends
         self._checkpoints = Checkpoints(folder / "checkpoints") if folder else None
 
     @property

@@ -18,7 +18,7 @@ _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher says that this process is one of several: Slurm's srun, MPI, a TPU slice."""
+    """Whether a launcher (srun, MPI, a TPU slice) says that this process is one of several."""
     several = any(environment.get(name, "1") not in ("", "1") for name in _COUNTS)
     # Cloud TPUs and GKE list the hosts of a slice.
     return several or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
