@@ -56,9 +56,15 @@ def test_every_shipped_config_can_be_read_from_any_folder(own):
     [
         ("config.budget = ()", r"no run has a key 'budget' \(did you mean budgets\?\)"),
         ("config.data.batchsize = 3", r"no run has a key 'data.batchsize' \(did you mean data.bat"),
-        ("with config.data.ignore_type(): config.data.augmentation = {'mode': 1}", "no run has a key 'data.augmentation.mode'"),
+        (
+            "with config.data.ignore_type(): config.data.augmentation = {'mode': 1}",
+            "no run has a key 'data.augmentation.mode'",
+        ),
         ("config.colour = 1", "no run has a key 'colour'; configs/base.py has all of them"),
-        ("config = config.unlock(); del config.data.root", "it lacks the key 'data.root': start from get_config"),
+        (
+            "config = config.unlock(); del config.data.root",
+            "it lacks the key 'data.root': start from get_config",
+        ),
         ("config = {'seed': 0}", r"get_config\(\) must return a ConfigDict, got \{'seed': 0\}"),
         ("raise RuntimeError('two\\nlines')", "config own.py: two lines"),
         ("config.seed = 'one'", "config own.py: .*seed"),
