@@ -6,24 +6,17 @@ None of their settings was tuned at 250 steps: BitPruning's, TSQ's and the bottl
 longer configs of this folder, TSQ's with fewer steps and starts at 2 bits, BitPruning's bits moving
 faster by as much as there are fewer steps; the others have BitPruning's rate. What comes behind the
 file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command (minutes on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_250.py:lsq_w4a4 --workdir runs/lsq
+  bitjax train cifar10/resnet20_250:lsq_w4a4 --workdir runs/lsq
 """
 
 from bitjax.configs.cifar10.resnet20_bitpruning import get_config as bitpruning_config
 from bitjax.configs.cifar10.resnet20_bottleneck_a3 import get_config as bottleneck_a3_config
 from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as bottleneck_a4_config
+from bitjax.configs.cifar10.resnet20_float import TRAINING
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 from bitjax.configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
 
 STEPS = 250
-TRAINING = {
-    "steps": STEPS,
-    "learning_rate": 0.01,
-    "warmup": 10,
-    "weight_decay": 1e-4,
-    "distill": 1.0,
-    "temperature": 4.0,
-}
 PER_CHANNEL = {"granularity": "per_channel"}
 POINTS = (
     "float",
@@ -90,7 +83,7 @@ def fixed_bits(method, bits):
         ),
     }[method]
     config = float_config()
-    config.method = {"name": method, **TRAINING}
+    config.method = {"name": method, "steps": STEPS, **TRAINING}
     config.rules = (*ends(), (".*/kernel", kernel), (".*/input", inputs))
     return config
 

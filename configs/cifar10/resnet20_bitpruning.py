@@ -4,9 +4,10 @@ The average is over their weights and inputs. One bitlength per tensor, learned 
 channel), 600 steps of batch 128, the float network as teacher; stem and head at 8 bits. Target: at
 least 91.2 % top-1 (float 91.73; a quick independent run with learned ranges reached 91.02 in 410
 steps). Results: results/README.md. Command (7 minutes on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_bitpruning.py --workdir runs/r20-bp
+  bitjax train cifar10/resnet20_bitpruning --workdir runs/r20-bp
 """
 
+from bitjax.configs.cifar10.resnet20_float import TRAINING
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 
@@ -19,13 +20,9 @@ def get_config():
         "settle": 0.05,
         "gamma": 0.0,  # the budget alone moves the bits
         "rounding": "budget",
-        "learning_rate": 0.01,
-        "warmup": 10,
-        "weight_decay": 1e-4,
+        **TRAINING,
         "bits_learning_rate": 0.035,
         "range_learning_rate": 0.005,
-        "distill": 1.0,
-        "temperature": 4.0,
     }
     # 0.0 is a code from the start, so that the freeze moves no level.
     learned = {

@@ -3,7 +3,7 @@
 Validation chose the rate, see results/lab_book.md. Targets: 89.3 % top-1 without training (an
 independent reference at uniform rates: 89.41), with a window 88.9, 91.0 after 300 steps. Command (3
 minutes on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a3.py --workdir runs/a3
+  bitjax train cifar10/resnet20_bottleneck_a3 --workdir runs/a3
 """
 
 from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as a4_config

@@ -12,9 +12,10 @@ name come the steps of fine-tuning and what is done otherwise, one step of the m
 Targets: 91.0 % top-1 without training (an independent reference with free scales and uniform rates:
 91.11), with a window 90.7, 91.5 after 300 steps; float 91.73. Results: results/README.md.
 Command (3 minutes on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_bottleneck_a4.py --workdir runs/a4
+  bitjax train cifar10/resnet20_bottleneck_a4 --workdir runs/a4
 """
 
+from bitjax.configs.cifar10.resnet20_float import TRAINING
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 VARIANTS = ("", "uniform", "window", "truncated", "lasso", "solved")
@@ -40,11 +41,7 @@ def get_config(options="300", rate=4.0):
         "min_bits": int(rate) if equal else 2,
         "max_bits": int(rate) if equal else 8,
         "calibration_batches": 8,
-        "learning_rate": 0.01,
-        "warmup": 10,
-        "weight_decay": 1e-4,
-        "distill": 1.0,
-        "temperature": 4.0,
+        **TRAINING,
     }
     planes = {"name": "bitplane", "bits": 8}
     if paper:

@@ -1,11 +1,14 @@
 """The published float ResNet-20 on CIFAR-10, evaluated: the start of every config of this folder.
 
 Expected: 91.73 % top-1 (its author's figure, reproduced). Command (20 s on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_float.py --workdir runs/r20-float
+  bitjax train cifar10/resnet20_float --workdir runs/r20-float
 `:600` after the file's name is the control of the quantized ones: their 600 steps and loss, float.
 """
 
 from bitjax.configs.base import get_config as base
+
+SHAPE = {"learning_rate": 0.01, "warmup": 10, "weight_decay": 1e-4}
+TRAINING = {**SHAPE, "distill": 1.0, "temperature": 4.0}  # the float network teaches
 
 
 def get_config(steps="0"):
@@ -19,12 +22,9 @@ def get_config(steps="0"):
     config.method = {
         "name": "full_precision",
         "steps": int(steps),
-        "learning_rate": 0.01,
         "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "warmup": 10,
+        **(TRAINING if int(steps) else SHAPE),
     }
     if int(steps):
         config.name = f"cifar10/resnet20_float_{steps}"
-        config.method.update({"distill": 1.0, "temperature": 4.0})
     return config

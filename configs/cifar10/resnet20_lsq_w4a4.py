@@ -2,23 +2,16 @@
 
 Stem and head at 8 bits as in the paper; the schedule of resnet20_bitpruning.py, so that the two can
 be compared. Results: results/README.md. Command (15 minutes on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_lsq_w4a4.py --workdir runs/r20-lsq
+  bitjax train cifar10/resnet20_lsq_w4a4 --workdir runs/r20-lsq
 """
 
+from bitjax.configs.cifar10.resnet20_float import TRAINING
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 
 def get_config():
     config = float_config()
-    config.method = {
-        "name": "lsq",
-        "steps": 600,
-        "learning_rate": 0.01,
-        "warmup": 10,
-        "weight_decay": 1e-4,
-        "distill": 1.0,
-        "temperature": 4.0,
-    }
+    config.method = {"name": "lsq", "steps": 600, **TRAINING}
     learned = {"name": "lsq", "bits": 4}
     ends = {"name": "lsq", "bits": 8}
     config.rules = (

@@ -9,9 +9,10 @@ the file's name, from 4,096 images and for the float network's outputs:
 Targets, top-1 %: float inputs 89.6, 4 bits 89.0 (independent references without training: 89.49 and
 88.86); 2 bits 82.5 before and 86.0 after the last stage (references 81.69 and 83.99); float 91.73.
 Results: results/README.md. Command (10 minutes on 2 busy cores):
-  python -m experiments.train --config configs/cifar10/resnet20_tsq_a2.py --workdir runs/r20-tsq
+  bitjax train cifar10/resnet20_tsq_a2 --workdir runs/r20-tsq
 """
 
+from bitjax.configs.cifar10.resnet20_float import TRAINING
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 INPUTS = {
@@ -33,14 +34,10 @@ def get_config(inputs="a2"):
         "name": "tsq",
         "code_steps": 220 if trained else 0,
         "fine_tune_steps": 200 if trained or tuned else 0,
-        "learning_rate": 0.01,
+        **TRAINING,
         "trained": "straight_through",
         # 2 bits: the best on held-out images, see results/lab_book.md; 4 bits: the only one tried.
         "fine_tune_rate": 0.015 if trained else 0.005,
-        "warmup": 10,
-        "weight_decay": 1e-4,
-        "distill": 1.0,
-        "temperature": 4.0,
         "input_bits": 4 if inputs == "a4" else 0,
         "calibration_batches": 16 if trained else 32,
         "augment": True,

@@ -4,7 +4,7 @@
 Targets: W8A8 at least 91.6; W4A4 at least 88.5, and 90.5 after re-estimating batch normalisation on
 augmented training images (independent references 91.75, 88.59, 90.56). Results: results/README.md.
 Command (2 minutes on 2 cores):
-  python -m experiments.train --config configs/cifar10/resnet20_uniform.py:w4a4 --workdir runs/w4a4
+  bitjax train cifar10/resnet20_uniform:w4a4 --workdir runs/w4a4
 """
 
 import re

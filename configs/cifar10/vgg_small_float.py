@@ -2,7 +2,7 @@
 
 HWGQ's network and their 200 epochs of batch 100 with weight decay 5e-4, the peak rate of LQ-Nets'
 (0.02), falling as a cosine. Accelerator; no result yet. Command:
-  python -m experiments.train --config configs/cifar10/vgg_small_float.py --workdir runs/vgg-small
+  bitjax train cifar10/vgg_small_float --workdir runs/vgg-small
 `:w32` after the file's name is a quarter of the width in 1,000 steps, for a CPU: 68.53 %.
 """
 
@@ -36,4 +36,13 @@ def get_config(arg="w128"):
     if not short:
         config.checkpoint_every = 1000
         config.log_every = 100
+    return config
+
+
+def with_quantizers(arg, name, kernel, inputs):
+    """The float run under a method that quantizes all layers but the first and the last."""
+    config = get_config(arg)
+    config.name = config.name.replace("float", name)
+    config.method.name = name.partition("_")[0]
+    config.rules = (("conv[2-6]/kernel", kernel), ("conv[2-6]/input", inputs))
     return config

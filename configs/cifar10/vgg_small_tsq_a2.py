@@ -2,7 +2,7 @@
 
 The paper's setting, as far as it is known: first convolution and head float, levels of a unit
 Gaussian, from a float run of vgg_small_float.py. Accelerator; no result yet. Command:
-  python -m experiments.train --config configs/cifar10/vgg_small_tsq_a2.py --workdir runs/vgg-tsq
+  bitjax train cifar10/vgg_small_tsq_a2 --workdir runs/vgg-tsq
 `:w32` after the file's name is a quarter of the width, 400 steps of step 1 from the float run's
 1,000, for a CPU: 69.33 % after step 1, 68.54 % with ternary weights (float 68.53 %).
 """

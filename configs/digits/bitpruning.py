@@ -3,9 +3,10 @@
 The main job of `make demo`: trains from scratch under the schedule of digits/float.py, learns one
 bitlength per tensor under a hard budget, rounds, freezes, fine-tunes. Target: within 0.5 points of
 float at an average of at most 3.0 bits, all layers counted. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/bitpruning.py --workdir runs/digits-bitpruning
+  bitjax train digits/bitpruning --workdir runs/digits-bitpruning
 """
 
+from bitjax.configs.digits.float import SCHEDULE
 from bitjax.configs.digits.float import get_config as float_config
 
 
@@ -14,9 +15,7 @@ def get_config():
     config.method = {
         "name": "bitpruning",
         "steps": 1200,
-        "learning_rate": 0.05,
-        "weight_decay": 5e-4,
-        "warmup": 20,
+        **SCHEDULE,
         "fine_tune": 0.4,
         "settle": 0.2,
         "rounding": "budget",

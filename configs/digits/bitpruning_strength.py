@@ -3,7 +3,7 @@
 The paper's own form (arXiv 2002.03090): gamma times the average bitlength is added to the loss, and
 bits are rounded up. `sweep_strengths` draws accuracy against bits; strengths and seeds are in the
 state, so that all its runs can be rows of one program. Command:
-  python -m experiments.sweep --config configs/digits/bitpruning_strength.py --sweep strengths \\
+  bitjax sweep digits/bitpruning_strength --sweep strengths \\
       --workdir runs/digits-strengths --vectorize
 """
 

@@ -2,9 +2,10 @@
 
 Inputs of all layers behind a ReLU at 3 planes on average, weights at 8 bits, under the steps of
 digits/float.py. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/bottleneck.py --workdir runs/digits-bottleneck
+  bitjax train digits/bottleneck --workdir runs/digits-bottleneck
 """
 
+from bitjax.configs.digits.float import SCHEDULE
 from bitjax.configs.digits.float import get_config as float_config
 
 
@@ -16,9 +17,8 @@ def get_config():
         "float_steps": 800,
         "float_learning_rate": 0.05,
         "steps": 400,
+        **SCHEDULE,
         "learning_rate": 0.01,
-        "weight_decay": 5e-4,
-        "warmup": 20,
     }
     config.rules = (
         ("conv1/input", {"name": "uniform", "bits": 8}),  # the normalised image

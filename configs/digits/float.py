@@ -1,10 +1,12 @@
 """Float control on the digits: the small CNN that every digits config starts from or compares with.
 
 Expected: see results/README.md. Command:
-  python -m experiments.train --config configs/digits/float.py --workdir runs/digits-float
+  bitjax train digits/float --workdir runs/digits-float
 """
 
 from bitjax.configs.base import get_config as base
+
+SCHEDULE = {"learning_rate": 0.05, "weight_decay": 5e-4, "warmup": 20}  # every method's
 
 
 def get_config():
@@ -15,10 +17,8 @@ def get_config():
     config.method = {
         "name": "full_precision",
         "steps": 1200,
-        "learning_rate": 0.05,
         "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "warmup": 20,
+        **SCHEDULE,
     }
     config.log_every = 50
     config.checkpoint_every = 400

@@ -2,21 +2,16 @@
 
 The layers and the steps of tsq.py. Levels are measured on the data, since the network's batch
 normalisation has a scale and a shift. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/hwgq.py --workdir runs/digits-hwgq
+  bitjax train digits/hwgq --workdir runs/digits-hwgq
 """
 
+from bitjax.configs.digits.float import SCHEDULE
 from bitjax.configs.digits.tsq import get_config as tsq_config
 
 
 def get_config():
     config = tsq_config()
-    config.method = {
-        "name": "hwgq",
-        "steps": 1200,
-        "learning_rate": 0.05,
-        "weight_decay": 5e-4,
-        "warmup": 20,
-    }
+    config.method = {"name": "hwgq", "steps": 1200, **SCHEDULE}
     image, ends, _, _ = config.rules
     binary = (".*/kernel", {"name": "binary"})
     config.rules = (

@@ -1,7 +1,7 @@
 """LSQ on the digits: fixed bits, learned scales, trained from scratch under float's schedule.
 
 W3A3, all layers: the average of digits/bitpruning.py. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/lsq.py --workdir runs/digits-lsq
+  bitjax train digits/lsq --workdir runs/digits-lsq
 """
 
 from bitjax.configs.digits.float import get_config as float_config

@@ -1,7 +1,7 @@
 """PACT on the digits: learned clips on activations, weights on their own range, from scratch.
 
 W3A3, all layers: the average of digits/bitpruning.py. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/pact.py --workdir runs/digits-pact
+  bitjax train digits/pact --workdir runs/digits-pact
 """
 
 from bitjax.configs.digits.float import get_config as float_config

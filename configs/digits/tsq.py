@@ -3,9 +3,10 @@
 Inner layers ternary with 2-bit inputs, the first kernel and the head's at 8 bits; float.py's 1200
 steps, the last 200 with the ternary codes held: no gradient step changes those weights. Target:
 within 1.0 point of float. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/tsq.py --workdir runs/digits-tsq
+  bitjax train digits/tsq --workdir runs/digits-tsq
 """
 
+from bitjax.configs.digits.float import SCHEDULE
 from bitjax.configs.digits.float import get_config as float_config
 
 
@@ -15,9 +16,7 @@ def get_config():
         "name": "tsq",
         "code_steps": 1000,
         "fine_tune_steps": 200,
-        "learning_rate": 0.05,
-        "weight_decay": 5e-4,
-        "warmup": 20,
+        **SCHEDULE,
         "calibration_batches": 11,
         "positions": 16,
     }

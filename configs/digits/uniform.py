@@ -1,7 +1,7 @@
 """The plain baseline on the digits: fixed bits, min-max ranges, trained under float's schedule.
 
 W3A3, all layers: the average of digits/bitpruning.py. Results: results/README.md. Command:
-  python -m experiments.train --config configs/digits/uniform.py --workdir runs/digits-uniform
+  bitjax train digits/uniform --workdir runs/digits-uniform
 """
 
 from bitjax.configs.digits.float import get_config as float_config

@@ -3,8 +3,6 @@
 python -m experiments.reproduce imagenet-resnet18
 """
 
-CONFIG = "configs/imagenet/{}.py".format
-
 
 def headline(model, start, *quantized):
     """A float run and what is quantized from it."""
@@ -19,13 +17,15 @@ def headline(model, start, *quantized):
     }
 
 
-ALEXNET = headline("AlexNet", CONFIG("alexnet_torch_float"), CONFIG("alexnet_bitpruning"))
-ALEXNET_BN = headline("AlexNet-BN", CONFIG("alexnet_float"), CONFIG("alexnet_tsq"))
-RESNET18 = headline("ResNet-18", CONFIG("resnet18_float"), CONFIG("resnet18_bitpruning"))
-MOBILENET = headline("MobileNetV2", CONFIG("mobilenet_v2_float"), CONFIG("mobilenet_v2_bitpruning"))
-PLANES = CONFIG("resnet50_bottleneck_a4")
-RESNET50 = headline("ResNet-50", CONFIG("resnet50_float"), PLANES, PLANES + ":5")
-VGG16 = headline("VGG-16", CONFIG("vgg16_float"), CONFIG("vgg16_tsq"))
+FLOAT, BITS, CODES, PLANES = (
+    f"configs/imagenet/{name}.py" for name in ("float", "bitpruning", "tsq", "bottleneck")
+)
+ALEXNET = headline("AlexNet", f"{FLOAT}:alexnet_torch", f"{BITS}:alexnet_torch")
+ALEXNET_BN = headline("AlexNet-BN", f"{FLOAT}:alexnet", f"{CODES}:alexnet")
+RESNET18 = headline("ResNet-18", f"{FLOAT}:resnet18", f"{BITS}:resnet18")
+MOBILENET = headline("MobileNetV2", f"{FLOAT}:mobilenet_v2", f"{BITS}:mobilenet_v2")
+RESNET50 = headline("ResNet-50", f"{FLOAT}:resnet50", f"{PLANES}:4", f"{PLANES}:5")
+VGG16 = headline("VGG-16", f"{FLOAT}:vgg16", f"{CODES}:vgg16")
 TABLES = {
     "imagenet-alexnet": ALEXNET,
     "imagenet-alexnet-bn": ALEXNET_BN,

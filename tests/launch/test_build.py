@@ -1,6 +1,7 @@
 """A config becomes a run, or one clear line that names key, value, expectation and remedy."""
 
 import importlib.util
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -313,12 +314,17 @@ ARGUMENTS = {
         "0,lasso",
         "0,solved",
     ),
-    "resnet50_bottleneck_a4": ("4", "5"),
     "resnet20_tsq_a2": ("a2", "a4", "a4_tuned", "float"),
     "vgg_small_hwgq": ("w128", "w32"),
     "vgg_small_twn_a2": ("w128", "w32"),
     "vgg_small_tsq_a2": ("w128", "w32"),
     "vgg_small_float": ("w128", "w32"),
+}
+ARGUMENTS |= {
+    "imagenet/float": ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "alexnet_torch", "alexnet"),
+    "imagenet/bitpruning": ("resnet18", "alexnet_torch", "mobilenet_v2"),
+    "imagenet/tsq": ("alexnet", "vgg16"),
+    "imagenet/bottleneck": ("4", "5"),
 }
 SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take 32
 
@@ -327,12 +333,17 @@ VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bott
 VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn"}
 
 
+def arguments(path):
+    name = path.stem if path.parent.name != "imagenet" else f"imagenet/{path.stem}"
+    return ARGUMENTS.get(name, ("",))
+
+
 def configs():
     for path in CONFIGS:
-        for arg in ARGUMENTS.get(path.stem, ("",)):
+        for arg in arguments(path):
             name = f"{path.parent.name}/{path.stem}{':' if arg else ''}{arg}"
             # Variants of one file differ in little, and ImageNet's are slow tests themselves.
-            more = arg != ARGUMENTS.get(path.stem, ("",))[0] or path.parent.name == "imagenet"
+            more = arg != arguments(path)[0] or path.parent.name == "imagenet"
             more = more or path.stem in VARIANTS
             yield pytest.param(path, arg, id=name, marks=[pytest.mark.slow] if more else [])
 
@@ -355,7 +366,10 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
             assert chosen == (set(sites) if rules else set())
         assert set(bj.bits_of(shapes)) == chosen
     heading = path.read_text().split('"""')[1]
-    assert str(path.relative_to(ROOT)) in heading, "the command in its heading is its own"
+    name = path.relative_to(ROOT / "configs").with_suffix("")
+    assert re.search(rf"bitjax (train|sweep) {name}\b", heading), (
+        "the command in its heading is its own"
+    )
 
 
 def config_of(path, arg):
@@ -365,7 +379,9 @@ def config_of(path, arg):
     return module.get_config(arg) if arg else module.get_config()
 
 
-IMAGENET = sorted(ROOT.glob("configs/imagenet/*.py"))
+IMAGENET = [
+    (path, arg) for path in CONFIGS if path.parent.name == "imagenet" for arg in arguments(path)
+]
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +400,7 @@ def imagenet(tmp_path_factory):
 
 
 def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagenet):
-    config = config_of(ROOT / "configs/imagenet/resnet50_float.py", "")
+    config = config_of(ROOT / "configs/imagenet/float.py", "resnet50")
     config.data.root = str(tmp_path)
     with pytest.raises(FileNotFoundError, match="prepare tfds:imagenet2012` with"):
         build_work(config)
@@ -397,15 +413,15 @@ def test_imagenet_configs_are_refused_where_it_is_not_prepared(tmp_path, imagene
 
 def test_all_imagenet_configs_read_the_same_images():
     # What they are compared with, and what they start from, must have seen the same pictures.
-    def images(path):
-        spec = plain(config_of(path, ""))
+    def images(path, arg):
+        spec = plain(config_of(path, arg))
         assert spec["model"]["num_classes"] == 1000
         size = {"alexnet_bn": 227}.get(spec["model"]["name"], 0)  # 0: the data set's, 224
         assert spec["data"].pop("image_size", 0) == size
         return spec["data"]
 
-    assert images(IMAGENET[0])["name"] == "tfds:imagenet2012"
-    assert all(images(path) == images(IMAGENET[0]) for path in IMAGENET)
+    assert images(*IMAGENET[0])["name"] == "tfds:imagenet2012"
+    assert all(images(*config) == images(*IMAGENET[0]) for config in IMAGENET)
 
 
 def shrink(config, monkeypatch):
@@ -419,11 +435,13 @@ def shrink(config, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    ("path", "arg"), [c for c in IMAGENET if c[1] != "5"], ids=lambda p: getattr(p, "stem", p)
+)
 def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(
-    path, imagenet, monkeypatch
+    path, arg, imagenet, monkeypatch
 ):
-    config = config_of(path, "")
+    config = config_of(path, arg)
     config.data.root = str(imagenet)
     config.data.image_size = SIDES.get(config.model.name, 32)
     config.update(init_from="", calibration_size=2)
@@ -439,12 +457,12 @@ def test_every_imagenet_config_takes_a_step_on_images_of_imagenets_form(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["alexnet_torch", "resnet18", "mobilenet_v2"])
 def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name, monkeypatch):
-    config = config_of(ROOT / "configs" / "imagenet" / f"{name}_bitpruning.py", "")
+    config = config_of(ROOT / "configs" / "imagenet" / "bitpruning.py", name)
     shrink(config, monkeypatch)
     spec = plain(config)
-    side = SIDES.get(name, 32)
+    side = SIDES.get(spec["model"]["name"], 32)
     x = np.random.default_rng(0).normal(size=(4, side, side, 3)).astype(np.float32)
     model, least = bj.Quantized(make(MODELS, "model", spec["model"])), {}
 
