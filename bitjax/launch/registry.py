@@ -1,14 +1,13 @@
 """Turns names in a config into models, quantizers and methods: ours by name, others by import path.
 
-A name with a colon, `my_package.nets:Net`, is looked up in the module before it, which may lie in
-the working folder.
+A name with a colon, `my_package.nets:Net`, is looked up in the module before it; the command also
+finds modules in the folder that it is called in.
 """
 
 import contextlib
 import difflib
 import importlib
 import inspect
-import os
 import sys
 import types
 import typing
@@ -125,8 +124,6 @@ def _kind(key: str) -> tuple[type, str]:
 def _imported(module: str, where: str) -> types.ModuleType:
     if module.partition(".")[0] in sys.stdlib_module_names:  # config.json may be somebody else's
         raise ValueError(f"{where}: {module} is of Python's own library; name a module of yours.")
-    if os.getcwd() not in sys.path:  # an installed command does not have the working folder there
-        sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
     except Exception as error:  # a module is a program: it may raise anything
@@ -149,22 +146,31 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
 def _check_arguments(
     factory: Callable, key: str, name: str, arguments: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> None:
-    parameters = inspect.signature(factory).parameters
-    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kinds, free = settings_of(factory)
     hidden = {"name", "parent", *extra}  # the first two are Flax's
-    known = sorted(n for n in parameters if n not in hidden and not n.startswith("_"))
+    known = sorted(n for n in kinds if n not in hidden and not n.startswith("_"))
     for argument, value in arguments.items():
-        if argument not in parameters and not free:
+        if argument not in kinds and not free:
             raise ValueError(
                 f"config.{key}.{argument} is no setting of {name!r} (value {value!r}); it has "
                 f"{', '.join(known)}."
             )
-        if argument in parameters and not _fits(value, parameters[argument].annotation):
-            wanted = getattr(parameters[argument].annotation, "__name__", None)
-            raise ValueError(
-                f"config.{key}.{argument} must be of type "
-                f"{wanted or parameters[argument].annotation}, got {value!r}."
-            )
+        if argument in kinds and not _fits(value, kinds[argument]):
+            wanted = getattr(kinds[argument], "__name__", None) or kinds[argument]
+            raise ValueError(f"config.{key}.{argument} must be of type {wanted}, got {value!r}.")
+
+
+def settings_of(factory: Callable) -> tuple[dict[str, Any], bool]:
+    """What a factory takes by name, with each annotation, and whether it takes any other name."""
+    kinds, free = {}, False
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            kinds[name] = parameter.annotation
+        elif typing.get_origin(parameter.annotation) is typing.Unpack:
+            kinds |= typing.get_type_hints(typing.get_args(parameter.annotation)[0])
+        else:
+            free = True
+    return kinds, free
 
 
 def _fits(value: Any, annotation: Any) -> bool:

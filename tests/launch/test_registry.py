@@ -1,20 +1,16 @@
 """Models, quantizers and methods of a user's own by import path, and every way that it fails."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from bitjax.cli.looks import look_inside
 from bitjax.launch.build import build_run
 from bitjax.launch.finished import load_run
 from bitjax.report.comparison import compare
 from bitjax.runs.records import read_run
 from tests.launch.test_build import digits
 
-ROOT = Path(__file__).parents[2]
 NETS = """
 import flax.linen as nn
 import bitjax as bj
@@ -48,8 +44,8 @@ net = Net()
 @pytest.fixture
 def nets(tmp_path, monkeypatch):
     """A folder to work in with the package `own` of models, as a user's project has it."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as the command does
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "nets.py").write_text(NETS)
     (tmp_path / "own" / "broken.py").write_text("import no_such_package\n")
@@ -66,7 +62,7 @@ OWN = {
 }
 
 
-def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets):
+def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_into(nets):
     run = build_run(digits(**OWN), "run")
     run.show = False
     result = run.execute()
@@ -81,6 +77,7 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets
     loaded = load_run("run")
     assert loaded.variables["params"]["dense1"]["kernel"].shape == (64, 5)
     assert type(loaded.run.model).__name__ == "Net"
+    assert set(look_inside(record, 8)[0]) == {site.site for site in record.sites}
 
 
 @pytest.mark.parametrize(
@@ -137,18 +134,3 @@ def test_what_a_path_cannot_give_is_one_line_that_names_the_key(nets, changes, m
         build_run(digits(**{**OWN, **changes}), None)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert (nets / "own").is_dir()
-
-
-def test_the_command_finds_modules_in_the_folder_that_it_is_called_in(nets):
-    # An installed command has its own folder first on the path, not the working one.
-    program = (
-        "import sys; sys.path.pop(0)\n"
-        "from bitjax.launch.registry import MODELS, make\n"
-        f"print(make(MODELS, 'model', {json.dumps(OWN['model'])}).features)"
-    )
-    (nets / "bin").mkdir()
-    (nets / "bin" / "command.py").write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "bin/command.py"]
-    done = subprocess.run(command, env=environment, cwd=nets, capture_output=True, text=True)
-    assert done.stdout == "5\n", done.stderr
