@@ -9,8 +9,9 @@ def get_config() -> ConfigDict:
     config.name = ""  # what tables call the run; the config file's path if empty
     config.seed = 0  # of initialisation, the batches' order, augmentation and draws
 
-    config.model = ConfigDict({"name": "", "num_classes": 10})  # further keys go to the model
-    config.init_from = ""  # float weights: a run folder, or a file under the data folder
+    # A name of bitjax, or your own as "package.module:Name"; further keys go to the model.
+    config.model = ConfigDict({"name": "", "num_classes": 10})
+    config.init_from = ""  # float weights: a run folder, an Orbax checkpoint, .safetensors or .npz
 
     config.data = ConfigDict()
     config.data.name = ""  # digits, cifar10, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH

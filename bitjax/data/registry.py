@@ -56,10 +56,11 @@ def load(
 ) -> Dataset | StreamedDataset:
     """Load a data set.
 
-    The same `validation` always holds out the same examples, equally many of every class (of a
-    streamed TFDS set, whose classes only reading all of it would tell: a fixed choice), and they
-    are never among the training images, whichever split is evaluated: a number tuned on
-    'validation' and reported on 'test' comes from one training set.
+    The same `validation` always holds out the same examples, equally many of every class. (The
+    classes of a streamed TFDS set are unknown before all of it is read: its choice is fixed too,
+    but not balanced.) Examples that are held out are never among the training images, whichever
+    split is evaluated. So a number tuned on 'validation' and reported on 'test' comes from one
+    training set.
 
     A `tfds:` or `folder:` set whose images have one shape and fit into memory becomes a `Dataset`
     with its own mean and deviation; any other is streamed, and normalised with ImageNet's.
@@ -68,22 +69,22 @@ def load(
       name: 'digits' (needs no files), 'cifar10' or 'fashion_mnist' (local files); 'tfds:NAME',
         an image classification of TensorFlow Datasets, prepared; 'folder:PATH', a folder of
         images for each class; 'npz:PATH', arrays.
-      root: The folder that contains the data set's folder; None: `$BITJAX_DATA`, of a `tfds:` set
-        `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, and of a PATH the working folder.
+      root: The folder that contains the data set's folder. None stands for `$BITJAX_DATA`, for a
+        `tfds:` set `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, for a PATH the working folder.
       validation: How many training examples to hold out.
-      eval_split: What to evaluate on. 'test' is the set's test split, or the validation split of
-        a set that has no (labelled) test split. 'validation' is what `validation` holds out;
-        where that is 0, the set's own.
+      eval_split: The split to evaluate. 'test' is the set's test split, or the validation split of
+        a set that has no (labelled) test split. 'validation' is what `validation` holds out, or
+        the set's own if that is 0.
       limit: Keep at most this many training and this many evaluation examples, the first ones;
         for trials. None: all.
       train: False leaves the training images empty, and reads fewer files.
-      image_size: Height and width of the images in a batch, of a `tfds:` or `folder:` set;
-        0: the set's own shape, or 224 where images differ in theirs.
-      augmentation: 'random_resized_crop' has random parts of the training images of a `tfds:` or
-        `folder:` set cut out, resized and mirrored while they are decoded. Others happen on the
+      image_size: Height and width of the images of a `tfds:` or `folder:` set in a batch. 0 keeps
+        the set's own shape, or takes 224 where images differ in theirs.
+      augmentation: Name of the augmentation. 'random_resized_crop' cuts random parts out of the
+        training images of a `tfds:` or `folder:` set while it decodes them; others happen on the
         device and change nothing here.
-      splits: Of a `tfds:` set, the training and the evaluation split in TFDS's language.
-      memory_limit: A `tfds:` or `folder:` set of more bytes of pixels is streamed.
+      splits: The training and the evaluation split of a `tfds:` set in TFDS's language.
+      memory_limit: Bytes of pixels above which a `tfds:` or `folder:` set is streamed.
 
     Returns:
       The data. The mean and the standard deviation are those of the whole training set,

@@ -1,14 +1,13 @@
 """Turns names in a config into models, quantizers and methods: ours by name, others by import path.
 
-A name with a colon, `my_package.nets:Net`, is looked up in the module before it, which may lie in
-the working folder.
+A name with a colon, `my_package.nets:Net`, is looked up in the module before it; the command also
+finds modules in the folder that it is called in.
 """
 
 import contextlib
 import difflib
 import importlib
 import inspect
-import os
 import sys
 import types
 import typing
@@ -125,8 +124,6 @@ def _kind(key: str) -> tuple[type, str]:
 def _imported(module: str, where: str) -> types.ModuleType:
     if module.partition(".")[0] in sys.stdlib_module_names:  # config.json may be somebody else's
         raise ValueError(f"{where}: {module} is of Python's own library; name a module of yours.")
-    if os.getcwd() not in sys.path:  # an installed command does not have the working folder there
-        sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
     except Exception as error:  # a module is a program: it may raise anything

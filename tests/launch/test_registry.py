@@ -1,13 +1,10 @@
 """Models, quantizers and methods of a user's own by import path, and every way that it fails."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from bitjax.cli.inspect import look_inside
 from bitjax.launch.build import build_work, open_folder
 from bitjax.launch.finished import load_run
 from bitjax.report.comparison import compare
@@ -15,7 +12,6 @@ from bitjax.runs.records import read_run
 from bitjax.training.runner import run
 from tests.launch.test_build import digits
 
-ROOT = Path(__file__).parents[2]
 NETS = """
 import flax.linen as nn
 import bitjax as bj
@@ -49,8 +45,8 @@ net = Net()
 @pytest.fixture
 def nets(tmp_path, monkeypatch):
     """A folder to work in with the package `own` of models, as a user's project has it."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as the command does
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "nets.py").write_text(NETS)
     (tmp_path / "own" / "broken.py").write_text("import no_such_package\n")
@@ -67,7 +63,7 @@ OWN = {
 }
 
 
-def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets):
+def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_into(nets):
     config = digits(**OWN)
     result, _ = run(build_work(config), open_folder(config, "run"), show=False)
     assert result["model"] == "own.nets:Net"
@@ -80,6 +76,7 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_and_loaded_again(nets
     loaded = load_run("run")
     assert loaded.variables["params"]["dense1"]["kernel"].shape == (64, 5)
     assert type(loaded.work.model).__name__ == "Net"
+    assert set(look_inside(record, 8)[0]) == {site.site for site in record.sites}
 
 
 @pytest.mark.parametrize(
@@ -136,18 +133,3 @@ def test_what_a_path_cannot_give_is_one_line_that_names_the_key(nets, changes, m
         build_work(digits(**{**OWN, **changes}))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert (nets / "own").is_dir()
-
-
-def test_the_command_finds_modules_in_the_folder_that_it_is_called_in(nets):
-    # An installed command has its own folder first on the path, not the working one.
-    program = (
-        "import sys; sys.path.pop(0)\n"
-        "from bitjax.launch.registry import MODELS, make\n"
-        f"print(make(MODELS, 'model', {json.dumps(OWN['model'])}).features)"
-    )
-    (nets / "bin").mkdir()
-    (nets / "bin" / "command.py").write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "bin/command.py"]
-    done = subprocess.run(command, env=environment, cwd=nets, capture_output=True, text=True)
-    assert done.stdout == "5\n", done.stderr
