@@ -15,7 +15,7 @@ from bitjax.methods.labels import bit_limits, default_labels, learned_labels
 from bitjax.methods.optimizers import adam, scheduled, tie
 from bitjax.methods.recipe import Keywords, descent, recipe_of, reestimate, teaching
 from bitjax.quantizers.base import freeze
-from bitjax.rules import Rules, rule
+from bitjax.rules import Rules
 from bitjax.variables import read_site, write_site
 
 _UPDATES = 40  # of the multipliers over the stage that learns bits
@@ -88,13 +88,9 @@ def bitpruning(
     tuned = round(steps * fine_tune)
     learned = steps - tuned
     left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
-    tuned_rate = fine_tune_learning_rate
-    if tuned_rate is None:
-        tuned_rate = made.learning_rate * left_off
-    learning, tuning = (
-        made._replace(steps=learned),
-        made._replace(steps=tuned, learning_rate=tuned_rate, warmup=0),
-    )
+    rate = fine_tune_learning_rate
+    rate = made.learning_rate * left_off if rate is None else rate
+    tuning = made._replace(steps=tuned, learning_rate=rate, warmup=0)
     bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
     first = Stage(
         "learn_bits",
@@ -102,7 +98,7 @@ def bitpruning(
         learned,
         labels=learned_labels(rules),
         optimizers={
-            "weights": descent(learning, left_off),
+            "weights": descent(made._replace(steps=learned), left_off),
             "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
             "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
         },
@@ -112,9 +108,7 @@ def bitpruning(
         after_step=_projection(rules, budgets, sharpness, learned),
         **teaching(made),
     )
-    frozen_rules = tuple(
-        rule(r.pattern, freeze(r.quantizer) if r.quantizer else None) for r in rules
-    )
+    frozen_rules = tuple(r._replace(quantizer=r.quantizer and freeze(r.quantizer)) for r in rules)
     last = Stage(
         "freeze_bits",
         frozen_rules,

@@ -71,6 +71,18 @@ WRONG = {
         {"method": {"name": "lsq", "steps": "many"}},
         "config.method.steps must be of type int, got 'many'",
     ),
+    "unknown setting beside a recipe": (
+        {"method": {"name": "lsq", "steps": 3, "learning": 0.1}},
+        r"config.method.learning is no setting of 'lsq' \(value 0.1\); it has distill, learn",
+    ),
+    "wrong type in a recipe": (
+        {"method": {"name": "lsq", "steps": 3, "warmup": 0.5}},
+        "config.method.warmup must be of type int, got 0.5",
+    ),
+    "teacher out of bounds": (
+        {"method": {"name": "lsq", "steps": 3, "distill": 2.0}},
+        r"config.method \(lsq\): `distill` must be in \[0, 1\], got 2",
+    ),
     "negative steps": (
         {"method": {"name": "lsq", "steps": -4}},
         "config.method.steps must be 0 or more, got -4",

@@ -23,7 +23,7 @@ from bitjax.methods import (
     uniform,
 )
 from bitjax.methods.optimizers import scheduled
-from bitjax.methods.recipe import distillation
+from bitjax.methods.recipe import Keywords, Recipe, distillation
 from bitjax.models import MLP
 from bitjax.runs.rows import read_rows
 from bitjax.training.keeper import Keeper
@@ -170,10 +170,11 @@ def test_a_method_trains_to_integer_bits_and_leaves_its_start_alone(name, tmp_pa
 
 def rates(tx, count):
     """The learning rate of each step."""
-    state = tx.init({"w": jnp.float32(0.0)})
+    params = {"w": jnp.float32(0.0)}
+    state = tx.init(params)
     found = []
     for _ in range(count):
-        updates, state = tx.update({"w": jnp.float32(1.0)}, state)
+        updates, state = tx.update({"w": jnp.float32(1.0)}, state, params)
         found.append(-float(updates["w"]))
     return found
 
@@ -212,3 +213,28 @@ def test_distillation_mixes_the_teacher_and_the_labels():
 def test_a_teacher_out_of_bounds_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         lsq((), steps=1, **settings)
+
+
+def test_a_recipe_and_the_keywords_of_methods_are_the_same_fields():
+    fields = Recipe.__annotations__
+    assert {"steps": int, **Keywords.__annotations__} == fields
+    assert list(Recipe._fields) == ["steps", *Keywords.__annotations__]
+
+
+@pytest.mark.parametrize("method", [uniform, lsq, pact, hwgq, twn, bitpruning, bottleneck])
+def test_every_method_takes_the_recipes_fields_and_no_others(method):
+    recipe = {"learning_rate": 0.5, "momentum": 0.5, "weight_decay": 0.1, "warmup": 2}
+    teacher = {"distill": 0.5, "temperature": 2.0, "reestimate_batches": 3}
+    stages = method((), steps=10, **recipe, **teacher).stages
+    assert stages[-1].name == "reestimate_batch_stats"
+    trained = [stage for stage in stages if stage.steps]
+    assert all(stage.teacher for stage in trained)
+    first = trained[0]
+    np.testing.assert_allclose(rates(first.optimizers["weights"], 1), [0.5 / 3], rtol=1e-6)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rates'"):
+        method((), steps=10, learning_rates=0.1)
+
+
+def test_the_float_control_has_a_rate_of_its_own():
+    weights = full_precision(steps=10).stages[0].optimizers["weights"]
+    np.testing.assert_allclose(rates(weights, 1), [0.1], rtol=1e-6)

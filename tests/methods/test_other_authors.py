@@ -1,0 +1,129 @@
+"""A bitlength by another author, of whom bitjax knows nothing but what the contract says."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bitjax as bj
+from bitjax.data import load
+from bitjax.methods import bitpruning
+from bitjax.models import MLP
+from bitjax.training.runner import Run, Settings
+
+
+def soft_bits(bits: float = 6.0, *, signed: bool = True, learn: bool = True) -> bj.Quantizer:
+    """A blend of two grids over [-c, c) or [0, c], written with `bj` and jax alone."""
+
+    def power(n):
+        return jnp.ldexp(jnp.float32(1.0), n.astype(jnp.int32))  # exp2 is not exact everywhere
+
+    def width(params):
+        return (2.0 if signed else 1.0) * jnp.exp(params["log_clip_max"])
+
+    def grid(x, params, n):
+        """In widths: the level nearest to x among 2^n, and where these begin and end."""
+        count = power(n) - 1.0
+        first = -0.5 * power(n) if signed else jnp.float32(0.0)
+        code = jnp.clip(jnp.rint(x * (count / width(params))), first, first + count)
+        unit = 1.0 / count  # a product is the same in every program, a quotient not
+        return code * unit, first * unit, first * unit + 1.0
+
+    def init(x, axes):
+        if not x.size:
+            raise ValueError(f"x must have at least one element, got shape {x.shape}.")
+        largest = jnp.max(jnp.abs(x) if signed else x).astype(jnp.float32)
+        clip = jnp.where(largest > 0, largest, 1.0)
+        return {"bits": jnp.float32(bits), "log_clip_max": jnp.log(clip)}, {}
+
+    def apply(params, stats, x, *, train=False, key=None):
+        wide, n = x.astype(jnp.float32), params["bits"]
+        n = n if learn else jax.lax.stop_gradient(jnp.rint(n))
+        share = n - jnp.floor(n)
+        below, above = (
+            jax.lax.stop_gradient(grid(wide, params, jnp.floor(n) + i)) for i in (0.0, 1.0)
+        )
+        ratio, first, last = (
+            (1.0 - share) * a + share * b for a, b in zip(below, above, strict=True)
+        )
+        at = wide / width(params)
+        inside = (at > first - 1e-6) & (at < last + 1e-6)
+        straight = jnp.where(inside, at - jax.lax.stop_gradient(at), 0.0)  # 0, but for its gradient
+        return (width(params) * (ratio + straight)).astype(x.dtype)
+
+    def encode(params, stats, x):
+        n = jnp.rint(params["bits"])
+        ratio, first, _ = grid(x.astype(jnp.float32), params, n)
+        return bj.Codes(jnp.rint((ratio - first) * (power(n) - 1.0)).astype(jnp.int32))
+
+    def decode(params, stats, codes):
+        n = jnp.rint(params["bits"])
+        first = -0.5 * power(n) if signed else jnp.float32(0.0)
+        return width(params) * ((codes.codes + first) * (1.0 / (power(n) - 1.0)))
+
+    traits = bj.Traits(
+        learns_bits=(2.0, 12.0) if learn else None, numbers="signed" if signed else "unsigned"
+    )
+    frozen = (lambda: soft_bits(bits, signed=signed, learn=False)) if learn else None
+    return bj.Quantizer(init, apply, encode, decode, name="soft_bits", traits=traits, frozen=frozen)
+
+
+def known_bits(*, signed: bool = True) -> bj.Quantizer:
+    """`bj.bitlength` with the same formulas, from the same start."""
+    bounds = {"min_bits": 2.0, "max_bits": 12.0}
+    known = bj.bitlength(6.0, range="learned", signed=signed, zero_on_grid=True, **bounds)
+    return known._replace(init=soft_bits(signed=signed).init)
+
+
+DATA = load("digits", limit=512)
+BUDGET = bj.budget("bits", 3.5)
+
+
+def run_with(make) -> Run:
+    rules = (
+        bj.rule(".*/kernel|dense1/input", make(signed=True)),
+        bj.rule(".*/input", make(signed=False)),
+    )
+    method = bitpruning(
+        rules, steps=60, learning_rate=0.05, bits_learning_rate=0.1, settle=0.0, budgets=(BUDGET,)
+    )
+    settings = Settings(batch_size=64, eval_batch_size=512, calibration_size=64)
+    return Run(method, MLP(features=(16,)), DATA, settings=settings, show=False)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_other_authors_bitlength_keeps_the_laws(signed):
+    claims = bj.Claims(bits=range(2, 13), constant=None, fractional=True)
+    bj.check_quantizer(soft_bits(signed=signed), claims)
+
+
+def test_the_other_authors_bitlength_trains_freezes_and_is_rounded_and_reported_like_ours():
+    theirs, known = run_with(soft_bits), run_with(known_bits)
+    found, wanted = theirs.execute(), known.execute()
+    for name in ("accuracy", "cost", "method", "stages"):
+        for of in (found, wanted):
+            of["stages"] = [
+                {"name": stage["name"], "steps": stage["steps"]} for stage in of["stages"]
+            ]
+        assert found[name] == wanted[name], name
+    for name, part in wanted["bits"].items():
+        assert found["bits"][name]["integer"] == part["integer"]
+        assert found["bits"][name]["fractional"] == pytest.approx(part["fractional"], abs=1e-3)
+    assert found["bits"]["all"]["integer"] == 3.5 and found["bits"]["all"]["fractional"] < 5.0
+    assert found["accuracy"] > 0.8
+    # Rounded alike, site by site, and the frozen grids compute with whole bits.
+    bits = bj.bits_of(theirs.variables)
+    jax.tree.map(np.testing.assert_array_equal, bits, bj.bits_of(known.variables))
+    assert all(float(n) == round(float(n)) for n in bits.values())
+    assert all(r.quantizer.traits.learns_bits is None for r in theirs.method.stages[-1].rules)
+
+
+def test_the_other_authors_bitlength_is_seen_by_the_doctor_and_the_summary():
+    run = run_with(soft_bits)
+    model, x = run.wrap(run.method.stages[0]), run.calibration_batch()
+    variables = bj.with_bits(bj.attach(model, run.start, x), {"head/kernel": 12.0})
+    found = [f.message for f in bj.doctor(model, variables, x) if f.site == "head/kernel"]
+    assert any("has its bitlength at max_bits=12" in message for message in found)
+    assert "soft_bits" in bj.summary(model, variables, x, file=io.StringIO())

@@ -1,0 +1,63 @@
+"""What quantizers say of themselves, and that nothing else of them decides anything."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import bitjax as bj
+from bitjax.quantizers.base import Planes, Traits
+
+PACKAGE = Path(bj.__file__).parent
+SHOWN_BY = {"diagnostics/summary.py"}  # the record's granularity is a column of the table
+
+
+def test_the_record_and_the_name_of_a_quantizer_decide_nothing():
+    decides = re.compile(r"quantizer\.name(\.\w+\(|\[| [=!]=| (not )?in )|in quantizer\.name")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name, text = path.relative_to(PACKAGE).as_posix(), path.read_text()
+        assert not decides.search(text), f"{name} decides by a quantizer's name: ask `.traits`"
+        reads = [
+            node.lineno
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Attribute) and node.attr == "form"
+        ]
+        assert not reads or name in SHOWN_BY, f"{name}:{reads} reads `.form`: ask `.traits`"
+
+
+SAID = {
+    "identity": (bj.identity(), Traits()),
+    "uniform": (bj.uniform(4), Traits()),
+    "uniform from 0": (bj.uniform(4, signed=False), Traits(numbers="unsigned")),
+    "lsq": (bj.lsq(4), Traits(normalized=("scale",))),
+    "pact": (bj.pact(4), Traits(numbers="unsigned")),
+    "bitlength": (bj.bitlength(4.0, max_bits=8.0), Traits(learns_bits=(1.0, 8.0))),
+    "fixed bitlength": (bj.bitlength(4.0, mode="fixed"), Traits()),
+    "halfwave": (bj.halfwave(2), Traits(numbers="unsigned", rectifies=True)),
+    "ternary": (bj.ternary(), Traits()),
+    "stored": (bj.binary(fit="stored"), Traits(stored_scale=True)),
+    "planes": (
+        bj.bitplane(4),
+        Traits(numbers="unsigned", normalized=("scale",), planes=Planes(8)),
+    ),
+    "the paper's planes": (
+        bj.bitplane(8, mode="faithful", truncate=True, coefficients="free"),
+        Traits(numbers="unsigned", planes=Planes(8, "free", "example", truncated=True)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_quantizers_say_what_they_are(name):
+    quantizer, said = SAID[name]
+    assert quantizer.traits == said
+
+
+def test_freezing_holds_learned_bits_and_leaves_all_else():
+    frozen, stored = bj.freeze(bj.bitlength(4.5)), bj.ternary(fit="stored")
+    assert frozen.traits.learns_bits is None and frozen.name == "bitlength/fixed"
+    assert bj.freeze(frozen) is frozen
+    assert bj.freeze(stored) is stored, "its codes are held by what solves them"
+    alone = bj.bitlength(4.5)._replace(frozen=None)
+    assert bj.freeze(alone) is alone, "no optimizer moves its bits any more"
