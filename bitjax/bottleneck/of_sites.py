@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
-from bitjax.linen.finite import first_nonfinite
+from bitjax.linen.calibrate import numbered, raise_nonfinite
 from bitjax.linen.probe import Seen, probe
-from bitjax.variables import as_args
 
 
 def site_histograms(
@@ -67,21 +66,14 @@ def site_histograms(
         return [found for _, found in probe(model, variables, args, kwargs, on_layer).records]
 
     total: dict[str, Histogram] = {}
-    for index, batch in enumerate(batches):
-        args = as_args(batch)
+    for index, args in numbered(batches, "site_histograms"):
         for record in jax.device_get(run(variables, args)):
             for site, counts in record.items():
                 try:
                     for one in _layers(counts):
                         total[site] = merge(total.get(site, empty()), gather(one))
-                except ValueError as error:
-                    first = first_nonfinite(model, variables, *args, **kwargs) or site
-                    raise ValueError(
-                        f"batch {index} gives NaN or inf first at {first}: clean the data, or load "
-                        "other parameters."
-                    ) from error
-    if not every:
-        raise ValueError("site_histograms needs at least one batch, got none.")
+                except ValueError:
+                    raise_nonfinite(f"batch {index}", model, variables, args, kwargs, site)
     if not total:
         raise ValueError(f"`sites` {sites!r} matches no site in full. Sites: {', '.join(every)}.")
     return total

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.linen.attach import attach
+from bitjax.linen.calibrate import numbered
 from bitjax.linen.probe import inner_model
 from bitjax.linen.quantized import Quantized
 from bitjax.linen.sites import site_costs
 from bitjax.quantizers.base import Quantizer, identity
 from bitjax.rules import rule
-from bitjax.variables import QUANT, as_args, floats_of
+from bitjax.variables import QUANT, floats_of
 
 
 @jax.custom_vjp
@@ -100,8 +101,7 @@ def fisher(
     total: dict[str, float] = {}
     elements: dict[str, int] = {}
     quant, examples = None, 0
-    for index, batch in enumerate(batches):
-        args = as_args(batch)
+    for index, args in numbered(batches, "fisher"):
         if quant is None:
             quant = attach(wrapped, floats, *args, **kwargs)[QUANT]
             elements = {s: c.elements for s, c in site_costs(wrapped, *args, **kwargs).items()}
@@ -111,6 +111,4 @@ def fisher(
                 site = "/".join(key.key for key in path[:-1])
                 total[site] = total.get(site, 0.0) + float(np.sum(np.asarray(leaf, np.float64)))
         examples += len(args[0])
-    if not examples:
-        raise ValueError("fisher needs at least one batch, got none: is the iterator used up?")
     return {site: value / (examples * elements[site]) for site, value in total.items()}

@@ -61,7 +61,7 @@ def calibrate(
         return observe(averaging, {**others, STATS: stats}, args, kwargs)
 
     stats = jax.tree_util.tree_map_with_path(restart, dict(variables.get(STATS, {})))
-    for index, args in _numbered(batches, "calibrate"):
+    for index, args in numbered(batches, "calibrate"):
         updated, finite = step(others, stats, args)
         if not finite:
             raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, args, kwargs)
@@ -114,7 +114,7 @@ def reestimate_batch_stats(
         return jax.tree.map(lambda m, new: m + (new - m) * share, mean, updates["batch_stats"])
 
     mean = jax.tree.map(jnp.zeros_like, before)
-    for index, args in _numbered(batches, "reestimate_batch_stats"):
+    for index, args in numbered(batches, "reestimate_batch_stats"):
         if not before:
             return dict(variables)
         mean = step(others, mean, args, jnp.float32(1.0 / (index + 1)))
@@ -176,7 +176,8 @@ def _averaging(quantizer: Quantizer) -> Quantizer:
     return quantizer._replace(update=mean)
 
 
-def _numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
+def numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
+    """Every batch with its number, as the model's arguments; a ValueError if there is none."""
     empty = True
     for index, batch in enumerate(batches):
         empty = False
@@ -185,9 +186,9 @@ def _numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
         raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")
 
 
-def raise_nonfinite(what, model, variables, args, kwargs):
+def raise_nonfinite(what, model, variables, args, kwargs, otherwise="a batch normalisation"):
     """Raises a ValueError that names the first site with NaN or inf; `what` is the batch."""
-    site = first_nonfinite(model, variables, *args, **kwargs) or "a batch normalisation"
+    site = first_nonfinite(model, variables, *args, **kwargs) or otherwise
     raise ValueError(
         f"{what} gives NaN or inf first at {site}: clean the data, or load other parameters."
     )

@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.code_checks import (
+from bitjax.solvers.checks import (
     check_codes,
     check_counts,
     check_ridge,

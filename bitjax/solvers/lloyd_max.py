@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitjax.solvers.base import Solution
+from bitjax.solvers.checks import checked_sample
 
 MAX_LEVELS = 256
 
@@ -43,14 +44,7 @@ def lloyd_max(values_M: ArrayLike, weights_M: ArrayLike, num_levels: int) -> Sol
         RLE report 429, 1965, for the programme. Here the lowest level is held at 0, so that zero
         stays zero.
     """
-    values, weights = np.asarray(values_M, np.float64), np.asarray(weights_M, np.float64)
-    if values.ndim != 1 or values.size == 0 or values.shape != weights.shape:
-        raise ValueError(
-            "`values_M` and `weights_M` must be of one shape [M], M at least 1, got "
-            f"{values.shape} and {weights.shape}."
-        )
-    if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values[-1])):
-        raise ValueError("`values_M` must be finite, at least 0 and rising: sort them.")
+    values, weights = checked_sample(values_M, weights_M)
     if not 1 <= num_levels <= MAX_LEVELS:
         raise ValueError(f"`num_levels` must be in [1, {MAX_LEVELS}], got {num_levels}.")
     some = weights > 0

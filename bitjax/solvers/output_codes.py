@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.code_checks import check_counts, check_ridge, checked_arrays
+from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.code_rules import dot
 from bitjax.solvers.targets import check_quantizer, output_of, z_step

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitjax.solvers.base import Solution
+from bitjax.solvers.checks import checked_sample
 from bitjax.solvers.plane_selection import gram_of_codes, levels_increase, select_planes
 
 MAX_BITS = 8
@@ -133,14 +134,7 @@ class _Sums(NamedTuple):
 
 
 def _prefix_sums(values_M, weights_M, max_bits):
-    values, weights = np.asarray(values_M, np.float64), np.asarray(weights_M, np.float64)
-    if values.ndim != 1 or values.size == 0 or values.shape != weights.shape:
-        raise ValueError(
-            "`values_M` and `weights_M` must be of one shape [M], M at least 1, got "
-            f"{values.shape} and {weights.shape}."
-        )
-    if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values[-1])):
-        raise ValueError("`values_M` must be finite, at least 0 and rising: sort them.")
+    values, weights = checked_sample(values_M, weights_M)
     if not (weights >= 0).all():
         raise ValueError(f"`weights_M` must be at least 0, got {weights.min()}.")
     if not 1 <= max_bits <= MAX_BITS:

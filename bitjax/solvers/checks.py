@@ -1,4 +1,4 @@
-"""Checks the arguments of the solvers for codes, in one line each, before they start."""
+"""Checks the arguments of solvers, with one line for each error, before they start."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from numpy import typing as npt
 from numpy.typing import NDArray
 
 
@@ -56,3 +57,16 @@ def check_ridge(ridge: float) -> None:
     """Raises a ValueError unless the ridge is finite and at least 0."""
     if not (ridge >= 0 and np.isfinite(ridge)):
         raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
+
+
+def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[NDArray, NDArray]:
+    """A weighted sample of |x| as float64, if its values are finite, at least 0 and rising."""
+    values, weights = np.asarray(values_M, np.float64), np.asarray(weights_M, np.float64)
+    if values.ndim != 1 or values.size == 0 or values.shape != weights.shape:
+        raise ValueError(
+            "`values_M` and `weights_M` must be of one shape [M], M at least 1, got "
+            f"{values.shape} and {weights.shape}."
+        )
+    if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values[-1])):
+        raise ValueError("`values_M` must be finite, at least 0 and rising: sort them.")
+    return values, weights
