@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is left of the config's run, then prints its result."""
     args = parse(argv)
     from bitjax.cli.show import print_result
-    from bitjax.launch.build import build_work, open_folder
+    from bitjax.launch.build import build_on_hosts, open_folder
     from bitjax.launch.check import run_doctor
     from bitjax.launch.config_files import load_config
     from bitjax.training import hosts, preemption
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.distributed, coordinator=args.coordinator, hosts=args.hosts, host=args.host
         )
         deadline = preemption.deadline_of(args.time_limit, os.environ)
-        work = build_work(config, source=args.config)
+        work = build_on_hosts(config, args.config)
         folder = open_folder(config, args.workdir, resume=args.resume)
         if args.doctor:
             run_doctor(work)

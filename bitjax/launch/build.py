@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 import bitjax as bj
 from bitjax import data, methods
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make, plain
-from bitjax.launch.start import load_start
+from bitjax.launch.start import Start, find_start, load_start
 from bitjax.linen.quantized import Quantized
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
@@ -141,30 +141,32 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
     return dataset
 
 
-def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:
-    """A checked `Work` from a config; everything that can be wrong with it is wrong here.
+class Parts(NamedTuple):
+    """What a config says a run consists of, checked; its float variables are not loaded yet."""
 
-    Args:
-      config: a ConfigDict or plain data, see `configs/base.py`.
-      source: the config file's path, for the record.
-      place: where it computes; chosen by the config unless given.
+    rules: tuple[bj.Rule, ...]
+    method: methods.Method
+    model: Any
+    dataset: data.Dataset | data.StreamedDataset
+    settings: Settings
+    start: Start | None
+    facts: Mapping[str, Any]
 
-    Raises:
-      ValueError: one line with key, value, expectation and remedy.
-    """
+
+def build_parts(config: Any, source: str = "") -> Parts:
+    """The parts of a config's run; a host needs no other for this."""
     spec = plain(config)
-    hosts.check_same(spec)
     rules = build_rules(spec["rules"])
     method = build_method(spec, rules)
     model = make(MODELS, "model", spec["model"])
-    dataset = hosts.on_all(lambda: build_data(spec))  # one of them may lack the files
+    start = find_start(spec["init_from"])
+    dataset = build_data(spec)
     classes = spec["model"].get("num_classes", dataset.num_classes)
     if classes != dataset.num_classes:
         raise ValueError(
             f"config.model.num_classes must be {dataset.num_classes} for {dataset.name!r}, got "
             f"{classes}."
         )
-    sample = np.zeros((2, *dataset.image_shape), np.float32)
     facts = {
         "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
         "model": spec["model"]["name"],
@@ -172,8 +174,34 @@ def build_work(config: Any, *, source: str = "", place: Placement | None = None)
         "config_hash": config_hash(spec),
         "budget": spec["budgets"] or None,
     }
-    start = load_start(spec["init_from"], model, sample)
-    settings = build_settings(spec)
+    return Parts(rules, method, model, dataset, build_settings(spec), start, facts)
+
+
+def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:
+    """A checked `Work` from a config; everything that can be wrong with it is wrong here.
+
+    Args:
+      config: a ConfigDict or plain data, see `configs/base.py`.
+      source: the config file's name, for the record.
+      place: where it computes; chosen by the config unless given.
+
+    Raises:
+      ValueError: one line with key, value, expectation and remedy.
+    """
+    return assemble(build_parts(config, source), place)
+
+
+def build_on_hosts(config: Any, source: str) -> Work:
+    """As `build_work`, on every host of a run; what goes wrong on one of them stops all."""
+    hosts.check_same(plain(config))
+    return assemble(hosts.on_all(lambda: build_parts(config, source)))
+
+
+def assemble(parts: Parts, place: Placement | None = None) -> Work:
+    """The `Work` of a config's parts, variables loaded; hosts read checkpoints together."""
+    sample = np.zeros((2, *parts.dataset.image_shape), np.float32)
+    start = load_start(parts.start, parts.model, sample)
+    rules, method, model, dataset, settings, _, facts = parts
     work = make_work(method, model, dataset, start, settings, facts=facts, place=place)
     if rules:  # a rule that does nothing must not cost a download or an epoch to be found
         jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)

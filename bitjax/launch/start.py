@@ -4,26 +4,33 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bitjax import models
-from bitjax.launch.weights import open_weights
+from bitjax.launch.weights import FORMS, open_weights
 from bitjax.runs.checkpoint import Checkpoints
-from bitjax.training import hosts
 
 _PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
 _SHOWN = 3  # of each kind of difference
 Key = tuple[str, ...]
 
 
-def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None:
-    """Float variables to start from, None if `init_from` is empty; every host has the same files.
+class Start(NamedTuple):
+    """Where float variables lie: the value of the key, a path, whether a run left them there."""
 
-    `init_from` is a run's folder (with `@best` for the variables that evaluated best), or what
+    init_from: str
+    path: Path
+    is_run: bool
+
+
+def find_start(init_from: str) -> Start | None:
+    """Looks for what `config.init_from` names, None if that is empty.
+
+    It is a run's folder (with `@best` for the variables that evaluated best), or what
     `bitjax.launch.weights` reads, or a published ResNet's file; under $BITJAX_DATA if not here.
     """
     if not init_from:
@@ -33,24 +40,31 @@ def load_start(init_from: str, model: Any, sample: Any) -> dict[str, Any] | None
     path = Path(name)
     if not path.exists():
         path = Path(os.environ.get("BITJAX_DATA", ".")) / name
-    seen = hosts.gather(str((path / kind).is_dir()))
-    if len(set(seen)) > 1:
-        raise ValueError(
-            f"config.init_from={init_from!r}: host {seen.index('False')} has no {path / kind}, "
-            f"which host {seen.index('True')} has. Put it on a file system that they share."
-        )
-    if kind == "best" and not (path / kind).is_dir():
+    if (path / kind).is_dir():
+        return Start(init_from, path / kind, True)
+    if kind == "best":
         raise ValueError(
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
             "config.keep_best=True, or leave @best away."
         )
+    if not path.exists():
+        raise FileNotFoundError(f"config.init_from={init_from!r}: {path} is missing; give {FORMS}.")
+    return Start(init_from, path, False)
+
+
+def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] | None:
+    """The float variables that `find_start` has found, for a model; None if there are none."""
+    if start is None:
+        return None
     shapes = dict(jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample)))
-    if not (path / kind).is_dir():
-        return hosts.on_all(lambda: _from_others(init_from, path, shapes))
-    with Checkpoints(path / kind) as checkpoints:
+    if not start.is_run:
+        return _from_others(start.init_from, start.path, shapes)
+    with Checkpoints(start.path) as checkpoints:
         restored = checkpoints.restore(lambda meta: {"variables": shapes})
     if restored is None:
-        raise ValueError(f"config.init_from={init_from!r} has no checkpoint; finish that run.")
+        raise ValueError(
+            f"config.init_from={start.init_from!r} has no checkpoint; finish that run."
+        )
     return restored.state["variables"]
 
 
