@@ -48,7 +48,9 @@ def find_start(init_from: str) -> Start | None:
             "config.keep_best=True, or leave @best away."
         )
     if not path.exists():
-        raise FileNotFoundError(f"config.init_from={init_from!r}: {path} is missing; give {FORMS}.")
+        raise FileNotFoundError(
+            f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}."
+        )
     return Start(init_from, path, False)
 
 
