@@ -118,7 +118,8 @@ evaluate = work.evaluator(model)
 all_bits = [8, 6, 5, 4, 3, 2]
 accuracies = []
 for bits in all_bits:
-    accuracy, _ = evaluate(bj.with_bits(variables, dict.fromkeys(bj.bits_of(variables), bits)))
+    fewer = bj.with_bits(variables, dict.fromkeys(bj.bits_of(variables), bits))
+    accuracy = evaluate(fewer)["accuracy"]
     accuracies.append(100 * accuracy)
     print(f"{bits} bits: {accuracy:.1%}")
 

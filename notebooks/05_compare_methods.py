@@ -17,7 +17,6 @@
 # each) and a short run that is made here from a config.
 
 # %%
-import sys
 import tempfile
 from pathlib import Path
 
@@ -25,10 +24,13 @@ import matplotlib.pyplot as plt
 from IPython.display import Markdown
 from rich.console import Console
 
+from bitjax.launch.build import build_work, open_folder
+from bitjax.launch.config_files import load_config
 from bitjax.report import plots
 from bitjax.report.comparison import compare
 from bitjax.report.tables import markdown, terminal
 from bitjax.runs.records import read_runs
+from bitjax.training.runner import run
 
 # %% [markdown]
 # ## A run from a config
@@ -40,14 +42,9 @@ from bitjax.runs.records import read_runs
 # ```
 
 # %%
-ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "experiments").is_dir())
-sys.path.insert(0, str(ROOT))  # `experiments` and `configs` are not installed with bitjax
+ROOT = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "results").is_dir())
 
-from bitjax.launch.build import build_work, open_folder
-from bitjax.training.runner import run
-from configs.digits import bitpruning
-
-config = bitpruning.get_config()
+config = load_config("digits/bitpruning")
 config.method.steps = 300
 config.log_every = 10
 config.name = "bitpruning, 300 steps"
