@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 
 import bitjax as bj
 from bitjax.data import load
-from bitjax.methods import full_precision, lsq
+from bitjax.methods import bitpruning, full_precision, lsq
 from bitjax.models import SmallCNN
 from bitjax.quantizers import blocks
 from bitjax.report import plots
@@ -211,14 +211,80 @@ axes = plots.tensor_histogram(kernel / leaves["scale"], ratios)
 label = axes.set_xlabel("weight / scale of its filter")
 
 # %% [markdown]
+# ## What it says of itself
+#
+# Methods cannot look into a function. What they must know of a quantizer it says in its `traits`;
+# `name` and `form` are for tables. `power_of_two` says nothing, and every default is safe: its bits
+# are fixed.
+
+# %%
+print(power_of_two(3).traits)
+
+# %% [markdown]
+# A second one, whose bits are to be learned. Between two numbers of bits it gives a mix, so that
+# the bits have a slope. Two fields tell the rest: `traits.learns_bits` the bounds, and `frozen` the
+# quantizer that takes its place once the bits are whole numbers, on the same leaves. The laws ask
+# both.
+
+
+# %%
+def learned_power_of_two(bits: float = 4.0) -> bj.Quantizer:
+    """Mixes the levels of two neighbouring numbers of bits, 2 to 6."""
+    whole = power_of_two(4)
+
+    def init(x, axes):
+        params, stats = whole.init(x, axes)
+        return {**params, "bits": jnp.float32(bits)}, stats
+
+    def apply(params, stats, x, *, train=False, key=None):
+        below = jax.lax.stop_gradient(jnp.floor(params["bits"]))
+        low, high = (whole.apply({**params, "bits": below + i}, stats, x) for i in (0.0, 1.0))
+        return low + ((params["bits"] - below) * (high - low)).astype(x.dtype)
+
+    return whole._replace(
+        init=init,
+        apply=apply,
+        name="learned_power_of_two",
+        traits=bj.Traits(learns_bits=(2.0, 6.0)),
+        frozen=lambda: power_of_two(4),
+    )
+
+
+bj.check_quantizer(learned_power_of_two(), claims)
+print("all laws are kept, those of its traits among them")
+
+# %% [markdown]
+# That is all that `bitpruning` needs to learn, round and freeze them under a budget, here of 3.25
+# bits on average over the kernels.
+
+# %%
+rules = [
+    bj.rule(".*/kernel", learned_power_of_two()),
+    bj.rule("conv1/input", bj.uniform(bits=8)),
+    bj.rule(".*/input", bj.lsq(bits=4, signed=False)),
+]
+method = bitpruning(
+    rules,
+    steps=200,
+    learning_rate=0.02,
+    bits_learning_rate=0.05,
+    budgets=[bj.budget("bits", 3.25, ".*/kernel")],
+)
+pruned = Run(method, SmallCNN(width=8), digits, float_run.variables, settings, show=False)
+print(f"powers of two of learned bits: {pruned.execute()['accuracy']:.2%}")
+print("frozen:", method.stages[-1].rules[0].quantizer.name)
+for site, bits in bj.bits_of(pruned.variables).items():
+    print(f"  {site:13} {float(bits):.0f} bits")
+
+# %% [markdown]
 # ## Use it in configs
 #
-# A config names quantizers by the registry in `bitjax/launch/build.py`. One line there, or two in a
-# script of your own before it builds a run:
+# A config names quantizers by the registry in `bitjax/launch/registry.py`. One line there, or two
+# in a script of your own before it builds a run:
 #
 # ```python
-# from experiments import build
-# build.QUANTIZERS["power_of_two"] = power_of_two
+# from bitjax.launch import registry
+# registry.QUANTIZERS["power_of_two"] = power_of_two
 # ```
 #
 # From then on `config.rules = ((".*/kernel", {"name": "power_of_two", "bits": 3}),)` works, and its

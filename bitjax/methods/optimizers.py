@@ -30,8 +30,8 @@ def scheduled(
     Args:
       direction: such as `optax.trace(0.9)` or `optax.scale_by_adam()`.
       learning_rate: the peak.
-      steps: over which the shape runs; it stays at its end after them.
-      warmup: steps of linear rise from 0.
+      steps: steps over which the shape runs; it stays at its end after them.
+      warmup: steps in which the rate rises linearly from 0.
       decay: `cosine` falls to `end`, `constant` does not.
       end: share of the peak at the end.
 

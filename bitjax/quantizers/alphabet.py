@@ -1,4 +1,4 @@
-"""The codes of kernels of few levels: signed integers, of which a level is `scale` times one.
+"""Signed integer codes of ternary, binary and low-bit kernels; level = scale * code.
 
 `SYMMETRIC` rounds x / scale to -M .. M, M = 2^(bits-1) - 1, on the grid of bit planes with a sign;
 `THRESHOLDED` has the same codes at 2 bits, by a threshold of its own (TWN, arXiv 1605.04711);
@@ -60,13 +60,6 @@ def sign_quant(x: jax.Array, scale: jax.Array) -> jax.Array:
 
     Gradients: to x, 1 for |x| <= scale and 0 outside; to scale, sign(v) - v inside, v = x / scale,
     and sign(v) outside. The backward pass keeps x in its own dtype.
-
-    Args:
-      x: any shape, float.
-      scale: at least 0; `[]` or blocks of x.
-
-    Returns:
-      x's shape and dtype.
 
     Example:
       >>> sign_quant(jnp.array([-3.0, 0.0, 0.1]), jnp.float32(2.0)).tolist()

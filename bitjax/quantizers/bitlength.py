@@ -75,22 +75,6 @@ def blend_quant(
     Q(x, b + 1) - Q(x, b), times the slope of the sharpened mix; the range as in `grid.fake_quant`.
     One pass forward, one backward, which keeps x in its own dtype and recomputes the rest.
 
-    Args:
-      x: any shape, float.
-      grid: the range; leaves `[]` or blocks of x.
-      bits: n, `[]` or blocks of x, in [0, 16].
-      sharpness: 1 for the paper's blend; a larger value steepens the mix around a = 1/2.
-      zero: static, the grid's form.
-
-    Returns:
-      x's shape and dtype. At an integer n, bit for bit the integer grid's level.
-
-    Example:
-      >>> grid = Grid(jnp.float32(0.0), jnp.float32(3.0))
-      >>> half = blend_quant(jnp.array([2.0]), grid, jnp.float32(1.5), jnp.float32(1.0), False)
-      >>> half.tolist()  # 1 bit says 3.0, 2 bits say 2.0
-      [2.5]
-
     Source: arXiv 2002.03090, the non-integer bitlength; sharpening is ours.
     """
     return _blend_quant(x, grid, bits, sharpness, zero)
@@ -156,7 +140,7 @@ def bitlength(
       sample: in training Q(x, b + 1) with probability a, else Q(x, b), one draw per block (needs
         `key`), with the blend's gradient; outside training round(n) bits.
       ste: round(n) bits always; the gradient to n is the analytic one of `grid.fake_quant`.
-      fixed: as `ste`, and says that no stage is to move the bits.
+      fixed: round(n) bits always, and no stage is to move them.
 
     Args:
       init: bits to start from, in [min_bits, max_bits].
@@ -165,16 +149,16 @@ def bitlength(
         training, its moving average otherwise), held constant in the backward pass; `learned` is
         [-c, c] or [0, c] with c = exp(log_clip_max) a parameter, started at least squared error
         (at 1 for a tensor of zeros; the rounding of the logarithm is up to 64 ulp of c).
-      signed: for a learned range, True is [-c, c] (also None), False is [0, c].
-      granularity: of the bits: `per_tensor`, `per_channel` or `per_group`. For one bitlength per
-        network, tie the leaves in the optimizer: `methods.optimizers.tie`.
-      range_granularity: of the range; the bits' by default.
+      signed: whether a learned range is [-c, c] (True or None) or [0, c] (False).
+      granularity: what shares a bitlength: `per_tensor`, `per_channel` or `per_group`. For one
+        bitlength per network, tie the leaves in the optimizer: `methods.optimizers.tie`.
+      range_granularity: what shares a range; by default what shares a bitlength.
       group_size: elements of a group, with `per_group`.
-      min_bits: at least 0, where 0 prunes the block.
-      max_bits: at most 16.
+      min_bits: least bitlength, 0 or more; 0 prunes the block.
+      max_bits: greatest bitlength, at most 16.
       zero_on_grid: move the range so that 0.0 is a code (see `grid`).
       clip_bits: bits at which a learned range is fitted; `init` by default.
-      decay: of the moving average, per observed batch.
+      decay: factor of the moving average's past at each observed batch.
 
     Raises:
       ValueError: an argument is outside what is listed above.

@@ -94,11 +94,13 @@ def bitplane(
       shift: the lowest kept plane; by default the highest planes are kept.
       normalized: scales the gradient of `scale` by 1 / sqrt(elements (2^k - 1)), as LSQ, and that
         of `coefficients` by 1 / sqrt(elements k).
-      percentile: for `range="percentile"`.
-      decay: of the moving average, per observed batch.
-      truncate: faithful: low planes are cut off a finished code, not rounded.
-      wrap: faithful: high planes are cut off, so that max|x| becomes 0 or small, not saturated.
-      dither: faithful: noise of +-1/2 of plane 0 before rounding, in training; needs `key`.
+      percentile: share of elements inside the range, in percent, with `range="percentile"`.
+      decay: factor of the moving average's past at each observed batch.
+      truncate: whether the faithful mode cuts low planes off a finished code instead of rounding.
+      wrap: whether the faithful mode cuts high planes off, so that max|x| becomes 0 or small
+        instead of the highest code.
+      dither: whether the faithful mode adds noise of +-1/2 of plane 0 before rounding, in training;
+        this needs `key`.
 
     Raises:
       ValueError: an argument is outside what is listed above; x given to `init` has elements below
@@ -178,10 +180,10 @@ def keep_planes(params: Params, bits: int, depth: int, *, signed: bool = False) 
     """The parameters with `bits` planes kept, the highest ones of a code of `depth` planes.
 
     Args:
-      params: of a `bitplane` quantizer.
+      params: the parameters of a `bitplane` quantizer.
       bits: planes to keep, the sign's among them; 1 to `depth`, signed 2 to `depth` + 1.
       depth: magnitude planes of the whole code.
-      signed: as the quantizer's.
+      signed: whether the quantizer is signed.
 
     Raises:
       ValueError: the code has fewer planes.

@@ -20,17 +20,6 @@ def bottleneck_code(
 ) -> jax.Array:
     """The signed code of widened x, as the reference makes it as far as the flags ask.
 
-    Args:
-      x: widened, any shape.
-      to: the kept planes of x's own code.
-      truncate: x is rounded to its code, and low planes are cut off it; else x is rounded at the
-        lowest kept plane.
-      wrap: high planes are cut off; else what needs them becomes the highest code.
-      dither: noise in units of plane 0, added before rounding.
-
-    Returns:
-      Float codes, x's shape.
-
     Example:
       >>> from bitjax.quantizers.plane_grid import Kept
       >>> to = plane_grid(jnp.float32(1.0), Kept(jnp.float32(2), jnp.float32(1)), 3, False, (2,))
@@ -68,22 +57,6 @@ def faithful(
     """The quantizer `bitplane(mode="faithful")`, where its arguments are explained.
 
     Each example has a scale of its own, max|x| / 2^depth, kept in its codes' `side`.
-
-    Args:
-      start: `(x, axes) -> params`: bits, shift and perhaps coefficients.
-      depth: magnitude planes of the code.
-      signed: whether the sign is stored.
-      truncate: see `bottleneck_code`.
-      wrap: see `bottleneck_code`.
-      dither: noise of half of plane 0 in training.
-      **fields: the remaining fields of `Quantizer`.
-
-    Example:
-      >>> def start(x, axes):
-      ...     return {"bits": jnp.float32(2), "shift": jnp.float32(1)}
-      >>> q = faithful(start, depth=3, signed=False, wrap=True)
-      >>> q.apply(start(0, 0), {}, jnp.array([[2.0, 6.0, 8.0], [20.0, 60.0, 80.0]])).tolist()
-      [[2.0, 6.0, 0.0], [20.0, 60.0, 0.0]]
     """
 
     def init(x, axes):

@@ -16,45 +16,17 @@ def shannon_bound(rate: float, entropy: float) -> float:
 
     D(R) >= 2^(2 (h - R)) / (2 pi e), with equality for a Gaussian, and for all in the limit of high
     rates.
-
-    Args:
-      rate: R in bits per element.
-      entropy: h, the differential entropy in bits, of x in the unit whose square is wanted.
-
-    Example:
-      A uniform variable on [0, 1] has entropy 0; its uniform quantizer, 1/12, loses 1.53 dB to it.
-
-      >>> round(10 * math.log10((1 / 12) / shannon_bound(0.0, 0.0)), 2)
-      1.53
     """
     return 2.0 ** (2 * (entropy - rate)) / _GAUSS
 
 
 def gaussian_bound(rate: float, variance: float = 1.0) -> float:
-    """Gaussian: D(R) = sigma^2 2^(-2 R), the bound itself and not below it.
-
-    Args:
-      rate: R in bits per element.
-      variance: sigma^2.
-
-    Example:
-      >>> gaussian_bound(1.0)
-      0.25
-    """
+    """Gaussian: D(R) = sigma^2 2^(-2 R), the bound itself and not below it."""
     return variance * 2.0 ** (-2 * rate)
 
 
 def laplacian_bound(rate: float, variance: float = 1.0) -> float:
-    """Laplacian: D(R) >= (e / pi) sigma^2 2^(-2 R), of h = log2(2 e b), sigma^2 = 2 b^2.
-
-    Args:
-      rate: R in bits per element.
-      variance: sigma^2.
-
-    Example:
-      >>> round(laplacian_bound(0.0), 3)
-      0.865
-    """
+    """Laplacian: D(R) >= (e / pi) sigma^2 2^(-2 R), of h = log2(2 e b), sigma^2 = 2 b^2."""
     return math.e / math.pi * variance * 2.0 ** (-2 * rate)
 
 
@@ -62,14 +34,6 @@ def half_normal_bound(rate: float, energy: float = 1.0) -> float:
     """Half-normal, |x| of a Gaussian x: D(R) >= (sigma^2 / 4) 2^(-2 R), a bit less than Gaussian.
 
     Of h = log2(pi e sigma^2 / 2) / 2. The bit is the sign's.
-
-    Args:
-      rate: R in bits per element.
-      energy: E x^2 = sigma^2.
-
-    Example:
-      >>> round(10 * math.log10(1 / half_normal_bound(2.0)), 2)
-      18.06
     """
     return energy / 4 * 2.0 ** (-2 * rate)
 
@@ -78,14 +42,6 @@ def exponential_bound(rate: float, energy: float = 1.0) -> float:
     """Exponential of mean b, |x| of a Laplacian x: D(R) >= (e / 2 pi) b^2 2^(-2 R).
 
     Of h = log2(e b).
-
-    Args:
-      rate: R in bits per element.
-      energy: E x^2 = 2 b^2.
-
-    Example:
-      >>> round(10 * math.log10(1 / exponential_bound(2.0)), 2)
-      18.69
     """
     return math.e / (4 * math.pi) * energy * 2.0 ** (-2 * rate)
 
@@ -98,21 +54,6 @@ def mixed_limit(rate: float, zeros: float, entropy: float) -> float:
 
     It is no bound: at low rates it pays not to tell all zeros, and D(R) is less. With a half-normal
     rest and p0 = 1/2 that is 2.9 dB at 2 bits and 1.4 dB at 3.
-
-    Args:
-      rate: R in bits per element, zeros included.
-      zeros: p0, in [0, 1).
-      entropy: h of the elements that are not 0, in bits.
-
-    Returns:
-      The mean squared error over all elements.
-
-    Raises:
-      ValueError: `zeros` is out of its range.
-
-    Example:
-      >>> mixed_limit(1.0, 0.0, 0.5 * math.log2(2 * math.pi * math.e))
-      0.25
 
     Source: H. Rosenthal and J. Binia, "On the epsilon entropy of mixed random variables", IEEE
       Trans. IT 34(5), 1988.

@@ -42,12 +42,7 @@ def from_range(clip_min: jax.Array, clip_max: jax.Array, zero: bool) -> Grid:
 
 
 def steps(bits: jax.Array) -> jax.Array:
-    """2^bits - 1 for integer-valued bits, exactly (exp2 is not exact on every backend).
-
-    Example:
-      >>> float(steps(jnp.float32(4.0)))
-      15.0
-    """
+    """2^bits - 1 for integer-valued bits, exactly (exp2 is not exact on every backend)."""
     return (jnp.left_shift(1, bits.astype(jnp.int32)) - 1).astype(bits.dtype)
 
 
@@ -87,13 +82,7 @@ class Levels(NamedTuple):
 
 
 def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int]) -> Levels:
-    """The levels of a grid at integer-valued bits, spread to where they broadcast to `shape`.
-
-    Example:
-      >>> found = levels(Grid(jnp.float32(-1.0), jnp.float32(3.0)), jnp.float32(2.0), True, ())
-      >>> float(found.first), float(found.last), float(found.rate)
-      (-1.0, 2.0, 1.0)
-    """
+    """The levels of a grid at integer-valued bits, spread to where they broadcast to `shape`."""
     lo, width, bits = (blocks.spread(a, shape) for a in (grid.lo, grid.width, bits))
     count = steps(bits)
     alive = count > 0
@@ -127,13 +116,7 @@ def inverse(width: jax.Array) -> jax.Array:
 
 
 def nearest(x: jax.Array, to: Levels) -> jax.Array:
-    """The level nearest to widened x, in widths above `base`.
-
-    Example:
-      >>> to = levels(Grid(jnp.float32(-1.0), jnp.float32(2.0)), jnp.float32(1.0), False, (2,))
-      >>> nearest(jnp.array([0.3, -5.0]), to).tolist()
-      [1.0, 0.0]
-    """
+    """The level nearest to widened x, in widths above `base`."""
     # In the grid's dtype, as `decode` has it, also where x is float64.
     code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last).astype(to.unit.dtype)
     return code * to.unit
@@ -150,13 +133,7 @@ def is_inside(position: jax.Array, to: Levels) -> jax.Array:
 
 
 def level(ratio: jax.Array, to: Levels, zero: bool) -> jax.Array:
-    """`base + width * ratio`, rounded twice in every program: equal levels are equal bits.
-
-    Example:
-      >>> to = levels(Grid(jnp.float32(1.0), jnp.float32(4.0)), jnp.float32(2.0), False, ())
-      >>> float(level(jnp.float32(0.25), to, False))
-      2.0
-    """
+    """`base + width * ratio`, rounded twice in every program: equal levels are equal bits."""
     if zero:
         return to.width * ratio
     # A compiler may join a product and a sum into one rounding in one program and not in another.
@@ -165,13 +142,7 @@ def level(ratio: jax.Array, to: Levels, zero: bool) -> jax.Array:
 
 
 def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
-    """The int32 codes of x on the grid, in [0, 2^bits - 1]. `bits` is integer-valued.
-
-    Example:
-      >>> grid = Grid(jnp.float32(-1.0), jnp.float32(2.0))
-      >>> encode(jnp.array([-2.0, -1.0, 0.1, 1.0]), grid, jnp.float32(2.0), False).tolist()
-      [0, 0, 2, 3]
-    """
+    """The int32 codes of x on the grid, in [0, 2^bits - 1]. `bits` is integer-valued."""
     x = widen(x)
     to = levels(grid, bits, zero, x.shape)
     code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last)
@@ -179,13 +150,7 @@ def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
 
 
 def decode(codes: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
-    """The levels that codes stand for, in the grid's dtype.
-
-    Example:
-      >>> grid = Grid(jnp.float32(-1.0), jnp.float32(2.0))
-      >>> decode(jnp.array([0, 3]), grid, jnp.float32(2.0), False).tolist()
-      [-1.0, 1.0]
-    """
+    """The levels that codes stand for, in the grid's dtype."""
     to = levels(grid, bits, zero, codes.shape)
     return level((codes.astype(to.unit.dtype) + to.first) * to.unit, to, zero)
 
@@ -202,21 +167,6 @@ def fake_quant(
     to bits, -ln2 * 2^n / (2^n - 1) * (x_hat - clip(x)), the derivative of a step that halves with
     each bit (DQ, Uhlich et al. 2020, parametrisation U2). The backward pass keeps x in its own
     dtype and a few numbers per block, and recomputes the rest.
-
-    Args:
-      x: any shape, float.
-      grid: the range; leaves `[]` or blocks of x.
-      bits: `[]` or blocks of x, in [0, 16]; 0 gives 0.0 everywhere.
-      zero: static, the grid's form.
-      clipped_only: static, ranges learn from clipped elements only.
-
-    Returns:
-      x's shape and dtype.
-
-    Example:
-      >>> grid = Grid(jnp.float32(0.0), jnp.float32(3.0))
-      >>> fake_quant(jnp.array([0.4, 1.6, 9.0]), grid, jnp.float32(2.0), True).tolist()
-      [0.0, 2.0, 3.0]
     """
     return _fake_quant(x, grid, bits, zero, clipped_only)
 

@@ -48,11 +48,12 @@ def halfwave(
 
     Args:
       bits: integer code length, 1 to 16.
-      step: in units of x; None fits it.
-      threshold: in units of x; None is half of the step. To a measured step it may only be 0.
+      step: distance of neighbouring levels in units of x; None fits it.
+      threshold: the largest x that becomes 0, in units of x; None is half of the step. To a
+        measured step it may only be 0.
       fit: one of `FITS`.
-      learn_step: the step gets a gradient, times 1 / sqrt(elements M) as in LSQ; the threshold
-        stays where it is.
+      learn_step: whether the step gets a gradient, times 1 / sqrt(elements M) as in LSQ; the
+        threshold stays where it is.
 
     Raises:
       ValueError: an argument is outside what is listed above, or the threshold is 1.5 steps or
@@ -127,7 +128,11 @@ def hwgq(
 ) -> Quantizer:
     """Half-wave Gaussian quantization: `halfwave` with threshold 0, every x > 0 above level 0.
 
-    Args: as `halfwave`.
+    Args:
+      bits: integer code length, 1 to 16.
+      step: distance of neighbouring levels in units of x; None fits it.
+      fit: `gaussian` or `measured`, see `halfwave`.
+      learn_step: whether the step gets a gradient.
 
     Example:
       >>> from bitjax.quantizers.base import Axes

@@ -46,7 +46,7 @@ def gaussian_step(bits: int, threshold: float = 0.0) -> float:
 
     Args:
       bits: 1 to 16; 16 take 2 seconds.
-      threshold: at least 0.
+      threshold: the largest x that becomes 0, 0 or more.
 
     Example:
       >>> round(gaussian_step(2), 4), round(gaussian_step(3), 4), round(gaussian_step(4), 4)
@@ -91,14 +91,6 @@ def measured_step(x: jax.Array, bits: jax.Array, half: bool) -> jax.Array:
     """The step of least squared error for the elements of x above 0, by Lloyd's iteration.
 
     It starts from the best of 80 steps and looks at a sample, see `ranges.thin`.
-
-    Args:
-      x: any shape, float.
-      bits: `[]`.
-      half: static; the threshold is half of the step, else 0.
-
-    Returns:
-      float32 `[]`; 1 where no element is above 0.
 
     Example:
       >>> float(measured_step(jnp.array([0.0, 2.0, 4.0, 6.0]), jnp.float32(2.0), half=True))

@@ -34,12 +34,7 @@ class HalfWave(NamedTuple):
 
 
 def levels(step: jax.Array, threshold: jax.Array, bits: jax.Array) -> HalfWave:
-    """The levels of a step and a threshold at round(bits) bits, all `[]`.
-
-    Example:
-      >>> float(levels(jnp.float32(0.5), jnp.float32(0.0), jnp.float32(2.0)).last)
-      3.0
-    """
+    """The levels of a step and a threshold at round(bits) bits, all `[]`."""
     return HalfWave(step, threshold, inverse(step), steps(jnp.rint(bits)).astype(step.dtype))
 
 
@@ -48,11 +43,6 @@ def nearest(x: jax.Array, to: HalfWave) -> jax.Array:
 
     Edges are products that x is compared with: the upper edge of an interval belongs to it in every
     program, where a rounded quotient would fall on either side.
-
-    Example:
-      >>> to = levels(jnp.float32(0.5), jnp.float32(0.0), jnp.float32(2.0))
-      >>> nearest(jnp.array([0.0, 0.1, 0.75, 0.76, 9.0]), to).tolist()
-      [0.0, 1.0, 1.0, 2.0, 3.0]
     """
     code = jnp.clip(jnp.rint(x * to.rate), 0.0, to.last)
     code = jnp.where(x <= (code - 0.5) * to.step, code - 1.0, code)
@@ -63,13 +53,7 @@ def nearest(x: jax.Array, to: HalfWave) -> jax.Array:
 
 
 def level(code: jax.Array, to: HalfWave) -> jax.Array:
-    """What a float code stands for, rounded once.
-
-    Example:
-      >>> to = levels(jnp.float32(0.5), jnp.float32(0.0), jnp.float32(2.0))
-      >>> float(level(jnp.float32(3.0), to))
-      1.5
-    """
+    """What a float code stands for, rounded once."""
     return to.step * code
 
 
@@ -89,16 +73,6 @@ def half_wave_quant(
     1[0 < x < M step], which begins at 0 and not at the threshold; to the step, where it is asked
     for, Q/step - x/step inside that range and M above it (LSQ); none to threshold and bits. The
     backward pass keeps one array of x's size: a mask, or x where the step learns.
-
-    Args:
-      x: any shape, float.
-      step: at least 0, `[]`.
-      threshold: at least 0, `[]`, in units of x.
-      bits: `[]`.
-      learn_step: static.
-
-    Returns:
-      x's shape and dtype.
 
     Example:
       >>> x = jnp.array([-1.0, 0.2, 0.3, 0.75, 9.0])

@@ -53,12 +53,9 @@ def keeps_shape_and_dtype(s: Subject, x: jax.Array) -> None:
 
 
 def decodes_exactly(s: Subject, x: jax.Array, fitted: tuple[Params, Stats] | None = None) -> None:
-    """With whole bits, decoding the codes gives exactly what `apply` gives; codes fit their bits.
+    """With whole bits, decoding the codes gives exactly what `apply` gives, and codes fit the bits.
 
-    Args:
-      s: whom to ask.
-      x: the tensor.
-      fitted: to another tensor, of another dtype perhaps; to x if None.
+    `fitted` is what `init` made of another tensor, perhaps of another dtype; None takes x.
     """
     law = "decoding the codes gives exactly what apply gives"
     params, stats = fitted or s.init(x)
@@ -106,12 +103,7 @@ def changes_nothing_twice(s: Subject, x: jax.Array) -> None:
 
 
 def keeps_a_constant(s: Subject, x: jax.Array) -> None:
-    """A constant tensor comes out as it is, within the ulps that are claimed.
-
-    Args:
-      s: whom to ask; its claim `constant` is not None.
-      x: all of one value, which is in the range.
-    """
+    """A constant tensor comes out as it is, within the ulps that are claimed."""
     law = "a constant tensor comes out as it is"
     params, stats = s.init(x)
     value = float(np.abs(numbers(x)).max())
@@ -139,14 +131,7 @@ def has_a_code_for_zero(s: Subject, x: jax.Array) -> None:
 def has_finite_gradients(
     s: Subject, tensors: Iterable[jax.Array], weights: jax.Array, bits: Sequence[float]
 ) -> None:
-    """Gradients to parameters and statistics are finite, and new values compile nothing.
-
-    Args:
-      s: whom to ask.
-      tensors: of one shape and dtype.
-      weights: of the elements in the loss, of the same shape.
-      bits: to try.
-    """
+    """Gradients to parameters and statistics are finite, and new values compile nothing."""
     law, traced = "gradients are finite", []
 
     @jax.jit
@@ -181,13 +166,7 @@ def agrees_with_eager(s: Subject, x: jax.Array) -> None:
 
 
 def maps_over_a_stack(s: Subject, x: jax.Array, bits: Sequence[float]) -> None:
-    """A stack of parameters under `jax.vmap` gives what a loop over them gives.
-
-    Args:
-      s: whom to ask.
-      x: the tensor.
-      bits: of the members of the stack.
-    """
+    """A stack of parameters under `jax.vmap` gives what a loop over them gives."""
     law = "a stack of parameters under vmap equals a loop"
     params, stats = s.init(x)
     stack = [with_bits(params, n) for n in bits]
@@ -215,9 +194,10 @@ def check_quantizer(
     """Asks a quantizer every law that it claims, on fixed tensors of shape [6, 4].
 
     Args:
-      quantizer: of any origin.
-      claims: what it claims beyond what is asked of all; everything, from 1 to 16 bits, if None.
-      axes: of the tensors.
+      quantizer: any quantizer, of this project or not. Its traits are asked too.
+      claims: what the quantizer claims beyond what is asked of all; if None, everything, from 1 to
+        16 bits.
+      axes: which axes of the tensors are channels and groups; by default the last and the first.
 
     Raises:
       BrokenLaw: it does not keep a law; one line says which, and where.

@@ -76,13 +76,7 @@ def kept_of(params: Params) -> Kept:
 def plane_grid(
     scale: jax.Array, kept: Kept, depth: int, signed: bool, shape: tuple[int, ...]
 ) -> PlaneGrid:
-    """The numbers of a grid whose scales broadcast to `shape`.
-
-    Example:
-      >>> to = plane_grid(jnp.float32(0.5), Kept(jnp.float32(3), jnp.float32(2)), 8, False, ())
-      >>> float(to.step), float(to.last)
-      (2.0, 7.0)
-    """
+    """The numbers of a grid whose scales broadcast to `shape`."""
     scale = blocks.spread(scale, shape)
     low, count = kept_window(kept.bits - signed, kept.shift, depth, kept.coefficients)
     weight = jnp.left_shift(1, low).astype(scale.dtype)
@@ -93,13 +87,7 @@ def plane_grid(
 
 
 def nearest(x: jax.Array, to: PlaneGrid) -> jax.Array:
-    """The signed code of widened x, as float: rounded, then saturated.
-
-    Example:
-      >>> to = plane_grid(jnp.float32(0.5), Kept(jnp.float32(2), jnp.float32(0)), 8, False, (3,))
-      >>> nearest(jnp.array([-1.0, 0.6, 9.0]), to).tolist()
-      [0.0, 1.0, 3.0]
-    """
+    """The signed code of widened x, as float: rounded, then saturated."""
     # In the grid's dtype, as `decode` has it, also where x is float64.
     return jnp.clip(jnp.rint(x * to.rate), to.first, to.last).astype(to.step.dtype)
 
@@ -130,13 +118,7 @@ def unpack(codes: jax.Array, to: PlaneGrid) -> jax.Array:
 
 
 def lookup(code: jax.Array, to: PlaneGrid, coefficients: jax.Array) -> jax.Array:
-    """The level of a signed float code in units of the scale, from the table of all levels.
-
-    Example:
-      >>> to = plane_grid(jnp.float32(1.0), Kept(jnp.float32(2), jnp.float32(0)), 2, False, (2,))
-      >>> lookup(jnp.array([1.0, 3.0]), to, jnp.array([1.0, 2.5])).tolist()
-      [1.0, 3.5]
-    """
+    """The level of a signed float code in units of the scale, from the table of all levels."""
     place = jnp.left_shift(jnp.abs(code).astype(jnp.int32), to.low)
     found = level_table(coefficients).at[place].get(mode="clip")
     # NaN has no place in a table, and is not to be hidden.
@@ -144,13 +126,7 @@ def lookup(code: jax.Array, to: PlaneGrid, coefficients: jax.Array) -> jax.Array
 
 
 def level(code: jax.Array, to: PlaneGrid, coefficients: jax.Array | None) -> jax.Array:
-    """What a signed float code stands for, rounded once.
-
-    Example:
-      >>> to = plane_grid(jnp.float32(0.5), Kept(jnp.float32(3), jnp.float32(2)), 8, False, ())
-      >>> float(level(jnp.float32(7.0), to, None))
-      14.0
-    """
+    """What a signed float code stands for, rounded once."""
     if coefficients is None:
         return to.step * code
     return to.scale * lookup(code, to, coefficients)
@@ -168,21 +144,6 @@ def plane_quant(
     inside and x_hat/scale outside (LSQ); to coefficient i, scale * sum_n g_n sign_n b_ni, which is
     exact, x_hat being linear in the coefficients; none to bits and shift. The backward pass keeps x
     in its own dtype and a few numbers, and recomputes the rest.
-
-    Args:
-      x: any shape, float.
-      scale: of plane 0, at least 0; `[]` or blocks of x.
-      kept: the planes.
-      depth: static, planes of the code.
-      signed: static.
-
-    Returns:
-      x's shape and dtype.
-
-    Example:
-      >>> kept = Kept(jnp.float32(2), jnp.float32(1))
-      >>> plane_quant(jnp.array([0.9, 2.2, 9.0]), jnp.float32(1.0), kept, 3).tolist()
-      [0.0, 2.0, 6.0]
 
     Source: arXiv 2006.05210. Departures: rounds and saturates, the reference truncates and wraps;
       the reference passes the identity to x everywhere and nothing to coefficients.

@@ -34,13 +34,6 @@ def code_sums(x: jax.Array, scale: jax.Array, kept: Kept, depth: int, signed: bo
 
     Of at most about 65,536 elements, evenly spaced: a sum over so many is known to 1 %.
 
-    Args:
-      x: any shape.
-      scale: of plane 0, `[]`.
-      kept: the planes.
-      depth: planes of the code; at most 8 is sensible, the sums have 2^depth entries.
-      signed: whether elements below 0 count by their magnitude; else as 0.
-
     Example:
       >>> kept = Kept(jnp.float32(2), jnp.float32(0))
       >>> batch = code_sums(jnp.array([0.0, 1.25, 0.75, 3.5]), jnp.float32(1.0), kept, 2, False)

@@ -24,54 +24,20 @@ def check_depth(depth: int, name: str = "depth") -> int:
 
 
 def to_planes(codes: jax.Array, depth: int) -> jax.Array:
-    """The planes of codes: planes[i] = floor(codes / 2^i) mod 2.
-
-    Args:
-      codes: integers in [0, 2^depth - 1], any shape; higher bits are left out.
-      depth: number of planes, 1 to 16.
-
-    Returns:
-      uint8 in {0, 1}, shape [depth, *codes.shape], the lowest plane first.
-
-    Raises:
-      ValueError: `depth` is out of bounds.
-
-    Example:
-      >>> to_planes(jnp.array([0, 1, 6]), 3).tolist()
-      [[0, 1, 0], [0, 0, 1], [0, 0, 1]]
-    """
+    """The planes of codes: planes[i] = floor(codes / 2^i) mod 2."""
     place = jnp.arange(check_depth(depth)).reshape(-1, *(1,) * codes.ndim)
     return ((codes.astype(jnp.int32) >> place) & 1).astype(jnp.uint8)
 
 
 def from_planes(planes: jax.Array) -> jax.Array:
-    """The codes of planes, sum_i 2^i planes[i]: the inverse of `to_planes`.
-
-    Args:
-      planes: integers in {0, 1}, shape [depth, ...], the lowest plane first.
-
-    Returns:
-      int32, shape [...].
-
-    Raises:
-      ValueError: there are more than 16 planes, or none.
-
-    Example:
-      >>> from_planes(jnp.array([[0, 1, 0], [0, 0, 1], [0, 0, 1]])).tolist()
-      [0, 1, 6]
-    """
+    """The codes of planes, sum_i 2^i planes[i]: the inverse of `to_planes`."""
     depth = check_depth(planes.shape[0], "planes.shape[0]")
     place = jnp.arange(depth).reshape(-1, *(1,) * (planes.ndim - 1))
     return jnp.sum(planes.astype(jnp.int32) << place, axis=0, dtype=jnp.int32)
 
 
 def powers_of_two(depth: int) -> jax.Array:
-    """The coefficients under which a code stands for itself: 2^i, float32 `[depth]`, exact.
-
-    Example:
-      >>> powers_of_two(4).tolist()
-      [1.0, 2.0, 4.0, 8.0]
-    """
+    """The coefficients under which a code stands for itself: 2^i, float32 `[depth]`, exact."""
     return (1 << jnp.arange(check_depth(depth))).astype(jnp.float32)
 
 
@@ -80,16 +46,6 @@ def level_table(coefficients: jax.Array) -> jax.Array:
 
     Sums run from the lowest plane up, a single addition at a time, so that a table is the same in
     every program. Code 0 stands for exactly 0: there is no intercept.
-
-    Args:
-      coefficients: `[depth]`, float, the lowest plane's first; depth at most 16.
-
-    Returns:
-      `[2^depth]`, of the same dtype.
-
-    Example:
-      >>> level_table(jnp.array([1.0, 2.5])).tolist()
-      [0.0, 1.0, 2.5, 3.5]
     """
     check_depth(coefficients.shape[0], "coefficients.shape[0]")
     table = jnp.zeros(1, coefficients.dtype)
@@ -105,15 +61,6 @@ def kept_window(
 
     Planes shift .. shift + bits - 1 are kept as far as the code has them, less those at either end
     whose coefficient is 0.
-
-    Args:
-      bits: planes, rounded, `[]`.
-      shift: the lowest plane, rounded, `[]`.
-      depth: planes of the code.
-      coefficients: `[depth]`, or None for powers of two.
-
-    Returns:
-      Two int32 scalars; (0, 0) where no plane is kept.
 
     Example:
       >>> low, count = kept_window(jnp.float32(4), jnp.float32(2), 5)

@@ -42,8 +42,8 @@ def calibrate(
       x: float, any shape, at least one element.
       block: shape of the result, `[]` or blocks of x.
       method: one of `METHODS`.
-      signed: see above.
-      percentile: in (50, 100].
+      signed: whether the range is symmetric (True), starts at 0 (False), or is as the data are.
+      percentile: share of elements inside the range, in percent, above 50.
       quantize: `(x, clip_min, clip_max) -> x_hat`, required by `mse`.
 
     Returns:
@@ -117,12 +117,7 @@ def _least_error(x, block, low, high, quantize):
 
 
 def init_stats(clip_min: jax.Array, clip_max: jax.Array) -> Stats:
-    """The history of a range before any batch was observed; the given ends stand in until then.
-
-    Example:
-      >>> sorted(init_stats(jnp.float32(0.0), jnp.float32(1.0)))
-      ['batch_max', 'batch_min', 'clip_max', 'clip_min', 'count']
-    """
+    """The history of a range before any batch was observed; the given ends stand in until then."""
     return {
         "clip_min": clip_min,
         "clip_max": clip_max,
@@ -143,12 +138,6 @@ def update_stats(stats: Stats, batch: Batch, decay: float) -> Stats:
     """Merges a batch into the history: the first batch replaces it, later ones move it.
 
     clip <- decay * clip + (1 - decay) * batch, and `batch_*` is the batch's own range.
-
-    Example:
-      >>> stats = init_stats(jnp.float32(0.0), jnp.float32(9.0))
-      >>> seen = as_batch(jnp.float32(0.0), jnp.float32(1.0), "minmax")
-      >>> float(update_stats(stats, seen, 0.99)["clip_max"])
-      1.0
     """
     new = {**batch.min, **batch.max, **batch.mean}
 

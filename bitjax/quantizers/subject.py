@@ -1,4 +1,4 @@
-"""A quantizer that is asked whether it keeps the laws, what it claims, and how it is told no."""
+"""The subject of the laws: a quantizer with its claims, and the helpers that judge it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,16 +23,15 @@ class Claims(NamedTuple):
 
     Attributes:
       bits: the code lengths that it can have.
-      zero: 0.0 is a code.
+      zero: whether 0.0 is a code.
       constant: ulps by which a constant tensor may be off; None claims nothing.
-      grid: it rounds at all.
-      ordered: codes rise with what they stand for, in equal steps.
-      steady: its range does not follow the tensor in `apply`, so that quantizing twice changes
+      grid: whether it rounds at all.
+      ordered: whether codes rise with what they stand for, in equal steps.
+      steady: whether its range stays where it is in `apply`, so that quantizing twice changes
         nothing.
-      fractional: bits in between are values too; those of a quantizer that learns its bits always
-        are.
-      any_bits: its range serves other bits than it was fitted for; else constants are asked at
-        those alone.
+      fractional: whether bits in between are values too; always so where bits are learned.
+      any_bits: whether its range serves other bits than it was fitted for; else constants are
+        asked at those alone.
     """
 
     bits: Sequence[int] = range(1, 17)
@@ -51,7 +50,7 @@ class Subject(NamedTuple):
     Attributes:
       quantizer: itself.
       claims: its own.
-      axes: of the tensors that it is asked with.
+      axes: which axes of the tensors that it is asked with are channels and groups.
       init: `(x) -> (params, stats)`.
       apply: `(params, stats, x) -> x_hat`, as in evaluation.
       decode: `(params, stats, codes) -> levels`.
@@ -70,13 +69,7 @@ class Subject(NamedTuple):
 def subject(
     quantizer: Quantizer, claims: Claims | None = None, axes: Axes | None = None
 ) -> Subject:
-    """A quantizer ready to be asked; its programs compile once for each shape and dtype.
-
-    Example:
-      >>> from bitjax.quantizers.base import identity
-      >>> subject(identity(), Claims(bits=(32,), grid=False)).axes
-      Axes(channel=(-1,), group=-2)
-    """
+    """A quantizer ready to be asked; its programs compile once for each shape and dtype."""
     axes = Axes((-1,), -2) if axes is None else axes
     claims = claims or Claims()
     if quantizer.traits.learns_bits is not None:

@@ -54,7 +54,7 @@ def ternary(fit: str = "optimal") -> Quantizer:
     outside, times 1 / sqrt(elements of a filter).
 
     Args:
-      fit: see above.
+      fit: `optimal`, `twn` or `stored`.
 
     Raises:
       ValueError: `fit` is another.

@@ -38,13 +38,6 @@ def affine(
 
     The one place where a fixed-bit grid becomes apply, encode and decode, so that the three agree.
 
-    Args:
-      init: the contract's `init`.
-      grid_of: the range of the grid.
-      zero: the grid's form, see `grid`.
-      clipped_only: ranges learn from clipped elements only (PACT).
-      **fields: the remaining fields of `Quantizer`.
-
     Example:
       >>> q = uniform(bits=4)  # built by this function
       >>> q.name
@@ -122,11 +115,11 @@ def uniform(
       bits: integer code length, 1 to 16.
       range: `minmax`, `absmax`, `percentile` or `mse`, see `ranges.calibrate`.
       signed: True symmetric, False from 0, None as the data are.
-      granularity: `per_tensor`, `per_channel` or `per_group` of the range.
+      granularity: what shares a range: `per_tensor`, `per_channel` or `per_group`.
       group_size: elements of a group, with `per_group`.
       zero_on_grid: whether the range moves so that 0.0 is a code.
-      percentile: for `range="percentile"`.
-      decay: of the moving average, per observed batch.
+      percentile: share of elements inside the range, in percent, with `range="percentile"`.
+      decay: factor of the moving average's past at each observed batch.
 
     Raises:
       ValueError: an argument is outside what is listed above.
@@ -189,8 +182,8 @@ def lsq(
 
     Args:
       bits: integer code length; 2 to 16 signed, 1 to 16 unsigned.
-      signed: see above.
-      granularity: of the scale: `per_tensor`, `per_channel` or `per_group`.
+      signed: whether codes lie on both sides of 0.
+      granularity: what shares a scale: `per_tensor`, `per_channel` or `per_group`.
       group_size: elements of a group, with `per_group`.
       init_range: `mse` starts at the scale of least squared error, `lsq` at the paper's
         2 mean|x| / sqrt(qmax).
@@ -279,7 +272,7 @@ def pact(
     Args:
       bits: integer code length, 1 to 16.
       signed: clip to [-clip_max, clip_max] instead, with 0.0 kept a code (not in the paper).
-      granularity: of the clip: `per_tensor`, `per_channel` or `per_group`.
+      granularity: what shares a clip: `per_tensor`, `per_channel` or `per_group`.
       group_size: elements of a group, with `per_group`.
       init_clip: a number, or `mse` for the clip of least squared error.
 

@@ -33,8 +33,8 @@ def twn_codes(
 
     Args:
       kernel: any shape, float.
-      axes: its channel axes are the filters.
-      factor: of the threshold.
+      axes: which axes of the kernel are the filters, as its channel axes.
+      factor: the threshold in units of mean|w|.
 
     Returns:
       (codes in {-1, 0, 1}, scale).
@@ -75,7 +75,7 @@ def otwn_codes(kernel: jax.Array, axes: Axes = KERNEL) -> tuple[jax.Array, jax.A
 
     Args:
       kernel: any shape, float.
-      axes: its channel axes are the filters.
+      axes: which axes of the kernel are the filters, as its channel axes.
 
     Returns:
       (codes in {-1, 0, 1}, scale).
@@ -106,7 +106,7 @@ def binary_codes(kernel: jax.Array, axes: Axes = KERNEL) -> tuple[jax.Array, jax
 
     Args:
       kernel: any shape, float.
-      axes: its channel axes are the filters.
+      axes: which axes of the kernel are the filters, as its channel axes.
 
     Returns:
       (codes in {-1, 1}, scale).
@@ -137,7 +137,7 @@ def rounded_codes(
     Args:
       kernel: any shape, float.
       bits: 2 to 16, an array at will; 2 are ternary, which `otwn_codes` finds exactly.
-      axes: its channel axes are the filters.
+      axes: which axes of the kernel are the filters, as its channel axes.
 
     Returns:
       (codes, scale).
