@@ -36,6 +36,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
       ValueError: a rule does nothing, or a tensor holds NaN or inf (which names its site).
 
     Example:
+      >>> import flax.linen as nn, jax.numpy as jnp
       >>> import bitjax as bj
       >>> x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
       >>> variables = nn.Dense(2).init(jax.random.key(0), x)

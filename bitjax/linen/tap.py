@@ -46,6 +46,7 @@ def tap(
         around a layer does not list the collection `quant_stats`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> x = jnp.ones((2, 3))
       >>> model = nn.Sequential([nn.Dense(4), nn.LayerNorm()])
       >>> tapped = tap(model, model.init(jax.random.key(0), x), x)

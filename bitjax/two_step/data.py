@@ -102,7 +102,7 @@ def sampler(
             found.append([leaf for _, record in records for leaf in record.values()])
         # A layer that is called several times has one kernel, so its calls are one set of patches.
         x, z = (jnp.concatenate(calls, axis=1) for calls in found)
-        # What the layer must make good: where the model's addend falls short of the teacher's.
+        # The layer must also compensate the teacher's addend less the model's.
         owed = jnp.zeros((1, 1, 1))
         if added:
             owed = addend(teacher, teacher_variables, args, layer)
@@ -144,7 +144,7 @@ def _fits(view, kernel):
 @jax.jit
 def sums_of(x_GxTxN: jax.Array, z_GxTxM: jax.Array) -> Sums:
     """The sums of one batch, float32; psum merges them over devices."""
-    # At full precision: with TF32 the centred moments of two large numbers would be noise.
+    # At full precision: centring subtracts large moments, and TF32 would leave only rounding.
     x, z = x_GxTxN.astype(jnp.float32), z_GxTxM.astype(jnp.float32)
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     return Sums(
@@ -159,7 +159,7 @@ def sums_of(x_GxTxN: jax.Array, z_GxTxM: jax.Array) -> Sums:
 
 def merge(one: Sums | None, other: Sums) -> Sums:
     """The sums of all batches so far and of one more, float64 on the host."""
-    # In float64, so that thousands of batches add no rounding to those of each batch's float32.
+    # In float64, so that adding thousands of batches adds no rounding.
     wide = Sums(*(np.asarray(leaf, np.float64) for leaf in other))
     return wide if one is None else Sums(*(a + b for a, b in zip(one, wide, strict=True)))
 
