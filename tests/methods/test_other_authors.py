@@ -11,7 +11,9 @@ import bitjax as bj
 from bitjax.data import load
 from bitjax.methods import bitpruning
 from bitjax.models import MLP
-from bitjax.training.runner import Run, Settings
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.work import Work, make_work
 
 
 def soft_bits(bits: float = 6.0, *, signed: bool = True, learn: bool = True) -> bj.Quantizer:
@@ -81,7 +83,7 @@ DATA = load("digits", limit=512)
 BUDGET = bj.budget("bits", 3.5)
 
 
-def run_with(make) -> Run:
+def work_with(make) -> Work:
     rules = (
         bj.rule(".*/kernel|dense1/input", make(signed=True)),
         bj.rule(".*/input", make(signed=False)),
@@ -90,7 +92,7 @@ def run_with(make) -> Run:
         rules, steps=60, learning_rate=0.05, bits_learning_rate=0.1, settle=0.0, budgets=(BUDGET,)
     )
     settings = Settings(batch_size=64, eval_batch_size=512, calibration_size=64)
-    return Run(method, MLP(features=(16,)), DATA, settings=settings, show=False)
+    return make_work(method, MLP(features=(16,)), DATA, settings=settings)
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -100,8 +102,10 @@ def test_the_other_authors_bitlength_keeps_the_laws(signed):
 
 
 def test_the_other_authors_bitlength_trains_freezes_and_is_rounded_and_reported_like_ours():
-    theirs, known = run_with(soft_bits), run_with(known_bits)
-    found, wanted = theirs.execute(), known.execute()
+    theirs, known = work_with(soft_bits), work_with(known_bits)
+    (found, their_variables), (wanted, our_variables) = (
+        run(work, show=False) for work in (theirs, known)
+    )
     for name in ("accuracy", "cost", "method", "stages"):
         for of in (found, wanted):
             of["stages"] = [
@@ -114,16 +118,16 @@ def test_the_other_authors_bitlength_trains_freezes_and_is_rounded_and_reported_
     assert found["bits"]["all"]["integer"] == 3.5 and found["bits"]["all"]["fractional"] < 5.0
     assert found["accuracy"] > 0.8
     # Rounded alike, site by site, and the frozen grids compute with whole bits.
-    bits = bj.bits_of(theirs.variables)
-    jax.tree.map(np.testing.assert_array_equal, bits, bj.bits_of(known.variables))
+    bits = bj.bits_of(their_variables)
+    jax.tree.map(np.testing.assert_array_equal, bits, bj.bits_of(our_variables))
     assert all(float(n) == round(float(n)) for n in bits.values())
     assert all(r.quantizer.traits.learns_bits is None for r in theirs.method.stages[-1].rules)
 
 
 def test_the_other_authors_bitlength_is_seen_by_the_doctor_and_the_summary():
-    run = run_with(soft_bits)
-    model, x = run.wrap(run.method.stages[0]), run.calibration_batch()
-    variables = bj.with_bits(bj.attach(model, run.start, x), {"head/kernel": 12.0})
+    work = work_with(soft_bits)
+    model, x = work.wrap(work.method.stages[0]), work.calibration_batch()
+    variables = bj.with_bits(bj.attach(model, work.start, x), {"head/kernel": 12.0})
     found = [f.message for f in bj.doctor(model, variables, x) if f.site == "head/kernel"]
     assert any("has its bitlength at max_bits=12" in message for message in found)
     assert "soft_bits" in bj.summary(model, variables, x, file=io.StringIO())
