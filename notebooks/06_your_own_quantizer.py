@@ -285,5 +285,5 @@ for site, bits in bj.bits_of(pruned).items():
 # config.rules = ((".*/kernel", {"name": "my_package.grids:power_of_two", "bits": 3}),)
 # ```
 #
-# Its arguments are checked like any other's. To give it to others, `CONTRIBUTING.md` says what belongs
-# to a new quantizer: a file in `bitjax/quantizers/`, and a row in the table of the contract test.
+# Its arguments are checked like any other's. `CONTRIBUTING.md` says what a new quantizer of bitjax
+# itself needs: a file in `bitjax/quantizers/`, and a row in the table of the contract test.
