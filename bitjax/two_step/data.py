@@ -81,7 +81,8 @@ def sampler(
 
         return on_layer
 
-    def run(variables, teacher_variables, args, key):
+    @jax.jit
+    def take(variables, teacher_variables, args, key):
         def places(seen, positions):
             # A layer's input may have another leading axis than the model's: the examples of a call
             # are the rows of its own input, by which its positions are counted.
@@ -110,10 +111,6 @@ def sampler(
             positions = owed.size // len(owed) // (z.shape[0] * z.shape[2])
             owed = view.outputs(owed, draw_places(key, len(owed), positions, per_example))
         return x, z, owed
-
-    @jax.jit
-    def take(variables, teacher_variables, args, key):
-        return run(variables, teacher_variables, args, key)
 
     def trace(variables, args):
         seen = probe(model, variables, args, {}, of_layer(lambda *_: {"x": jnp.zeros(())}))
