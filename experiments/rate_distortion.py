@@ -130,16 +130,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bitjax.bottleneck.sensitivity import fisher
     from bitjax.launch.build import build_work
     from bitjax.runs.rows import write_json
-    from bitjax.variables import QUANT, STATS
+    from bitjax.variables import floats_of
 
     try:
         work = build_work(load_config(args.config, args.overrides))
         rules = next((s.rules for s in work.method.stages if s.rules), ())
-        planes = [r.pattern for r in rules if r.quantizer and r.quantizer.name == "bitplane"]
+        planes = [r.pattern for r in rules if r.quantizer and r.quantizer.traits.planes]
         sites = [s for s in work.costs if any(re.fullmatch(p, s) for p in planes)]
         if not sites:
             raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
-        floats = {n: tree for n, tree in work.start.items() if n not in (QUANT, STATS)}
+        floats = floats_of(work.start)
         chosen = "|".join(map(re.escape, sites))
         batches = list(work.batches(args.batches, False))
         seen = site_histograms(work.model, floats, batches, sites=chosen)

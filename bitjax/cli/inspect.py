@@ -24,6 +24,7 @@ from bitjax.launch.finished import load_run
 from bitjax.linen.probe import compile_quickly, jit_arrays, probe
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.runs.records import RunRecord, read_runs
+from bitjax.variables import site_name
 
 
 class SiteLook(NamedTuple):
@@ -66,7 +67,7 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
 
     outcome = jit_arrays(look, variables, x, **compile_quickly())
     looks = {
-        f"{name}/{role}" if name else role: SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
+        site_name(name, role): SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
         for (name, _), found in zip(records, jax.device_get(outcome), strict=True)
         for role, pair in found.items()
     }

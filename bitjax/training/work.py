@@ -28,7 +28,7 @@ from bitjax.training.settings import Settings, check_place, check_settings
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_eval_step, make_train_step
 from bitjax.training.task import Task, classification
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, as_args, floats_of
 
 Variables = Mapping[str, Any]
 
@@ -121,10 +121,8 @@ class Work(NamedTuple):
     def enter(self, stage: Stage, variables: Variables) -> dict[str, Any]:
         """The variables with the stage's sites: new ones fitted, gone ones dropped."""
         if not stage.rules:
-            return {k: v for k, v in variables.items() if k not in (QUANT, STATS)}
-        batch = self.calibration_batch()
-        args = batch if isinstance(batch, tuple) else (batch,)
-        return attach(self.wrap(stage), variables, *args)
+            return floats_of(variables)
+        return attach(self.wrap(stage), variables, *as_args(self.calibration_batch()))
 
     def context(self, index: int, previous: Variables, log: Callable[[str], None]) -> Context:
         """What the preparation of a stage may use.
@@ -175,8 +173,7 @@ class Work(NamedTuple):
 
     def variable_shapes(self, index: int) -> dict[str, Any]:
         """Shapes of the model's variables in a stage, computing nothing; -1: before the first."""
-        floats = {k: v for k, v in self.start.items() if k not in (QUANT, STATS)}
-        shapes = jax.eval_shape(lambda: floats)
+        shapes = jax.eval_shape(lambda: floats_of(self.start))
         if index < 0 or not self.method.stages[index].rules:
             return shapes
         model = self.wrap(self.method.stages[index])
