@@ -15,6 +15,7 @@ from bitjax.costs.measures import (
     model_bytes,
 )
 from bitjax.costs.site import Costs
+from bitjax.variables import floats_of
 
 
 class StageResult(NamedTuple):
@@ -81,10 +82,9 @@ def measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, floa
     """Bytes and operations of a model with its final bits, for `result.json`."""
     variables = jax.device_get(variables)  # so that the sums are float64
     bits = bits_of(variables)
-    floats = {k: v for k, v in variables.items() if k not in ("quant", "quant_stats")}
     return {
         "model_bytes": model_bytes(variables, costs),
-        "float_model_bytes": model_bytes(floats, costs),
+        "float_model_bytes": model_bytes(floats_of(variables), costs),
         "activation_bytes": float(activation_bytes(bits, costs)),
         "bops": float(bops(bits, costs)),
         "macs": macs(costs),
