@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is wrong with it ends in one line."""
     parser = Parser(__doc__, "python -m experiments.reproduce")
     add = parser.add_argument
-    add("name", nargs="?", default="", help="of the table")
+    add("name", nargs="?", default="", help="table; none lists all")
     add("--workdir", default="", help="folder of the runs' folders; runs/NAME")
     add("--results", default="results", help="folder that keeps what runs found, and tables")
     add(
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=0,
         help="runs at a time; else one per accelerator, or as suits a CPU",
     )
-    add("--seeds", type=int, default=0, help="of each row; else as many as the table has")
+    add("--seeds", type=int, default=0, help="seeds of a row; else the table's")
     add("--anyway", action="store_true", help="also without the accelerator that it is made for")
     args = parser.read(argv)
     for name, value in (("slots", args.slots), ("seeds", args.seeds)):
@@ -106,11 +106,7 @@ def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:
 
 
 def draw_distortion(table: ResultsTable) -> None:
-    """Measures, where it is not yet, what the page draws of distortion against rate.
-
-    Raises:
-      ValueError: it could not be measured.
-    """
+    """Measures, where it is not yet, what the page draws of distortion against rate."""
     for run in table.runs:
         data = run.folder / "distortion.json"
         if run.name not in table.distortion or data.exists():
@@ -126,11 +122,7 @@ def draw_distortion(table: ResultsTable) -> None:
 
 
 def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
-    """Keeps what the runs found, and writes results/NAME.md and the comparison page.
-
-    Raises:
-      ValueError: one line, for runs that are finished but cannot be read: a table has all its rows.
-    """
+    """Keeps what the runs found, and writes results/NAME.md and the comparison page."""
     runs, skipped = read_runs([str(run.folder) for run in table.runs])
     if skipped:
         left = "; ".join(f"{unread.folder} {unread.reason}" for unread in skipped)

@@ -1,4 +1,4 @@
-"""A results table as the runs that make it: from `configs/tables/` to planned runs, to Markdown."""
+"""Plans the runs of a results table from `configs/tables/`, and writes its page."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -23,19 +23,19 @@ _KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerato
 
 
 class ResultsTable(NamedTuple):
-    """A table that is planned.
+    """A planned table.
 
     Attributes:
-      name: its file's under results/.
+      name: the name of its file under results/.
       making: the command that makes it.
       title: its heading.
-      about: what its rows share.
-      baseline: label of the row that differences are to; the float one if empty.
-      accelerator: whether it is hopeless on a CPU.
-      small: whether a run has enough to do for one core only.
-      distortion: names of runs whose inputs' distortion is drawn against the rate.
-      waves: its runs; those of one wave start from what an earlier one found.
-      configs: of each run, by its name.
+      about: a text on what all rows share.
+      baseline: the label of the row that differences refer to; the float row if empty.
+      accelerator: whether a CPU would take far too long.
+      small: whether one core is enough for a run.
+      distortion: the names of the runs for which distortion against rate is measured.
+      waves: its runs in groups; a run may start from the result of an earlier group.
+      configs: the config of each run, by the run's name.
     """
 
     name: str
@@ -72,18 +72,7 @@ def known_tables() -> dict[str, dict[str, Any]]:
 
 
 def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
-    """The runs of a table, every one checked before any starts.
-
-    Args:
-      name: of the table.
-      workdir: the folder that the runs' folders are in.
-      seeds: of each row, from 0; as many as the table says if 0. With another number it is a table
-        by another name.
-
-    Raises:
-      ValueError: one line, for a name that is unknown, a config that is refused, or a folder that
-        holds another run.
-    """
+    """Plans a table's runs, each checked; another number of seeds makes it another table."""
     tables = known_tables()
     if name not in tables:
         raise ValueError(f"the table must be one of {', '.join(sorted(tables))}, got {name!r}.")

@@ -22,11 +22,7 @@ NAME = "results"  # of the marks that the table of all of them stands between
 
 
 def keep(run: Path, results: Path) -> Path:
-    """Copies what a finished run found to `results/<name>/seed<k>/`, and gives that folder.
-
-    Raises:
-      ValueError: the run is not finished.
-    """
+    """Copies what a finished run found to `results/<name>/seed<k>/`, and gives that folder."""
     path = run / "result.json"
     result = json.loads(path.read_text()) if path.exists() else {"status": "missing"}
     if result["status"] != "finished":
@@ -40,11 +36,7 @@ def keep(run: Path, results: Path) -> Path:
 
 
 def read(results: Path) -> dict[str, list[RunRecord]]:
-    """Results by name, each a list over seeds.
-
-    Raises:
-      ValueError: a result cannot be read.
-    """
+    """Results by name, each a list over seeds."""
     runs, skipped = read_runs(sorted(path.parent for path in results.glob("**/seed*/result.json")))
     if skipped:
         raise ValueError("; ".join(f"{left.folder} {left.reason}" for left in skipped))
@@ -82,11 +74,7 @@ def made_by(runs: Iterable[tuple[str, RunRecord]]) -> str:
 
 
 def insert(path: Path, text: str, name: str = NAME) -> None:
-    """Replaces what stands between the marks of that name; a file without them stays as it is.
-
-    Raises:
-      ValueError: only the first mark is there, so that nothing says what may be replaced.
-    """
+    """Replaces what stands between the marks of that name; a file without them stays as it is."""
     marks = f"<!-- {name}: written by a command -->", f"<!-- end of {name} -->"
     if not path.exists() or marks[0] not in (whole := path.read_text("utf-8")):
         return

@@ -1,4 +1,4 @@
-"""What each part of two-step quantization's solver is worth: a table over the layers of a config.
+"""Measures what each part of two-step quantization's solver is worth, layer by layer.
 
 For every layer that the config would solve, ternary weights are found in several ways from the same
 patches, and judged on others: the error behind the layer's quantizer, or of its output where there

@@ -9,12 +9,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that shows its module's docstring as help and complains in one line.
-
-    Args:
-      text: the docstring.
-      command: the words that start the program, such as `bitjax train`.
-    """
+    """A parser that shows its module's docstring as help and complains in one line."""
 
     def __init__(self, text: str | None, command: str):
         super().__init__(

@@ -31,11 +31,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--markdown", default="", help="file to write with the tables")
     add("--json", default="", help="file to write with everything as data")
     add("--group", action="store_true", help="allow several models, data or evaluation sets")
-    add("--cost", default="bops", choices=COSTS, help="of the Pareto front", metavar="COST")
+    add(
+        "--cost",
+        default="bops",
+        choices=COSTS,
+        help="cost axis of the Pareto front",
+        metavar="COST",
+    )
     add("--only", default="", help="regular expression that a run's name or folder has")
     add("--baseline", default="", help="row that differences are to; else the float one")
-    add("--confidence", type=float, default=0.95, help="of intervals, between 0 and 1")
-    add("--title", default="Comparison of runs", help="of the page")
+    add("--confidence", type=float, default=0.95, help="confidence level of intervals, in (0, 1)")
+    add("--title", default="Comparison of runs", help="title of the page")
     return parser.read(argv)
 
 

@@ -1,4 +1,4 @@
-"""Looks into one run: sites, bits and costs, what saturates, what is zero, the doctor's findings.
+"""Shows one run site by site: bits, costs, saturation, zeros and the doctor's findings.
 
 bitjax inspect runs/digits-bitpruning
 """
@@ -28,21 +28,14 @@ from bitjax.variables import site_name
 
 
 class SiteLook(NamedTuple):
-    """What a site made of one batch: shares of its elements, in [0, 1]."""
+    """A quantized site on one batch: the shares of saturated and of zero elements, in [0, 1]."""
 
     saturated: float
     zeros: float
 
 
 def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook], str]:
-    """Runs the final model of a run on one training batch.
-
-    Returns:
-      What every quantized site made of it, and the doctor's report.
-
-    Raises:
-      ValueError, OSError: the data, the checkpoint or the model's code is not there; one line.
-    """
+    """Runs the final model of a run on one training batch."""
     work, model, variables = load_run(record.folder)
     stage = work.method.stages[-1]
     size = min(batch_size, work.dataset.num_train)

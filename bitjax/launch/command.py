@@ -1,4 +1,4 @@
-"""The command that makes a run again: its config file, and what was overridden beside it."""
+"""Writes the command that repeats a run: its config, and the settings that differ from it."""
 
 import functools
 import json
@@ -12,10 +12,10 @@ from bitjax.runs.records import RunRecord
 
 
 def command_of(run: RunRecord) -> str:
-    """Lines for a shell: the run's command, and before it what it needs to know.
+    """Gives shell lines that repeat a run, with comments on what no override can say.
 
-    Overrides are what differs between the run's config.json and its config file as it is here.
-    Only shipped configs are looked into: a run folder is data, and what it names is not run.
+    Overrides are the differences between the run's config.json and its config as it is here. Only
+    shipped configs are read: a run folder is data, so a file that it names is never executed.
     """
     lines = []
     if run.commit != "unknown":
@@ -53,7 +53,7 @@ def _slug(name: str) -> str:
 
 @functools.cache
 def _defaults(config: str) -> Mapping[str, Any] | None:
-    """What a shipped config gives; None where it is not one or does not run."""
+    """The settings of a shipped config; None if it is not one or refuses its variant."""
     name, colon, variant = config.partition(":")
     path = shipped_configs().get(name.removeprefix("configs/").removesuffix(".py"))
     if path is None:

@@ -26,14 +26,11 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def recorded_name(config: str) -> str:
-    """What a record calls a config: `configs/digits/float.py` wherever the shipped ones lie.
+    """Gives the name that run records use, the same wherever the shipped configs lie.
 
     Example:
       >>> recorded_name("digits/float"), recorded_name("cifar10/resnet20_uniform:w4a4")
       ('configs/digits/float.py', 'configs/cifar10/resnet20_uniform.py:w4a4')
-
-    Raises:
-      ValueError: there is no such config; the message names the nearest.
     """
     text, colon, variant = config.partition(":")
     path = find_config(config).resolve()
@@ -43,11 +40,7 @@ def recorded_name(config: str) -> str:
 
 
 def find_config(config: str) -> Path:
-    """The file of a config that is named by its path or by a shipped config's name.
-
-    Raises:
-      ValueError: it is neither; the message names the nearest shipped ones.
-    """
+    """Finds a config's file by its path, or by the name of a shipped config."""
     text = config.partition(":")[0]
     if text.endswith(".py") and Path(text).is_file():
         return Path(text)
@@ -65,15 +58,7 @@ def find_config(config: str) -> Path:
 
 
 def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
-    """A config, locked, with `--config.key=value` arguments.
-
-    Args:
-      config: a file or the name of a shipped config, perhaps with `:variant`.
-      arguments: overrides, applied in their order; those of a tuple's key are collected.
-
-    Raises:
-      ValueError: in one line, for whatever is wrong with either.
-    """
+    """Reads a config and applies `--config.key=value` arguments; every fault is one ValueError."""
     find_config(config)
     try:
         found = config_module(config).get_config(*config.split(":", 1)[1:])
@@ -91,10 +76,7 @@ def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
 
 
 def read_overrides(arguments: Sequence[str], base: ConfigDict) -> dict[str, Any]:
-    """What `--config.key=value` arguments say, of the types that the config has there.
-
-    Raises:
-      ValueError: an argument is of another form, or a key or a value is wrong.
+    """Reads `--config.key=value` arguments as values of the types that the config has there.
 
     Example:
       >>> base = ConfigDict({"tensorboard": False, "data": {"mean": (0.0,)}})
@@ -145,7 +127,7 @@ def override_key(argument: str) -> str:
 
 
 def config_module(config: str) -> Any:
-    """Loads a config file as a module, anew, so that what a caller changes stays with it."""
+    """Loads a config file as a new module, so that callers do not share what they change."""
     spec = importlib.util.spec_from_file_location("a_config", find_config(config))
     assert spec is not None and spec.loader is not None, "its name ends in .py"
     module = importlib.util.module_from_spec(spec)
@@ -154,7 +136,7 @@ def config_module(config: str) -> Any:
 
 
 def _check_keys(config: str, found: ConfigDict) -> None:
-    """Refuses keys that `configs/base.py` does not know, and the lack of one that it has."""
+    """Refuses keys that `configs/base.py` lacks, and configs that lack one of its keys."""
     spec = importlib.util.spec_from_file_location("base_config", FOLDER / "base.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -187,7 +169,7 @@ def _value(key: str, base: ConfigDict) -> Any:
 
 
 def _parse(key: str, texts: Sequence[str], before: Any) -> Any:
-    """A value of the type of the one before; the last text counts, for a tuple all of them."""
+    """Reads a value of the same type as `before`; the last text counts, for a tuple all do."""
     *_, text = texts
     if isinstance(before, bool):
         if text.lower() not in _BOOLS:

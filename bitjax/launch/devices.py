@@ -1,4 +1,4 @@
-"""Which devices this machine has, and the environment that shows a process only one of them."""
+"""Finds this machine's devices, and makes environments that show a process one of them."""
 
 import json
 import os
@@ -28,9 +28,9 @@ class Slot(NamedTuple):
     """A place for one run at a time.
 
     Attributes:
-      name: for people.
-      environment: variables that its process gets beside this process's own.
-      cores: processors it may run on; empty leaves them as they are.
+      name: a name to print.
+      environment: the variables that a run's process gets in addition.
+      cores: the processors that the run may use; empty for all.
     """
 
     name: str
@@ -39,11 +39,7 @@ class Slot(NamedTuple):
 
 
 def find_devices() -> Devices:
-    """What JAX finds, asked in a process that ends with the answer.
-
-    Raises:
-      ValueError: JAX finds no device.
-    """
+    """Asks JAX for the machine's devices, in a process that ends with the answer."""
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     command = [sys.executable, "-c", _PROBE]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -54,13 +50,10 @@ def find_devices() -> Devices:
 
 
 def make_slots(devices: Devices, count: int = 0) -> list[Slot]:
-    """`count` slots, one device each; as many as there are accelerators, or 1 on the CPU, if 0.
+    """Makes `count` slots of one device each; 0 means all accelerators, or 1 slot on a CPU.
 
     Slots on the CPU share its cores out among them: programs that each take all cores for
     themselves are slower together than one after another.
-
-    Raises:
-      ValueError: more slots than accelerators.
 
     Example:
       >>> [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(Devices("gpu", 2))]

@@ -1,4 +1,4 @@
-"""What a sweep's runs are handed to: this machine, Slurm, or whoever reads the commands."""
+"""Hands a sweep's runs to this machine, to Slurm, or to a reader as printed commands."""
 
 import os
 import shlex
@@ -18,14 +18,14 @@ STOPPED = os.EX_TEMPFAIL
 
 
 class Sweep(NamedTuple):
-    """A sweep that is planned.
+    """A planned sweep.
 
     Attributes:
-      config: the file.
-      workdir: the folder of the runs' folders.
-      fixed: `--config.key=value` arguments that hold for all runs.
-      runs: which.
-      arguments: the whole command line.
+      config: the config's name, as records have it.
+      workdir: the folder that holds the runs' folders.
+      fixed: the `--config.key=value` arguments that hold for all runs.
+      runs: the planned runs.
+      arguments: the words behind `bitjax sweep`.
     """
 
     config: str
@@ -35,7 +35,7 @@ class Sweep(NamedTuple):
     arguments: tuple[str, ...]
 
     def again(self, executor: str = "") -> list[str]:
-        """The sweep's own command for a shell, perhaps for another executor."""
+        """The sweep's own command for a shell, with another executor if one is named."""
         kept = list(self.arguments)
         if executor:
             for i, argument in enumerate(kept):
@@ -58,12 +58,12 @@ def train_command(config: str, fixed: Sequence[str], run: SweepRun) -> list[str]
 
 
 def process(command: Sequence[str]) -> list[str]:
-    """A `bitjax` command for this Python, whether or not the shell would find that word."""
+    """Turns a `bitjax` command into one of this Python; the word need not be on the PATH."""
     return [sys.executable, "-m", *command]
 
 
 def write_record(sweep: Sweep) -> None:
-    """Writes `sweep.json`: the commands that were given, and every run that they made."""
+    """Writes `sweep.json`: the sweep commands given in this folder and every run they made."""
     path = sweep.workdir / "sweep.json"
     before = read_json(path)
     command = shlex.join(sweep.again())
@@ -78,7 +78,7 @@ def write_record(sweep: Sweep) -> None:
 
 
 def print_commands(sweep: Sweep, vectorized: bool = False) -> None:
-    """Prints a line a run for the shell, of the runs that are not finished; one if vectorized."""
+    """Prints a shell line for each unfinished run, or one line for all of them if vectorized."""
     todo = [run for run in sweep.runs if not run.finished]
     if left_out := len(sweep.runs) - len(todo):
         print(f"# {left_out} of {len(sweep.runs)} runs are finished and left out", file=sys.stderr)
@@ -91,11 +91,7 @@ def print_commands(sweep: Sweep, vectorized: bool = False) -> None:
 
 
 def submit_to_slurm(sweep: Sweep, parameters: Sequence[str], vectorized: bool = False) -> None:
-    """Submits the runs that are not finished as one job array, or as one job if vectorized.
-
-    Raises:
-      ValueError: submitit or Slurm is missing, or a parameter is wrong.
-    """
+    """Submits the unfinished runs as one job array, or as one job if vectorized."""
     from bitjax.launch import slurm
 
     todo = [run for run in sweep.runs if not run.finished]
@@ -115,7 +111,7 @@ def submit_to_slurm(sweep: Sweep, parameters: Sequence[str], vectorized: bool = 
 
 
 def run_locally(sweep: Sweep, slots: int) -> int:
-    """Runs the queue over this machine's devices; the exit code."""
+    """Runs the sweep on this machine's devices; returns the exit code."""
     places = make_slots(find_devices(), slots)
     write_record(sweep)
     progress = SweepProgress(sweep.runs)

@@ -1,4 +1,4 @@
-"""From a config and what varies to runs, each with a name, a folder and a checked config."""
+"""Plans a sweep: a config and what varies become named runs, each checked before any starts."""
 
 import hashlib
 import itertools
@@ -28,11 +28,11 @@ class SweepRun(NamedTuple):
     """One run of a sweep.
 
     Attributes:
-      name: readable, from what varies; also of its folder.
-      folder: of the run.
-      overrides: of the config, as `--config.key=value` says them.
-      spec: the config as plain data.
-      steps: of training, over all stages.
+      name: a readable name made of what varies; the folder has it too.
+      folder: the run's folder.
+      overrides: the keys of the config that it changes, as text.
+      spec: the whole config as plain data.
+      steps: the number of training steps, over all stages.
     """
 
     name: str
@@ -57,20 +57,7 @@ def plan(
     grid: Sequence[str] = (),
     sweep: str = "",
 ) -> list[SweepRun]:
-    """The runs of a sweep, every one checked before any starts.
-
-    Args:
-      path: of the config, perhaps with `:argument`.
-      workdir: the folder that the runs' folders are in.
-      fixed: `--config.key=value` arguments that hold for all runs.
-      grid: `key=a,b,c` each; the runs are their product.
-      sweep: NAME of a function `sweep_NAME()` in the config, which gives a list of overrides; each
-        is combined with each point of the grid.
-
-    Raises:
-      ValueError: one line, for keys that are unknown or given twice, values of a wrong type or
-        that their method refuses, two runs in one folder, or a folder that holds another run.
-    """
+    """The runs of a sweep: the product of the `grid` axes with what `sweep_NAME()` lists."""
     base = load_config(path, fixed)
     if not grid and not sweep:
         raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")
@@ -110,10 +97,7 @@ def plan(
 
 
 def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
-    """The key and the values of one `key=a,b,c`; commas inside brackets divide nothing.
-
-    Raises:
-      ValueError: it has no such form, or the config no such key.
+    """Reads the key and the values of one `key=a,b,c`; commas inside brackets do not separate.
 
     Example:
       >>> parse_grid("config.data.mean=(0.1,),(0.2,)", ConfigDict({"data": {"mean": (0.0,)}}))
@@ -136,11 +120,7 @@ def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
 
 
 def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
-    """What `sweep_<name>()` of a config file gives, as overrides.
-
-    Raises:
-      ValueError: there is no such function, or it gives something else than overrides.
-    """
+    """Calls `sweep_<name>()` of a config file; its list of overrides, checked, as text."""
     file, module = path.split(":", 1)[0], config_module(path)
     found = {n.removeprefix("sweep_"): f for n, f in vars(module).items() if n.startswith("sweep_")}
     if name not in found:
@@ -173,10 +153,7 @@ def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
 
 
 def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short names from the values that differ between runs; from all where none does.
-
-    Args:
-      values: of each run, by key; every run has the same keys.
+    """Names runs by the values that differ between them, or by all values where none does.
 
     Example:
       >>> name_runs([{"seed": 0, "method.gamma": 0.1}, {"seed": 1, "method.gamma": 0.1}])
@@ -215,7 +192,7 @@ def check_folder(run: SweepRun) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; an empty one where there is no file, or no whole one."""
+    """Reads a JSON object; an empty one if the file is missing or damaged."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

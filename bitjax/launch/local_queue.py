@@ -1,4 +1,4 @@
-"""A queue of runs over this machine's devices, each run a process of its own."""
+"""Runs a queue of processes on this machine's devices, one run on each at a time."""
 
 import os
 import signal
@@ -35,20 +35,10 @@ def run_queue(
     command: Callable[[SweepRun], list[str]],
     progress: SweepProgress,
 ) -> bool:
-    """Runs what is not finished, at most one run in each slot at a time.
+    """Runs what is not finished, one run in each slot at a time; True if it was stopped.
 
     A run that fails does not stop the others. A run that ends with exit code 75 was preempted, and
     is resumed. At SIGINT or SIGTERM every run is told to save and stop; a second signal kills them.
-
-    Args:
-      runs: in their order.
-      slots: where they run.
-      command: of a run.
-      progress: which is told what happens; its statuses are the outcome: `finished`, `failed` or
-        `stopped`.
-
-    Returns:
-      Whether it was stopped.
     """
     waiting = deque(run for run in runs if not run.finished)
     for run in runs:
@@ -87,12 +77,9 @@ def run_queue(
 
 
 def open_log(folder: Path) -> IO[bytes]:
-    """A run's log, locked for as long as a process of the run has it open.
+    """Opens a run's log and locks it while a process of the run lives; BlockingIOError if one does.
 
     The processes of a sweep that was killed live on: the lock keeps a second one out of the folder.
-
-    Raises:
-      BlockingIOError: the run is running already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = open(folder / LOG, "ab")

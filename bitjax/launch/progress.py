@@ -1,4 +1,4 @@
-"""How far a sweep's runs are, read from their folders, and how that is shown."""
+"""Reads from their folders how far a sweep's runs are, and shows it."""
 
 import json
 import math
@@ -82,13 +82,7 @@ def _figures(run: SweepRun) -> tuple[str, str, str]:
 
 
 class SweepProgress:
-    """Shows all runs of a sweep: a table that moves on a terminal, lines in a log.
-
-    Args:
-      runs: of the sweep.
-      every: seconds between two lines on what is running, where there is no terminal.
-      console: where to show it; standard output unless given.
-    """
+    """Shows all runs of a sweep: a table that moves on a terminal, lines in a log."""
 
     def __init__(
         self, runs: Sequence[SweepRun], *, every: float = 30.0, console: Console | None = None

@@ -1,4 +1,4 @@
-"""A sweep as one Slurm job array, by submitit; a run that is preempted is requeued and resumes."""
+"""Submits a sweep as one Slurm job array; a run that is preempted is requeued and resumes."""
 
 import os
 import signal
@@ -15,22 +15,14 @@ _TIMEOUTS = 100  # times that a run may come to its time limit; each goes on whe
 
 
 class SlurmRun:
-    """A command as submitit's job: stopped and requeued by its protocol.
-
-    Args:
-      command: that saves at SIGTERM and ends with exit code 75 when it can be resumed.
-    """
+    """A submitit job of a command that saves at SIGTERM and exits with 75 if it can be resumed."""
 
     def __init__(self, command: Sequence[str]):
         self.command = list(command)
         self._process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          RuntimeError: it failed.
-        """
+        """Runs the command; a RuntimeError if it fails."""
         # Slurm sends its warning to every process of a job; only this one shall act on it.
         deaf = f'trap "" {_warning().name.removeprefix("SIG")}; exec "$@"'
         self._process = subprocess.Popen(["sh", "-c", deaf, "sh", *self.command])
@@ -56,19 +48,8 @@ class SlurmRun:
 
 
 def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: str = "slurm"):
-    """submitit's executor under `key=value` parameters.
-
-    Args:
-      folder: for submitit's files and logs; every node must see it.
-      parameters: `timeout_min`, `mem_gb`, `cpus_per_task`, `gpus_per_node`, `nodes`,
-        `tasks_per_node`, and those of sbatch: `partition`, `account`, `qos`, `constraint`, ...
-      name: of the job array.
-      cluster: `slurm`, or submitit's `local` and `debug` where there is none.
-
-    Raises:
-      ValueError: submitit or Slurm is missing, or a parameter is wrong.
-    """
-    with extra("slurm", "--executor slurm"):
+    """Makes submitit's executor from `key=value` parameters, submitit's own or sbatch's."""
+    with extra("slurm", "The executor slurm"):
         import submitit
     given: dict[str, Any] = {}
     general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node"}

@@ -188,10 +188,10 @@ def test_a_group_that_began_goes_on_whole_and_a_new_one_is_of_what_is_left(tmp_p
 )
 def test_what_the_host_reads_for_all_rows_may_not_vary(grid, key, tmp_path):
     swept = planned(tmp_path, grid, fixed=("--config.model.name=mlp",))
-    with pytest.raises(ValueError, match=f"--vectorize cannot vary {key}: the rows") as error:
+    with pytest.raises(ValueError, match=f"vectorized sweep cannot vary {key}: the rows") as error:
         check_shared(swept)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="--vectorize cannot vary"):
+    with pytest.raises(ValueError, match="vectorized sweep cannot vary"):
         run_vectorized(swept, 0)
     assert not any(tmp_path.iterdir())
 

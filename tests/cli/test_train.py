@@ -46,7 +46,7 @@ def train(*arguments, timeout=300):
         ([DIGITS], "--workdir must be given"),
         (
             [DIGITS, "--workdir=X", "--time_limit=-1"],
-            "--time_limit must be 0 (none) or more minutes",
+            "the time limit must be 0 (none) or more minutes",
         ),
         (["--workdir=X"], "name a config, such as digits/bitpruning"),
         (
