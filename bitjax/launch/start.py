@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax import models
-from bitjax.launch.weights import FORMS, open_weights
+from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
 
 _PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
@@ -40,8 +40,9 @@ def find_start(init_from: str) -> Start | None:
     path = Path(name)
     if not path.exists():
         path = Path(os.environ.get("BITJAX_DATA", ".")) / name
-    if (path / kind).is_dir():
-        return Start(init_from, path / kind, True)
+    folder = path / kind
+    if folder.is_dir():
+        return Start(init_from, folder, _is_runs(folder))
     if kind == "best":
         raise ValueError(
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
@@ -52,6 +53,12 @@ def find_start(init_from: str) -> Start | None:
             f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}."
         )
     return Start(init_from, path, False)
+
+
+def _is_runs(folder: Path) -> bool:
+    """Whether a folder of checkpoints is a run's; others' hold Orbax's files alone."""
+    ours = any(folder.glob("*/manifest.json")) or (folder.parent / "metrics.jsonl").exists()
+    return ours or not any(folder.glob("**/_METADATA"))
 
 
 def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] | None:
@@ -72,14 +79,14 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
 
 def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a file or an Orbax checkpoint as the model's variables."""
-    leaves = {_parts(_name(p)): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    leaves = {_parts(path_name(p)): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     where = f"config.init_from={init_from!r}"
     try:
         weights = open_weights(path)
         placed = _placed(weights.names, leaves)
         if _PUBLISHED <= {*weights.names} and {*placed.values()} != {*leaves}:
             published = jax.tree_util.tree_leaves_with_path(models.load_resnet(path))
-            found = {_parts(_name(p)): np.asarray(leaf) for p, leaf in published}
+            found = {_parts(path_name(p)): np.asarray(leaf) for p, leaf in published}
         else:
             arrays = weights.read(tuple(placed))
             found = {key: arrays[name] for name, key in placed.items()}
@@ -88,12 +95,8 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
         raise kind(f"{where}: {error}") from error
     _check_same(where, found, leaves)
     return jax.tree_util.tree_map_with_path(
-        lambda p, leaf: jnp.asarray(found[_parts(_name(p))], leaf.dtype), dict(shapes)
+        lambda p, leaf: jnp.asarray(found[_parts(path_name(p))], leaf.dtype), dict(shapes)
     )
-
-
-def _name(path: Iterable[Any]) -> str:
-    return "/".join(str(entry.key) for entry in path)
 
 
 def _parts(name: str) -> Key:
@@ -109,7 +112,8 @@ def _placed(names: Sequence[str], leaves: Mapping[Key, Any]) -> dict[str, Key]:
     """
     parts = {name: _parts(name) for name in names}
     collections = list(dict.fromkeys(key[0] for key in leaves))
-    roots = sorted({p[: p.index("params")] for p in parts.values() if "params" in p}, key=len)
+    roots = {p[: p.index("params")] for p in parts.values() if "params" in p}
+    roots = sorted(roots, key=lambda root: (len(root), root))
     if not roots:
         placed: dict[str, Key] = {
             name: next(((c, *p) for c in collections if (c, *p) in leaves), ("params", *p))
@@ -152,7 +156,7 @@ def _check_same(where: str, found: Mapping[Key, np.ndarray], leaves: Mapping[Key
             f"{where} does not fit config.model: {'; '.join(listed)}. Choose the model that it is "
             "of."
         )
-    if bad := [_text(k, "") for k in shared if not np.isfinite(found[k].astype(np.float64)).all()]:
+    if bad := [_text(k, "") for k in shared if not np.isfinite(found[k]).all()]:
         raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
 
 

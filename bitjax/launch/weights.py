@@ -107,30 +107,34 @@ def _tree_folder(path: Path) -> Path:
 
 def _orbax(folder: Path) -> Weights:
     quiet_orbax()
-    folder = folder.absolute()  # Orbax takes no relative paths
-    with _checkpointer() as checkpointer:
-        meta = checkpointer.metadata(folder)
-    tree = getattr(meta, "item_metadata", meta)
-    tree = getattr(tree, "tree", tree)
+    place: Any = folder.absolute()  # Orbax takes no relative paths
+    # It waits for no other host: each reads for itself, and one of them may fail.
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=None, active_processes={here}, barrier_sync_key_prefix=f"weights{here}"
+    )
+    # Not through a Checkpointer, which on a failure tries again in other ways, with warnings.
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    tree = handler.metadata(place).tree
 
     def read(chosen: Collection[str]) -> dict[str, np.ndarray]:
         wanted = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if _name(path) in chosen else ocp.PLACEHOLDER, tree
+            lambda path, leaf: leaf if path_name(path) in chosen else ocp.PLACEHOLDER, tree
         )
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy)
-        with _checkpointer() as checkpointer:
-            found = _names(checkpointer.restore(folder, args=arguments))
+        found = _names(handler.restore(place, args=arguments))
         return {name: np.asarray(found[name]) for name in chosen}
 
     return Weights(tuple(_names(tree)), read)
 
 
 def _names(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _name(path: Sequence[Any]) -> str:
+def path_name(path: Sequence[Any]) -> str:
+    """The name of a leaf from the keys that lead to it: 'params/conv/kernel'."""
     return "/".join(map(_key, path))
 
 
@@ -140,13 +144,3 @@ def _key(entry: Any) -> str:
         with contextlib.suppress(AttributeError):
             return str(getattr(entry, name))
     return str(entry)
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    """One that waits for no other host: each reads for itself, and one of them may fail."""
-    here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=None, active_processes={here}, barrier_sync_key_prefix=f"weights{here}"
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import bitjax as bj
 from bitjax.launch.build import build_data, build_method, build_rules, build_work, open_folder
 from bitjax.launch.registry import MODELS, make, plain
-from bitjax.launch.start import load_start
+from bitjax.launch.start import find_start, load_start
 from bitjax.linen.visit import Visitor
 from bitjax.models import ImageNetResNet
 from bitjax.rules import quantizer_of
@@ -281,9 +281,10 @@ def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
     path = data_root / "pretrained" / "cifar10_resnet20.npz"
     sample = np.zeros((1, 32, 32, 3), np.float32)
     with pytest.raises(ValueError, match=r"config.init_from=.* missing: \S+/stage1/block4/\S+ "):
-        load_start(str(path), model, sample)
+        load_start(find_start(str(path)), model, sample)
     monkeypatch.setenv("BITJAX_DATA", str(data_root))
-    found = load_start("pretrained/cifar10_resnet20.npz", MODELS["resnet20"](), sample)
+    start = find_start("pretrained/cifar10_resnet20.npz")
+    found = load_start(start, MODELS["resnet20"](), sample)
     assert found["params"]["head"]["kernel"].shape == (64, 10)
 
 
@@ -507,6 +508,8 @@ def test_the_data_and_the_starts_of_all_configs_are_there(data_root, monkeypatch
         data = build_data(spec)
         assert len(data.labels) > 1000 and len(data.eval_labels) > 100
         model = make(MODELS, "model", spec["model"])
-        start = load_start(spec["init_from"], model, np.zeros((1, *data.images.shape[1:])))
+        start = load_start(
+            find_start(spec["init_from"]), model, np.zeros((1, *data.images.shape[1:]))
+        )
         assert (start is None) == (not spec["init_from"])
     assert len(seen) == 3

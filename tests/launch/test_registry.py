@@ -1,6 +1,9 @@
 """Models, quantizers and methods of a user's own by import path, and every way that it fails."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +136,31 @@ def test_what_a_path_cannot_give_is_one_line_that_names_the_key(nets, changes, m
         build_work(digits(**{**OWN, **changes}))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert (nets / "own").is_dir()
+
+
+CONFIG = """
+from bitjax.configs.base import get_config as base
+
+def get_config():
+    config = base()
+    config.model = {"name": "own.nets:Net", "features": 5, "num_classes": 10}
+    config.data.name = "digits"
+    config.method = {"name": "full_precision", "steps": 0}
+    return config
+"""
+
+
+def test_the_command_finds_modules_in_the_folder_that_it_is_called_in(nets):
+    # An installed command has its own folder first on the path, not the working one.
+    (nets / "bin").mkdir()
+    (nets / "bin" / "bitjax").write_text("from bitjax.cli.main import main\nmain()\n")
+    (nets / "mine.py").write_text(CONFIG)
+    done = subprocess.run(
+        [sys.executable, "bin/bitjax", "train", "mine.py", "--workdir", "run"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=nets,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_run("run").model == "own.nets:Net"

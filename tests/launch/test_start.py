@@ -14,7 +14,7 @@ from flax.training.train_state import TrainState
 from orbax.checkpoint import v1
 from safetensors.flax import save_file
 
-from bitjax.launch.start import load_start
+from bitjax.launch.start import find_start, load_start
 from bitjax.runs.checkpoint import Checkpoints
 
 
@@ -29,6 +29,10 @@ class Net(nn.Module):
 
 
 X = np.zeros((2, 8, 8, 1), np.float32)
+
+
+def started(init_from, model=None):
+    return load_start(find_start(init_from), model or Net(), X)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ SAVERS = [standard, pytree, manager, version_1, ours, safetensors, slashes, dots
 def test_weights_of_others_are_the_models_whatever_holds_them(save, variables, tmp_path):
     path = tmp_path / "weights"
     save(path, variables)
-    found = load_start(str(path), Net(), X)
+    found = started(str(path))
     assert jax.tree.structure(found) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
@@ -116,14 +120,21 @@ def test_weights_are_committed_to_no_device_whatever_the_checkpoint_says(variabl
     mesh = jax.make_mesh((1,), ("elsewhere",))
     spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     standard(tmp_path / "w", jax.device_put(variables, spec))
-    found = load_start(str(tmp_path / "w"), Net(), X)
+    found = started(str(tmp_path / "w"))
     assert not found["params"]["conv"]["kernel"].committed
+
+
+def test_a_folder_of_somebodys_own_run_is_not_taken_for_one_of_ours(variables, tmp_path):
+    (tmp_path / "own").mkdir()
+    manager(tmp_path / "own" / "checkpoints", variables)
+    found = started(str(tmp_path / "own"))
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
 def test_half_precision_becomes_the_models_precision(variables, tmp_path):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
     safetensors(tmp_path / "w", half)
-    found = load_start(str(tmp_path / "w"), Net(), X)
+    found = started(str(tmp_path / "w"))
     kernel = found["params"]["conv"]["kernel"]
     assert kernel.dtype == jnp.float32
     np.testing.assert_array_equal(kernel, half["params"]["conv"]["kernel"].astype(jnp.float32))
@@ -136,7 +147,7 @@ def test_every_kind_of_difference_is_listed_and_cut_short(variables, tmp_path):
     arrays["params/conv/bias"] = np.arange(4)
     savez(tmp_path / "w.npz", arrays)
     with pytest.raises(ValueError) as caught:
-        load_start(str(tmp_path / "w.npz"), Net(classes=7), X)
+        started(str(tmp_path / "w.npz"), Net(classes=7))
     assert str(caught.value) == (
         f"config.init_from='{tmp_path}/w.npz' does not fit config.model: missing: "
         "batch_stats/norm/mean (4,); unexpected: params/more0/kernel (2,), params/more1/kernel "
@@ -149,15 +160,12 @@ def test_every_kind_of_difference_is_listed_and_cut_short(variables, tmp_path):
 def test_a_training_state_without_statistics_says_what_it_lacks(variables, tmp_path):
     training_state(tmp_path / "w", variables)
     with pytest.raises(ValueError, match=r"missing: batch_stats/norm/mean \(4,\), \S+ \(4,\)\. C"):
-        load_start(str(tmp_path / "w"), Net(), X)
+        started(str(tmp_path / "w"))
 
 
 def damaged(path, variables):
     standard(path, variables)
-    for file in (path / "d").iterdir():
-        file.write_bytes(b"\0" * 9)
-    for file in path.glob("ocdbt.process_*/d/*"):
-        file.write_bytes(b"\0" * 9)
+    (path / "_METADATA").write_text("{")
 
 
 def several(path, variables):
@@ -190,7 +198,7 @@ WRONG = {
     several: "/w holds several trees, name one: ",
     not_finite: "has values that are not finite: batch_stats/norm/mean.",
     pickled: "cannot be read (ValueError: Object arrays cannot be loaded when allow_pickle=False)",
-    averaged: "it has `params` in live and in ema; keep one.",
+    averaged: "it has `params` in ema and in live; keep one.",
     twice: "two of its names differ in nothing but their separators; keep one.",
     torch: "is a zip file, but 'archive/data.pkl' in it is no NumPy array",
     lambda path, _: path.mkdir(): "is a folder without checkpoints: give the path of a run's",
@@ -205,7 +213,7 @@ WRONG = {
 def test_what_holds_no_weights_is_one_line_that_says_why(save, variables, tmp_path):
     save(tmp_path / "w", variables)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        load_start(str(tmp_path / "w"), Net(), X)
+        started(str(tmp_path / "w"))
     text = str(caught.value)
     assert WRONG[save] in text and "\n" not in text
     assert text.startswith(f"config.init_from='{tmp_path}/w'")
