@@ -271,19 +271,22 @@ method = bitpruning(
     budgets=[bj.budget("bits", 3.25, ".*/kernel")],
 )
 work = make_work(method, SmallCNN(width=8), digits, float_variables, settings)
-result, pruned = run(work, show=False)
+result, variables = run(work, show=False)
 print(f"powers of two of learned bits: {result['accuracy']:.2%}")
-for site, bits in bj.bits_of(pruned).items():
+for site, bits in bj.bits_of(variables).items():
     print(f"  {site:13} {float(bits):.0f} bits")
 
 # %% [markdown]
 # ## Use it in configs
 #
-# Put the function into a module of yours, and a config names it by its import path:
+# A config names quantizers by the registry in `bitjax/launch/registry.py`. One line there, or two
+# in a script of your own before it builds a run:
 #
 # ```python
-# config.rules = ((".*/kernel", {"name": "my_package.grids:power_of_two", "bits": 3}),)
+# from bitjax.launch import registry
+# registry.QUANTIZERS["power_of_two"] = power_of_two
 # ```
 #
-# Its arguments are checked like any other's. To give it to others, `CONTRIBUTING.md` says what belongs
+# From then on `config.rules = ((".*/kernel", {"name": "power_of_two", "bits": 3}),)` works, and its
+# arguments are checked like any other's. To give it to others, `CONTRIBUTING.md` says what belongs
 # to a new quantizer: a file in `bitjax/quantizers/`, and a row in the table of the contract test.
