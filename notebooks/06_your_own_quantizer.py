@@ -271,9 +271,9 @@ method = bitpruning(
     budgets=[bj.budget("bits", 3.25, ".*/kernel")],
 )
 work = make_work(method, SmallCNN(width=8), digits, float_variables, settings)
-result, pruned = run(work, show=False)
+result, variables = run(work, show=False)
 print(f"powers of two of learned bits: {result['accuracy']:.2%}")
-for site, bits in bj.bits_of(pruned).items():
+for site, bits in bj.bits_of(variables).items():
     print(f"  {site:13} {float(bits):.0f} bits")
 
 # %% [markdown]
