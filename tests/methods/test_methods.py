@@ -191,13 +191,12 @@ def test_a_rate_rises_linearly_then_falls_as_a_cosine_to_its_end():
 
 def test_distillation_mixes_the_teacher_and_the_labels():
     logits, teacher = jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.array([[2.0, 0.0], [1.0, 1.0]])
-    labels = jnp.array([0, 1])
     log_q, p = jax.nn.log_softmax(logits), jax.nn.softmax(teacher)
     hard = -(log_q[0, 0] + log_q[1, 1]) / 2
     soft = jnp.sum(p * (jnp.log(p) - log_q)) / 2
-    np.testing.assert_allclose(distillation(share=0.0)(logits, labels, teacher), hard, rtol=1e-6)
-    np.testing.assert_allclose(distillation(share=1.0)(logits, labels, teacher), soft, rtol=1e-6)
-    mixed = distillation(share=0.25)(logits, labels, teacher)
+    np.testing.assert_allclose(distillation(share=0.0)(hard, logits, teacher), hard, rtol=1e-6)
+    np.testing.assert_allclose(distillation(share=1.0)(hard, logits, teacher), soft, rtol=1e-6)
+    mixed = distillation(share=0.25)(hard, logits, teacher)
     np.testing.assert_allclose(mixed, 0.25 * soft + 0.75 * hard, rtol=1e-6)
     with pytest.raises(ValueError, match=r"`distill` must be in \[0, 1\], got 2"):
         lsq((), steps=1, distill=2.0)

@@ -174,7 +174,7 @@ def test_a_log_gets_lines_no_closer_than_asked_for():
         step = 0
         while time.monotonic() - start < 0.5:
             step += 1
-            progress.update(step, accuracy=0.5 if step == 1 else None)
+            progress.update(step, **({"accuracy": 0.5} if step == 1 else {}))
             time.sleep(0.01)
 
     lines = log_of(run, every=0.2).splitlines()

@@ -234,7 +234,7 @@ def test_all_hosts_stop_where_one_of_them_lacks_a_file(tmp_path, key, message):
 
 def test_hosts_that_cannot_be_connected_are_one_line():
     jax.devices()  # too late now
-    with pytest.raises(ValueError, match=r"cannot be connected: .*--coordinator=address:port"):
+    with pytest.raises(ValueError, match=r"cannot be connected: .*the coordinator's address:port"):
         hosts.connect(True)
 
 

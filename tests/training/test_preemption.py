@@ -76,7 +76,7 @@ def test_the_deadline_is_slurms_unless_minutes_are_given():
     assert deadline_of(1.0, slurm) > 1e9
     assert deadline_of(None, {}) is None
     with pytest.raises(
-        ValueError, match=r"--time_limit must be 0 \(none\) or more minutes, got -1"
+        ValueError, match=r"the time limit must be 0 \(none\) or more minutes, got -1"
     ):
         deadline_of(-1.0, {})
     with pytest.raises(ValueError, match="SLURM_JOB_END_TIME must be seconds .* got 'soon'"):
