@@ -13,6 +13,7 @@ import numpy as np
 from bitjax import models
 from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
+from bitjax.training import hosts
 
 _PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
 _SHOWN = 3  # of each kind of difference
@@ -65,9 +66,16 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
     """The float variables that `find_start` has found, for a model; None if there are none."""
     if start is None:
         return None
+    seen = hosts.gather(str(start.is_run))
+    if len(set(seen)) > 1:
+        raise ValueError(
+            f"config.init_from={start.init_from!r}: host {seen.index('False')} has no checkpoints "
+            f"of a run there, which host {seen.index('True')} has. Put it on a file system that "
+            "they share."
+        )
     shapes = dict(jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample)))
     if not start.is_run:
-        return _from_others(start.init_from, start.path, shapes)
+        return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
         restored = checkpoints.restore(lambda meta: {"variables": shapes})
     if restored is None:

@@ -205,11 +205,15 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
     ("key", "message"),
     [
         ("data.name=npz:~/own.npz", "error: host 1: npz:~/own.npz: {}/own.npz is missing"),
-        ("init_from=float", "config.init_from='float': host 1 has no {}/float/checkpoints, which"),
+        (
+            "init_from=float",
+            "init_from='float': host 1 has no checkpoints of a run there, which host 0",
+        ),
         (
             "init_from=own.npz",
             "host 1: config.init_from='own.npz': {}/own.npz is missing; give the path",
         ),
+        ("init_from=bad", "host 1: config.init_from='bad': {}/bad is not a run's folder, an Orbax"),
         ("init_from=orbax", "host 1: config.init_from='orbax': {}/orbax is missing; give the path"),
     ],
 )
@@ -221,6 +225,9 @@ def test_all_hosts_stop_where_one_of_them_lacks_a_file(tmp_path, key, message):
     homes = [tmp_path / "home", tmp_path / "elsewhere"]
     (homes[0] / "float" / "checkpoints").mkdir(parents=True)
     np.savez(homes[0] / "own.npz", **arrays, **labels)
+    (homes[1] / "float").mkdir(parents=True)
+    for home in homes:  # one host's copy is damaged
+        (home / "bad").write_bytes((homes[0] / "own.npz").read_bytes() if home is homes[0] else b"")
     PyTreeCheckpointer().save(homes[0] / "orbax", {"params": {"head": {"bias": np.ones(3)}}})
     at = ("--coordinator=127.0.0.1:" + port(), "--hosts=2", f"--config.{key}")
     both = [
