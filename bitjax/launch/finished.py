@@ -32,6 +32,9 @@ class Finished(NamedTuple):
 def load_run(folder: str | Path) -> Finished:
     """The model and the variables of a finished run.
 
+    Modules that the run's config names by import path are imported: load only folders of people
+    whose code you would run.
+
     Args:
       folder: the run's folder, with `config.json` and `checkpoints/`.
 
