@@ -202,16 +202,20 @@ def test_idx_and_png_keep_every_bit():
 def test_the_command_takes_one_tfds_name():
     from bitjax.cli.prepare import main
 
-    for arguments in ([], ["cifar10"], ["tfds:mnist", "tfds:cifar10"]):
-        with pytest.raises(SystemExit, match="error: expected one data set, tfds:NAME, got"):
-            main(["prepare_data", *arguments])
+    for arguments, message in (
+        ([], "arguments are required: tfds:NAME"),
+        (["cifar10"], "expected one data set, tfds:NAME, got 'cifar10'"),
+        (["tfds:mnist", "tfds:cifar10"], r"unknown arguments \['tfds:cifar10'\]"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+            main(arguments)
 
 
 @pytest.mark.slow
 def test_the_command_prepares_and_says_how_to_use_it(tmp_path):
     source = write_mnist(tmp_path / "files", *([examples(5, (28, 28))] * 2))
     root = tmp_path / "root"
-    command = [sys.executable, "-m", "experiments.prepare_data", "tfds:mnist", "--noverify"]
+    command = [sys.executable, "-m", "bitjax", "prepare", "tfds:mnist", "--noverify"]
     command += ["--from", str(source), "--root", str(root)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
