@@ -1,6 +1,6 @@
 """Plans the runs of a results table from `configs/tables/`, and writes its page."""
 
-import importlib.util
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,11 +63,7 @@ def known_tables() -> dict[str, dict[str, Any]]:
     """All tables as `configs/tables/*.py` state them, by name."""
     tables: dict[str, dict[str, Any]] = {}
     for path in sorted(ROOT.glob("configs/tables/*.py")):
-        spec = importlib.util.spec_from_file_location(f"tables_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        tables |= module.TABLES
+        tables |= importlib.import_module(f"bitjax.configs.tables.{path.stem}").TABLES
     return tables
 
 

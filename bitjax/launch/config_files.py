@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path, tuple_parser
 
 from bitjax.configs import FOLDER
+from bitjax.configs.base import get_config as base_config
 from bitjax.runs.folder import flatten
 
 _FREE = ("model", "method")  # further keys of these are arguments, which the registry checks
@@ -137,13 +138,9 @@ def config_module(config: str) -> Any:
 
 def _check_keys(config: str, found: ConfigDict) -> None:
     """Refuses keys that `configs/base.py` lacks, and configs that lack one of its keys."""
-    spec = importlib.util.spec_from_file_location("base_config", FOLDER / "base.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     own, known = (
         {k: v for k, v in flatten(c.to_dict()).items() if k.split(".")[0] not in _FREE}
-        for c in (found, module.get_config())
+        for c in (found, base_config())
     )
     for key in own:
         if key not in known:

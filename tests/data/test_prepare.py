@@ -202,13 +202,13 @@ def test_idx_and_png_keep_every_bit():
 def test_the_command_takes_one_tfds_name():
     from bitjax.cli.prepare import main
 
-    for words, message in (
-        ([], "required: tfds:NAME"),
+    for arguments, message in (
+        ([], "arguments are required: tfds:NAME"),
         (["cifar10"], "expected one data set, tfds:NAME, got 'cifar10'"),
         (["tfds:mnist", "tfds:cifar10"], r"unknown arguments \['tfds:cifar10'\]"),
     ):
-        with pytest.raises(SystemExit, match=f"error: .*{message}"):
-            main(words)
+        with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+            main(arguments)
 
 
 @pytest.mark.slow
