@@ -96,11 +96,7 @@ def build_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def check_config(config: Mapping[str, Any]) -> methods.Method:
-    """Makes what a config names, without data and without a model's variables; the method.
-
-    Raises:
-      ValueError: one line, as `build_work` would say it.
-    """
+    """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
     check_settings(build_settings(config))

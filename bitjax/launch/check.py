@@ -9,11 +9,7 @@ from bitjax.training.work import Work
 
 
 def run_doctor(work: Work) -> None:
-    """Checks every site of the run's first quantized stage on one training batch.
-
-    Raises:
-      ValueError: the doctor found an error; the message is its report.
-    """
+    """Checks the first quantized stage on one training batch; errors found are a ValueError."""
     stage = next((s for s in work.method.stages if s.rules), None)
     if stage is None:
         return

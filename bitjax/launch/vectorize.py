@@ -23,11 +23,7 @@ _FREE = ("seed", "name", "init_from")  # of the state's values, not of the progr
 
 
 def run_vectorized(sweep: Sweep, slots: int) -> int:
-    """Runs all runs as rows of one program on one device; the exit code.
-
-    Raises:
-      ValueError: they cannot be rows of one program; the message names a key.
-    """
+    """Runs all runs as rows of one program on one device; the exit code."""
     if slots > 1:
         raise ValueError(f"a vectorized sweep uses one device: leave out the {slots} slots.")
     progress = SweepProgress(sweep.runs)
@@ -58,7 +54,7 @@ def run_vectorized(sweep: Sweep, slots: int) -> int:
 def choose_group(sweep: Sweep) -> tuple[Sweep, Path]:
     """The runs to make rows of, and the folder of their checkpoints.
 
-    All runs if they have begun as one group; else those that are not finished.
+    All runs are taken if they have begun as one group, else those that are not finished.
     """
     todo = tuple(run for run in sweep.runs if not run.finished)
     folders = [
@@ -72,22 +68,14 @@ def choose_group(sweep: Sweep) -> tuple[Sweep, Path]:
 
 
 def check_shared(sweep: Sweep) -> None:
-    """Refuses what the host reads for the whole group.
-
-    Raises:
-      ValueError: a key of it varies.
-    """
+    """Raises a ValueError if a key varies that the host reads for the whole group."""
     for key in varying_keys(sweep):
         if key.split(".")[0] in _SHARED:
             raise _refusal(key, "the rows of a group share it")
 
 
 def check_programs(sweep: Sweep, rows: dict[str, Work]) -> None:
-    """Compares the programs of all runs, before compilation.
-
-    Raises:
-      ValueError: two differ; the message names the key that makes them.
-    """
+    """Raises a ValueError, with the key that makes it, if two runs' programs differ."""
     keys = [key for key in varying_keys(sweep) if key not in _FREE]
     first, *others = sweep.runs
     seen = {_settings(first.spec, keys): programs(rows[first.name])}

@@ -28,16 +28,7 @@ def check_granularity(granularity: str, group_size: int | None) -> None:
 def block_shape(
     shape: Sequence[int], axes: Axes, granularity: str, group_size: int | None = None
 ) -> tuple[int, ...]:
-    """The shape of a parameter of the given granularity.
-
-    Args:
-      shape: the tensor's.
-      axes: its channel and group axes.
-      granularity: `per_tensor`, `per_channel` or `per_group`.
-      group_size: elements of the group axis that share an entry.
-
-    Raises:
-      ValueError: the tensor is empty; or the group axis is not a multiple of `group_size`.
+    """The shape of a parameter of a tensor with this shape, by its granularity.
 
     Example:
       >>> block_shape((3, 3, 16, 32), Axes((-1,), -2), "per_group", 8)
