@@ -48,7 +48,11 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl`, and on request to TensorBoard's event files."""
+    """Appends rows to `metrics.jsonl`, and on request to TensorBoard's event files.
+
+    `rewind` to the step of the checkpoint makes a resumed run leave the file of one that was not
+    interrupted.
+    """
 
     def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False) -> None:
         self.path = Path(folder) / "metrics.jsonl"

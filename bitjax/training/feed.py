@@ -32,7 +32,12 @@ def feed(
     indices: bool,
     seeds: Sequence[int] = (),
 ) -> Generator[tuple[int, Any], None, None]:
-    """The batches of some steps of the run, dispatch by dispatch, made and moved ahead of them."""
+    """The batches of some steps of the run, dispatch by dispatch, made and moved ahead of them.
+
+    A dispatch is (steps, what they take): one batch, or `steps_per_dispatch` of them, stacked, and
+    what is left of them at the end. With `indices` a batch is its examples' places in `resident`
+    data; with `seeds`, one for each row of a group, batches have a first axis of rows.
+    """
     size, together = settings.batch_size, settings.steps_per_dispatch
 
     def of_seed(seed):

@@ -31,7 +31,10 @@ def connect(
     hosts: int | None = None,
     host: int | None = None,
 ) -> None:
-    """Connects this process with the others of its run; before anything that asks for devices."""
+    """Connects this process with the others of its run; before anything that asks for devices.
+
+    `asked` None connects where a launcher or a coordinator says that there are several.
+    """
     if asked is None:
         asked = coordinator is not None or in_cluster()
     if not asked or jax.distributed.is_initialized():

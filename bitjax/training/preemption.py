@@ -104,7 +104,10 @@ def deadline_of(minutes: float | None, environ: Mapping[str, str]) -> float | No
 
 
 def listen(preemption: Preemption) -> None:
-    """Has signals ask for a stop: SIGTERM, Slurm's SIGUSR1 and SIGUSR2, and the first SIGINT."""
+    """Has signals ask for a stop: SIGTERM, Slurm's SIGUSR1 and SIGUSR2, and the first SIGINT.
+
+    A second SIGINT ends the program at once.
+    """
 
     def ask(number, frame):
         del frame
@@ -119,7 +122,11 @@ def listen(preemption: Preemption) -> None:
 
 
 def requeue_command(reason: str, environ: Mapping[str, str]) -> list[str] | None:
-    """The command that has Slurm run this job again, where that is wanted of this process."""
+    """The command that has Slurm run this job again, where that is wanted of this process.
+
+    After SIGTERM it is not wanted: Slurm sends it to a job that it requeues by itself or that was
+    cancelled. Nor is it wanted after the user's SIGINT.
+    """
     job = environ.get("SLURM_JOB_ID")
     if not job or reason in ("SIGTERM", "SIGINT") or jax.process_index() != 0:
         return None
