@@ -1,0 +1,71 @@
+"""A task of one's own goes through the loop, evaluation, early checkpoints and the result."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bitjax as bj
+from bitjax.data import load
+from bitjax.methods import lsq
+from bitjax.models import MLP
+from bitjax.runs.checkpoint import Checkpoints
+from bitjax.runs.rows import read_rows
+from bitjax.training.runner import run
+from bitjax.training.settings import Settings
+from bitjax.training.task import Task, classification
+from bitjax.training.work import make_work
+
+SETTINGS = Settings(batch_size=16, eval_batch_size=64, eval_every=1, log_every=3, keep_best=True)
+
+
+def regression() -> Task:
+    """The digit as a number: lower errors are better, and nothing is called accuracy."""
+
+    def errors(outputs, batch):
+        return (outputs[:, 0] - batch["label"]) ** 2
+
+    def sums(outputs, batch):
+        mask = batch.get("mask", jnp.ones(len(outputs)))
+        return {"squares": jnp.sum(errors(outputs, batch) * mask), "count": jnp.sum(mask)}
+
+    return Task(
+        name="regression",
+        inputs=lambda preprocess, key, batch: ((preprocess(key, batch["image"]),), {}),
+        loss=lambda outputs, batch: jnp.mean(errors(outputs, batch)),
+        sums=sums,
+        figures=lambda s: {
+            "loss": s["squares"] / s["count"],
+            "rmse": (s["squares"] / s["count"]) ** 0.5,
+        },
+        score="rmse",
+        higher_is_better=False,
+    )
+
+
+def test_a_score_of_which_less_is_better_is_kept_reported_and_not_called_accuracy(tmp_path, capsys):
+    rules = (bj.rule(".*", bj.lsq(bits=8)),)
+    method = lsq(rules, steps=6, learning_rate=0.05)
+    data = load("digits", limit=100)
+    work = make_work(method, MLP((4,), num_classes=1), data, settings=SETTINGS, task=regression())
+    result, _ = run(work, tmp_path)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    seen = {row["step"]: row["eval_rmse"] for row in rows if "eval_rmse" in row}
+    seen[6] = result["stages"][-1]["rmse"]
+    assert result["score"] == {"name": "rmse", "value": seen[6], "higher_is_better": False}
+    assert "accuracy" not in result and "test rmse" in capsys.readouterr().out
+    assert json.loads((tmp_path / "result.json").read_text())["score"] == result["score"]
+    with Checkpoints(tmp_path / "best") as best:
+        assert best.steps() == [min(seen, key=lambda step: seen[step])]
+
+
+def test_only_examples_whose_mask_is_one_count():
+    task, logits = classification(), jnp.array([[2.0, 0.0], [0.0, 2.0], [5.0, 0.0]])
+    batch = {"label": jnp.array([0, 0, 1]), "mask": jnp.array([1.0, 1.0, 0.0])}
+    figures = task.figures(task.sums(logits, batch))
+    kept = {"label": batch["label"][:2]}
+    known = task.figures(task.sums(logits[:2], kept))
+    assert float(figures["accuracy"]) == 0.5
+    np.testing.assert_allclose(figures["loss"], known["loss"], rtol=1e-6)
+    assert float(figures["loss"]) == pytest.approx(float(task.loss(logits[:2], kept)))
