@@ -58,16 +58,15 @@ class Levels(NamedTuple):
     ratio = clip(round(u * rate), first, last) * unit.
 
     Attributes:
-      start: the range's, or 0 in zero form.
-      base: the same, or 0 where there are no bits: the block is pruned.
-      width: of the range.
-      rate: codes per unit of x; 0 where the range is too narrow to divide by, which so holds one
-        level and never NaN.
-      first: the code of the first level, counted from `base`.
-      last: that of the last level.
+      start: start of the range, or 0 in zero form.
+      base: start of the range, or 0 where there are no bits: the block is pruned.
+      width: length of the range.
+      rate: codes per unit of x; 0 for a degenerate range, which then has one level instead of NaN.
+      first: code of the first level, counted from `base`.
+      last: code of the last level, counted from `base`.
       unit: 1 / (2^bits - 1); 0 where there are no bits.
-      lowest: where the inside of the range begins, in widths from `start`.
-      highest: where it ends; nowhere inside where there are no bits.
+      lowest: start of the inside of the range, in widths from `start`.
+      highest: end of the inside, in widths from `start`; below `lowest` where there are no bits.
     """
 
     start: jax.Array

@@ -88,7 +88,7 @@ def _percentiles(x, block, percentile):
 
 
 def thin(flat: jax.Array) -> jax.Array:
-    """Evenly spaced elements of every row, 2^18 to 2^19 where there are more: what tells as much.
+    """Subsamples each row evenly to at most 2^19 elements.
 
     Example:
       >>> thin(jnp.zeros((2, 3_000_000))).shape
