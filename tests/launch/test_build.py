@@ -371,10 +371,10 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
     side = SIDES.get(spec["model"]["name"], 32)
     image = (8, 8, 1) if spec["data"]["name"] == "digits" else (side, side, 3)
     x = np.zeros((2, *image), np.float32)
-    for stage in method.stages:
-        shapes = jax.eval_shape(bj.Quantized(model, stage.rules).init, jax.random.PRNGKey(0), x)
-        sites = bj.site_costs(model, x)
-        chosen = {site for site in sites if quantizer_of(stage.rules, site)}
+    sites = bj.site_costs(model, x)
+    for chosen_rules in {id(stage.rules): stage.rules for stage in method.stages}.values():
+        shapes = jax.eval_shape(bj.Quantized(model, chosen_rules).init, jax.random.PRNGKey(0), x)
+        chosen = {site for site in sites if quantizer_of(chosen_rules, site)}
         if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq"):  # ends stay float
             assert chosen == (set(sites) if rules else set())
         assert set(bj.bits_of(shapes)) == chosen

@@ -31,14 +31,34 @@ def kernel(seed=0, shape=(3, 3, 4, 5)):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+def start(q, x):
+    """`q.init` as one program: eagerly, each of its operations is compiled apart."""
+    return jax.jit(lambda x: q.init(x, Axes()))(x)
+
+
+def pulled(q, params, stats, x, weight=1.0, power=1):
+    """`q.apply`, and the gradients of its weighted sum to the parameters and x; one program."""
+
+    @jax.jit
+    def program(params, x):
+        def loss(params, x):
+            x_hat = q.apply(params, stats, x)
+            return jnp.sum(weight * x_hat**power), x_hat
+
+        (_, x_hat), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+        return x_hat, gradients
+
+    return program(params, x)
+
+
 @following
 def test_what_comes_out_is_the_codes_times_the_scales_of_the_fit(name):
     make, codes_of = FOLLOWING[name]
     q, x = make(), kernel()
-    codes, scale = codes_of(x)
-    params, stats = q.init(x, Axes())
+    codes, scale = jax.jit(codes_of)(x)
+    params, stats = start(q, x)
     assert sorted(params) == ["bits"] and stats["scale"].shape == (1, 1, 1, 5)
-    np.testing.assert_array_equal(q.apply(params, stats, x), codes * scale)
+    np.testing.assert_array_equal(jax.jit(q.apply)(params, stats, x), codes * scale)
 
 
 @following
@@ -46,9 +66,9 @@ def test_the_scale_follows_the_kernel_and_the_gradient_passes_straight_through(n
     make, codes_of = FOLLOWING[name]
     model = bj.Quantized(nn.Conv(5, (3, 3)), [bj.rule("kernel", make())])
     x, other = jnp.ones((1, 4, 4, 4)), kernel(1)
-    variables = model.init(jax.random.key(0), x)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     moved = {**variables, "params": {**variables["params"], "kernel": other}}
-    codes, scale = codes_of(other)
+    codes, scale = jax.jit(codes_of)(other)
     exact = {"params": {**variables["params"], "kernel": codes * scale}}
     out, updates = model.apply(moved, x, mutable=["quant_stats"])
     np.testing.assert_allclose(out, nn.Conv(5, (3, 3)).apply(exact, x), rtol=1e-5, atol=1e-5)
@@ -82,8 +102,8 @@ def test_codes_that_a_solver_found_come_back_from_the_kernel_that_they_make(name
     codes = np.random.default_rng(0).choice(values, size=(64, 5)).astype(np.float32)
     scale = np.random.default_rng(1).uniform(0.01, 9.0, (1, 5)).astype(np.float32)
     q = make()
-    params = {**q.init(jnp.ones((64, 5)), Axes())[0], "scale": jnp.asarray(scale)}
-    np.testing.assert_array_equal(q.apply(params, {}, codes * scale), codes * scale)
+    params = {**start(q, jnp.ones((64, 5)))[0], "scale": jnp.asarray(scale)}
+    np.testing.assert_array_equal(jax.jit(q.apply)(params, {}, codes * scale), codes * scale)
 
 
 def frozen_surrogate(name, x, scale, last):
@@ -111,13 +131,9 @@ def test_gradients_of_a_stored_scale_are_those_of_the_frozen_surrogate(name):
     surrogate = frozen_surrogate(name, x, scale, last)
     assert 0 < np.mean(np.abs(x / scale) > last) < 1
     with jax.enable_x64(True):
-        params = {"bits": q.init(jnp.ones((2, 3)), Axes())[0]["bits"], "scale": jnp.array(scale)}
-
-        def loss(params, x):
-            return jnp.sum(g * q.apply(params, {}, x))
-
-        d_params, d_x = jax.grad(loss, argnums=(0, 1))(params, jnp.array(x))
-        np.testing.assert_allclose(q.apply(params, {}, jnp.array(x)), surrogate(x, scale))
+        params = {"bits": start(q, jnp.ones((2, 3)))[0]["bits"], "scale": jnp.array(scale)}
+        x_hat, (d_params, d_x) = pulled(q, params, {}, jnp.array(x), g)
+        np.testing.assert_allclose(x_hat, surrogate(x, scale))
     expected = (surrogate(x, scale + h) - surrogate(x, scale - h)) / (2 * h)
     expected = np.sum(g * expected, axis=0, keepdims=True) / np.sqrt(40 * last)
     np.testing.assert_allclose(d_params["scale"], expected, rtol=1e-6)
@@ -131,12 +147,11 @@ def test_gradients_of_a_stored_scale_are_those_of_the_frozen_surrogate(name):
 def test_a_filter_of_zeros_comes_out_as_zeros_with_finite_gradients(name):
     q = {**FOLLOWING, **STORED}[name][0]()
     x = kernel(shape=(6, 2)).at[:, 0].set(0.0)
-    params, stats = q.init(x, Axes())
-    x_hat = np.asarray(q.apply(params, stats, x))
+    params, stats = start(q, x)
+    x_hat, gradients = pulled(q, params, stats, x, power=2)
     assert not x_hat[:, 0].any() and x_hat[:, 1].any()
-    gradients = jax.grad(lambda p, x: jnp.sum(q.apply(p, stats, x) ** 2), (0, 1))(params, x)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    moved = q.measure(params, stats, x).max if q.measure else params
+    moved = jax.jit(q.measure)(params, stats, x).max if q.measure else params
     assert float(moved["scale"][0, 0]) == 0
 
 
@@ -157,7 +172,7 @@ def test_the_bytes_of_a_model_count_a_scale_per_filter():
     costs = bj.site_costs(nn.Dense(8, use_bias=False), x)
     for q in (ternary(), ternary("stored")):
         model = bj.Quantized(nn.Dense(8, use_bias=False), [bj.rule("kernel", q)])
-        variables = model.init(jax.random.key(0), x)
+        variables = jax.jit(model.init)(jax.random.key(0), x)
         assert bj.model_bytes(variables, costs) == 30 * 8 * 2 / 8 + 8 * 4 + 1
 
 
@@ -179,17 +194,13 @@ def test_an_argument_out_of_bounds_is_an_error_with_its_bound_and_value(make, me
 def test_held_codes_give_the_same_numbers_and_the_scale_the_codes_as_its_gradient():
     kernel = jax.random.normal(jax.random.key(0), (12, 3))
     stored = ternary(fit="stored")
-    params, stats = stored.init(kernel, Axes())
-    kernel = stored.apply(params, stats, kernel)  # on its codes, as a solver leaves it
+    params, stats = start(stored, kernel)
+    kernel = jax.jit(stored.apply)(params, stats, kernel)  # on its codes, as a solver leaves it
     held = stored.frozen()
-    np.testing.assert_array_equal(held.apply(params, stats, kernel), kernel)
     weight = jax.random.normal(jax.random.key(1), kernel.shape)
-    grads = [
-        jax.grad(lambda p, x, q=q: jnp.sum(weight * q.apply(p, stats, x)), argnums=(0, 1))(
-            params, kernel
-        )
-        for q in (stored, held)
-    ]
+    both = [pulled(q, params, stats, kernel, weight) for q in (stored, held)]
+    grads = [gradients for _, gradients in both]
+    np.testing.assert_array_equal(both[1][0], kernel)
     codes = kernel / params["scale"]
     expected = jnp.sum(weight * codes, axis=0, keepdims=True)
     np.testing.assert_allclose(grads[1][0]["scale"], expected, rtol=1e-5)

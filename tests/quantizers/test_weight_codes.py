@@ -49,7 +49,7 @@ def test_otwn_is_the_least_error_of_all_ternary_codes(inputs):
     energy = np.maximum(np.sum(every_code**2, axis=1), 1)
     gain = np.maximum(w @ every_code.T, 0) ** 2 / energy
     with jax.enable_x64(True):
-        codes, scale = (np.asarray(a) for a in otwn_codes(w, MATRIX))
+        codes, scale = (np.asarray(a) for a in EVERY["otwn"](w, MATRIX))
     assert scale.dtype == np.float64 and codes.dtype == np.int32
     least = np.sum(w**2, axis=1) - gain.max(axis=1)
     np.testing.assert_allclose(error(w, codes, scale), least, rtol=1e-12, atol=1e-12)
@@ -58,7 +58,7 @@ def test_otwn_is_the_least_error_of_all_ternary_codes(inputs):
 
 def test_of_two_ternary_supports_with_one_error_the_larger_is_taken():
     # S_r^2 / r is 81, 72, 75, 81.
-    codes, _ = otwn_codes(jnp.array([[9.0, 3.0, 3.0, 3.0]]), MATRIX)
+    codes, _ = EVERY["otwn"](jnp.array([[9.0, 3.0, 3.0, 3.0]]), MATRIX)
     assert codes.tolist() == [[1, 1, 1, 1]]
 
 
@@ -66,7 +66,7 @@ def test_of_two_ternary_supports_with_one_error_the_larger_is_taken():
 def test_otwn_is_a_fixed_point_that_no_change_of_one_code_improves(inputs):
     w = normal((6, inputs), seed=3, dtype="float64")
     with jax.enable_x64(True):
-        codes, scale = (np.asarray(a) for a in otwn_codes(w, MATRIX))
+        codes, scale = (np.asarray(a) for a in EVERY["otwn"](w, MATRIX))
     np.testing.assert_array_equal(codes, np.clip(np.rint(w / scale), -1, 1))
     np.testing.assert_allclose(scale[:, 0], np.sum(codes * w, 1) / np.sum(codes**2, 1), rtol=1e-12)
     least = error(w, codes, scale)
@@ -92,7 +92,7 @@ def test_twn_on_a_gaussian_has_the_error_of_theory_and_otwn_the_least():
         return float(error(GAUSSIAN, codes, scale)[0] / energy)
 
     assert relative(*twn_codes(GAUSSIAN, MATRIX)) == pytest.approx(0.1916, abs=1e-4)
-    codes, scale = otwn_codes(GAUSSIAN, MATRIX)
+    codes, scale = EVERY["otwn"](GAUSSIAN, MATRIX)
     assert relative(codes, scale) == pytest.approx(0.1902, abs=1e-4)
     assert np.mean(np.asarray(codes) == 0) == pytest.approx(0.46, abs=0.005)
     assert float(scale[0, 0]) / 2 == pytest.approx(0.612, abs=1e-3)
@@ -110,7 +110,8 @@ def test_binary_codes_are_signs_with_the_mean_size():
 @pytest.mark.parametrize(("bits", "excess"), [(2, 0.001), (3, 0.005), (4, 0.01), (6, 0.08)])
 def test_alternate_rounding_ends_near_the_best_of_a_dense_search(bits, excess):
     w, last = normal((100, 144), seed=1), 2 ** (bits - 1) - 1
-    codes, scale = (np.asarray(a) for a in rounded_codes(w, bits, MATRIX))
+    program = jax.jit(rounded_codes, static_argnums=(1, 2))
+    codes, scale = (np.asarray(a) for a in program(w, bits, MATRIX))
     assert np.abs(codes).max() <= last
     np.testing.assert_array_equal(codes, np.clip(np.rint(w / scale), -last, last))
     full = np.abs(w).max(axis=1, keepdims=True) / last

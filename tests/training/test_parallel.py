@@ -41,7 +41,8 @@ port.calls = list(range(100))
 
 def start(arguments, devices, **variables):
     """Starts a Python program that sees so many devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    quick = os.environ.get("XLA_FLAGS", "")  # as this process compiles
+    flags = f"{quick} --xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.Popen(
         [sys.executable, *arguments],
