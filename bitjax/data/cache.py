@@ -20,14 +20,7 @@ def cache_folder() -> Path | None:
 
 
 def cached(key: str, make: Callable[[], np.ndarray], folder: Path | None = None) -> np.ndarray:
-    """The array stored under a key, else made and stored; a cache that fails is passed over.
-
-    Example:
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     first = cached("ones", lambda: np.ones(2), Path(folder))
-      ...     cached("ones", lambda: np.zeros(2), Path(folder))
-      array([1., 1.])
-    """
+    """The array stored under a key, else made and stored; a cache that fails is passed over."""
     folder = cache_folder() if folder is None else folder
     if folder is None:
         return make()

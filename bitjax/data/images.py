@@ -84,12 +84,7 @@ def centre_crop(
 
 
 def random_box(width: int, height: int, words: np.ndarray) -> Box:
-    """A random part of an image, of 8 to 100 % of its area and an aspect ratio of 3/4 to 4/3.
-
-    Example:
-      >>> random_box(100, 100, np.zeros(40, np.uint64))
-      Box(left=0, top=0, width=24, height=33)
-    """
+    """A random part of an image, of 8 to 100 % of its area and an aspect ratio of 3/4 to 4/3."""
     # Szegedy et al., Going Deeper with Convolutions, 2015, section 6: ten draws of the area
     # (uniform) and the aspect (uniform in its logarithm). The first that fits is put anywhere in
     # the image. If none fits, it is the largest centre part of an allowed aspect.

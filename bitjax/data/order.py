@@ -6,12 +6,7 @@ import numpy as np
 
 
 def seeded_order(num_examples: int, seed: int, stream: int) -> np.ndarray:
-    """A permutation of range(num_examples), int64, that depends on (seed, stream) only.
-
-    Example:
-      >>> sorted(seeded_order(4, seed=0, stream=0).tolist())
-      [0, 1, 2, 3]
-    """
+    """A permutation of range(num_examples), int64, that depends on (seed, stream) only."""
     for name, value in (("seed", seed), ("stream", stream)):
         if not 0 <= value < 2**64:
             raise ValueError(f"`{name}` must be in [0, 2**64), got {value}.")
@@ -74,12 +69,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
-    """Which examples of a batch belong to one host.
-
-    Example:
-      >>> shard_slice(32, (1, 4))
-      slice(8, 16, None)
-    """
+    """Which examples of a batch belong to one host."""
     index, count = shard
     check_batch_size(batch_size)
     if not 0 <= index < count:

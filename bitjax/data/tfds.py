@@ -27,12 +27,7 @@ def tfds_root(root: str | Path | None) -> Path:
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
-    """'NAME/CONFIG:VERSION' in its three parts; '' for those that are left out.
-
-    Example:
-      >>> parse_name("emnist/letters:3.1.0"), parse_name("cifar10")
-      (('emnist', 'letters', '3.1.0'), ('cifar10', '', ''))
-    """
+    """'NAME/CONFIG:VERSION' in its three parts; '' for those that are left out."""
     found = re.fullmatch(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?", name)
     if found is None:
         raise ValueError(

@@ -27,12 +27,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def recorded_name(config: str) -> str:
-    """Gives the name that run records use, the same wherever the shipped configs lie.
-
-    Example:
-      >>> recorded_name("digits/float"), recorded_name("cifar10/resnet20_uniform:w4a4")
-      ('configs/digits/float.py', 'configs/cifar10/resnet20_uniform.py:w4a4')
-    """
+    """Gives the name that run records use, the same wherever the shipped configs lie."""
     text, colon, variant = config.partition(":")
     path = find_config(config).resolve()
     if path.is_relative_to(FOLDER.resolve()):
@@ -77,13 +72,7 @@ def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
 
 
 def read_overrides(arguments: Sequence[str], base: ConfigDict) -> dict[str, Any]:
-    """Reads `--config.key=value` arguments as values of the types that the config has there.
-
-    Example:
-      >>> base = ConfigDict({"tensorboard": False, "data": {"mean": (0.0,)}})
-      >>> read_overrides(["--config.tensorboard", "--config.data.mean=(1, 2)"], base)
-      {'tensorboard': True, 'data.mean': (1, 2)}
-    """
+    """Reads `--config.key=value` arguments as values of the types that the config has there."""
     texts: dict[str, list[str]] = {}
     for argument in arguments:
         found = _OVERRIDE.fullmatch(argument)
@@ -107,22 +96,12 @@ def check_key(key: str, base: ConfigDict) -> None:
 
 
 def arguments_of(overrides: Mapping[str, str]) -> list[str]:
-    """Overrides as arguments.
-
-    Example:
-      >>> arguments_of({"seed": "1"})
-      ['--config.seed=1']
-    """
+    """Overrides as arguments."""
     return [f"--config.{key}={value}" for key, value in overrides.items()]
 
 
 def override_key(argument: str) -> str:
-    """The key that a `--config.key=value`, `--config.key` or `--noconfig.key` argument sets.
-
-    Example:
-      >>> override_key("--config.data.name=digits"), override_key("--noconfig.tensorboard")
-      ('data.name', 'tensorboard')
-    """
+    """The key that a `--config.key=value`, `--config.key` or `--noconfig.key` argument sets."""
     found = _OVERRIDE.fullmatch(argument)
     return found[2] if found else ""
 

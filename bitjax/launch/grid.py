@@ -97,12 +97,7 @@ def plan(
 
 
 def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
-    """Reads the key and the values of one `key=a,b,c`; commas inside brackets do not separate.
-
-    Example:
-      >>> parse_grid("config.data.mean=(0.1,),(0.2,)", ConfigDict({"data": {"mean": (0.0,)}}))
-      ('data.mean', ['(0.1,)', '(0.2,)'])
-    """
+    """Reads the key and the values of one `key=a,b,c`; commas inside brackets do not separate."""
     name, equals, rest = text.partition("=")
     key = name.strip().removeprefix("config.")
     values, depth = [""], 0
@@ -153,12 +148,7 @@ def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
 
 
 def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names runs by the values that differ between them, or by all values where none does.
-
-    Example:
-      >>> name_runs([{"seed": 0, "method.gamma": 0.1}, {"seed": 1, "method.gamma": 0.1}])
-      ['seed=0', 'seed=1']
-    """
+    """Names runs by the values that differ between them, or by all values where none does."""
     keys = list(values[0])
     varying = [k for k in keys if any(run[k] != values[0][k] for run in values)] or keys
 

@@ -62,12 +62,7 @@ COSTS = tuple(f.key for f in FIGURES if f.cost) + tuple(RULES)
 
 
 def layer_of(site: str) -> str:
-    """The layer of a site.
-
-    Example:
-      >>> layer_of("stage1/block0/conv1/kernel")
-      'stage1/block0/conv1'
-    """
+    """The layer of a site."""
     return site.rpartition("/")[0]
 
 

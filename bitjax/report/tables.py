@@ -18,12 +18,7 @@ _TERMINAL = ("bits_weights", "bits_activations", "bits_inner")
 
 
 def number(summary: Summary | None, figure: Figure) -> str:
-    """Mean and spread in a figure's unit; the spread is left out where it would show as zero.
-
-    Example:
-      >>> number(Summary(0.912, 0.0021, 3), BY_KEY["accuracy"])
-      '91.20 ± 0.21'
-    """
+    """Mean and spread in a figure's unit; the spread is left out where it would show as zero."""
     if summary is None:
         return ""
     form = f".{figure.digits}f"

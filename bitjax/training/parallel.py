@@ -86,12 +86,7 @@ def placement(form: str = "auto", devices: int = 0) -> Placement:
 
 
 def choose_devices(count: int = 0) -> list[jax.Device]:
-    """The first `count` devices, as many of every host, host by host; 0 takes all.
-
-    Example:
-      >>> len(choose_devices(1))
-      1
-    """
+    """The first `count` devices, as many of every host, host by host; 0 takes all."""
     hosts, found = jax.process_count(), jax.device_count()
     if count > found or count < 0:
         raise ValueError(

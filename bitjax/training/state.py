@@ -99,13 +99,7 @@ def variables_of(state: TrainState) -> dict[str, Any]:
 
 
 def with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
-    """The state with other variables and everything else as it is.
-
-    Example:
-      >>> state = initial_state(Stage("train", ()), {"params": {}}, key=jax.random.PRNGKey(0))
-      >>> with_variables(state, {"params": {"w": 1}}).params
-      {'w': 1}
-    """
+    """The state with other variables and everything else as it is."""
     known = ("params", QUANT, STATS)
     return state._replace(
         params=variables["params"],
