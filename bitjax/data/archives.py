@@ -26,14 +26,7 @@ class Archive(NamedTuple):
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """A PNG file of uint8 pixels [H, W, C], without loss.
-
-    Example:
-      >>> from PIL import Image
-      >>> content = encode_png(np.full((2, 3, 1), 7, np.uint8))
-      >>> np.asarray(Image.open(io.BytesIO(content))).tolist()
-      [[7, 7, 7], [7, 7, 7]]
-    """
+    """A PNG file of uint8 pixels [H, W, C], without loss."""
     from PIL import Image  # TFDS, for which this is, has brought it
 
     buffer = io.BytesIO()

@@ -13,12 +13,7 @@ U = TypeVar("U")
 def in_background(
     make: Callable[[int], T], start: int, stop: int | None, ahead: int = 2
 ) -> Generator[T, None, None]:
-    """make(start), make(start + 1), ..., with the next `ahead` of them made in a thread.
-
-    Example:
-      >>> list(in_background(lambda step: step**2, 2, 5))
-      [4, 9, 16]
-    """
+    """make(start), make(start + 1), ..., with the next `ahead` of them made in a thread."""
     steps = itertools.count(start) if stop is None else iter(range(start, stop))
     pool = ThreadPoolExecutor(1, thread_name_prefix="bitjax-batches")
     try:

@@ -11,12 +11,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of value / 255 by channel; a constant channel has the deviation 1.
-
-    Example:
-      >>> mean_and_std(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
-      ((0.5,), (0.5,))
-    """
+    """Mean and deviation of value / 255 by channel; a constant channel has the deviation 1."""
     total = np.zeros(images.shape[-1], np.int64)
     squares = np.zeros(images.shape[-1], np.int64)
     for start in range(0, len(images), 256):  # The squares need eight times the memory.
@@ -32,12 +27,7 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def usual_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """ImageNet's mean and deviation, for sets too large to be measured at every start.
-
-    Example:
-      >>> usual_moments(3)
-      ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    """
+    """ImageNet's mean and deviation, for sets too large to be measured at every start."""
     if channels == 1:
         return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
     extra = channels - 3  # a fourth channel stays as it is, in [0, 1]

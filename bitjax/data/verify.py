@@ -14,13 +14,7 @@ class Checksum(NamedTuple):
 
 
 def read_verified(path: Path, expected: Checksum, remedy: str) -> bytes:
-    """The bytes of a file with this size and hash; else an error that ends with `remedy`.
-
-    Example:
-      >>> read_verified(Path("no/such.gz"), Checksum(3, "md5", "00"), "copy it there")
-      Traceback (most recent call last):
-      FileNotFoundError: no/such.gz is missing; copy it there.
-    """
+    """The bytes of a file with this size and hash; else an error that ends with `remedy`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {remedy}.")
     verify_file(path, expected, remedy)

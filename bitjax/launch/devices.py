@@ -54,10 +54,6 @@ def make_slots(devices: Devices, count: int = 0) -> list[Slot]:
 
     Slots on the CPU share its cores out among them: programs that each take all cores for
     themselves are slower together than one after another.
-
-    Example:
-      >>> [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in make_slots(Devices("gpu", 2))]
-      ['0', '1']
     """
     if devices.platform == "cpu":
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -19,7 +19,7 @@ from bitjax.launch.config_files import (
     load_config,
     override_key,
 )
-from bitjax.runs.folder import config_hash, flatten
+from bitjax.runs.folder import config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
 
@@ -62,7 +62,7 @@ def plan(
     if not grid and not sweep:
         raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")
     points = [dict(zip(*point, strict=True)) for point in _product(grid, base)]
-    named = named_sweep(path, sweep, base) if sweep else [{}]
+    named = _named_sweep(path, sweep, base) if sweep else [{}]
     taken = {override_key(text) for text in fixed}
     runs = []
     for first, second in itertools.product(named, points):
@@ -79,30 +79,31 @@ def plan(
         raise ValueError(
             f"two runs of the sweep would share the folder {doubles[0]!r}: remove a duplicate."
         )
-    from bitjax.launch.build import check_config
-    from bitjax.launch.registry import plain
-
-    planned = []
-    for name, run, config in zip(names, runs, configs, strict=True):
-        spec = plain(config)
-        try:
-            method = check_config(spec)
-        except ValueError as error:
-            raise ValueError(f"run {name}: {error}") from error
-        steps = sum(stage.steps for stage in method.stages)
-        planned.append(SweepRun(name, workdir / name, run, spec, steps))
+    planned = [
+        plan_run(f"run {name}", workdir / name, run, config)
+        for name, run, config in zip(names, runs, configs, strict=True)
+    ]
     for run in planned:
         check_folder(run)
     return planned
 
 
-def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
-    """Reads the key and the values of one `key=a,b,c`; commas inside brackets do not separate.
+def plan_run(where: str, folder: Path, overrides: Overrides, config: ConfigDict) -> SweepRun:
+    """One run, its config checked; errors begin with `where`."""
+    from bitjax.launch.build import check_config
+    from bitjax.launch.registry import plain
 
-    Example:
-      >>> parse_grid("config.data.mean=(0.1,),(0.2,)", ConfigDict({"data": {"mean": (0.0,)}}))
-      ('data.mean', ['(0.1,)', '(0.2,)'])
-    """
+    spec = plain(config)
+    try:
+        method = check_config(spec)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    steps = sum(stage.steps for stage in method.stages)
+    return SweepRun(folder.name, folder, overrides, spec, steps)
+
+
+def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
+    """Reads the key and the values of one `key=a,b,c`; commas inside brackets do not separate."""
     name, equals, rest = text.partition("=")
     key = name.strip().removeprefix("config.")
     values, depth = [""], 0
@@ -119,7 +120,7 @@ def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
     return key, values
 
 
-def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
+def _named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
     """Calls `sweep_<name>()` of a config file; its list of overrides, checked, as text."""
     file, module = path.split(":", 1)[0], config_module(path)
     found = {n.removeprefix("sweep_"): f for n, f in vars(module).items() if n.startswith("sweep_")}
@@ -153,12 +154,7 @@ def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
 
 
 def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names runs by the values that differ between them, or by all values where none does.
-
-    Example:
-      >>> name_runs([{"seed": 0, "method.gamma": 0.1}, {"seed": 1, "method.gamma": 0.1}])
-      ['seed=0', 'seed=1']
-    """
+    """Names runs by the values that differ between them, or by all values where none does."""
     keys = list(values[0])
     varying = [k for k in keys if any(run[k] != values[0][k] for run in values)] or keys
 
@@ -178,16 +174,10 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def check_folder(run: SweepRun) -> None:
     """Raises a ValueError, with the key that differs, if a run's folder holds another run."""
-    before = read_json(run.folder / "config.json")
-    now = flatten(json.loads(json.dumps(run.spec)))
-    begun = any((run.folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    was = flatten(before)
-    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
-    if begun and before and differ:
-        key = differ[0]
+    if differ := differences_there(run.folder, run.spec):
         raise ValueError(
-            f"{str(run.folder)!r} holds a run of another config ({key}: {was.get(key)!r} there, "
-            f"{now.get(key)!r} now): choose another workdir, or remove that folder."
+            f"{str(run.folder)!r} holds a run of another config ({differ[0]}): choose another "
+            "workdir, or remove that folder."
         )
 
 

@@ -61,13 +61,16 @@ BY_KEY = {figure.key: figure for figure in FIGURES}
 COSTS = tuple(f.key for f in FIGURES if f.cost) + tuple(RULES)
 
 
-def layer_of(site: str) -> str:
-    """The layer of a site.
+def axis_title(cost: str) -> str:
+    """What an axis of a cost is called."""
+    figure = BY_KEY[cost]
+    if figure.cost:
+        return figure.title
+    return f"time on {figure.title.removesuffix(' x')}, 16 bits = 1"
 
-    Example:
-      >>> layer_of("stage1/block0/conv1/kernel")
-      'stage1/block0/conv1'
-    """
+
+def layer_of(site: str) -> str:
+    """The layer of a site."""
     return site.rpartition("/")[0]
 
 

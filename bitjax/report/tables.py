@@ -18,12 +18,7 @@ _TERMINAL = ("bits_weights", "bits_activations", "bits_inner")
 
 
 def number(summary: Summary | None, figure: Figure) -> str:
-    """Mean and spread in a figure's unit; the spread is left out where it would show as zero.
-
-    Example:
-      >>> number(Summary(0.912, 0.0021, 3), BY_KEY["accuracy"])
-      '91.20 ± 0.21'
-    """
+    """Mean and spread in a figure's unit; the spread is left out where it would show as zero."""
     if summary is None:
         return ""
     form = f".{figure.digits}f"
@@ -102,12 +97,12 @@ def csv_text(comparison: Comparison) -> str:
         text, [*head, *(f.key for f in FIGURES)], restval="", lineterminator="\n"
     )
     writer.writeheader()
-    for entry in run_values(comparison):
+    for entry in _run_values(comparison):
         writer.writerow({k: v for k, v in entry.items() if k in writer.fieldnames})
     return text.getvalue()
 
 
-def run_values(comparison: Comparison) -> list[dict[str, Any]]:
+def _run_values(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat mapping for each run of a comparison."""
     return [
         {
@@ -142,7 +137,7 @@ def json_value(comparison: Comparison) -> dict[str, Any]:
             }
             for group in comparison.groups
         ],
-        "runs": run_values(comparison),
+        "runs": _run_values(comparison),
         "skipped": [skipped._asdict() for skipped in comparison.skipped],
     }
 

@@ -16,12 +16,7 @@ _MANIFEST = "manifest.json"
 
 
 def describe(tree: PyTree) -> dict[str, str]:
-    """The path of each leaf, with its dtype and shape.
-
-    Example:
-      >>> describe({"a": {"b": jax.numpy.zeros((2, 3))}})
-      {'a/b': 'float32[2,3]'}
-    """
+    """The path of each leaf, with its dtype and shape."""
     described = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -50,21 +50,12 @@ def connect(
 
 
 def is_first() -> bool:
-    """Whether this is the host that writes what only one may write.
-
-    Example:
-      >>> is_first()
-      True
-    """
+    """Whether this is the host that writes what only one may write."""
     return jax.process_index() == 0
 
 
 def check_same(config: Mapping[str, Any]) -> None:
-    """Stops every host if one of them was started with another config.
-
-    Example:
-      >>> check_same({"seed": 0})
-    """
+    """Stops every host if one of them was started with another config."""
     found = [flatten(json.loads(text)) for text in gather(json.dumps(config))]
     differ = differences(found)
     if differ:
@@ -101,33 +92,12 @@ def gather(text: str) -> list[str]:
 
 
 def on_first(action: Callable[[], Any]) -> None:
-    """Does something on the first host; what goes wrong there stops all of them.
-
-    Example:
-      >>> on_first(lambda: print("once"))
-      once
-    """
-    if jax.process_count() == 1:
-        action()
-        return
-    problem = ""
-    if is_first():
-        try:
-            action()
-        except (ValueError, OSError) as error:
-            problem = str(error) or type(error).__name__
-    problem = gather(problem)[0]
-    if problem:
-        raise ValueError(problem)
+    """Does something on the first host; what goes wrong there stops all of them."""
+    on_all(action if is_first() else lambda: None)
 
 
 def on_all(action: Callable[[], T]) -> T:
-    """Does something on every host; what goes wrong on one of them stops all.
-
-    Example:
-      >>> on_all(lambda: "read")
-      'read'
-    """
+    """Does something on every host; what goes wrong on one of them stops all."""
     if jax.process_count() == 1:
         return action()
     done: list[T] = []

@@ -48,6 +48,7 @@ class Loop:
         show: bool,
     ):
         self.works, self.keepers, self.group = works, keepers, group
+        self.saver = group or keepers[""]
         self.first = next(iter(works.values()))
         self.place, self.stages = self.first.place, self.first.method.stages
         self.preemption = preemption or Preemption()  # a signal's handler may ask it to stop
@@ -172,13 +173,15 @@ class Loop:
         progress.stage(title, stage.steps, done=done)
         began = time.monotonic()
         steps = range(offset + done, offset + stage.steps)
-        with contextlib.closing(self._batches(names, steps, bool(data))) as batches:
+        seeds = [self.works[name].settings.seed for name in names] if self.group else ()
+        batches = feed(self.first.dataset, settings, place, steps, indices=bool(data), seeds=seeds)
+        with contextlib.closing(batches):
             for count, batch in batches:
                 state, metrics = step(state, batch, data)
                 done += count
                 progress.update(done, **metrics)
                 last = done == stage.steps
-                stopping = self.preemption.reached(self._save_seconds)
+                stopping = self.preemption.reached(self.saver.save_seconds)
                 save = not last and (done % settings.checkpoint_every == 0 or stopping)
                 log = last or done % settings.log_every == 0
                 if log or save:
@@ -194,27 +197,14 @@ class Loop:
                     self._save(Position(index, "train", done), {"state": place.local(state)}, names)
                 if stopping and not last:  # a stage that is done is evaluated and saved first
                     raise self._stopped(offset + done)
-                if not self._alive(names):
+                if self.failed.keys() >= set(names):
                     break
         return place.local(state)
-
-    def _batches(self, names: Sequence[str], steps: range, indices: bool) -> Any:
-        seeds = [self.works[name].settings.seed for name in names]
-        first = self.first
-        return feed(
-            first.dataset,
-            first.settings,
-            self.place,
-            steps,
-            indices=indices,
-            seeds=seeds if self.group is not None else (),
-        )
 
     def _log(
         self, names: list[str], step: int, stage: str, metrics: Variables, seconds: float
     ) -> None:
-        rows = self.place.split(jax.device_get(metrics))
-        for name, row in zip(names, rows, strict=True):
+        for name, row in self._rows(names, jax.device_get(metrics)).items():
             if name not in self.failed:
                 values = {key: float(value) for key, value in row.items()}
                 self.keepers[name].row(step, {"stage": stage, **values, "seconds": seconds})
@@ -222,7 +212,7 @@ class Loop:
     def _call_on_host(self, index: int, state: TrainState, names: list[str]) -> TrainState:
         """The state with each run's variables as the stage's function on the host has them."""
         rows = []
-        for name, row in self._states(names, self.place.local(state)):
+        for name, row in self._rows(names, self.place.local(state)).items():
             every = self.works[name].method.stages[index].every
             if every is not None and name not in self.failed:
                 # The preceding variables are those of this stage: no earlier form is read.
@@ -235,7 +225,7 @@ class Loop:
     def _evaluate(
         self, index: int, step: int, state: TrainState, names: list[str], evaluate: Callable
     ) -> None:
-        for name, row in self._states(names, state):
+        for name, row in self._rows(names, state).items():
             if name not in self.failed:
                 figures, keeper = evaluate(variables_of(row)), self.keepers[name]
                 keeper.row(step, {f"eval_{key}": value for key, value in figures.items()})
@@ -245,7 +235,7 @@ class Loop:
         self, index: int, state: TrainState, names: list[str], evaluate: Callable
     ) -> dict[str, Variables]:
         task, variables = self.first.task, {}
-        for name, row in self._states(names, state):
+        for name, row in self._rows(names, state).items():
             if name in self.failed:
                 continue
             variables[name] = variables_of(row)
@@ -259,7 +249,7 @@ class Loop:
     def _check_finite(self, index: int, state: TrainState, names: list[str]) -> None:
         if np.all(np.asarray(state.bad_step) < 0):
             return
-        for name, row in self._states(names, state):
+        for name, row in self._rows(names, state).items():
             work = self.works[name]
             if name not in self.failed:
                 try:
@@ -267,14 +257,8 @@ class Loop:
                 except NonFiniteError as error:
                     self._fail(name, error)
 
-    def _states(self, names: list[str], state: TrainState) -> list[tuple[str, TrainState]]:
-        return list(zip(names, self.place.split(state), strict=True))
-
-    def _rows(self, names: list[str], tree: Variables) -> dict[str, Variables]:
+    def _rows(self, names: list[str], tree: Any) -> dict[str, Any]:
         return dict(zip(names, self.place.split(tree), strict=True))
-
-    def _alive(self, names: list[str]) -> bool:
-        return any(name not in self.failed for name in names)
 
     def _fail(self, name: str, error: Exception) -> None:
         if self.group is None:
@@ -302,13 +286,8 @@ class Loop:
             )
         return position, names, saved
 
-    @property
-    def _save_seconds(self) -> float:
-        keeper = self.group if self.group is not None else self.keepers[""]
-        return keeper.save_seconds
-
     def _stop_if_asked(self, index: int) -> None:
-        if self.preemption.reached(self._save_seconds):
+        if self.preemption.reached(self.saver.save_seconds):
             raise self._stopped(self.first.steps_before(index))
 
     def _stopped(self, step: int) -> Stopped:

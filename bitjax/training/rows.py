@@ -29,15 +29,7 @@ def rows_of(tree: PyTree) -> list[PyTree]:
 
 
 def placement_of_rows() -> Placement:
-    """One device on which a step takes the states of several runs at once.
-
-    Example:
-      >>> place = placement_of_rows()
-      >>> step = place.train(lambda state, batch: (state + batch, {}))
-      >>> state, _ = step(place.join([jnp.float32(1.0), jnp.float32(2.0)]), jnp.ones(2), {})
-      >>> [float(row) for row in place.split(state)]
-      [2.0, 3.0]
-    """
+    """One device on which a step takes the states of several runs at once."""
     one = placement("none")
     return one._replace(
         form="rows",

@@ -58,13 +58,7 @@ class Settings(NamedTuple):
 
 
 def check_settings(settings: Settings) -> Settings:
-    """Returns the settings if each is in its range.
-
-    Example:
-      >>> check_settings(Settings(log_every=0))
-      Traceback (most recent call last):
-      ValueError: `log_every` must be an integer of 1 or more, got 0.
-    """
+    """Returns the settings if each is in its range."""
     least = {"seed": 0, "eval_every": 0, "devices": 0, "device_data_mb": 0}
     for name, value in settings._asdict().items():
         if name in ("keep_best", "tensorboard") or name in _CHOICES:
@@ -90,12 +84,7 @@ def check_settings(settings: Settings) -> Settings:
 
 
 def check_place(settings: Settings, place: Placement, method: Method) -> None:
-    """Checks that the settings go with the devices and with the method.
-
-    Example:
-      >>> from bitjax.training.parallel import placement
-      >>> check_place(Settings(batch_size=6, accumulate=2), placement("none"), Method("none", ()))
-    """
+    """Checks that the settings go with the devices and with the method."""
     part_of_batch(settings.batch_size, settings.accumulate, place)
     together = settings.steps_per_dispatch
     if together > 1 and not place.accelerator:

@@ -202,6 +202,7 @@ def test_a_set_that_does_not_exist_is_refused_with_names_that_do(tmp_path, name,
 
 def test_names_have_a_configuration_and_a_version():
     assert parse_name("emnist/letters") == ("emnist", "letters", "")
+    assert parse_name("emnist/letters:3.1.0") == ("emnist", "letters", "3.1.0")
     assert parse_name("mnist:3.0.1") == ("mnist", "", "3.0.1")
 
 
