@@ -35,10 +35,10 @@ class Descent(NamedTuple):
     converged: jax.Array  # whether the last sweep changed no code; bool []
 
 
-def energy_of(problem: Problem, w_NxM: jax.Array, precision: Any) -> jax.Array:
-    """w^T A w from scratch: one product of the size of a sweep's."""
+def from_scratch(problem: Problem, w_NxM: jax.Array, precision: Any) -> Fitted:
+    """Codes with s and w^T A w computed anew: one product of the size of a sweep's."""
     product_NxM = dot(problem.gram_NxN, w_NxM, precision) + problem.ridge * w_NxM
-    return (w_NxM * product_NxM).sum(0)
+    return measured(problem, w_NxM, (w_NxM * product_NxM).sum(0))
 
 
 def sweep_until_settled(
@@ -97,8 +97,6 @@ def descend(
         codes, _, changed = lax.fori_loop(0, -(-N // block), one_block, carry)
         return codes, changed
 
-    w_NxM = alive(problem, w_NxM)
-    start = measured(problem, w_NxM, energy_of(problem, w_NxM, precision))
+    start = from_scratch(problem, alive(problem, w_NxM), precision)
     found = sweep_until_settled(problem, start, one_sweep, max_sweeps)
-    w_NxM = found.codes.w_NxM
-    return found._replace(codes=measured(problem, w_NxM, energy_of(problem, w_NxM, precision)))
+    return found._replace(codes=from_scratch(problem, found.codes.w_NxM, precision))

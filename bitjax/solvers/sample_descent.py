@@ -14,13 +14,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import (
-    check_codes,
-    check_counts,
-    check_ridge,
-    checked_arrays,
-    checked_grid,
-)
+from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays, checked_grid
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
     Fitted,
@@ -102,8 +96,7 @@ def fit_codes_to_samples(
         "float_MxN": (float_MxN, (M, N)),
     }
     x, z, start, pull = checked_arrays(given, "x_TxN", dtype)
-    grid = checked_grid(grid_G, dtype)
-    check_codes("start_MxN", start, grid)
+    grid = checked_grid(grid_G, start)
     check_ridge(ridge)
     check_counts(max_sweeps=max_sweeps)
 

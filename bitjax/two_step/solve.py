@@ -21,10 +21,10 @@ from bitjax.linen.sites import site_costs
 from bitjax.linen.targets import (
     Affine,
     affine_of,
+    float_kernels,
     has_intercept,
     levels_of,
     plan_layers,
-    with_float_kernels,
 )
 from bitjax.two_step.data import collect, moments_of, sampler
 from bitjax.two_step.fits import (
@@ -152,9 +152,7 @@ def solve_each(
 
 
 def _solve(model, variables, teacher, plan, batches, settings, key):
-    float_model = with_float_kernels(model)
-    if settings.float_inputs:
-        float_model = model.clone(rules=())
+    float_model = model.clone(rules=() if settings.float_inputs else float_kernels(model.rules))
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
     first = as_args(next(iter(batches())))
     added = plan.target == "sum" and settings.asymmetric
