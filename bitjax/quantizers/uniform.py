@@ -20,7 +20,7 @@ from bitjax.quantizers.base import (
     check_choice,
     check_integer_bits,
 )
-from bitjax.quantizers.grid import Grid, decode, encode, fake_quant, from_range
+from bitjax.quantizers.grid import Grid, decode, encode, fake_quant, from_range, steps
 from bitjax.quantizers.ste import scale_gradient
 
 GridOf = Callable[[Params, Stats, bool], Grid]
@@ -34,15 +34,8 @@ def affine(
     clipped_only: bool = False,
     **fields,
 ) -> Quantizer:
-    """A quantizer on the affine grid that `grid_of(params, stats, train)` gives.
-
-    The one place where a fixed-bit grid becomes apply, encode and decode, so that the three agree.
-
-    Example:
-      >>> q = uniform(bits=4)  # built by this function
-      >>> q.name
-      'uniform'
-    """
+    """A quantizer on the affine grid that `grid_of(params, stats, train)` gives."""
+    # The one place where a fixed-bit grid becomes apply, encode and decode: the three agree.
 
     def apply(params, stats, x, *, train=False, key=None):
         del key  # deterministic
@@ -205,7 +198,7 @@ def lsq(
     blocks.check_granularity(granularity, group_size)
 
     def code_limits(n):
-        count = (jnp.left_shift(1, n.astype(jnp.int32)) - 1).astype(n.dtype)
+        count = steps(n)
         qmin = -(count + 1.0) / 2.0 if signed else jnp.zeros_like(count)
         return qmin, count + qmin, count
 
