@@ -3,6 +3,7 @@
 LSQ: Esser et al., arXiv 1902.08153. PACT: Choi et al., arXiv 1805.06085.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -79,10 +80,7 @@ def observed(
         low, high = calibrate(x, stats["clip_min"].shape, params["bits"])
         return ranges.as_batch(low, high, method)
 
-    def update(stats, batch):
-        return ranges.update_stats(stats, batch, decay)
-
-    return calibrate, measure, update
+    return calibrate, measure, functools.partial(ranges.update_stats, decay=decay)
 
 
 def uniform(
