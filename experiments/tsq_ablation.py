@@ -94,7 +94,7 @@ def rows(
     import jax.numpy as jnp
 
     import bitjax as bj
-    from bitjax.linen.targets import affine_of, levels_of, plan_layers, with_float_kernels
+    from bitjax.linen.targets import affine_of, float_kernels, levels_of, plan_layers
     from bitjax.two_step.data import merge, moments_of, sampler, sums_of
     from bitjax.variables import read_site
 
@@ -105,7 +105,7 @@ def rows(
         (variables,) = stages["codes"].prepare(work.context(0, variables, say), variables, 0)
     batches = list(work.batches(args.batches + args.held_out, False))
     plans = plan_layers(model, variables, work.costs, (batches[0],))
-    teacher = with_float_kernels(model)
+    teacher = model.clone(rules=float_kernels(model.rules))
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in WAYS}
     for index, plan in enumerate(plans):
         taken = sampler(

@@ -10,7 +10,7 @@ import numpy as np
 from bitjax.bottleneck.coefficients import solve_coefficients
 from bitjax.bottleneck.curves import GRIDS, rate_curves
 from bitjax.bottleneck.of_sites import site_histograms
-from bitjax.bottleneck.rates import COSTS, Curve, allocate_rates, equal_psnr
+from bitjax.bottleneck.rates import COSTS, Curve, allocate_rates, check_rate, equal_psnr
 from bitjax.bottleneck.sensitivity import fisher
 from bitjax.costs.site import Costs
 from bitjax.linen.calibrate import calibrate
@@ -184,11 +184,8 @@ def check_settings(
         raise ValueError(
             f"`min_bits`, `max_bits` must rise within [1, 8], got {min_bits}, {max_bits}."
         )
-    if psnr_loss is None and not min_bits <= rate <= max_bits:
-        raise ValueError(
-            f"`rate` must be in [{min_bits}, {max_bits}], from `min_bits` to `max_bits`, "
-            f"got {rate:g}."
-        )
+    if psnr_loss is None:
+        check_rate(rate, min_bits, max_bits)
 
 
 def _leaves(curve: Curve, bits: int) -> dict[str, Any]:

@@ -62,18 +62,16 @@ def rate_curves(
         if peak == 0.0:  # a site of zeros needs one level
             found[site] = Curve(bits, np.zeros(max_bits), np.ones(max_bits), 0.0)
             continue
-        points = sample(histogram)
-        if grid == "free":
-            solved = free_scales(points.values, points.weights, max_bits=max_bits)
-            scale, distortion = solved.value.scale, solved.objective + points.within
-        elif grid == "window":
-            step = histogram.full_scale / 2**_PLANES
-            solved = window_scales(points.values, points.weights, step, max_bits=max_bits)
-            scale, distortion = solved.value.scale, solved.objective + points.within
-        else:
+        if grid in ("truncated", "lasso"):
             found[site] = _truncated(histogram, bits, float(peak), grid)
             continue
-        found[site] = Curve(bits, np.asarray(distortion), np.asarray(scale), float(peak))
+        values, weights, within = sample(histogram)
+        if grid == "free":
+            solved = free_scales(values, weights, max_bits=max_bits)
+        else:
+            step = histogram.full_scale / 2**_PLANES
+            solved = window_scales(values, weights, step, max_bits=max_bits)
+        found[site] = Curve(bits, solved.objective + within, solved.value.scale, float(peak))
     return found
 
 

@@ -5,6 +5,7 @@ any set of levels can be judged from it afterwards (`measures.py`), without anot
 """
 
 import math
+import operator
 from typing import NamedTuple
 
 import jax
@@ -46,11 +47,6 @@ class Histogram(NamedTuple):
     def total(self) -> int:
         """Elements in all."""
         return int(self.counts.sum())
-
-    @property
-    def signed(self) -> bool:
-        """Whether any element is below 0."""
-        return self.negatives > 0
 
     @property
     def edges(self) -> NDArray[np.float64]:
@@ -115,17 +111,8 @@ def merge(one: Histogram, other: Histogram) -> Histogram:
     """The histogram of all that two have seen, at the larger full scale; exact, in any order."""
     exponent = max(one.exponent, other.exponent)
     a, b = _widen(one, exponent), _widen(other, exponent)
-    return Histogram(
-        exponent,
-        a.counts + b.counts,
-        a.offsets + b.offsets,
-        a.squares + b.squares,
-        a.zeros + b.zeros,
-        a.full + b.full,
-        a.negatives + b.negatives,
-        min(a.low, b.low),
-        max(a.high, b.high),
-    )
+    sums = map(operator.add, a[1:-2], b[1:-2])  # all from `counts` to `negatives`
+    return Histogram(exponent, *sums, min(a.low, b.low), max(a.high, b.high))
 
 
 def _widen(histogram, exponent):

@@ -4,7 +4,7 @@ Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bo
 arXiv 2006.05210, choose planes site by site at equal PSNR; the budget over all sites is ours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +75,7 @@ def allocate_rates(
     check_choice(cost, COSTS, "cost")
     if not 1 <= min_bits <= max_bits:
         raise ValueError(f"`min_bits` must be in [1, {max_bits}], got {min_bits}.")
-    if not min_bits <= rate <= max_bits:
-        raise ValueError(
-            f"`rate` must be in [{min_bits}, {max_bits}], from `min_bits` to `max_bits`, "
-            f"got {rate:g}."
-        )
+    check_rate(rate, min_bits, max_bits)
     sites = list(curves)
     _check_sites(curves, costs, weights, min_bits, max_bits)
     share = {
@@ -90,7 +86,7 @@ def allocate_rates(
         0.5
         * (1.0 if weights is None else weights[s])
         * costs[s].elements
-        * _between(curves[s], curves[s].distortion, rates)
+        * _distortion_at(curves[s], rates)
         for s in sites
     ]
     prices = [share[s] * rates for s in sites]
@@ -116,7 +112,7 @@ def equal_psnr(
     found = {}
     for site, curve in curves.items():
         rates = np.arange(min_bits, min(max_bits, int(curve.bits.max())) + 1)
-        error = np.maximum(_between(curve, curve.distortion, rates), 1e-300)
+        error = np.maximum(_distortion_at(curve, rates), 1e-300)
         reached = 10 * np.log10(max(curve.peak, 1e-150) ** 2 / error) >= decibels
         found[site] = int(rates[reached.argmax()]) if reached.any() else int(rates[-1])
     return found
@@ -135,9 +131,18 @@ def mixed_precision_gain(
     return float(10 * (np.log10(n @ v) - n @ np.log10(v))) if v.size else 0.0
 
 
-def _between(curve: Curve, values: NDArray, rates: Sequence[int] | NDArray) -> NDArray:
+def check_rate(rate: float, min_bits: int, max_bits: int) -> None:
+    """Raises a ValueError unless the rate lies between the bounds."""
+    if not min_bits <= rate <= max_bits:
+        raise ValueError(
+            f"`rate` must be in [{min_bits}, {max_bits}], from `min_bits` to `max_bits`, "
+            f"got {rate:g}."
+        )
+
+
+def _distortion_at(curve: Curve, rates: NDArray) -> NDArray:
     place = {int(b): i for i, b in enumerate(curve.bits)}
-    return np.array([values[place[int(k)]] for k in rates], np.float64)
+    return np.array([curve.distortion[place[int(k)]] for k in rates], np.float64)
 
 
 def _check_sites(curves, costs, weights, min_bits, max_bits):

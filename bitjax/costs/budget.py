@@ -16,7 +16,7 @@ import numpy as np
 from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
 from bitjax.costs.site import Costs
 
-CRITERIA = ("equal", "macs", "bytes", "bops")
+_WEIGHTS = {"equal": "count", "macs": "macs", "bytes": "elements"}  # fields of `SiteCost`
 _ROLES = {"bytes": "kernel", "activation_bytes": "input", "bops": "kernel"}
 
 
@@ -67,17 +67,12 @@ def penalty(
         chosen = [kernel for kernel, _ in pairs]
         total = sum(costs[kernel].macs for kernel in chosen)
         return METRICS["bops"](bits, costs, chosen) / (8.0 * max(1, total))
-    if criterion == "equal":
-        weights = {site: float(costs[site].count) for site in bits}
-    elif criterion == "macs":
-        weights = {site: float(costs[site].macs) for site in bits}
-    elif criterion == "bytes":
-        weights = {site: float(costs[site].elements) for site in bits}
-    else:
+    if criterion not in _WEIGHTS:
         raise ValueError(
-            f"`criterion` must be one of {list(CRITERIA)} or a mapping from sites to weights, "
+            f"`criterion` must be one of {[*_WEIGHTS, 'bops']} or a mapping from sites to weights, "
             f"got {criterion!r}."
         )
+    weights = {site: float(getattr(costs[site], _WEIGHTS[criterion])) for site in bits}
     return _weighted(bits, costs, weights, sum(weights.values()))
 
 

@@ -139,11 +139,9 @@ def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
     mean = site_bits(bits, costs)
     chosen = set(costs if sites is None else sites)
     return sum(
-        (
-            mean[site].mean() * (cost.elements / 8)
-            for site, cost in costs.items()
-            if cost.role == "kernel" and site in chosen
-        )
+        mean[site].mean() * (cost.elements / 8)
+        for site, cost in costs.items()
+        if cost.role == "kernel" and site in chosen
     )
 
 
@@ -200,11 +198,9 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
     mean = site_bits(bits, costs)
     chosen = set(costs if sites is None else sites)
     return sum(
-        (
-            (mean[kernel] * (mean[site] if site else FLOAT_BITS)).mean() * costs[kernel].macs
-            for kernel, site in layer_pairs(costs).values()
-            if kernel in chosen
-        )
+        (mean[kernel] * (mean[site] if site else FLOAT_BITS)).mean() * costs[kernel].macs
+        for kernel, site in layer_pairs(costs).values()
+        if kernel in chosen
     )
 
 

@@ -1,6 +1,7 @@
 """Runs one batch forward and backward and finds what would spoil a run."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -184,7 +185,7 @@ def _default_loss(out, labels):
 
 
 def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
-    role = site.rpartition("/")[2]
+    role, warning = site.rpartition("/")[2], partial(Finding, "warning", site)
     zeros, cut, saturated = (float(np.max(a)) for a in (seen.zeros, seen.cut, seen.saturated))
     if role == "kernel" and zeros == 1.0:
         message = (
@@ -194,33 +195,28 @@ def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
         yield Finding("error", site, message)
         return
     if role == "kernel" and zeros > _MOSTLY_ZERO:
-        message = (
+        yield warning(
             f"is quantized to {100 * zeros:.1f} % zeros: give it more bits, or a range that "
             "outliers do not set"
         )
-        yield Finding("warning", site, message)
     count = _read(variables.get(STATS, {}), site, "count")
     if role == "input" and count is not None and np.any(np.asarray(count) == 0):
-        message = (
+        yield warning(
             "has a range that was never observed: run bitjax.calibrate(model, variables, "
             "batches), or train with quant_stats mutable, before evaluating"
         )
-        yield Finding("warning", site, message)
     if cut > 0:
-        message = (
+        yield warning(
             f"is quantized without sign, but {100 * cut:.1f} % of its elements are below 0 "
             "and are cut: use signed=True"
         )
-        yield Finding("warning", site, message)
     elif saturated > _SATURATED:
-        message = (
+        yield warning(
             f"saturates: {100 * saturated:.1f} % of its elements lie outside the range: "
             "calibrate on more batches or fit the range anew"
         )
-        yield Finding("warning", site, message)
     if role == "input" and np.any(seen.half_used):
-        message = "never is below 0, yet half of its codes are: use signed=False"
-        yield Finding("warning", site, message)
+        yield warning("never is below 0, yet half of its codes are: use signed=False")
 
 
 def _bits(site, bounds, variables, gradients, depth) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.linen.calibrate import Variables, observe, raise_nonfinite
 from bitjax.linen.probe import compile_quickly, jit_arrays
@@ -51,7 +52,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
     model = Quantized(model.model, model.rules)
     # New dicts, so that a change to one set of variables leaves the other one alone.
     floats = jax.tree.map(lambda x: x, floats_of(variables))
-    old = {name: _flatten(variables.get(name, {})) for name in _NEW}
+    old = {name: flatten_dict(variables.get(name, {})) for name in _NEW}
     want = _structure(model, args, kwargs)
     kept = {
         name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
@@ -61,9 +62,9 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
     def run(floats, kept, args):
         def fill(given):
             """Makes the missing leaves, with the sites of `given` as they are."""
-            tree = {name: _unflatten(given[name]) for name in _NEW}
+            tree = {name: unflatten_dict(given[name]) for name in _NEW}
             _, made = model.apply({**floats, **tree}, *args, **kwargs, mutable=list(_NEW))
-            made = {name: _flatten(made.get(name, {})) for name in _NEW}
+            made = {name: flatten_dict(made.get(name, {})) for name in _NEW}
             return {name: {p: kept[name].get(p, x) for p, x in made[name].items()} for name in _NEW}
 
         whole = _whole_sites(kept, want)
@@ -73,15 +74,15 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
             partly = _sites(kept)
             given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
             full = fill(given)
-        tree = {name: _unflatten(full[name]) for name in _NEW}
+        tree = {name: unflatten_dict(full[name]) for name in _NEW}
         moved, finite = observe(model, {**floats, **tree}, args, kwargs)
-        moved = _flatten(moved)
+        moved = flatten_dict(moved)
         stats = {p: kept[STATS].get(p, moved.get(p, x)) for p, x in full[STATS].items()}
         return {QUANT: full[QUANT], STATS: stats}, finite
 
     made, finite = jit_arrays(run, floats, kept, args, **compile_quickly())
     # Leaves that were kept did not pass through the program: they are the caller's own arrays.
-    result = {name: _unflatten({**made[name], **kept[name]}) for name in _NEW}
+    result = {name: unflatten_dict({**made[name], **kept[name]}) for name in _NEW}
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
     if not finite:
         raise_nonfinite("the batch", model, result, args, kwargs)
@@ -96,9 +97,7 @@ def _structure(model, args, kwargs):
         return model.init(rngs, *args, **kwargs)
 
     shapes = jax.eval_shape(init)
-    return {
-        name: {path: x.shape for path, x in _flatten(shapes.get(name, {})).items()} for name in _NEW
-    }
+    return {n: {p: x.shape for p, x in flatten_dict(shapes.get(n, {})).items()} for n in _NEW}
 
 
 def _sites(flat):
@@ -109,18 +108,3 @@ def _whole_sites(kept, want):
     """The leaves of the sites that miss none."""
     partly = {p[:-1] for name in _NEW for p in want[name] if p not in kept[name]}
     return {n: {p: x for p, x in kept[n].items() if p[:-1] not in partly} for n in _NEW}
-
-
-def _flatten(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {tuple(entry.key for entry in path): leaf for path, leaf in leaves}
-
-
-def _unflatten(flat):
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return tree

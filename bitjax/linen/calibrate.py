@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.linen.probe import inner_model, probe, rules_of
 from bitjax.linen.quantized import Quantized
+from bitjax.linen.visit import field
 from bitjax.quantizers.base import Quantizer
 from bitjax.variables import STATS, as_args
 
@@ -131,15 +132,12 @@ def _batch_statistics(next_fun, args, kwargs, context):
     call = inspect.signature(nn.BatchNorm.__call__).bind(module, *args, **kwargs).arguments
     call = {name: value for name, value in call.items() if name != "self"}
     call.pop("use_running_average", None)
-    fields = {"use_running_average": False, "momentum": 0.0, "axis_name": None}
-    own = {name: getattr(module, name) for name in fields}
-    for name, value in fields.items():
-        object.__setattr__(module, name, value)
-    try:
+    with (
+        field(module, "use_running_average", False),
+        field(module, "momentum", 0.0),
+        field(module, "axis_name", None),
+    ):
         return next_fun(call.pop("x"), **call)
-    finally:
-        for name, value in own.items():
-            object.__setattr__(module, name, value)
 
 
 def observe(model, variables, args, kwargs):

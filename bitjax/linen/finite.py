@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.linen.probe import Seen, compile_quickly, jit_arrays, probe
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, site_name
 
 _SMALL = 1 << 16  # elements up to which a leaf is cheap to copy
 
@@ -66,15 +66,14 @@ def first_bad(
         if name is None:  # unplaced, it would blame a tensor that it made non-finite
             return "/".join(path[1:])
     for name, flags in _steps(records):
-        prefix = f"{name}/" if name else ""
         for tensor in ("input", "kernel"):
             if not flags.get(tensor, True):
-                return prefix + tensor
+                return site_name(name, tensor)
         for path in owner:
             if owner[path] == name:
                 return "/".join(path[1:])
         if not flags["output"]:
-            return prefix + "output"
+            return site_name(name, "output")
     return None
 
 
@@ -95,8 +94,7 @@ def _owner(path, records):
     """The module whose variable this is, or whose site learned or observed it."""
     inside = "/".join(path[1:-1])
     for name, flags in records:
-        prefix = f"{name}/" if name else ""
-        sites = [prefix + role for role in flags if path[0] in (QUANT, STATS)]
+        sites = [site_name(name, role) for role in flags if path[0] in (QUANT, STATS)]
         if inside == name or inside in sites:
             return name
     return None

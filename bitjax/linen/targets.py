@@ -132,10 +132,9 @@ def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine 
     return Affine(gain, np.asarray(params.get("bias", 0.0), np.float64) - gain * mean)
 
 
-def with_float_kernels(model: Quantized) -> Quantized:
-    """The model with float kernels where scales are stored: the one that layers imitate."""
-    rules = (r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in model.rules)
-    return model.clone(rules=tuple(rules))
+def float_kernels(rules: Rules) -> Rules:
+    """The rules with float kernels where scales are stored: those of the model to imitate."""
+    return tuple(r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in rules)
 
 
 def has_intercept(variables: Variables, plan: Plan) -> bool:

@@ -107,7 +107,7 @@ def visiting(visitor: Visitor, axis_name: str | None = None) -> Iterator[None]:
         if not hasattr(module, "promote_dtype"):
             sync = axis_name if isinstance(module, nn.BatchNorm) else None
             if sync and module.axis_name is None:
-                with _field(module, "axis_name", sync):
+                with field(module, "axis_name", sync):
                     out = next_fun(*args, **kwargs)
             else:
                 out = next_fun(*args, **kwargs)
@@ -124,7 +124,7 @@ def visiting(visitor: Visitor, axis_name: str | None = None) -> Iterator[None]:
             return promote(*(new[r] for r in roles), *tensors[len(roles) :], **options)
 
         promote: Callable = module.promote_dtype
-        with _field(module, "promote_dtype", hook):
+        with field(module, "promote_dtype", hook):
             out = next_fun(*args, **kwargs)
         visitor.output(layer, seen, out)
         return out
@@ -134,7 +134,7 @@ def visiting(visitor: Visitor, axis_name: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _field(module, name, value):
+def field(module, name, value):
     """Sets a field of a frozen module for the length of a call."""
     before = getattr(module, name)
     object.__setattr__(module, name, value)

@@ -10,8 +10,6 @@ from bitjax.costs.site import Costs
 from bitjax.rules import Rules
 
 Variables = Mapping[str, Any]
-
-
 Controls = Mapping[str, jax.Array]
 
 

@@ -10,8 +10,6 @@ from bitjax.methods.base import Variables
 from bitjax.rules import Rules, quantizer_of
 
 FROZEN = "frozen"
-
-
 _RANGES = ("scale", "clip_max", "clip_min", "log_clip_max", "coefficients")
 
 

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 
 from bitjax.bottleneck.allocate import allocate
-from bitjax.linen.targets import is_stored
+from bitjax.linen.targets import float_kernels, is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.labels import FROZEN, default_labels
 from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
@@ -121,7 +121,7 @@ def tsq(
         tuned = made._replace(steps=fine_tune_steps, learning_rate=fine_tune_rate)
         last = training("fine_tune", rules, tuned, range_decay=0.0)
         if trained == "scales":
-            last = last._replace(rules=_held(rules), labels=frozen_codes(rules))
+            last = last._replace(rules=_held(rules), labels=_frozen_codes(rules))
         stages.append(last)
     return Method("tsq", tuple(stages))
 
@@ -173,20 +173,8 @@ def _held(rules: Rules) -> Rules:
     )
 
 
-def float_kernels(rules: Rules) -> Rules:
-    """The rules with kernels of stored scales left float."""
-    return tuple(r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in rules)
-
-
-def frozen_codes(rules: Rules) -> Callable[[Any], Any]:
-    """`default_labels`, with kernels of stored scales frozen: only what surrounds the codes moves.
-
-    Example:
-      >>> import bitjax as bj
-      >>> labels = frozen_codes([bj.rule("head/kernel", bj.ternary(fit="stored"))])
-      >>> labels({"params": {"head": {"kernel": 0.0, "bias": 0.0}}})
-      {'params': {'head': {'bias': 'weights', 'kernel': 'frozen'}}}
-    """
+def _frozen_codes(rules: Rules) -> Callable[[Any], Any]:
+    """`default_labels` with kernels of stored scales frozen: only what surrounds codes moves."""
 
     def label(path, name):
         if path[0].key != "params" or path[-1].key != "kernel":

@@ -20,20 +20,15 @@ _DEPTH = 15  # magnitude planes; all are kept, so that a code is a signed intege
 
 
 class Alphabet(NamedTuple):
-    """Pure functions between a tensor, signed codes and stored codes.
+    """Pure functions between a tensor, signed codes and stored codes."""
 
-    `fitted` holds what a fit found per filter: `scale`, and `threshold` where there is one.
-
-    Attributes:
-      nearest: `(x, fitted, bits) -> signed float codes` of widened x.
-      pack: `(signed float codes, bits) -> int32` in [0, 2^bits - 1].
-      unpack: its inverse.
-      learned: `(x, scale, bits) -> x_hat`, with LSQ's gradients.
-    """
-
+    # (x, fitted, bits) -> signed float codes of widened x; `fitted` holds what a fit found per
+    # filter: `scale`, and `threshold` where there is one.
     nearest: Callable[[jax.Array, Stats, jax.Array], jax.Array]
+    # (signed float codes, bits) -> int32 in [0, 2^bits - 1], and the inverse
     pack: Callable[[jax.Array, jax.Array], jax.Array]
     unpack: Callable[[jax.Array, jax.Array], jax.Array]
+    # (x, scale, bits) -> x_hat, with LSQ's gradients
     learned: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -55,15 +50,11 @@ def _sign(x, scale):
 
 # Compiled as one function, so that layers of one shape share its trace.
 @jax.jit
-def sign_quant(x: jax.Array, scale: jax.Array) -> jax.Array:
+def _learned_sign(x: jax.Array, scale: jax.Array) -> jax.Array:
     """scale * sign(x), sign(0) = 1, differentiable in x and scale as LSQ's with two levels.
 
     Gradients: to x, 1 for |x| <= scale and 0 outside; to scale, sign(v) - v inside, v = x / scale,
     and sign(v) outside. The backward pass keeps x in its own dtype.
-
-    Example:
-      >>> sign_quant(jnp.array([-3.0, 0.0, 0.1]), jnp.float32(2.0)).tolist()
-      [-2.0, 2.0, 2.0]
     """
     return _sign_quant(x, scale)
 
@@ -98,5 +89,5 @@ SIGNS = Alphabet(
     lambda x, fitted, bits: _sign(x, fitted["scale"]),
     lambda code, bits: (code > 0).astype(jnp.int32),
     lambda codes, bits: 2.0 * codes.astype(jnp.float32) - 1.0,
-    lambda x, scale, bits: sign_quant(x, scale),
+    lambda x, scale, bits: _learned_sign(x, scale),
 )

@@ -182,20 +182,13 @@ def bitlength(
     check_bits(init if clip_bits is None else clip_bits, 1 if clip_bits else 0, 16, "clip_bits")
     check_bits(decay, 0, 1, "decay")
     range_granularity = range_granularity or granularity
-    size = {
-        name: group_size if kind == "per_group" else None
-        for name, kind in (("bits", granularity), ("range", range_granularity))
-    }
-    blocks.check_granularity(granularity, size["bits"])
-    blocks.check_granularity(range_granularity, size["range"])
+    for kind in (granularity, range_granularity):
+        blocks.check_granularity(kind, group_size if kind == "per_group" else None)
     learned = range == "learned"
     symmetric = signed is not False
     calibrate, measure, update = observed(
         "minmax", zero_on_grid, signed=signed, percentile=100.0, decay=decay
     )
-
-    def learned_range(clip_max):
-        return (-clip_max if symmetric else jnp.zeros_like(clip_max)), clip_max
 
     def fit_clip(x, block):
         n = jnp.float32(max(1.0, round(init if clip_bits is None else clip_bits)))
@@ -208,21 +201,19 @@ def bitlength(
         return jnp.log(jnp.where(clip_max > 0, clip_max, 1.0))
 
     def init_fn(x, axes):
-        params = {
-            "bits": jnp.full(
-                blocks.block_shape(x.shape, axes, granularity, size["bits"]), jnp.float32(init)
-            )
-        }
+        block = blocks.block_shape(x.shape, axes, granularity, group_size)
+        params = {"bits": jnp.full(block, jnp.float32(init))}
         if mode == "sharpen":
             params["sharpness"] = jnp.float32(1.0)
-        block = blocks.block_shape(x.shape, axes, range_granularity, size["range"])
+        block = blocks.block_shape(x.shape, axes, range_granularity, group_size)
         if learned:
             return {**params, "log_clip_max": fit_clip(x, block)}, {}
         return params, ranges.init_stats(*calibrate(x, block, None))
 
     def grid_of(params, stats, train):
         if learned:
-            low, high = learned_range(jnp.exp(params["log_clip_max"]))
+            high = jnp.exp(params["log_clip_max"])
+            low = -high if symmetric else jnp.zeros_like(high)
         else:
             low, high = jax.lax.stop_gradient(ranges.read_range(stats, train))
         return from_range(low, high, zero_on_grid)

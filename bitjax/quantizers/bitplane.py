@@ -283,9 +283,7 @@ def _observed(start, fit, depth, signed, normalized, decay, method, **fields):
         low, high = fit(params, x)
         return ranges.as_batch(low, high, method)
 
-    def update(stats, batch):
-        return ranges.update_stats(stats, batch, decay)
-
+    update = functools.partial(ranges.update_stats, decay=decay)
     fields |= {"measure": measure, "update": update}
     return _strong(init, scale_of, depth, signed, normalized, **fields)
 
@@ -304,7 +302,5 @@ def _solved(start, fit, depth, signed, decay, **fields):
         _check_sign(x, signed)
         return code_sums(x, jnp.abs(params["scale"]), kept_of(params), depth, signed)
 
-    def update(stats, batch):
-        return update_sums(stats, batch, decay)
-
+    update = functools.partial(update_sums, decay=decay)
     return learned._replace(init=init, apply=apply, measure=measure, update=update)

@@ -15,22 +15,8 @@ from bitjax.quantizers.grid import inverse, widen
 from bitjax.quantizers.plane_grid import PlaneGrid, kept_of, level, pack, plane_grid, unpack
 
 
-def bottleneck_code(
-    x: jax.Array, to: PlaneGrid, *, truncate: bool, wrap: bool, dither: jax.Array | None = None
-) -> jax.Array:
-    """The signed code of widened x, as the reference makes it as far as the flags ask.
-
-    Example:
-      >>> from bitjax.quantizers.plane_grid import Kept
-      >>> to = plane_grid(jnp.float32(1.0), Kept(jnp.float32(2), jnp.float32(1)), 3, False, (2,))
-      >>> x = jnp.array([3.0, 8.0])
-      >>> bottleneck_code(x, to, truncate=True, wrap=True).tolist()
-      [1.0, 0.0]
-      >>> bottleneck_code(x, to, truncate=False, wrap=False).tolist()
-      [2.0, 3.0]
-
-    Source: the authors' program bitwise_information_bottleneck.py (arXiv 2006.05210).
-    """
+def _code(x: jax.Array, to: PlaneGrid, truncate: bool, wrap: bool, dither) -> jax.Array:
+    """The signed code of widened x, as the reference makes it as far as the flags ask."""
     at = x * inverse(to.scale)
     if dither is not None:
         at = at + dither
@@ -66,7 +52,7 @@ def faithful(
         kept = kept_of(params)
         largest = jnp.max(jnp.abs(x), axis=tuple(range(x.ndim > 1, x.ndim)), keepdims=True)
         to = plane_grid(largest / 2.0**depth, kept, depth, signed, x.shape)
-        return bottleneck_code(x, to, truncate=truncate, wrap=wrap, dither=noise), to, kept
+        return _code(x, to, truncate, wrap, noise), to, kept
 
     def apply(params, stats, x, *, train=False, key=None):
         del stats

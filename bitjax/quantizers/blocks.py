@@ -94,26 +94,15 @@ def split(x: jax.Array, block: Sequence[int]) -> tuple[jax.Array, tuple[int, ...
 
 
 def fold(x: jax.Array, like: jax.Array, where: jax.Array) -> jax.Array:
-    """Sums x over the blocks of the parameter `like`, to its shape and dtype, where it says.
-
-    Keep the `where`: without it XLA on the CPU splits the fused reduction into one pass per
-    operation (4 to 30 times slower).
-
-    Example:
-      >>> fold(jnp.ones((2, 4)), jnp.zeros((1, 2)), jnp.bool_(True)).tolist()
-      [[4.0, 4.0]]
-    """
+    """Sums x over the blocks of the parameter `like`, to its shape and dtype, where it says."""
+    # Keep the `where`: without it XLA on the CPU splits the fused reduction into one pass per
+    # operation (4 to 30 times slower).
     cut, inner = split(jnp.where(where, x, 0.0), like.shape)
     return jnp.sum(cut, axis=inner).reshape(like.shape).astype(like.dtype)
 
 
 def flatten(x: jax.Array, block: Sequence[int]) -> jax.Array:
-    """x as `[entries, elements of one block]`, for statistics that sort.
-
-    Example:
-      >>> flatten(jnp.zeros((3, 3, 4, 8)), (1, 1, 1, 8)).shape
-      (8, 36)
-    """
+    """x as `[entries, elements of one block]`, for statistics that sort."""
     cut, inner = split(x, block)
     outer = tuple(axis for axis in range(cut.ndim) if axis not in inner)
     return cut.transpose(outer + inner).reshape(max(1, math.prod(block)), -1)

@@ -29,13 +29,7 @@ class Grid(NamedTuple):
 
 
 def from_range(clip_min: jax.Array, clip_max: jax.Array, zero: bool) -> Grid:
-    """The grid over [clip_min, clip_max]; in zero form the range is widened to hold 0.0.
-
-    Example:
-      >>> grid = from_range(jnp.float32(1.0), jnp.float32(3.0), zero=True)
-      >>> float(grid.lo), float(grid.width)
-      (0.0, 3.0)
-    """
+    """The grid over [clip_min, clip_max]; in zero form the range is widened to hold 0.0."""
     if zero:
         clip_min, clip_max = jnp.minimum(clip_min, 0.0), jnp.maximum(clip_max, 0.0)
     return Grid(clip_min, clip_max - clip_min)
@@ -52,31 +46,19 @@ def widen(x: jax.Array) -> jax.Array:
 
 
 class Levels(NamedTuple):
-    """A grid at whole bits, as what one element needs: numbers per block, made once per call.
+    """A grid at whole bits, as what one element needs: numbers per block, made once per call."""
 
-    With u = x - start, the nearest level is  base + width * ratio,
-    ratio = clip(round(u * rate), first, last) * unit.
-
-    Attributes:
-      start: start of the range, or 0 in zero form.
-      base: start of the range, or 0 where there are no bits: the block is pruned.
-      width: length of the range.
-      rate: codes per unit of x; 0 for a degenerate range, which then has one level instead of NaN.
-      first: code of the first level, counted from `base`.
-      last: code of the last level, counted from `base`.
-      unit: 1 / (2^bits - 1); 0 where there are no bits.
-      lowest: start of the inside of the range, in widths from `start`.
-      highest: end of the inside, in widths from `start`; below `lowest` where there are no bits.
-    """
-
-    start: jax.Array
-    base: jax.Array
-    width: jax.Array
-    rate: jax.Array
-    first: jax.Array
-    last: jax.Array
-    unit: jax.Array
-    lowest: jax.Array
+    # With u = x - start, the nearest level is  base + width * ratio,
+    # ratio = clip(round(u * rate), first, last) * unit.
+    start: jax.Array  # start of the range, or 0 in zero form
+    base: jax.Array  # start of the range, or 0 where there are no bits: the block is pruned
+    width: jax.Array  # length of the range
+    rate: jax.Array  # codes per unit of x; 0 for a degenerate range: one level instead of NaN
+    first: jax.Array  # code of the first level, counted from `base`
+    last: jax.Array  # code of the last level, counted from `base`
+    unit: jax.Array  # 1 / (2^bits - 1); 0 where there are no bits
+    lowest: jax.Array  # start of the inside of the range, in widths from `start`
+    # end of the inside, in widths from `start`; below `lowest` where there are no bits
     highest: jax.Array
 
 
@@ -104,12 +86,7 @@ def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int]) -> Lev
 
 
 def inverse(width: jax.Array) -> jax.Array:
-    """1 / width, or 0 where the width is too small for that.
-
-    Example:
-      >>> float(inverse(jnp.float32(0.5))), float(inverse(jnp.float32(0.0)))
-      (2.0, 0.0)
-    """
+    """1 / width, or 0 where the width is too small for that."""
     usable = width > jnp.finfo(width.dtype).tiny * 2.0**20
     return jnp.where(usable, 1.0 / jnp.where(usable, width, 1.0), 0.0)
 

@@ -72,7 +72,7 @@ def halfwave(
       bits. Departures: the threshold is by default at the joint optimum, 0.3254 at 2 bits, where
       that choice becomes good for every number of bits; `measured` and `learn_step`.
     """
-    check_integer_bits(bits, 1, 16)
+    bits = int(check_integer_bits(bits, 1, 16))
     check_choice(fit, FITS, "fit")
     for name, value in (("step", step), ("threshold", threshold)):
         if value is not None and not (0 < value < math.inf or (value == 0 and name != "step")):
@@ -84,10 +84,15 @@ def halfwave(
             f"`threshold` must be None or 0 with a measured step, got {threshold!r}: give `step` "
             "too, or fit='gaussian'."
         )
-    given = step, threshold
     if not measured:
-        given = _choose(int(bits), step, threshold)
-        _check_reachable(int(bits), *given)
+        if step is None:  # fitted to N(0, 1)
+            step = gaussian_levels(bits)[0] if threshold is None else gaussian_step(bits, threshold)
+        first = step / 2 if threshold is None else threshold
+        if bits > 1 and first >= 1.5 * step:  # the only level above 0 is always reached
+            raise ValueError(
+                f"`threshold` must be below 1.5 steps = {1.5 * step:.4g} at {bits} bits, or the "
+                f"first level is never used, got {first!r}: lower it, or leave it None."
+            )
 
     def init(x, axes):
         blocks.block_shape(x.shape, axes, "per_tensor")  # for its check
@@ -96,7 +101,7 @@ def halfwave(
             scale = measured_step(x, n, half=threshold is None)
             start = 0.5 * scale if threshold is None else jnp.zeros_like(scale)
         else:
-            scale, start = (jnp.float32(value) for value in given)
+            scale, start = jnp.float32(step), jnp.float32(first)
         return {"bits": n, "scale": scale, "threshold": start}, {}
 
     def apply(params, stats, x, *, train=False, key=None):
@@ -148,18 +153,3 @@ def hwgq(
 def _leaves(params: Params):
     fixed = jax.lax.stop_gradient((params["threshold"], params["bits"]))
     return jnp.abs(params["scale"]), *fixed
-
-
-def _choose(bits, step, threshold):
-    """(step, threshold), fitted to N(0, 1) as far as they are not given."""
-    if step is None:
-        step = gaussian_levels(bits)[0] if threshold is None else gaussian_step(bits, threshold)
-    return step, step / 2 if threshold is None else threshold
-
-
-def _check_reachable(bits, step, threshold):
-    if bits > 1 and threshold >= 1.5 * step:  # the only level above 0 is always reached
-        raise ValueError(
-            f"`threshold` must be below 1.5 steps = {1.5 * step:.4g} at {bits} bits, or the first "
-            f"level is never used, got {threshold!r}: lower it, or leave it None."
-        )

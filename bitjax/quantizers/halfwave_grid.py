@@ -18,19 +18,12 @@ from bitjax.quantizers.grid import inverse, steps, widen
 
 
 class HalfWave(NamedTuple):
-    """The levels, as numbers made once per call.
+    """The levels, as numbers made once per call."""
 
-    Attributes:
-      step: distance between levels, in units of x, at least 0.
-      threshold: up to which x becomes 0.
-      rate: codes per unit of x, 1 / step; 0 where the step is too small to divide by.
-      last: the highest code, M = 2^bits - 1.
-    """
-
-    step: jax.Array
-    threshold: jax.Array
-    rate: jax.Array
-    last: jax.Array
+    step: jax.Array  # distance between levels, in units of x, at least 0
+    threshold: jax.Array  # the largest x that becomes 0
+    rate: jax.Array  # codes per unit of x, 1 / step; 0 where the step is too small to divide by
+    last: jax.Array  # the highest code, M = 2^bits - 1
 
 
 def levels(step: jax.Array, threshold: jax.Array, bits: jax.Array) -> HalfWave:
@@ -68,16 +61,9 @@ def half_wave_quant(
 ) -> jax.Array:
     """x on the levels of a half-wave, differentiable in x and perhaps in the step.
 
-    Q(x) = 0 if x <= threshold, else k step for t_k < x <= t_{k+1}, k = 1 .. M = 2^bits - 1, with
-    t_1 = threshold, t_k = max(threshold, (k - 1/2) step), t_{M+1} = inf. Gradients: to x,
-    1[0 < x < M step], which begins at 0 and not at the threshold; to the step, where it is asked
-    for, Q/step - x/step inside that range and M above it (LSQ); none to threshold and bits. The
-    backward pass keeps one array of x's size: a mask, or x where the step learns.
-
-    Example:
-      >>> x = jnp.array([-1.0, 0.2, 0.3, 0.75, 9.0])
-      >>> half_wave_quant(x, jnp.float32(0.5), jnp.float32(0.25), jnp.float32(2.0)).tolist()
-      [0.0, 0.0, 0.5, 0.5, 1.5]
+    Gradients: to x, 1[0 < x < M step], which begins at 0 and not at the threshold; to the step,
+    where it is asked for, Q/step - x/step inside that range and M above it (LSQ); none to threshold
+    and bits. The backward pass keeps one array of x's size: a mask, or x where the step learns.
 
     Source: the public AlexNet of TSQ: thresholds, levels and mask.
     """

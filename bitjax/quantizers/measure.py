@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from bitjax.quantizers.grid import widen
+
 
 def distortion(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     """Mean squared error, in units of x squared; scalar float.
@@ -15,8 +17,7 @@ def distortion(x: jax.Array, x_hat: jax.Array) -> jax.Array:
       >>> float(distortion(jnp.array([0.0, 2.0]), jnp.array([0.0, 1.0])))
       0.5
     """
-    x, x_hat = _wide(x), _wide(x_hat)
-    return jnp.mean(jnp.square(x - x_hat))
+    return jnp.mean(jnp.square(widen(jnp.asarray(x)) - widen(jnp.asarray(x_hat))))
 
 
 def sqnr(x: jax.Array, x_hat: jax.Array) -> jax.Array:
@@ -32,7 +33,7 @@ def sqnr(x: jax.Array, x_hat: jax.Array) -> jax.Array:
       >>> round(float(sqnr(jnp.array([1.0, 1.0]), jnp.array([0.9, 1.1]))), 3)
       20.0
     """
-    signal, noise = jnp.mean(jnp.square(_wide(x))), distortion(x, x_hat)
+    signal, noise = jnp.mean(jnp.square(widen(jnp.asarray(x)))), distortion(x, x_hat)
     ratio = jnp.where(noise > 0, signal, 1.0) / jnp.where(noise > 0, noise, 1.0)
     return jnp.where(noise > 0, 10.0 * jnp.log10(ratio), jnp.inf)
 
@@ -66,7 +67,3 @@ def entropy(codes: jax.Array, num_codes: int) -> jax.Array:
     counts = jnp.bincount(codes.reshape(-1), length=num_codes)
     p = counts / jnp.maximum(counts.sum(), 1)
     return -jnp.sum(jnp.where(p > 0, p * jnp.log2(jnp.where(p > 0, p, 1.0)), 0.0))
-
-
-def _wide(x):
-    return jnp.asarray(x).astype(jnp.promote_types(jnp.asarray(x).dtype, jnp.float32))

@@ -22,50 +22,29 @@ from bitjax.quantizers.ste import clip_ste
 
 
 class PlaneGrid(NamedTuple):
-    """The kept planes, as what one element needs: numbers made once per call.
+    """The kept planes, as what one element needs: numbers made once per call."""
 
-    Attributes:
-      scale: of the code's plane 0, in units of x, spread over x.
-      low: the lowest kept plane, int32.
-      weight: 2^low.
-      count: magnitude planes, int32.
-      step: scale * weight.
-      rate: codes per unit of x, 1 / step; 0 where the scale is too small to divide by.
-      first: the lowest code, -last if signed, else 0.
-      last: the highest code, 2^count - 1.
-    """
-
-    scale: jax.Array
-    low: jax.Array
-    weight: jax.Array
-    count: jax.Array
-    step: jax.Array
-    rate: jax.Array
-    first: jax.Array
-    last: jax.Array
+    scale: jax.Array  # the scale of the code's plane 0, in units of x, spread over x
+    low: jax.Array  # the lowest kept plane, int32
+    weight: jax.Array  # 2^low
+    count: jax.Array  # magnitude planes, int32
+    step: jax.Array  # scale * weight
+    rate: jax.Array  # codes per unit of x, 1 / step; 0 where the scale is too small to divide by
+    first: jax.Array  # the lowest code, -last if signed, else 0
+    last: jax.Array  # the highest code, 2^count - 1
 
 
 class Kept(NamedTuple):
-    """Which planes are kept, and their coefficients.
+    """Which planes are kept, and their coefficients."""
 
-    Attributes:
-      bits: planes stored, the sign's among them, `[]`.
-      shift: the lowest one, `[]`.
-      coefficients: `[depth]`, or None for powers of two, where nothing is looked up.
-    """
-
-    bits: jax.Array
-    shift: jax.Array
+    bits: jax.Array  # planes stored, the sign's among them, `[]`
+    shift: jax.Array  # the lowest kept plane, `[]`
+    # `[depth]`, or None for powers of two, where nothing is looked up
     coefficients: jax.Array | None = None
 
 
 def kept_of(params: Params) -> Kept:
-    """The planes that a quantizer's parameters keep; coefficients are at least 0.
-
-    Example:
-      >>> kept_of({"bits": jnp.float32(4), "shift": jnp.float32(0)}).coefficients is None
-      True
-    """
+    """The planes that a quantizer's parameters keep; coefficients are at least 0."""
     found = params.get("coefficients")
     # Below 0 a plane would count downwards; at 0 it is dropped.
     found = None if found is None else clip_ste(found, 0.0, jnp.inf)
@@ -93,25 +72,13 @@ def nearest(x: jax.Array, to: PlaneGrid) -> jax.Array:
 
 
 def pack(code: jax.Array, to: PlaneGrid) -> jax.Array:
-    """Signed float codes as int32 planes: the magnitude's, and above them the sign's.
-
-    Example:
-      >>> to = plane_grid(jnp.float32(1.0), Kept(jnp.float32(3), jnp.float32(0)), 8, True, (2,))
-      >>> pack(jnp.array([2.0, -3.0]), to).tolist()
-      [2, 7]
-    """
+    """Signed float codes as int32 planes: the magnitude's, and above them the sign's."""
     sign = jnp.where(code < 0, jnp.left_shift(1, to.count), 0)
     return jnp.abs(code).astype(jnp.int32) + sign
 
 
 def unpack(codes: jax.Array, to: PlaneGrid) -> jax.Array:
-    """The inverse of `pack`.
-
-    Example:
-      >>> to = plane_grid(jnp.float32(1.0), Kept(jnp.float32(3), jnp.float32(0)), 8, True, (2,))
-      >>> unpack(jnp.array([2, 7]), to).tolist()
-      [2.0, -3.0]
-    """
+    """The inverse of `pack`."""
     magnitude = (codes & (jnp.left_shift(1, to.count) - 1)).astype(to.step.dtype)
     negative = (codes >> to.count) & 1 == 1
     return jnp.where(negative & (to.first < 0), -magnitude, magnitude)

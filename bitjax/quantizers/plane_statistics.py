@@ -6,46 +6,27 @@ sums (`solvers.plane_selection.gram_of_codes`) and are linear in them, so that a
 batches is the statistic of all their elements.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from bitjax.quantizers.base import Batch, Stats
 from bitjax.quantizers.grid import inverse, widen
 from bitjax.quantizers.plane_grid import Kept, nearest, plane_grid
+from bitjax.quantizers.ranges import spacing
 
-_SAMPLE = 2**16  # elements that are looked at
+_SAMPLE = 2**16  # evenly spaced elements that are looked at: a sum over so many is known to 1 %
 
 
 def init_sums(depth: int) -> Stats:
-    """The history before any batch: no code has occurred.
-
-    Example:
-      >>> {name: leaf.shape for name, leaf in init_sums(3).items()}
-      {'mass': (8,), 'first': (8,), 'count': ()}
-    """
+    """The history before any batch: no code has occurred."""
     zeros = jnp.zeros(2**depth, jnp.float32)
     return {"mass": zeros, "first": zeros, "count": jnp.float32(0.0)}
 
 
 def code_sums(x: jax.Array, scale: jax.Array, kept: Kept, depth: int, signed: bool) -> Batch:
-    """One batch's share of elements at each code, and its part of the mean of |x| / scale.
-
-    Of at most about 65,536 elements, evenly spaced: a sum over so many is known to 1 %.
-
-    Example:
-      >>> kept = Kept(jnp.float32(2), jnp.float32(0))
-      >>> batch = code_sums(jnp.array([0.0, 1.25, 0.75, 3.5]), jnp.float32(1.0), kept, 2, False)
-      >>> batch.mean["mass"].tolist(), batch.mean["first"].tolist()
-      ([0.25, 0.5, 0.0, 0.25], [0.0, 0.5, 0.0, 0.875])
-    """
+    """One batch's share of elements at each code, and its part of the mean of |x| / scale."""
     flat = widen(x).reshape(-1)
-    # The spacing shares no factor with the length, so that no channel or position is left out.
-    stride = max(1, flat.size // _SAMPLE)
-    while math.gcd(stride, flat.size) > 1:
-        stride += 1
-    flat = flat[::stride]
+    flat = flat[:: spacing(flat.size, _SAMPLE)]
     to = plane_grid(scale, kept, depth, signed, flat.shape)
     place = jnp.left_shift(jnp.abs(nearest(flat, to)).astype(jnp.int32), to.low)
     u = (jnp.abs(flat) if signed else jnp.maximum(flat, 0.0)) * inverse(scale)
@@ -55,14 +36,7 @@ def code_sums(x: jax.Array, scale: jax.Array, kept: Kept, depth: int, signed: bo
 
 
 def update_sums(stats: Stats, batch: Batch, decay: float) -> Stats:
-    """Merges a batch into the history: the first one replaces it, later ones move it.
-
-    Example:
-      >>> batch = Batch(mean={"mass": jnp.array([0.5, 0.5]), "first": jnp.array([0.0, 0.6])})
-      >>> stats = update_sums(init_sums(1), batch, 0.99)
-      >>> stats["mass"].tolist(), float(stats["count"])
-      ([0.5, 0.5], 1.0)
-    """
+    """Merges a batch into the history: the first one replaces it, later ones move it."""
     keep = jnp.where(stats["count"] > 0, decay, 0.0)
     moved = {name: keep * stats[name] + (1.0 - keep) * batch.mean[name] for name in batch.mean}
     return {**moved, "count": stats["count"] + 1.0}

@@ -12,12 +12,7 @@ MAX_DEPTH = 16
 
 
 def check_depth(depth: int, name: str = "depth") -> int:
-    """Returns `depth` if it is an integer in [1, 16]; a ValueError that says so if not.
-
-    Example:
-      >>> check_depth(8)
-      8
-    """
+    """Returns `depth` if it is an integer in [1, 16]; a ValueError that says so if not."""
     if not 1 <= depth <= MAX_DEPTH or depth != int(depth):
         raise ValueError(f"`{name}` must be an integer in [1, {MAX_DEPTH}], got {depth!r}.")
     return int(depth)
@@ -57,16 +52,9 @@ def level_table(coefficients: jax.Array) -> jax.Array:
 def kept_window(
     bits: jax.Array, shift: jax.Array, depth: int, coefficients: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The lowest plane that is kept, and how many planes from there to the highest.
-
-    Planes shift .. shift + bits - 1 are kept as far as the code has them, less those at either end
-    whose coefficient is 0.
-
-    Example:
-      >>> low, count = kept_window(jnp.float32(4), jnp.float32(2), 5)
-      >>> int(low), int(count)
-      (2, 3)
-    """
+    """The lowest plane that is kept, and how many planes from there to the highest."""
+    # Planes shift .. shift + bits - 1 are kept as far as the code has them, less those at either
+    # end whose coefficient is 0.
     first = jnp.clip(jnp.rint(shift).astype(jnp.int32), 0, depth)
     count = jnp.maximum(jnp.rint(bits).astype(jnp.int32), 0)
     plane = jnp.arange(depth)

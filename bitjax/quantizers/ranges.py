@@ -88,17 +88,17 @@ def _percentiles(x, block, percentile):
 
 
 def thin(flat: jax.Array) -> jax.Array:
-    """Subsamples each row evenly to at most 2^19 elements.
+    """Subsamples each row evenly to at most 2^19 elements."""
+    return flat[:, :: spacing(flat.shape[1], _SAMPLE)]
 
-    Example:
-      >>> thin(jnp.zeros((2, 3_000_000))).shape
-      (2, 272728)
-    """
-    # The spacing shares no factor with the length, so that no channel or position is left out.
-    stride = max(1, flat.shape[1] // _SAMPLE)
-    while math.gcd(stride, flat.shape[1]) > 1:
+
+def spacing(length: int, sample: int) -> int:
+    """The spacing that leaves `sample` to twice as many of `length` elements."""
+    # It shares no factor with the length, so that no channel or position is left out.
+    stride = max(1, length // sample)
+    while math.gcd(stride, length) > 1:
         stride += 1
-    return flat[:, ::stride]
+    return stride
 
 
 def _least_error(x, block, low, high, quantize):

@@ -45,25 +45,15 @@ class Claims(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A quantizer that is asked, with its functions compiled apart, as training and export do.
-
-    Attributes:
-      quantizer: itself.
-      claims: its own.
-      axes: which axes of the tensors that it is asked with are channels and groups.
-      init: `(x) -> (params, stats)`.
-      apply: `(params, stats, x) -> x_hat`, as in evaluation.
-      decode: `(params, stats, codes) -> levels`.
-      roundtrip: `(params, stats, x) -> (codes, levels)`.
-    """
+    """A quantizer that is asked, with its functions compiled apart, as training and export do."""
 
     quantizer: Quantizer
     claims: Claims
-    axes: Axes
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
-    decode: Callable[..., Any]
-    roundtrip: Callable[..., Any]
+    axes: Axes  # which axes of the tensors that it is asked with are channels and groups
+    init: Callable[..., Any]  # (x) -> (params, stats)
+    apply: Callable[..., Any]  # (params, stats, x) -> x_hat, as in evaluation
+    decode: Callable[..., Any]  # (params, stats, codes) -> levels
+    roundtrip: Callable[..., Any]  # (params, stats, x) -> (codes, levels)
 
 
 def subject(

@@ -3,6 +3,7 @@
 LSQ: Esser et al., arXiv 1902.08153. PACT: Choi et al., arXiv 1805.06085.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -20,7 +21,7 @@ from bitjax.quantizers.base import (
     check_choice,
     check_integer_bits,
 )
-from bitjax.quantizers.grid import Grid, decode, encode, fake_quant, from_range
+from bitjax.quantizers.grid import Grid, decode, encode, fake_quant, from_range, steps
 from bitjax.quantizers.ste import scale_gradient
 
 GridOf = Callable[[Params, Stats, bool], Grid]
@@ -34,15 +35,8 @@ def affine(
     clipped_only: bool = False,
     **fields,
 ) -> Quantizer:
-    """A quantizer on the affine grid that `grid_of(params, stats, train)` gives.
-
-    The one place where a fixed-bit grid becomes apply, encode and decode, so that the three agree.
-
-    Example:
-      >>> q = uniform(bits=4)  # built by this function
-      >>> q.name
-      'uniform'
-    """
+    """A quantizer on the affine grid that `grid_of(params, stats, train)` gives."""
+    # The one place where a fixed-bit grid becomes apply, encode and decode: the three agree.
 
     def apply(params, stats, x, *, train=False, key=None):
         del key  # deterministic
@@ -86,10 +80,7 @@ def observed(
         low, high = calibrate(x, stats["clip_min"].shape, params["bits"])
         return ranges.as_batch(low, high, method)
 
-    def update(stats, batch):
-        return ranges.update_stats(stats, batch, decay)
-
-    return calibrate, measure, update
+    return calibrate, measure, functools.partial(ranges.update_stats, decay=decay)
 
 
 def uniform(
@@ -205,7 +196,7 @@ def lsq(
     blocks.check_granularity(granularity, group_size)
 
     def code_limits(n):
-        count = (jnp.left_shift(1, n.astype(jnp.int32)) - 1).astype(n.dtype)
+        count = steps(n)
         qmin = -(count + 1.0) / 2.0 if signed else jnp.zeros_like(count)
         return qmin, count + qmin, count
 

@@ -52,12 +52,7 @@ def twn_codes(
 
 
 def twn_threshold(kernel: jax.Array, axes: Axes = KERNEL, *, factor: float = 0.7) -> jax.Array:
-    """The threshold of `twn_codes`, per filter.
-
-    Example:
-      >>> twn_threshold(jnp.array([[1.0, -3.0]]), MATRIX, factor=0.75).tolist()
-      [[1.5]]
-    """
+    """The threshold of `twn_codes`, per filter."""
     w, block = _filters(kernel, axes)
     cut, inner = blocks.split(jnp.abs(w), block)
     return factor * jnp.mean(cut, axis=inner).reshape(block)

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from numpy import typing as npt
 from numpy.typing import NDArray
 
 
-def checked_grid(grid_G: ArrayLike, dtype) -> NDArray:
-    """The grid as NumPy's array, if it has one axis and rises."""
-    grid = np.asarray(grid_G, dtype)
+def checked_grid(grid_G: ArrayLike, start_MxN: jax.Array) -> NDArray:
+    """The grid in the start's dtype, if it has one axis, rises and holds all codes of the start."""
+    grid = np.asarray(grid_G, start_MxN.dtype)
     if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
         raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")
+    if not np.isin(np.asarray(start_MxN), grid).all():
+        raise ValueError("`start_MxN` must hold codes of `grid_G` only: round to the grid first.")
     return grid
 
 
@@ -40,12 +41,6 @@ def checked_arrays(
     return arrays
 
 
-def check_codes(name: str, codes: jax.Array, grid: NDArray) -> None:
-    """Raises a ValueError unless all codes are in the grid."""
-    if not np.isin(np.asarray(codes), grid).all():
-        raise ValueError(f"`{name}` must hold codes of `grid_G` only: round to the grid first.")
-
-
 def check_counts(**counts: int) -> None:
     """Raises a ValueError unless all counts are at least 1."""
     for name, count in counts.items():
@@ -59,7 +54,7 @@ def check_ridge(ridge: float) -> None:
         raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
 
 
-def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[NDArray, NDArray]:
+def checked_sample(values_M: ArrayLike, weights_M: ArrayLike) -> tuple[NDArray, NDArray]:
     """A weighted sample of |x| as float64, if its values are finite, at least 0 and rising."""
     values, weights = np.asarray(values_M, np.float64), np.asarray(weights_M, np.float64)
     if values.ndim != 1 or values.size == 0 or values.shape != weights.shape:

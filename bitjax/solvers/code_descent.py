@@ -16,13 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import (
-    check_codes,
-    check_counts,
-    check_ridge,
-    checked_arrays,
-    checked_grid,
-)
+from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays, checked_grid
 from bitjax.solvers.code_rules import Fitted, Problem, gain_of, problem_of, scale_of
 from bitjax.solvers.code_sweep import descend
 from bitjax.solvers.pair_moves import improve_pairs
@@ -139,8 +133,7 @@ def fit_codes(
         "target_mean_M": (target_mean_M, (M,)),
     }
     gram, cross, energy, start, pull, mean, target_mean = checked_arrays(given, "cross_MxN", dtype)
-    grid = checked_grid(grid_G, dtype)
-    check_codes("start_MxN", start, grid)
+    grid = checked_grid(grid_G, start)
     check_ridge(ridge)
     check_counts(starts=starts, block=block, max_sweeps=max_sweeps)
     if pair_moves and not joint:

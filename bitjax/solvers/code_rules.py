@@ -126,14 +126,19 @@ def best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
 
 
 def visit_block(
-    problem: Problem, square_BxB, q_BxM, g_BxM, old: Fitted, scale_M, *, first, joint, precision
+    problem: Problem, codes: Fitted, scale_M, start, first, square_BxB, g_BxM, joint, precision
 ):
-    """Chooses a block's codes input by input, for all filters: the changes, s and c."""
-    # `square_BxB` is the block's own part of A with the ridge, `q_BxM` its part of q, `g_BxM` its
-    # part of A w at the old codes; s and c are those of all inputs. Inputs before `first` stay.
-    # Only the changes d are written, and an input reads its row of A w as g_j + A_jJ d. Updating
-    # products after every change took three times as long.
+    """Chooses the codes of the block at `start` input by input: all codes, and the changes."""
+    # `square_BxB` is the block's own part of A, `g_BxM` its part of A w at the old codes, both
+    # without the ridge; s and c are those of all inputs. Inputs before `first` stay. Only the
+    # changes d are written, and an input reads its row of A w as g_j + A_jJ d. Updating products
+    # after every change took three times as long.
     block = len(g_BxM)
+    old_BxM, q_BxM = (
+        lax.dynamic_slice_in_dim(a, start, block) for a in (codes.w_NxM, problem.cross_NxM)
+    )
+    square_BxB += problem.ridge * jnp.eye(block, dtype=square_BxB.dtype)
+    g_BxM += problem.ridge * old_BxM
 
     def one_input(j, carry):
         d_BxM, g_M, s_M, c_M = carry
@@ -141,7 +146,7 @@ def visit_block(
         d_M = d_BxM[j - 1]
         s_M += d_M * q_BxM[j - 1]
         c_M += d_M * (2 * g_M + d_M * square_BxB[j - 1, j - 1])
-        w_M, q_M, square = old.w_NxM[j], q_BxM[j], square_BxB[j, j]
+        w_M, q_M, square = old_BxM[j], q_BxM[j], square_BxB[j, j]
         g_M = g_BxM[j] + dot(square_BxB[j], d_BxM, precision)
         if joint:
             new_M = best_code(problem, s_M, c_M, w_M, q_M, g_M, square)
@@ -149,8 +154,9 @@ def visit_block(
             new_M = nearest_code(problem, scale_M, w_M, q_M, g_M, square)
         return lax.dynamic_update_index_in_dim(d_BxM, new_M - w_M, j, 0), g_M, s_M, c_M
 
-    carry = (jnp.zeros_like(g_BxM), jnp.zeros_like(g_BxM[0]), old.s_M, old.c_M)
+    carry = (jnp.zeros_like(g_BxM), jnp.zeros_like(g_BxM[0]), codes.s_M, codes.c_M)
     d_BxM, g_M, s_M, c_M = lax.fori_loop(first, block, one_input, carry)
     s_M += d_BxM[-1] * q_BxM[-1]
     c_M += d_BxM[-1] * (2 * g_M + d_BxM[-1] * square_BxB[-1, -1])
-    return d_BxM, s_M, c_M
+    w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
+    return Fitted(w_NxM, s_M, c_M), d_BxM

@@ -35,10 +35,10 @@ class Descent(NamedTuple):
     converged: jax.Array  # whether the last sweep changed no code; bool []
 
 
-def energy_of(problem: Problem, w_NxM: jax.Array, precision: Any) -> jax.Array:
-    """w^T A w from scratch: one product of the size of a sweep's."""
+def from_scratch(problem: Problem, w_NxM: jax.Array, precision: Any) -> Fitted:
+    """Codes with s and w^T A w computed anew: one product of the size of a sweep's."""
     product_NxM = dot(problem.gram_NxN, w_NxM, precision) + problem.ridge * w_NxM
-    return (w_NxM * product_NxM).sum(0)
+    return measured(problem, w_NxM, (w_NxM * product_NxM).sum(0))
 
 
 def sweep_until_settled(
@@ -80,25 +80,16 @@ def descend(
         start = jnp.minimum(b * block, N - block)
         rows_BxN = lax.dynamic_slice_in_dim(problem.gram_NxN, start, block)
         square_BxB = lax.dynamic_slice_in_dim(rows_BxN, start, block, axis=1)
-        square_BxB += problem.ridge * jnp.eye(block, dtype=square_BxB.dtype)
-        old_BxM = lax.dynamic_slice_in_dim(codes.w_NxM, start, block)
-        q_BxM = lax.dynamic_slice_in_dim(problem.cross_NxM, start, block)
-        g_BxM = dot(rows_BxN, codes.w_NxM, precision) + problem.ridge * old_BxM
-        old = codes._replace(w_NxM=old_BxM)
-        first, how = b * block - start, {"joint": joint, "precision": precision}
-        d_BxM, s_M, c_M = visit_block(
-            problem, square_BxB, q_BxM, g_BxM, old, scale_M, first=first, **how
-        )
-        w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
-        return Fitted(w_NxM, s_M, c_M), scale_M, changed | (d_BxM != 0).any()
+        g_BxM = dot(rows_BxN, codes.w_NxM, precision)
+        place, how = (start, b * block - start), (joint, precision)
+        codes, d_BxM = visit_block(problem, codes, scale_M, *place, square_BxB, g_BxM, *how)
+        return codes, scale_M, changed | (d_BxM != 0).any()
 
     def one_sweep(codes, scale_M):
         carry = codes, scale_M, jnp.array(False)
         codes, _, changed = lax.fori_loop(0, -(-N // block), one_block, carry)
         return codes, changed
 
-    w_NxM = alive(problem, w_NxM)
-    start = measured(problem, w_NxM, energy_of(problem, w_NxM, precision))
+    start = from_scratch(problem, alive(problem, w_NxM), precision)
     found = sweep_until_settled(problem, start, one_sweep, max_sweeps)
-    w_NxM = found.codes.w_NxM
-    return found._replace(codes=measured(problem, w_NxM, energy_of(problem, w_NxM, precision)))
+    return found._replace(codes=from_scratch(problem, found.codes.w_NxM, precision))

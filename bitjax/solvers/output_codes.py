@@ -151,12 +151,7 @@ class _Seen(NamedTuple):
 
 @jax.jit
 def _chosen(better_M, new: Fit, old: Fit) -> Fit:
-    return Fit(
-        *(
-            jnp.where(better_M.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-            for a, b in zip(new, old, strict=True)
-        )
-    )
+    return Fit(*map(jnp.where, (better_M[:, None], better_M, better_M), new, old))
 
 
 def _summed(of_rows, arrays, chunk):

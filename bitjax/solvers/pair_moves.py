@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bitjax.solvers.code_rules import Fitted, Problem, dot, gain_of, measured
-from bitjax.solvers.code_sweep import energy_of
+from bitjax.solvers.code_rules import Fitted, Problem, dot, gain_of
+from bitjax.solvers.code_sweep import from_scratch
 
 
 @partial(jax.jit, static_argnames=("precision",))
@@ -79,5 +79,4 @@ def improve_pairs(
         return carry[0], carry[4]
 
     w_MxN, moves_M = lax.map(one_filter, (codes.w_NxM.T, problem.cross_NxM.T, codes.s_M, codes.c_M))
-    w_NxM = w_MxN.T
-    return measured(problem, w_NxM, energy_of(problem, w_NxM, precision)), moves_M
+    return from_scratch(problem, w_MxN.T, precision), moves_M

@@ -14,16 +14,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import (
-    check_codes,
-    check_counts,
-    check_ridge,
-    checked_arrays,
-    checked_grid,
-)
+from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays, checked_grid
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
-    Fitted,
     alive,
     dot,
     measured,
@@ -102,8 +95,7 @@ def fit_codes_to_samples(
         "float_MxN": (float_MxN, (M, N)),
     }
     x, z, start, pull = checked_arrays(given, "x_TxN", dtype)
-    grid = checked_grid(grid_G, dtype)
-    check_codes("start_MxN", start, grid)
+    grid = checked_grid(grid_G, start)
     check_ridge(ridge)
     check_counts(max_sweeps=max_sweeps)
 
@@ -138,24 +130,12 @@ def _descend(problem, x_NxT, w_NxM, *, joint, max_sweeps):
     def one_block(b, carry):
         product_TxM, codes, scale_M, changed = carry
         start = jnp.minimum(b * block, N - block)
-        x_BxT, old_BxM, q_BxM = (
-            lax.dynamic_slice_in_dim(a, start, block)
-            for a in (x_NxT, codes.w_NxM, problem.cross_NxM)
-        )
-        d_BxM, s_M, c_M = visit_block(
-            problem,
-            dot(x_BxT, x_BxT.T) / T + problem.ridge * jnp.eye(block, dtype=x_BxT.dtype),
-            q_BxM,
-            dot(x_BxT, product_TxM) / T + problem.ridge * old_BxM,
-            codes._replace(w_NxM=old_BxM),
-            scale_M,
-            first=b * block - start,
-            joint=joint,
-            precision=lax.Precision.HIGHEST,
-        )
-        w_NxM = lax.dynamic_update_slice_in_dim(codes.w_NxM, old_BxM + d_BxM, start, 0)
+        x_BxT = lax.dynamic_slice_in_dim(x_NxT, start, block)
+        square_BxB, g_BxM = dot(x_BxT, x_BxT.T) / T, dot(x_BxT, product_TxM) / T
+        place, how = (start, b * block - start), (joint, lax.Precision.HIGHEST)
+        codes, d_BxM = visit_block(problem, codes, scale_M, *place, square_BxB, g_BxM, *how)
         changed |= (d_BxM != 0).any()
-        return product_TxM + dot(x_BxT.T, d_BxM), Fitted(w_NxM, s_M, c_M), scale_M, changed
+        return product_TxM + dot(x_BxT.T, d_BxM), codes, scale_M, changed
 
     def one_sweep(codes, scale_M):
         # Anew in every sweep, because each block's addition to the products adds rounding.

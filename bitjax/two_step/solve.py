@@ -21,10 +21,10 @@ from bitjax.linen.sites import site_costs
 from bitjax.linen.targets import (
     Affine,
     affine_of,
+    float_kernels,
     has_intercept,
     levels_of,
     plan_layers,
-    with_float_kernels,
 )
 from bitjax.two_step.data import collect, moments_of, sampler
 from bitjax.two_step.fits import (
@@ -152,9 +152,7 @@ def solve_each(
 
 
 def _solve(model, variables, teacher, plan, batches, settings, key):
-    float_model = with_float_kernels(model)
-    if settings.float_inputs:
-        float_model = model.clone(rules=())
+    float_model = model.clone(rules=() if settings.float_inputs else float_kernels(model.rules))
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
     first = as_args(next(iter(batches())))
     added = plan.target == "sum" and settings.asymmetric
@@ -183,18 +181,13 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
         own = None
         if affine is not None:
             own = Affine(*(leaf[g * filters : (g + 1) * filters] for leaf in affine))
+        given = float_GxMxN[g], start_GxMxN[g], grid, settings
         if data.sums is None:
-            fits.append(
-                fit_group_to_samples(
-                    data.x_GxTxN[g], data.z_GxTxM[g], float_GxMxN[g], start_GxMxN[g], grid,
-                    settings, intercept=intercept,
-                )
-            )  # fmt: skip
+            x, z = data.x_GxTxN[g], data.z_GxTxM[g]
+            fits.append(fit_group_to_samples(x, z, *given, intercept=intercept))
             continue
-        found = fit_group(
-            moments_of(data.sums, g, intercept=intercept), float_GxMxN[g], start_GxMxN[g], grid,
-            settings, jax.random.fold_in(key, g),
-        )  # fmt: skip
+        moments = moments_of(data.sums, g, intercept=intercept)
+        found = fit_group(moments, *given, jax.random.fold_in(key, g))
         if resident and own is not None:
             levels = levels_of(model.rules, variables, plan.consumer.site or "")
             found = fit_behind(

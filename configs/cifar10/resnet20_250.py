@@ -12,7 +12,7 @@ file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command (min
 from bitjax.configs.cifar10.resnet20_bitpruning import get_config as bitpruning_config
 from bitjax.configs.cifar10.resnet20_bottleneck_a3 import get_config as bottleneck_a3_config
 from bitjax.configs.cifar10.resnet20_bottleneck_a4 import get_config as bottleneck_a4_config
-from bitjax.configs.cifar10.resnet20_float import TRAINING
+from bitjax.configs.cifar10.resnet20_float import TRAINING, ends
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 from bitjax.configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
 
@@ -108,13 +108,3 @@ def bottleneck(bits):
     kernel = {"name": "uniform", "bits": 8, "range": "mse", "signed": True, **PER_CHANNEL}
     config.rules = (*ends(), (".*/kernel", kernel), *config.rules)
     return config
-
-
-def ends():
-    """The first and the last layer have 8 bits whatever the others have."""
-    eight = {"name": "uniform", "bits": 8}
-    return (
-        ("(stem|head)/kernel", {**eight, "signed": True, **PER_CHANNEL}),
-        ("stem/input", eight),  # the normalised image
-        ("head/input", {**eight, "signed": False}),
-    )

@@ -7,7 +7,7 @@ steps). Results: results/README.md. Command (7 minutes on 2 cores):
   bitjax train cifar10/resnet20_bitpruning --workdir runs/r20-bp
 """
 
-from bitjax.configs.cifar10.resnet20_float import TRAINING
+from bitjax.configs.cifar10.resnet20_float import TRAINING, ends
 from bitjax.configs.cifar10.resnet20_float import get_config as float_config
 
 
@@ -33,11 +33,8 @@ def get_config():
         "zero_on_grid": True,
     }
     weights = {**learned, "min_bits": 2.0, "range_granularity": "per_channel"}
-    ends = {"name": "uniform", "bits": 8}
     config.rules = (
-        ("(stem|head)/kernel", {**ends, "granularity": "per_channel", "signed": True}),
-        ("stem/input", ends),
-        ("head/input", {**ends, "signed": False}),
+        *ends(),
         (".*/kernel", weights),
         (".*/input", {**learned, "signed": False, "min_bits": 2.0}),
     )

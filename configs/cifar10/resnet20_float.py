@@ -11,6 +11,16 @@ SHAPE = {"learning_rate": 0.01, "warmup": 10, "weight_decay": 1e-4}
 TRAINING = {**SHAPE, "distill": 1.0, "temperature": 4.0}  # the float network teaches
 
 
+def ends():
+    """The first and the last layer have 8 bits whatever the others have."""
+    eight = {"name": "uniform", "bits": 8}
+    return (
+        ("(stem|head)/kernel", {**eight, "signed": True, "granularity": "per_channel"}),
+        ("stem/input", eight),  # the normalised image
+        ("head/input", {**eight, "signed": False}),
+    )
+
+
 def get_config(steps="0"):
     config = base()
     config.model.name = "resnet20"

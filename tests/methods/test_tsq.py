@@ -6,8 +6,8 @@ import pytest
 
 import bitjax as bj
 from bitjax.data import load
+from bitjax.linen.targets import float_kernels
 from bitjax.methods import tsq
-from bitjax.methods.tsq import float_kernels
 from bitjax.models import MLP
 from bitjax.training.preemption import Preemption, Stopped
 from bitjax.training.runner import run
