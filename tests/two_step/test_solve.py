@@ -2,6 +2,7 @@
 
 import functools
 import io
+import zlib
 
 import flax.linen as nn
 import jax
@@ -31,7 +32,7 @@ def shaken(variables, key=KEY):
     """Variables with ternary kernels, and batch normalisations of which some turn channels over."""
 
     def leaf(path, x):
-        name, key_ = path[-1].key, jax.random.fold_in(key, abs(hash(str(path))) % 2**31)
+        name, key_ = path[-1].key, jax.random.fold_in(key, zlib.crc32(str(path).encode()) % 2**31)
         if name == "kernel":
             return ternary_like(key_, x)
         if name in ("var",):
