@@ -96,10 +96,9 @@ def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:
     """Runs the table's waves one after another; the exit code."""
     for wave in table.waves:
         progress = SweepProgress(wave)
-        stopped = run_queue(wave, slots, lambda run: process(table.command(run)), progress)
-        if stopped:
+        if run_queue(wave, slots, lambda run: process(table.command(run)), progress):
             return os.EX_TEMPFAIL
-        if any(status != "finished" for status in progress.statuses.values()):
+        if progress.unfinished:
             progress.summarize()
             return 1
     return 0

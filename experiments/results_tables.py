@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitjax.launch.build import check_config
 from bitjax.launch.config_files import arguments_of, load_config
 from bitjax.launch.executors import train_command
-from bitjax.launch.grid import SweepRun, check_folder
-from bitjax.launch.registry import plain
+from bitjax.launch.grid import SweepRun, check_folder, plan_run
 from bitjax.report.comparison import Comparison
 from bitjax.report.tables import markdown
 from bitjax.runs.records import RunRecord
@@ -83,7 +81,9 @@ def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
             overrides = {"seed": str(seed)}
             if config in starts:
                 overrides["init_from"] = str(_folder(workdir, starts[config], seed))
-            run = _plan(config, _folder(workdir, config, seed), overrides)
+            given = load_config(config, arguments_of(overrides))
+            run = plan_run(config, _folder(workdir, config, seed), overrides, given)
+            check_folder(run)
             waves[config in starts].append(run)
             configs[run.name] = config
     other = seeds and tuple(range(seeds)) != tuple(table["seeds"])
@@ -136,15 +136,3 @@ def _folder(workdir: Path, config: str, seed: int) -> Path:
     path, _, variant = config.partition(":")
     stem = Path(path).stem
     return workdir / f"{stem}{'-' if variant else ''}{variant}-seed{seed}"
-
-
-def _plan(config: str, folder: Path, overrides: dict[str, str]) -> SweepRun:
-    spec = plain(load_config(config, arguments_of(overrides)))
-    try:
-        method = check_config(spec)
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}") from error
-    steps = sum(stage.steps for stage in method.stages)
-    run = SweepRun(folder.name, folder, overrides, spec, steps)
-    check_folder(run)
-    return run

@@ -46,9 +46,12 @@ class Sweep(NamedTuple):
             kept.append(f"--executor={executor}")
         return ["bitjax", "sweep", *kept]
 
-    def command(self, run: SweepRun) -> list[str]:
-        """The command of one run for a shell."""
-        return train_command(self.config, self.fixed, run)
+    def todo(self, vectorized: bool) -> list[tuple[str, list[str]]]:
+        """The name and the command for a shell of each unfinished run, or of all as one."""
+        runs = [run for run in self.runs if not run.finished]
+        if vectorized:
+            return [("all runs", self.again("local"))][: len(runs)]
+        return [(run.name, train_command(self.config, self.fixed, run)) for run in runs]
 
 
 def train_command(config: str, fixed: Sequence[str], run: SweepRun) -> list[str]:
@@ -79,14 +82,9 @@ def write_record(sweep: Sweep) -> None:
 
 def print_commands(sweep: Sweep, vectorized: bool = False) -> None:
     """Prints a shell line for each unfinished run, or one line for all of them if vectorized."""
-    todo = [run for run in sweep.runs if not run.finished]
-    if left_out := len(sweep.runs) - len(todo):
-        print(f"# {left_out} of {len(sweep.runs)} runs are finished and left out", file=sys.stderr)
-    if vectorized:
-        commands = [sweep.again("local")][: len(todo)]
-    else:
-        commands = [sweep.command(run) for run in todo]
-    for command in commands:
+    if finished := sum(run.finished for run in sweep.runs):
+        print(f"# {finished} of {len(sweep.runs)} runs are finished and left out", file=sys.stderr)
+    for _, command in sweep.todo(vectorized):
         print(shlex.join(command))
 
 
@@ -94,18 +92,15 @@ def submit_to_slurm(sweep: Sweep, parameters: Sequence[str], vectorized: bool = 
     """Submits the unfinished runs as one job array, or as one job if vectorized."""
     from bitjax.launch import slurm
 
-    todo = [run for run in sweep.runs if not run.finished]
-    commands, names = [process(sweep.command(run)) for run in todo], [run.name for run in todo]
-    if vectorized:
-        commands = [process(sweep.again("local"))][: len(todo)]
-        names = ["all runs"][: len(todo)]
+    todo = sweep.todo(vectorized)
     folder = sweep.workdir / "slurm"
     executor = slurm.make_executor(folder, parameters, sweep.workdir.name or "sweep")
-    if not commands:
+    if not todo:
         print("all runs are finished")
         return
     write_record(sweep)
-    for job, name in zip(slurm.submit(executor, commands), names, strict=True):
+    jobs = slurm.submit(executor, [process(command) for _, command in todo])
+    for job, (name, _) in zip(jobs, todo, strict=True):
         print(f"{job.job_id}  {name}")
     print(f"logs: {folder}; the same command again resumes what did not finish")
 
@@ -115,8 +110,10 @@ def run_locally(sweep: Sweep, slots: int) -> int:
     places = make_slots(find_devices(), slots)
     write_record(sweep)
     progress = SweepProgress(sweep.runs)
-    stopped = run_queue(sweep.runs, places, lambda run: process(sweep.command(run)), progress)
+
+    def command(run: SweepRun) -> list[str]:
+        return process(train_command(sweep.config, sweep.fixed, run))
+
+    stopped = run_queue(sweep.runs, places, command, progress)
     progress.summarize()
-    if stopped:
-        return STOPPED
-    return int(any(status != "finished" for status in progress.statuses.values()))
+    return STOPPED if stopped else int(progress.unfinished)

@@ -19,7 +19,7 @@ from bitjax.launch.config_files import (
     load_config,
     override_key,
 )
-from bitjax.runs.folder import config_hash, flatten
+from bitjax.runs.folder import config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
 
@@ -79,21 +79,27 @@ def plan(
         raise ValueError(
             f"two runs of the sweep would share the folder {doubles[0]!r}: remove a duplicate."
         )
-    from bitjax.launch.build import check_config
-    from bitjax.launch.registry import plain
-
-    planned = []
-    for name, run, config in zip(names, runs, configs, strict=True):
-        spec = plain(config)
-        try:
-            method = check_config(spec)
-        except ValueError as error:
-            raise ValueError(f"run {name}: {error}") from error
-        steps = sum(stage.steps for stage in method.stages)
-        planned.append(SweepRun(name, workdir / name, run, spec, steps))
+    planned = [
+        plan_run(f"run {name}", workdir / name, run, config)
+        for name, run, config in zip(names, runs, configs, strict=True)
+    ]
     for run in planned:
         check_folder(run)
     return planned
+
+
+def plan_run(where: str, folder: Path, overrides: Overrides, config: ConfigDict) -> SweepRun:
+    """One run, its config checked; errors begin with `where`."""
+    from bitjax.launch.build import check_config
+    from bitjax.launch.registry import plain
+
+    spec = plain(config)
+    try:
+        method = check_config(spec)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    steps = sum(stage.steps for stage in method.stages)
+    return SweepRun(folder.name, folder, overrides, spec, steps)
 
 
 def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
@@ -168,16 +174,10 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def check_folder(run: SweepRun) -> None:
     """Raises a ValueError, with the key that differs, if a run's folder holds another run."""
-    before = read_json(run.folder / "config.json")
-    now = flatten(json.loads(json.dumps(run.spec)))
-    begun = any((run.folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    was = flatten(before)
-    differ = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
-    if begun and before and differ:
-        key = differ[0]
+    if differ := differences_there(run.folder, run.spec):
         raise ValueError(
-            f"{str(run.folder)!r} holds a run of another config ({key}: {was.get(key)!r} there, "
-            f"{now.get(key)!r} now): choose another workdir, or remove that folder."
+            f"{str(run.folder)!r} holds a run of another config ({differ[0]}): choose another "
+            "workdir, or remove that folder."
         )
 
 

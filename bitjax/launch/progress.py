@@ -97,6 +97,11 @@ class SweepProgress:
             # Refreshed by hand: a thread of rich's own would be copied into every child process.
             self._live = Live(console=self._console, auto_refresh=False)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether any run is not finished."""
+        return any(status != "finished" for status in self.statuses.values())
+
     def note(self, name: str, status: str, text: str = "") -> None:
         """Notes that a run has another status, and says so."""
         self.statuses[name] = status

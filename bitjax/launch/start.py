@@ -87,14 +87,13 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
 
 def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a file or an Orbax checkpoint as the model's variables."""
-    leaves = {_parts(path_name(p)): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    leaves = _by_key(shapes)
     where = f"config.init_from={init_from!r}"
     try:
         weights = open_weights(path)
         placed = _placed(weights.names, leaves)
         if _PUBLISHED <= {*weights.names} and {*placed.values()} != {*leaves}:
-            published = jax.tree_util.tree_leaves_with_path(models.load_resnet(path))
-            found = {_parts(path_name(p)): np.asarray(leaf) for p, leaf in published}
+            found = jax.tree.map(np.asarray, _by_key(models.load_resnet(path)))
         else:
             arrays = weights.read(tuple(placed))
             found = {key: arrays[name] for name, key in placed.items()}
@@ -102,9 +101,12 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
         kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
         raise kind(f"{where}: {error}") from error
     _check_same(where, found, leaves)
-    return jax.tree_util.tree_map_with_path(
-        lambda p, leaf: jnp.asarray(found[_parts(path_name(p))], leaf.dtype), dict(shapes)
-    )
+    arrays = [jnp.asarray(found[key], leaf.dtype) for key, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(dict(shapes)), arrays)
+
+
+def _by_key(tree: Any) -> dict[Key, Any]:
+    return {_parts(path_name(p)): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _parts(name: str) -> Key:

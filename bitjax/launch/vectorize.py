@@ -122,4 +122,4 @@ def _end(sweep: Sweep, progress: SweepProgress) -> int:
     for run in sweep.runs:
         progress.statuses[run.name] = "finished" if run.finished else "failed"
     progress.summarize()
-    return int(any(status != "finished" for status in progress.statuses.values()))
+    return int(progress.unfinished)

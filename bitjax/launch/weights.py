@@ -135,12 +135,4 @@ def _names(tree: Any) -> dict[str, Any]:
 
 def path_name(path: Sequence[Any]) -> str:
     """The name of a leaf from the keys that lead to it: 'params/conv/kernel'."""
-    return "/".join(map(_key, path))
-
-
-def _key(entry: Any) -> str:
-    """A key of a path in a tree: of a mapping, a sequence or an attribute."""
-    for name in ("key", "idx", "name"):
-        with contextlib.suppress(AttributeError):
-            return str(getattr(entry, name))
-    return str(entry)
+    return jax.tree_util.keystr(path, simple=True, separator="/")

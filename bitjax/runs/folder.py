@@ -70,27 +70,34 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
             f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
             "another, or change its permissions."
         ) from error
+    differ = differences_there(folder, config)
+    if differ:
+        raise ValueError(
+            f"the folder {str(folder)!r} holds a run of a different config ({'; '.join(differ)}). "
+            "Choose another one, or remove it to start again."
+        )
+    if differ is not None and not resume:
+        raise ValueError(
+            f"the folder {str(folder)!r} holds a run already, and it is not to be resumed. "
+            "Choose another one, or remove it to start again."
+        )
+    write_json(folder / "config.json", config)
+    return folder
+
+
+def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | None:
+    """How the run that has begun in a folder differs from a config; None if none has."""
     path = folder / "config.json"
-    config = json.loads(json.dumps(config))
     # A config alone is of a run that something stopped before its first step.
     begun = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if begun and path.exists():
-        before = flatten(json.loads(path.read_text()))
-        now = flatten(config)
-        differ = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-        if differ:
-            shown = "; ".join(f"{k}: {before.get(k)!r} there, {now.get(k)!r} now" for k in differ)
-            raise ValueError(
-                f"the folder {str(folder)!r} holds a run of a different config ({shown}). Choose "
-                "another one, or remove it to start again."
-            )
-        if not resume:
-            raise ValueError(
-                f"the folder {str(folder)!r} holds a run already, and it is not to be resumed. "
-                "Choose another one, or remove it to start again."
-            )
-    write_json(path, config)
-    return folder
+    if not begun or not path.exists():
+        return None
+    there, now = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(config)))
+    return [
+        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key)
+    ]
 
 
 def write_bits(

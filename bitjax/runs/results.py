@@ -36,12 +36,8 @@ class StageResult(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The stage's entry in `result.json`."""
-        return {
-            "name": self.name,
-            "steps": self.steps,
-            "wall_seconds": self.wall_seconds,
-            **self.figures,
-        }
+        own = self._asdict()
+        return own | own.pop("figures")
 
     @classmethod
     def of_json(cls, entry: Mapping[str, Any]) -> "StageResult":

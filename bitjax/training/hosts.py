@@ -93,18 +93,7 @@ def gather(text: str) -> list[str]:
 
 def on_first(action: Callable[[], Any]) -> None:
     """Does something on the first host; what goes wrong there stops all of them."""
-    if jax.process_count() == 1:
-        action()
-        return
-    problem = ""
-    if is_first():
-        try:
-            action()
-        except (ValueError, OSError) as error:
-            problem = str(error) or type(error).__name__
-    problem = gather(problem)[0]
-    if problem:
-        raise ValueError(problem)
+    on_all(action if is_first() else lambda: None)
 
 
 def on_all(action: Callable[[], T]) -> T:

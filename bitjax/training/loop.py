@@ -172,7 +172,9 @@ class Loop:
         progress.stage(title, stage.steps, done=done)
         began = time.monotonic()
         steps = range(offset + done, offset + stage.steps)
-        with contextlib.closing(self._batches(names, steps, bool(data))) as batches:
+        seeds = [self.works[name].settings.seed for name in names] if self.group else ()
+        batches = feed(self.first.dataset, settings, place, steps, indices=bool(data), seeds=seeds)
+        with contextlib.closing(batches):
             for count, batch in batches:
                 state, metrics = step(state, batch, data)
                 done += count
@@ -194,27 +196,14 @@ class Loop:
                     self._save(Position(index, "train", done), {"state": place.local(state)}, names)
                 if stopping and not last:  # a stage that is done is evaluated and saved first
                     raise self._stopped(offset + done)
-                if not self._alive(names):
+                if self.failed.keys() >= set(names):
                     break
         return place.local(state)
-
-    def _batches(self, names: Sequence[str], steps: range, indices: bool) -> Any:
-        seeds = [self.works[name].settings.seed for name in names]
-        first = self.first
-        return feed(
-            first.dataset,
-            first.settings,
-            self.place,
-            steps,
-            indices=indices,
-            seeds=seeds if self.group is not None else (),
-        )
 
     def _log(
         self, names: list[str], step: int, stage: str, metrics: Variables, seconds: float
     ) -> None:
-        rows = self.place.split(jax.device_get(metrics))
-        for name, row in zip(names, rows, strict=True):
+        for name, row in self._rows(names, jax.device_get(metrics)).items():
             if name not in self.failed:
                 values = {key: float(value) for key, value in row.items()}
                 self.keepers[name].row(step, {"stage": stage, **values, "seconds": seconds})
@@ -222,7 +211,7 @@ class Loop:
     def _call_on_host(self, index: int, state: TrainState, names: list[str]) -> TrainState:
         """The state with each run's variables as the stage's function on the host has them."""
         rows = []
-        for name, row in self._states(names, self.place.local(state)):
+        for name, row in self._rows(names, self.place.local(state)).items():
             every = self.works[name].method.stages[index].every
             if every is not None and name not in self.failed:
                 # The preceding variables are those of this stage: no earlier form is read.
@@ -235,7 +224,7 @@ class Loop:
     def _evaluate(
         self, index: int, step: int, state: TrainState, names: list[str], evaluate: Callable
     ) -> None:
-        for name, row in self._states(names, state):
+        for name, row in self._rows(names, state).items():
             if name not in self.failed:
                 figures, keeper = evaluate(variables_of(row)), self.keepers[name]
                 keeper.row(step, {f"eval_{key}": value for key, value in figures.items()})
@@ -245,7 +234,7 @@ class Loop:
         self, index: int, state: TrainState, names: list[str], evaluate: Callable
     ) -> dict[str, Variables]:
         task, variables = self.first.task, {}
-        for name, row in self._states(names, state):
+        for name, row in self._rows(names, state).items():
             if name in self.failed:
                 continue
             variables[name] = variables_of(row)
@@ -259,7 +248,7 @@ class Loop:
     def _check_finite(self, index: int, state: TrainState, names: list[str]) -> None:
         if np.all(np.asarray(state.bad_step) < 0):
             return
-        for name, row in self._states(names, state):
+        for name, row in self._rows(names, state).items():
             work = self.works[name]
             if name not in self.failed:
                 try:
@@ -267,14 +256,8 @@ class Loop:
                 except NonFiniteError as error:
                     self._fail(name, error)
 
-    def _states(self, names: list[str], state: TrainState) -> list[tuple[str, TrainState]]:
-        return list(zip(names, self.place.split(state), strict=True))
-
-    def _rows(self, names: list[str], tree: Variables) -> dict[str, Variables]:
+    def _rows(self, names: list[str], tree: Any) -> dict[str, Any]:
         return dict(zip(names, self.place.split(tree), strict=True))
-
-    def _alive(self, names: list[str]) -> bool:
-        return any(name not in self.failed for name in names)
 
     def _fail(self, name: str, error: Exception) -> None:
         if self.group is None:

@@ -157,10 +157,9 @@ def _one(devices: tuple[jax.Device, ...]) -> Placement:
 
 
 def _pmap(devices: tuple[jax.Device, ...]) -> Placement:
-    own = _own(devices)
     # Its arrays are of this host alone, also where there are several.
+    own = [device for device in devices if device.process_index == jax.process_index()]
     mesh = Mesh(np.array(own), (AXIS,), axis_types=(AxisType.Auto,))
-    whole = NamedSharding(mesh, PartitionSpec())
 
     def put_batch(batch, *, scanned=False):
         axis = int(scanned)
@@ -184,24 +183,11 @@ def _pmap(devices: tuple[jax.Device, ...]) -> Placement:
     def evaluate(step):
         return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
 
-    return Placement(
-        form="pmap",
-        devices=devices,
-        shard=(jax.process_index(), jax.process_count()),
-        accelerator=devices[0].platform != "cpu",
-        axis_name=AXIS,
-        put_state=lambda tree: _put(tree, whole),
-        put_data=lambda tree: _put(tree, whole, agree=False),
-        put_batch=put_batch,
-        local=_local,
-        train=train,
-        evaluate=evaluate,
-    )
+    return _spread("pmap", devices, mesh, put_batch, train, evaluate)
 
 
 def _shard_map(devices: tuple[jax.Device, ...]) -> Placement:
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
-    whole = NamedSharding(mesh, PartitionSpec())
 
     def spec(scanned):
         return PartitionSpec(None, AXIS) if scanned else PartitionSpec(AXIS)
@@ -224,8 +210,24 @@ def _shard_map(devices: tuple[jax.Device, ...]) -> Placement:
         body = mapped(_body(step, scanned), everywhere, spec(scanned), everywhere)
         return jax.jit(body, donate_argnums=0)
 
+    def evaluate(step):
+        return jax.jit(mapped(step, PartitionSpec(), spec(False)))
+
+    return _spread("shard_map", devices, mesh, put_batch, train, evaluate)
+
+
+def _spread(
+    form: str,
+    devices: tuple[jax.Device, ...],
+    mesh: Mesh,
+    put_batch: Callable,
+    train: Callable,
+    evaluate: Callable,
+) -> Placement:
+    """State and data whole on every device of `mesh`."""
+    whole = NamedSharding(mesh, PartitionSpec())
     return Placement(
-        form="shard_map",
+        form=form,
         devices=devices,
         shard=(jax.process_index(), jax.process_count()),
         accelerator=devices[0].platform != "cpu",
@@ -233,14 +235,10 @@ def _shard_map(devices: tuple[jax.Device, ...]) -> Placement:
         put_state=lambda tree: _put(tree, whole),
         put_data=lambda tree: _put(tree, whole, agree=False),
         put_batch=put_batch,
-        local=_local,
+        local=lambda tree: jax.tree.map(lambda leaf: leaf.addressable_data(0), tree),
         train=train,
-        evaluate=lambda step: jax.jit(mapped(step, PartitionSpec(), spec(False))),
+        evaluate=evaluate,
     )
-
-
-def _own(devices: Sequence[jax.Device]) -> list[jax.Device]:
-    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def _put(tree: Any, sharding: NamedSharding, agree: bool = True) -> Any:
@@ -259,7 +257,3 @@ def _put(tree: Any, sharding: NamedSharding, agree: bool = True) -> Any:
             for leaf in leaves
         ]
     return jax.tree.unflatten(structure, leaves)
-
-
-def _local(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

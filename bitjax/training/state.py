@@ -72,14 +72,10 @@ def initial_state(
     teacher: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """The state in which a stage starts, with its optimizers fresh."""
-    params, quant = variables["params"], variables.get(QUANT, {})
-    known = ("params", QUANT, STATS)
+    parts = _parts(variables)
     return TrainState(
-        params=params,
-        quant=quant,
-        quant_stats=variables.get(STATS, {}),
-        other={name: tree for name, tree in variables.items() if name not in known},
-        opt_state=optimizer(stage).init({"params": params, QUANT: quant}),
+        **parts,
+        opt_state=optimizer(stage).init({"params": parts["params"], QUANT: parts["quant"]}),
         controls={name: jnp.asarray(v, jnp.float32) for name, v in stage.controls.items()},
         step=jnp.zeros((), jnp.int32),
         offset=jnp.asarray(offset, jnp.int32),
@@ -100,10 +96,11 @@ def variables_of(state: TrainState) -> dict[str, Any]:
 
 def with_variables(state: TrainState, variables: Mapping[str, Any]) -> TrainState:
     """The state with other variables and everything else as it is."""
-    known = ("params", QUANT, STATS)
-    return state._replace(
-        params=variables["params"],
-        quant=variables.get(QUANT, {}),
-        quant_stats=variables.get(STATS, {}),
-        other={name: tree for name, tree in variables.items() if name not in known},
-    )
+    return state._replace(**_parts(variables))
+
+
+def _parts(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's variables by the fields of a state that hold them."""
+    known = {"params": "params", QUANT: "quant", STATS: "quant_stats"}
+    found = {field: variables.get(name, {}) for name, field in known.items()}
+    return {**found, "other": {n: tree for n, tree in variables.items() if n not in known}}

@@ -64,7 +64,10 @@ class Work(NamedTuple):
 
     def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
         """Raw pixels to what the model takes; augmented where there is a key."""
-        return _preprocess(self.dataset, self.settings, key, images)
+        if key is not None:
+            images = AUGMENTATIONS[self.settings.augmentation](key, images)
+        dataset = self.dataset
+        return normalize(images, dataset.mean, dataset.std, dataset.max_value)
 
     def inputs(self, key: jax.Array | None, batch: Mapping[str, Any]) -> tuple[tuple, dict]:
         """The model's `(args, kwargs)` of a batch; augmented where there is a key."""
@@ -225,33 +228,24 @@ def make_work(
     settings = check_settings(settings or Settings())
     place = place or placement(settings.parallel, settings.devices)
     check_place(settings, place, method)
-    task = task or classification()
     model = _computing_in(model, settings.compute_dtype)
     key = jax.random.PRNGKey(settings.seed)
-    batch = {"image": jnp.asarray(dataset.eval_sample(2))}
-    args, kwargs = task.inputs(
-        lambda key, images: _preprocess(dataset, settings, key, images), None, batch
-    )
-    if variables is None:
-        variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
-    return Work(
+    work = Work(
         method=method,
         model=model,
         dataset=dataset,
-        task=task,
+        task=task or classification(),
         settings=settings,
         place=place,
         key=key,
-        start=dict(variables),
-        costs=site_costs(model, *args, **kwargs),
+        start={},
+        costs={},
         facts=dict(facts or {}),
     )
-
-
-def _preprocess(dataset, settings: Settings, key: jax.Array | None, images: jax.Array) -> jax.Array:
-    if key is not None:
-        images = AUGMENTATIONS[settings.augmentation](key, images)
-    return normalize(images, dataset.mean, dataset.std, dataset.max_value)
+    args, kwargs = work.inputs(None, {"image": jnp.asarray(dataset.eval_sample(2))})
+    if variables is None:
+        variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
+    return work._replace(start=dict(variables), costs=site_costs(model, *args, **kwargs))
 
 
 def _arguments(inputs: tuple[tuple, dict]) -> Any:
