@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from rich.console import Console
 
 from bitjax.cli.arguments import Parser
+from bitjax.cli.compare import print_comparison
 from bitjax.launch.command import command_of
 from bitjax.launch.devices import Slot, find_devices, make_slots
 from bitjax.launch.executors import process
@@ -23,7 +23,6 @@ from bitjax.launch.local_queue import run_queue
 from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
-from bitjax.report.tables import terminal
 from bitjax.runs.disk import write_text
 from bitjax.runs.records import read_runs
 from experiments import tabulate
@@ -127,11 +126,7 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
         left = "; ".join(f"{unread.folder} {unread.reason}" for unread in skipped)
         raise ValueError(f"no table: {left}. Remove what is damaged to have it run again.")
     comparison = compare(runs, baseline=table.baseline)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    for group in comparison.groups:
-        console.print(terminal(group, comparison))
-        for warning in group.warnings:
-            console.print(warning, markup=False, soft_wrap=True)
+    print_comparison(comparison)
     for run in table.runs:
         tabulate.keep(run.folder, results)
     commands = {run.folder: command_of(run) for run in runs}

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bitjax.cli.arguments import Parser
 from bitjax.launch.command import command_of
-from bitjax.report.comparison import compare
+from bitjax.report.comparison import Comparison, compare
 from bitjax.report.figures import COSTS
 from bitjax.report.html import page
 from bitjax.report.tables import csv_text, json_value, markdown, terminal
@@ -45,11 +45,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.read(argv)
 
 
+def print_comparison(comparison: Comparison) -> None:
+    """Prints each group's table, its warnings below it."""
+    # Where nobody looks at a terminal, a table need not fit into one.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    for group in comparison.groups:
+        console.print(terminal(group, comparison))
+        for warning in group.warnings:
+            console.print(warning, markup=False, soft_wrap=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the folders named on the command line, prints their tables and writes the files."""
     args = parse(argv)
-    # Where nobody looks at a terminal, a table need not fit into one.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     try:
         wanted = re.compile(args.only)
         if not 0 < args.confidence < 1:
@@ -57,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found, skipped = read_runs(args.runs)
         runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
         for left in skipped:
-            console.print(
-                f"not compared: {left.folder} {left.reason}", markup=False, soft_wrap=True
-            )
+            print(f"not compared: {left.folder} {left.reason}")
         if not runs:
             only = f" and a name with {args.only!r}" if args.only else ""
             raise ValueError(
@@ -75,10 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             baseline=args.baseline,
             confidence=args.confidence,
         )
-        for group in comparison.groups:
-            console.print(terminal(group, comparison))
-            for warning in group.warnings:
-                console.print(warning, markup=False, soft_wrap=True)
+        print_comparison(comparison)
         if args.out:
             commands = {run.folder: command_of(run) for run in runs}
             Path(args.out).write_text(page(comparison, commands, title=args.title), "utf-8")

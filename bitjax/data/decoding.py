@@ -1,6 +1,7 @@
 """Decodes a folder's or a TFDS set's images: all of them into memory, or batch by batch."""
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
@@ -16,20 +17,20 @@ DEFAULT_SIZE = 224  # pixels, of images that have no one shape
 RANDOM_CROP = "random_resized_crop"  # the augmentation that happens while records are decoded
 
 
-def evaluation_split(source: Source, validation: int, eval_split: str) -> str:
+def evaluation_split(name: str, splits: Collection[str], validation: int, eval_split: str) -> str:
     """The split to evaluate, for `load`; 'train' where its examples are held out of that."""
     if eval_split == "validation":
-        if validation == 0 and "validation" not in source.splits:
+        if validation == 0 and "validation" not in splits:
             raise ValueError(
                 "`eval_split` is 'validation' but `validation` is 0; "
                 "set `validation` to the number of training examples to hold out."
             )
         return "train" if validation else "validation"
     for split in ("test", "validation"):
-        if split in source.splits:
+        if split in splits:
             return split
     raise ValueError(
-        f"{source.name} has training examples only; set `eval_split` to 'validation' and "
+        f"{name} has training examples only; set `eval_split` to 'validation' and "
         "`validation` to the number of training examples to hold out."
     )
 

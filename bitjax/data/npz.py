@@ -24,17 +24,15 @@ def npz(name: str, path: Path) -> Dataset:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an archive")
             keys = set(file.files)
-            both = {"x_train", "y_train", "x_test", "y_test"} <= keys
-            if not both and not {"images", "labels"} <= keys:
+            pairs = [("x_train", "y_train"), ("x_test", "y_test")]
+            if not {name for pair in pairs for name in pair} <= keys:
+                pairs = [("images", "labels")]
+            if not {*pairs[0]} <= keys:
                 raise ValueError(f"it has {sorted(keys)}")
-            pairs = ["train", "test"] if both else [""]
-            arrays = [
-                (file[f"x_{p}" if p else "images"], file[f"y_{p}" if p else "labels"])
-                for p in pairs
-            ]
+            arrays = [(file[x], file[y]) for x, y in pairs]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name}: {path} cannot be read ({error}); {_FORM}.") from error
-    parts = [_checked(name, part, *pair) for part, pair in zip(pairs, arrays, strict=True)]
+    parts = [_checked(name, *pair, *found) for pair, found in zip(pairs, arrays, strict=True)]
     images, labels = parts[0]
     if len(parts) == 1:
         parts.append((images[:0], labels[:0]))
@@ -62,9 +60,8 @@ def npz(name: str, path: Path) -> Dataset:
 
 
 def _checked(
-    name: str, part: str, images: np.ndarray, labels: np.ndarray
+    name: str, x: str, y: str, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (f"x_{part}", f"y_{part}") if part else ("images", "labels")
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4:

@@ -100,13 +100,13 @@ def load(
       (1337, 100)
     """
     kind = name.partition(":")[0]
-    _check(name, validation, eval_split, limit, image_size)
+    _check(name, validation, eval_split, limit, image_size, splits)
     if kind not in ("tfds", "folder"):
-        _check_arrays(name, image_size, augmentation, splits)
+        _check_arrays(name, image_size, augmentation)
         dataset = _arrays(name, root, train, validation, eval_split)
     else:
         source = _open(name, root, splits)
-        evaluation = evaluation_split(source, validation, eval_split)
+        evaluation = evaluation_split(name, source.splits, validation, eval_split)
         _check_validation(name, validation, len(source.splits["train"]))
         if fits_memory(source, evaluation, image_size, augmentation, memory_limit):
             dataset = in_memory(source, evaluation)
@@ -133,7 +133,14 @@ def load(
     return dataset
 
 
-def _check(name: str, validation: int, eval_split: str, limit: int | None, image_size: int) -> None:
+def _check(
+    name: str,
+    validation: int,
+    eval_split: str,
+    limit: int | None,
+    image_size: int,
+    splits: Sequence[str],
+) -> None:
     if not is_known(name):
         raise ValueError(
             f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
@@ -147,9 +154,13 @@ def _check(name: str, validation: int, eval_split: str, limit: int | None, image
         raise ValueError(f"`limit` must be at least 1 or None, got {limit}.")
     if image_size < 0:
         raise ValueError(f"`image_size` must be at least 0, got {image_size}.")
+    if splits and not name.startswith("tfds:"):
+        raise ValueError(
+            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
+        )
 
 
-def _check_arrays(name: str, image_size: int, augmentation: str, splits: Sequence[str]) -> None:
+def _check_arrays(name: str, image_size: int, augmentation: str) -> None:
     """Refuses what only encoded images can do."""
     if image_size:
         raise ValueError(
@@ -159,10 +170,6 @@ def _check_arrays(name: str, image_size: int, augmentation: str, splits: Sequenc
         raise ValueError(
             f"`augmentation` {RANDOM_CROP!r} is for tfds: and folder: sets, got it for {name}; "
             "use 'crop_flip'."
-        )
-    if splits:
-        raise ValueError(
-            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
         )
 
 
@@ -178,30 +185,19 @@ def _arrays(
     name: str, root: str | Path | None, train: bool, validation: int, eval_split: str
 ) -> Dataset:
     """A data set that is arrays from the start."""
-    if eval_split == "validation" and validation == 0:
-        raise ValueError(
-            "`eval_split` is 'validation' but `validation` is 0; "
-            "set `validation` to the number of training examples to hold out."
-        )
     if name in SOURCES:
+        evaluation_split(name, ("train", "test"), validation, eval_split)
         needed = {"train": train or eval_split == "validation", "test": eval_split == "test"}
         return SOURCES[name](root, splits=[split for split, is_ in needed.items() if is_])
     dataset = npz(name, _path(name, root))
-    if eval_split == "test" and dataset.num_eval == 0:
-        raise ValueError(
-            f"{name} has training examples only; set `eval_split` to 'validation' and "
-            "`validation` to the number of training examples to hold out."
-        )
+    there = ("train", "test") if dataset.num_eval else ("train",)
+    evaluation_split(name, there, validation, eval_split)
     return dataset
 
 
 def _open(name: str, root: str | Path | None, splits: Sequence[str]) -> Source:
     if name.startswith("tfds:"):
         return open_tfds(name.removeprefix("tfds:"), root, splits=splits)
-    if splits:
-        raise ValueError(
-            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
-        )
     return open_folder(name, _path(name, root))
 
 

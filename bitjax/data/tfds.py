@@ -131,23 +131,19 @@ def _keys(full: str, info: Any) -> tuple[str, str]:
     """The names of the image and of its class."""
     import tensorflow_datasets as tfds
 
-    kinds = {"image": tfds.features.Image, "class": tfds.features.ClassLabel}
-    found = {
-        kind: [key for key, feature in info.features.items() if isinstance(feature, wanted)]
-        for kind, wanted in kinds.items()
-    }
+    kinds = {"an image": tfds.features.Image, "a class": tfds.features.ClassLabel}
+    supervised = info.supervised_keys or ()
     chosen: list[str] = []
-    for place, (kind, keys) in enumerate(found.items()):
-        supervised = info.supervised_keys or ()
-        named = supervised[place] if len(supervised) == 2 else None
-        keys = [key for key in keys if key == named] or keys
+    for place, (kind, wanted) in enumerate(kinds.items()):
+        keys = [key for key, feature in info.features.items() if isinstance(feature, wanted)]
+        if len(supervised) == 2 and supervised[place] in keys:
+            keys = [supervised[place]]
         if len(keys) != 1:
             raise ValueError(
-                f"{full} is no image classification: it has {len(keys)} features that are "
-                f"{'an image' if kind == 'image' else 'a class'} among "
-                f"{sorted(info.features)}, expected one."
+                f"{full} is no image classification: it has {len(keys)} features that are {kind} "
+                f"among {sorted(info.features)}, expected one."
             )
-        chosen.append(keys[0])
+        chosen += keys
     return chosen[0], chosen[1]
 
 

@@ -61,6 +61,14 @@ BY_KEY = {figure.key: figure for figure in FIGURES}
 COSTS = tuple(f.key for f in FIGURES if f.cost) + tuple(RULES)
 
 
+def axis_title(cost: str) -> str:
+    """What an axis of a cost is called."""
+    figure = BY_KEY[cost]
+    if figure.cost:
+        return figure.title
+    return f"time on {figure.title.removesuffix(' x')}, 16 bits = 1"
+
+
 def layer_of(site: str) -> str:
     """The layer of a site."""
     return site.rpartition("/")[0]

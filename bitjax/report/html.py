@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from bitjax.report.comparison import Comparison, Row
-from bitjax.report.figures import BY_KEY, COSTS, FIGURES, figures_of
+from bitjax.report.figures import BY_KEY, COSTS, FIGURES, axis_title, figures_of
 from bitjax.runs.files import is_number
 from bitjax.runs.records import RunRecord
 
@@ -120,7 +120,7 @@ def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, 
         )
     return {
         "figures": [f._asdict() | {"is_cost": f.key in COSTS} for f in FIGURES],
-        "costs": [{"key": k, "title": _axis(k), "scale": BY_KEY[k].scale} for k in COSTS],
+        "costs": [{"key": k, "title": axis_title(k), "scale": BY_KEY[k].scale} for k in COSTS],
         "cost": comparison.cost,
         "confidence": comparison.confidence,
         "groups": groups,
@@ -146,26 +146,18 @@ def curve(run: RunRecord) -> dict[str, list[Any]]:
 
 
 def _row(row: Row, runs: Sequence[int]) -> dict[str, Any]:
+    summaries = [row.figures.get(f.key) for f in FIGURES]
     return {
         "label": row.label,
         "method": row.method,
         "config": row.config,
         "runs": list(runs),
-        "mean": [
-            _short(row.figures[f.key].mean) if f.key in row.figures else None for f in FIGURES
-        ],
-        "std": [_short(row.figures[f.key].std) if f.key in row.figures else None for f in FIGURES],
+        "mean": [_short(known and known.mean) for known in summaries],
+        "std": [_short(known and known.std) for known in summaries],
         "count": row.figures["accuracy"].count,
         "difference": row.difference._asdict() if row.difference else None,
         "front": row.front,
     }
-
-
-def _axis(key: str) -> str:
-    figure = BY_KEY[key]
-    if figure.cost:
-        return figure.title
-    return f"time on {figure.title.removesuffix(' x')}, 16 bits = 1"
 
 
 def _short(value: Any) -> Any:

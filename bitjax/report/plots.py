@@ -14,7 +14,7 @@ import numpy as np
 
 from bitjax.extras import extra
 from bitjax.report.comparison import Group, row_cost
-from bitjax.report.figures import BY_KEY, layer_of
+from bitjax.report.figures import BY_KEY, axis_title, layer_of
 from bitjax.report.statistics import pareto_front
 from bitjax.runs.files import SiteBits, is_number
 
@@ -107,10 +107,7 @@ def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axe
     axes.step(x[front], y[front], "k--", where="post", lw=1, label="front")
     if len(x) and x.min() > 0 and x.max() > 8 * x.min():
         axes.set_xscale("log")
-    title = BY_KEY[cost].title
-    if not BY_KEY[cost].cost:
-        title = f"time on {title.removesuffix(' x')}, 16 bits = 1"
-    axes.set(xlabel=title, ylabel="top-1 %", title=group.title)
+    axes.set(xlabel=axis_title(cost), ylabel="top-1 %", title=group.title)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return axes
