@@ -34,7 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
+def _fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
     """A fit of one layer in each way."""
     import jax
     import jax.numpy as jnp
@@ -127,7 +127,7 @@ def rows(
         affine = affine_of(variables, plan.consumer, len(float_MxN))
         levels = levels_of(model.rules, variables, plan.consumer.site or "")
         levels = levels if plan.target == "codes" else None
-        fits = fits_of(moments_of(sums, 0, intercept=True), x, z, float_MxN, affine, levels)
+        fits = _fits_of(moments_of(sums, 0, intercept=True), x, z, float_MxN, affine, levels)
         for name, fit in fits.items():
             error = error_of(fit, np.asarray(held_x), np.asarray(held_z), affine, levels)
             found[name].append((plan.target, error))

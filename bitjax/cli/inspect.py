@@ -27,14 +27,14 @@ from bitjax.runs.records import RunRecord, read_runs
 from bitjax.variables import site_name
 
 
-class SiteLook(NamedTuple):
+class _SiteLook(NamedTuple):
     """A quantized site on one batch: the shares of saturated and of zero elements, in [0, 1]."""
 
     saturated: float
     zeros: float
 
 
-def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook], str]:
+def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, _SiteLook], str]:
     """Runs the final model of a run on one training batch."""
     work, model, variables = load_run(record.folder)
     stage = work.method.stages[-1]
@@ -60,14 +60,14 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, SiteLook]
 
     outcome = jit_arrays(look, variables, x, **compile_quickly())
     looks = {
-        site_name(name, role): SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
+        site_name(name, role): _SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
         for (name, _), found in zip(records, jax.device_get(outcome), strict=True)
         for role, pair in found.items()
     }
     return looks, doctor_report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
 
 
-def site_table(record: RunRecord, looks: Mapping[str, SiteLook]) -> Table:
+def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:
     """A row for each site: bits, size, share of the model's BOPs, and what a batch showed."""
     layers = layers_of(record.sites)
     bops = {n: v.macs * v.weight_bits * v.input_bits for n, v in layers.items()}
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         inside = [f"holds several runs, name one: {', '.join(r.folder for r in found[:3])}"]
         sys.exit(f"error: {'; '.join(reasons or inside)}")
     record = found[0]
-    looks: dict[str, SiteLook] = {}
+    looks: dict[str, _SiteLook] = {}
     text = ""
     if not args.no_model:
         try:
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except (ValueError, OSError, ImportError) as error:
             first = " ".join(str(error).split())
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
-    console.print(site_table(record, looks))
+    console.print(_site_table(record, looks))
     figures = figures_of(record)
     for figure in FIGURES:
         if figure.key in figures and not figure.key.endswith("_fractional"):

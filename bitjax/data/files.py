@@ -43,7 +43,7 @@ FASHION_MNIST_FILES: Mapping[str, Checksum] = {  # The MD5 are the ones its auth
 }
 
 
-def data_folder(root: str | Path | None, name: str) -> Path:
+def _data_folder(root: str | Path | None, name: str) -> Path:
     """The folder that holds a data set's files: `name` under `root`, or under `$BITJAX_DATA`."""
     root = root if root is not None else os.environ.get("BITJAX_DATA")
     if not root:
@@ -80,7 +80,7 @@ def cifar10(
 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    folder = data_folder(root, "cifar10")
+    folder = _data_folder(root, "cifar10")
     remedy = "copy it again from where this data folder came from"
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "test": []}
     for name, expected in files.items():
@@ -122,7 +122,7 @@ def fashion_mnist(
 
     Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017, arXiv 1708.07747.
     """
-    folder = data_folder(root, "fashion_mnist")
+    folder = _data_folder(root, "fashion_mnist")
     remedy = "download it again from github.com/zalandoresearch/fashion-mnist"
 
     def read(prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:

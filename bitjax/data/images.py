@@ -23,7 +23,7 @@ WORDS = 4 * _TRIES + 1  # random words that one random crop and flip take
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-class Box(NamedTuple):
+class _Box(NamedTuple):
     """A part of an image, in pixels."""
 
     left: int
@@ -83,7 +83,7 @@ def centre_crop(
     return pixels(image.crop((left, top, left + width, top + height)), channels)
 
 
-def random_box(width: int, height: int, words: np.ndarray) -> Box:
+def random_box(width: int, height: int, words: np.ndarray) -> _Box:
     """A random part of an image, of 8 to 100 % of its area and an aspect ratio of 3/4 to 4/3."""
     # Szegedy et al., Going Deeper with Convolutions, 2015, section 6: ten draws of the area
     # (uniform) and the aspect (uniform in its logarithm). The first that fits is put anywhere in
@@ -95,10 +95,10 @@ def random_box(width: int, height: int, words: np.ndarray) -> Box:
         ratio = math.exp(low + aspect * (high - low))
         w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return Box(int(across * (width - w + 1)), int(down * (height - h + 1)), w, h)
+            return _Box(int(across * (width - w + 1)), int(down * (height - h + 1)), w, h)
     w = min(width, max(1, round(height * ASPECT[1])))
     h = min(height, max(1, round(width / ASPECT[0])))
-    return Box((width - w) // 2, (height - h) // 2, w, h)
+    return _Box((width - w) // 2, (height - h) // 2, w, h)
 
 
 def random_resized_crop(

@@ -51,7 +51,7 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> n
         raise ValueError(
             f"`num_examples` must be at least 1, got {num_examples}: there is nothing to train on."
         )
-    check_batch_size(batch_size)
+    _check_batch_size(batch_size)
     if step < 0:
         raise ValueError(f"`step` must be at least 0, got {step}.")
     epochs, offsets = np.divmod(int(step) * batch_size + np.arange(batch_size), num_examples)
@@ -62,7 +62,7 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> n
     return indices
 
 
-def check_batch_size(batch_size: int) -> None:
+def _check_batch_size(batch_size: int) -> None:
     """Raise a ValueError where a batch would be empty."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
@@ -71,7 +71,7 @@ def check_batch_size(batch_size: int) -> None:
 def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
     """Which examples of a batch belong to one host."""
     index, count = shard
-    check_batch_size(batch_size)
+    _check_batch_size(batch_size)
     if not 0 <= index < count:
         raise ValueError(f"`shard` must be (index, count) with 0 <= index < count, got {shard}.")
     if batch_size % count:

@@ -38,7 +38,7 @@ def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
     return tuple(rules)
 
 
-def build_budgets(specs: Any) -> tuple[bj.Budget, ...]:
+def _build_budgets(specs: Any) -> tuple[bj.Budget, ...]:
     """Budgets from mappings with `metric`, `limit` and perhaps `sites`."""
     budgets = []
     for i, spec in enumerate(specs):
@@ -69,7 +69,7 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
             f"config.rules has {len(rules)} rules, but config.method.name={name!r} quantizes "
             "nothing: remove them or choose another method."
         )
-    limits = build_budgets(config["budgets"])
+    limits = _build_budgets(config["budgets"])
     if "budgets" in parameters:
         extra["budgets"] = limits
     elif limits:
@@ -85,7 +85,7 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
     return method
 
 
-def build_settings(config: Mapping[str, Any]) -> Settings:
+def _build_settings(config: Mapping[str, Any]) -> Settings:
     """How the run trains, apart from its method."""
     return Settings(
         batch_size=config["data"]["batch_size"],
@@ -99,7 +99,7 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
     """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
-    check_settings(build_settings(config))
+    check_settings(_build_settings(config))
     return method
 
 
@@ -149,7 +149,7 @@ class Parts(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def build_parts(config: Any, source: str = "") -> Parts:
+def _build_parts(config: Any, source: str = "") -> Parts:
     """The parts of a config's run; a host needs no other for this."""
     spec = plain(config)
     rules = build_rules(spec["rules"])
@@ -170,7 +170,7 @@ def build_parts(config: Any, source: str = "") -> Parts:
         "config_hash": config_hash(spec),
         "budget": spec["budgets"] or None,
     }
-    return Parts(rules, method, model, dataset, build_settings(spec), start, facts)
+    return Parts(rules, method, model, dataset, _build_settings(spec), start, facts)
 
 
 def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:
@@ -184,16 +184,16 @@ def build_work(config: Any, *, source: str = "", place: Placement | None = None)
     Raises:
       ValueError: one line with key, value, expectation and remedy.
     """
-    return assemble(build_parts(config, source), place)
+    return _assemble(_build_parts(config, source), place)
 
 
 def build_on_hosts(config: Any, source: str) -> Work:
     """As `build_work`, on every host of a run; what goes wrong on one of them stops all."""
     hosts.check_same(plain(config))
-    return assemble(hosts.on_all(lambda: build_parts(config, source)))
+    return _assemble(hosts.on_all(lambda: _build_parts(config, source)))
 
 
-def assemble(parts: Parts, place: Placement | None = None) -> Work:
+def _assemble(parts: Parts, place: Placement | None = None) -> Work:
     """The `Work` of a config's parts, variables loaded; hosts read checkpoints together."""
     sample = np.zeros((2, *parts.dataset.image_shape), np.float32)
     start = load_start(parts.start, parts.model, sample)

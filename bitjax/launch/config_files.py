@@ -29,13 +29,13 @@ def shipped_configs() -> dict[str, Path]:
 def recorded_name(config: str) -> str:
     """Gives the name that run records use, the same wherever the shipped configs lie."""
     text, colon, variant = config.partition(":")
-    path = find_config(config).resolve()
+    path = _find_config(config).resolve()
     if path.is_relative_to(FOLDER.resolve()):
         text = f"configs/{path.relative_to(FOLDER.resolve()).as_posix()}"
     return f"{text}{colon}{variant}"
 
 
-def find_config(config: str) -> Path:
+def _find_config(config: str) -> Path:
     """Finds a config's file by its path, or by the name of a shipped config."""
     text = config.partition(":")[0]
     if text.endswith(".py") and Path(text).is_file():
@@ -55,7 +55,7 @@ def find_config(config: str) -> Path:
 
 def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
     """Reads a config and applies `--config.key=value` arguments; every fault is one ValueError."""
-    find_config(config)
+    _find_config(config)
     try:
         found = config_module(config).get_config(*config.split(":", 1)[1:])
     except Exception as error:  # a config file is a program: it may raise anything
@@ -64,14 +64,14 @@ def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
         raise ValueError(f"config {config}: get_config() must return a ConfigDict, got {found!r}.")
     _check_keys(config, found)
     try:
-        for key, value in read_overrides(arguments, found).items():
+        for key, value in _read_overrides(arguments, found).items():
             config_path.set_value(key, found, value)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(f"config {config}: {' '.join(str(error).split())}") from error
     return found.lock()
 
 
-def read_overrides(arguments: Sequence[str], base: ConfigDict) -> dict[str, Any]:
+def _read_overrides(arguments: Sequence[str], base: ConfigDict) -> dict[str, Any]:
     """Reads `--config.key=value` arguments as values of the types that the config has there."""
     texts: dict[str, list[str]] = {}
     for argument in arguments:
@@ -108,7 +108,7 @@ def override_key(argument: str) -> str:
 
 def config_module(config: str) -> Any:
     """Loads a config file as a new module, so that callers do not share what they change."""
-    spec = importlib.util.spec_from_file_location("a_config", find_config(config))
+    spec = importlib.util.spec_from_file_location("a_config", _find_config(config))
     assert spec is not None and spec.loader is not None, "its name ends in .py"
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -62,7 +62,7 @@ def plan(
     if not grid and not sweep:
         raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")
     points = [dict(zip(*point, strict=True)) for point in _product(grid, base)]
-    named = named_sweep(path, sweep, base) if sweep else [{}]
+    named = _named_sweep(path, sweep, base) if sweep else [{}]
     taken = {override_key(text) for text in fixed}
     runs = []
     for first, second in itertools.product(named, points):
@@ -120,7 +120,7 @@ def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
     return key, values
 
 
-def named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
+def _named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
     """Calls `sweep_<name>()` of a config file; its list of overrides, checked, as text."""
     file, module = path.split(":", 1)[0], config_module(path)
     found = {n.removeprefix("sweep_"): f for n, f in vars(module).items() if n.startswith("sweep_")}

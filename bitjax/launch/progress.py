@@ -34,7 +34,7 @@ def last_row(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def progress_text(run: SweepRun) -> str:
+def _progress_text(run: SweepRun) -> str:
     """Steps, loss and bits of a run that is under way."""
     row = last_row(run.folder)
     parts = [f"{row.get('step', 0)}/{run.steps}"]
@@ -62,7 +62,7 @@ def error_of(run: SweepRun) -> str:
     return lines[-1] if lines else "it left no log"
 
 
-def result_table(runs: Sequence[SweepRun], statuses: Mapping[str, str]) -> Table:
+def _result_table(runs: Sequence[SweepRun], statuses: Mapping[str, str]) -> Table:
     """Status, accuracy, bits and seconds of every run."""
     table = Table("run", "status")
     for name in ("accuracy", "bits", "seconds"):
@@ -122,13 +122,13 @@ class SweepProgress:
             return
         for name, status in self.statuses.items():
             if status == "running":
-                self.say(f"{name}: {progress_text(self._runs[name])}")
+                self.say(f"{name}: {_progress_text(self._runs[name])}")
 
     def _table(self) -> Table:
         table = Table("run", "status", "progress")
         for name, run in self._runs.items():
             status = self.statuses[name]
-            text = result_text(run) if status == "finished" else progress_text(run)
+            text = result_text(run) if status == "finished" else _progress_text(run)
             table.add_row(name, status, "" if status == "waiting" else text)
         return table
 
@@ -147,7 +147,7 @@ class SweepProgress:
         wide = Console(
             file=self._console.file, highlight=False, width=max(120, self._console.width)
         )
-        wide.print(result_table(runs, self.statuses))
+        wide.print(_result_table(runs, self.statuses))
         for run in runs:
             if self.statuses[run.name] == "failed":
                 self.say(f"{run.name} failed: {error_of(run)}")

@@ -146,7 +146,7 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
 def _check_arguments(
     factory: Callable, key: str, name: str, arguments: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> None:
-    kinds, free = settings_of(factory)
+    kinds, free = _settings_of(factory)
     hidden = {"name", "parent", *extra}  # the first two are Flax's
     known = sorted(n for n in kinds if n not in hidden and not n.startswith("_"))
     for argument, value in arguments.items():
@@ -160,7 +160,7 @@ def _check_arguments(
             raise ValueError(f"config.{key}.{argument} must be of type {wanted}, got {value!r}.")
 
 
-def settings_of(factory: Callable) -> tuple[dict[str, Any], bool]:
+def _settings_of(factory: Callable) -> tuple[dict[str, Any], bool]:
     """What a factory takes by name, with each annotation, and whether it takes any other name.
 
     `**recipe: Unpack[Keywords]` stands for the keys of `Keywords`.

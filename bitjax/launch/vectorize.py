@@ -69,14 +69,14 @@ def choose_group(sweep: Sweep) -> tuple[Sweep, Path]:
 
 def check_shared(sweep: Sweep) -> None:
     """Raises a ValueError if a key varies that the host reads for the whole group."""
-    for key in varying_keys(sweep):
+    for key in _varying_keys(sweep):
         if key.split(".")[0] in _SHARED:
             raise _refusal(key, "the rows of a group share it")
 
 
 def check_programs(sweep: Sweep, rows: dict[str, Work]) -> None:
     """Raises a ValueError, with the key that makes it, if two runs' programs differ."""
-    keys = [key for key in varying_keys(sweep) if key not in _FREE]
+    keys = [key for key in _varying_keys(sweep) if key not in _FREE]
     first, *others = sweep.runs
     seen = {_settings(first.spec, keys): programs(rows[first.name])}
     wanted = next(iter(seen.values()))
@@ -94,7 +94,7 @@ def check_programs(sweep: Sweep, rows: dict[str, Work]) -> None:
         raise _refusal(" and ".join(keys), "it is part of the compiled program, not of its state")
 
 
-def varying_keys(sweep: Sweep) -> list[str]:
+def _varying_keys(sweep: Sweep) -> list[str]:
     """The keys of the config that differ between a sweep's runs."""
     flat = [flatten(run.spec) for run in sweep.runs]
     every = sorted(set().union(*flat))

@@ -58,7 +58,7 @@ def page(
     script = page_script()
     return _PAGE.format(
         title=html.escape(title),
-        data=_script_safe(page_data(comparison, commands)),
+        data=_script_safe(_page_data(comparison, commands)),
         script=script,
         style=style,
         script_hash=_hash(script),
@@ -73,7 +73,7 @@ def page_script() -> str:
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
-def page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:
+def _page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:
     """The plain data that the page's script draws; `commands` may lack a run's folder."""
     site_sets: dict[tuple[tuple[str, str], ...], int] = {}
     machines: dict[str, int] = {}

@@ -97,12 +97,12 @@ def csv_text(comparison: Comparison) -> str:
         text, [*head, *(f.key for f in FIGURES)], restval="", lineterminator="\n"
     )
     writer.writeheader()
-    for entry in run_values(comparison):
+    for entry in _run_values(comparison):
         writer.writerow({k: v for k, v in entry.items() if k in writer.fieldnames})
     return text.getvalue()
 
 
-def run_values(comparison: Comparison) -> list[dict[str, Any]]:
+def _run_values(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat mapping for each run of a comparison."""
     return [
         {
@@ -137,7 +137,7 @@ def json_value(comparison: Comparison) -> dict[str, Any]:
             }
             for group in comparison.groups
         ],
-        "runs": run_values(comparison),
+        "runs": _run_values(comparison),
         "skipped": [skipped._asdict() for skipped in comparison.skipped],
     }
 

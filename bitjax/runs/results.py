@@ -47,7 +47,7 @@ class StageResult(NamedTuple):
         return cls(**own, figures=figures)
 
 
-def bit_averages(
+def _bit_averages(
     costs: Costs, fractional: Mapping[str, Any], integer: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
     """Plain averages over sites of learned and of final bits: weights, activations, all, inner.
@@ -55,7 +55,7 @@ def bit_averages(
     Example:
       >>> from bitjax.costs.site import SiteCost
       >>> costs = {"a/kernel": SiteCost(1, 1, 1, "", "a", "kernel")}
-      >>> bit_averages(costs, {"a/kernel": 3.5}, {"a/kernel": 4.0})["weights"]
+      >>> _bit_averages(costs, {"a/kernel": 3.5}, {"a/kernel": 4.0})["weights"]
       {'fractional': 3.5, 'integer': 4.0}
     """
     chosen = {
@@ -74,7 +74,7 @@ def bit_averages(
     }
 
 
-def measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, float]:
+def _measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     """Bytes and operations of a model with its final bits, for `result.json`."""
     variables = jax.device_get(variables)  # so that the sums are float64
     bits = bits_of(variables)
@@ -105,6 +105,6 @@ def result_of(
         **({"accuracy": figures["accuracy"]} if "accuracy" in figures else {}),
         "score": {"name": name, "value": figures[name], "higher_is_better": higher},
         "stages": [stage.to_json() for stage in stages],
-        "bits": bit_averages(costs, learned, jax.device_get(bits_of(variables))),
-        "cost": measured_costs(variables, costs),
+        "bits": _bit_averages(costs, learned, jax.device_get(bits_of(variables))),
+        "cost": _measured_costs(variables, costs),
     }

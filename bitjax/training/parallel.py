@@ -74,7 +74,7 @@ def placement(form: str = "auto", devices: int = 0) -> Placement:
     """
     if form not in FORMS:
         raise ValueError(f"`parallel` must be one of {list(FORMS)}, got {form!r}.")
-    chosen = choose_devices(devices or (1 if form == "none" else 0))
+    chosen = _choose_devices(devices or (1 if form == "none" else 0))
     if form == "none" and len(chosen) > 1:
         raise ValueError(
             f"`parallel` 'none' uses one device, but `devices` is {devices}: choose 'pmap', "
@@ -85,7 +85,7 @@ def placement(form: str = "auto", devices: int = 0) -> Placement:
     return {"none": _one, "pmap": _pmap, "shard_map": _shard_map}[form](tuple(chosen))
 
 
-def choose_devices(count: int = 0) -> list[jax.Device]:
+def _choose_devices(count: int = 0) -> list[jax.Device]:
     """The first `count` devices, as many of every host, host by host; 0 takes all."""
     hosts, found = jax.process_count(), jax.device_count()
     if count > found or count < 0:
