@@ -1,9 +1,9 @@
 """From a config (plain data) to objects: the registry, and the checks at the front door."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 import bitjax as bj
 from bitjax import data, methods
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make, plain
-from bitjax.launch.start import Start, find_start, load_start
+from bitjax.launch.start import find_start, load_start
 from bitjax.linen.quantized import Quantized
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
@@ -137,20 +137,11 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
     return dataset
 
 
-class Parts(NamedTuple):
-    """What a config says a run consists of, checked; its float variables are not loaded yet."""
+def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
+    """Checks what a config's run consists of; what it gives makes the `Work`, variables loaded.
 
-    rules: tuple[bj.Rule, ...]
-    method: methods.Method
-    model: Any
-    dataset: data.Dataset | data.StreamedDataset
-    settings: Settings
-    start: Start | None
-    facts: Mapping[str, Any]
-
-
-def _build_parts(config: Any, source: str = "") -> Parts:
-    """The parts of a config's run; a host needs no other for this."""
+    A host needs no other for the checks, but hosts read checkpoints together.
+    """
     spec = plain(config)
     rules = build_rules(spec["rules"])
     method = build_method(spec, rules)
@@ -170,7 +161,17 @@ def _build_parts(config: Any, source: str = "") -> Parts:
         "config_hash": config_hash(spec),
         "budget": spec["budgets"] or None,
     }
-    return Parts(rules, method, model, dataset, _build_settings(spec), start, facts)
+    settings = _build_settings(spec)
+
+    def assemble(place: Placement | None) -> Work:
+        sample = np.zeros((2, *dataset.image_shape), np.float32)
+        variables = load_start(start, model, sample)
+        work = make_work(method, model, dataset, variables, settings, facts=facts, place=place)
+        if rules:  # a rule that does nothing must not cost a download or an epoch to be found
+            jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
+        return work
+
+    return assemble
 
 
 def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:
@@ -184,24 +185,13 @@ def build_work(config: Any, *, source: str = "", place: Placement | None = None)
     Raises:
       ValueError: one line with key, value, expectation and remedy.
     """
-    return _assemble(_build_parts(config, source), place)
+    return _checked(config, source)(place)
 
 
 def build_on_hosts(config: Any, source: str) -> Work:
     """As `build_work`, on every host of a run; what goes wrong on one of them stops all."""
     hosts.check_same(plain(config))
-    return _assemble(hosts.on_all(lambda: _build_parts(config, source)))
-
-
-def _assemble(parts: Parts, place: Placement | None = None) -> Work:
-    """The `Work` of a config's parts, variables loaded; hosts read checkpoints together."""
-    sample = np.zeros((2, *parts.dataset.image_shape), np.float32)
-    start = load_start(parts.start, parts.model, sample)
-    rules, method, model, dataset, settings, _, facts = parts
-    work = make_work(method, model, dataset, start, settings, facts=facts, place=place)
-    if rules:  # a rule that does nothing must not cost a download or an epoch to be found
-        jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
-    return work
+    return hosts.on_all(lambda: _checked(config, source))(None)
 
 
 def open_folder(config: Any, workdir: str | Path, *, resume: bool = True) -> Path:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +133,6 @@ def _names(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def path_name(path: Sequence[Any]) -> str:
+def path_name(path: tuple[Any, ...]) -> str:
     """The name of a leaf from the keys that lead to it: 'params/conv/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

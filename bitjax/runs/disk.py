@@ -38,12 +38,7 @@ def room(path: str | os.PathLike, needed: int) -> str:
 
 
 def unwritten(path: str | os.PathLike, needed: int, error: OSError) -> OSError:
-    """The error to raise from `error` for a file of a run that could not be written.
-
-    Example:
-      >>> str(unwritten("/metrics.jsonl", 100, OSError(28, "No space left on device")))
-      '/metrics.jsonl could not be written (No space left on device: it takes ...'
-    """
+    """The error to raise from `error` for a file of a run that could not be written."""
     return OSError(
         f"{os.fspath(path)} could not be written ({trouble_of(error)}: {room(path, needed)}). Free "
         "space or quota there, then give the same command: a run goes on from its last checkpoint."

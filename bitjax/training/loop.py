@@ -48,6 +48,7 @@ class Loop:
         show: bool,
     ):
         self.works, self.keepers, self.group = works, keepers, group
+        self.saver = group or keepers[""]
         self.first = next(iter(works.values()))
         self.place, self.stages = self.first.place, self.first.method.stages
         self.preemption = preemption or Preemption()  # a signal's handler may ask it to stop
@@ -180,7 +181,7 @@ class Loop:
                 done += count
                 progress.update(done, **metrics)
                 last = done == stage.steps
-                stopping = self.preemption.reached(self._save_seconds)
+                stopping = self.preemption.reached(self.saver.save_seconds)
                 save = not last and (done % settings.checkpoint_every == 0 or stopping)
                 log = last or done % settings.log_every == 0
                 if log or save:
@@ -285,13 +286,8 @@ class Loop:
             )
         return position, names, saved
 
-    @property
-    def _save_seconds(self) -> float:
-        keeper = self.group if self.group is not None else self.keepers[""]
-        return keeper.save_seconds
-
     def _stop_if_asked(self, index: int) -> None:
-        if self.preemption.reached(self._save_seconds):
+        if self.preemption.reached(self.saver.save_seconds):
             raise self._stopped(self.first.steps_before(index))
 
     def _stopped(self, step: int) -> Stopped:
