@@ -1,5 +1,6 @@
 """Keeps decoded arrays between runs: CIFAR-10 decodes in 4 s and loads in 0.3 s."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -30,20 +31,9 @@ def cached(key: str, make: Callable[[], np.ndarray], folder: Path | None = None)
     except (OSError, ValueError, EOFError):  # Absent, cut short, or not an array.
         pass
     array = make()
-    try:
-        _write(path, array)  # by a rename, so that runs that start together do not clash
-    except OSError:  # A full disk or a read-only home must not stop an experiment.
-        pass
+    with contextlib.suppress(OSError):  # A full disk or a read-only home stops no experiment.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as own:
+            np.save(Path(own) / "array.npy", array, allow_pickle=False)
+            os.replace(Path(own) / "array.npy", path)  # at once: runs may start together
     return array
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise

@@ -1,6 +1,7 @@
 """Reads encoded images one by one, from a folder or a TFDS set."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -71,22 +72,15 @@ def example(
 
 def decode_all(records: Records, num_classes: int, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 [N, H, W, C], and classes, int32 [N], of a whole split; cached."""
-    wanted = (len(records), *shape)
+    decode = functools.cache(lambda: _decode_all(records, num_classes, shape))
     if not records.digest:
-        return _decode_all(records, num_classes, shape)
-    made: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def make(which: int) -> np.ndarray:
-        if not made:
-            made.append(_decode_all(records, num_classes, shape))
-        return made[0][which]
-
-    images = cached(f"images-{records.digest}", lambda: make(0))
-    labels = cached(f"labels-{records.digest}", lambda: make(1))
-    good = images.shape == wanted and images.dtype == np.uint8
-    if not (good and labels.shape == wanted[:1] and labels.dtype == np.int32):
-        images, labels = make(0), make(1)  # Somebody else's cache entry.
-    return images, labels
+        return decode()
+    images = cached(f"images-{records.digest}", lambda: decode()[0])
+    labels = cached(f"labels-{records.digest}", lambda: decode()[1])
+    good = images.shape == (len(records), *shape) and images.dtype == np.uint8
+    if good and labels.shape == (len(records),) and labels.dtype == np.int32:
+        return images, labels
+    return decode()  # Somebody else's cache entry.
 
 
 def _decode_all(records: Records, num_classes: int, shape: Shape) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, NamedTuple
 
 from bitjax.launch.devices import Slot
@@ -21,12 +22,6 @@ class _Running(NamedTuple):
     run: SweepRun
     process: subprocess.Popen
     step: int
-
-
-class _Stop:
-    """What signals asked for: 0 nothing, 1 to stop, more to stop at once."""
-
-    asked = 0
 
 
 def run_queue(
@@ -136,9 +131,9 @@ def _status(run: SweepRun, code: int, stopping: bool) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Counts SIGINT and SIGTERM instead of dying of them."""
-    stop = _Stop()
+def _signals() -> Iterator[SimpleNamespace]:
+    """Counts SIGINT and SIGTERM in `asked` instead of dying of them: 1 stops, 2 stops at once."""
+    stop = SimpleNamespace(asked=0)
 
     def note(number, frame):
         del number, frame

@@ -90,7 +90,7 @@ class Checkpoints:
 
     Example:
       >>> import tempfile
-      >>> state = {"kernel": jnp.ones((2, 3)), "bits": jnp.float32(4.0)}
+      >>> state = {"kernel": jax.numpy.ones((2, 3)), "bits": jax.numpy.float32(4.0)}
       >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:
       ...     checkpoints.save(100, state, {"stage": 1})
       ...     checkpoints.wait()
