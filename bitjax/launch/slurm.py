@@ -47,7 +47,7 @@ class SlurmRun:
         return submitit.helpers.DelayedSubmission(SlurmRun(self.command))
 
 
-def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: str = "slurm"):
+def make_executor(folder: Path, parameters: Sequence[str], name: str):
     """Makes submitit's executor from `key=value` parameters, submitit's own or sbatch's."""
     with extra("slurm", "The executor slurm"):
         import submitit
@@ -69,8 +69,7 @@ def make_executor(folder: Path, parameters: Sequence[str], name: str, cluster: s
             "run is saved and requeued."
         )
     try:
-        limit = {"slurm_max_num_timeout": _TIMEOUTS} if cluster == "slurm" else {}
-        executor = submitit.AutoExecutor(folder, cluster=cluster, **limit)
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=_TIMEOUTS)
         executor.update_parameters(name=name, **given)
     except RuntimeError as error:
         raise ValueError(
