@@ -34,16 +34,13 @@ def command_of(run: RunRecord) -> str:
         for key in sorted(there):
             if here.get(key, ()) == there[key]:
                 continue
-            if key in here and _is_scalar(there[key]) and type(here[key]) is type(there[key]):
+            scalar = isinstance(there[key], bool | int | float | str)
+            if scalar and key in here and type(here[key]) is type(there[key]):
                 words.append(shlex.quote(f"--config.{key}={there[key]}"))
             else:
                 lines.append(f"# config.{key} was {json.dumps(there[key])}")
         lines += [f"# config.{key} was not there" for key in sorted(here.keys() - there.keys())]
     return "\n".join([*lines, " ".join(words)])
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str)
 
 
 def _slug(name: str) -> str:

@@ -142,7 +142,8 @@ def _rows(runs: Sequence[RunRecord]) -> list[Row]:
     """Runs that differ in nothing but their seed share a row."""
     settings: dict[str, list[RunRecord]] = {}
     for run in runs:
-        settings.setdefault(_key(run), []).append(run)
+        key = json.dumps([run.config, _settings(run)], sort_keys=True)
+        settings.setdefault(key, []).append(run)
     labels = _labels(list(settings.values()))
     rows = []
     for label, found in zip(labels, settings.values(), strict=True):
@@ -168,10 +169,6 @@ def _settings(run: RunRecord) -> dict[str, str]:
     flat = {k: _plain(v) for k, v in flatten(run.settings).items() if k not in _IRRELEVANT}
     # Which float run it started from is the seed's matter; whether from one is not.
     return _BEFORE | flat | {"init_from": "weights" if run.settings.get("init_from") else ""}
-
-
-def _key(run: RunRecord) -> str:
-    return json.dumps([run.config, _settings(run)], sort_keys=True)
 
 
 def _labels(rows: list[list[RunRecord]]) -> list[str]:

@@ -150,7 +150,8 @@ def _merge(metrics: Metrics, updates: Any, grads: Any, axis_name: str) -> tuple[
         with jax.named_scope(f"merge_gradients_{name}"):
             merged[name] = jax.lax.pmean(tree, axis_name)
     own = {n: t for n, t in updates.items() if n not in (STATS, "batch_stats")}
-    return metrics, {**updates, **_pmean_floats(own, axis_name)}, merged
+    own = jax.tree.map(lambda x: jax.lax.pmean(x, axis_name) if _is_float(x) else x, own)
+    return metrics, {**updates, **own}, merged
 
 
 def _updated(
@@ -194,10 +195,6 @@ def _mean_over_parts(one: Callable, batch: dict[str, jax.Array], count: int) -> 
     unroll = count if jax.default_backend() == "cpu" else 1
     total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts), unroll=unroll)
     return jax.tree.map(lambda x: x / count if _is_float(x) else x, total)
-
-
-def _pmean_floats(tree: Any, axis_name: str) -> Any:
-    return jax.tree.map(lambda x: jax.lax.pmean(x, axis_name) if _is_float(x) else x, tree)
 
 
 def _is_float(leaf: jax.Array) -> bool:
