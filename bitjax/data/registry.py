@@ -100,7 +100,11 @@ def load(
       (1337, 100)
     """
     kind = name.partition(":")[0]
-    _check(name, validation, eval_split, limit, image_size, splits)
+    _check(name, validation, eval_split, limit, image_size)
+    if splits and kind != "tfds":
+        raise ValueError(
+            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
+        )
     if kind not in ("tfds", "folder"):
         _check_arrays(name, image_size, augmentation)
         dataset = _arrays(name, root, train, validation, eval_split)
@@ -133,14 +137,7 @@ def load(
     return dataset
 
 
-def _check(
-    name: str,
-    validation: int,
-    eval_split: str,
-    limit: int | None,
-    image_size: int,
-    splits: Sequence[str],
-) -> None:
+def _check(name: str, validation: int, eval_split: str, limit: int | None, image_size: int) -> None:
     if not is_known(name):
         raise ValueError(
             f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
@@ -148,16 +145,11 @@ def _check(
         )
     if eval_split not in ("test", "validation"):
         raise ValueError(f"`eval_split` must be 'test' or 'validation', got {eval_split!r}.")
-    if validation < 0:
-        raise ValueError(f"`validation` must be at least 0, got {validation}.")
+    for key, value in (("validation", validation), ("image_size", image_size)):
+        if value < 0:
+            raise ValueError(f"`{key}` must be at least 0, got {value}.")
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` must be at least 1 or None, got {limit}.")
-    if image_size < 0:
-        raise ValueError(f"`image_size` must be at least 0, got {image_size}.")
-    if splits and not name.startswith("tfds:"):
-        raise ValueError(
-            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
-        )
 
 
 def _check_arrays(name: str, image_size: int, augmentation: str) -> None:
