@@ -36,8 +36,8 @@ class StageResult(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The stage's entry in `result.json`."""
-        own = self._asdict()
-        return own | own.pop("figures")
+        name, steps, seconds, figures = self
+        return {"name": name, "steps": steps, "wall_seconds": seconds, **figures}
 
     @classmethod
     def of_json(cls, entry: Mapping[str, Any]) -> "StageResult":
