@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bitjax.launch.config_files import arguments_of, load_config
 from bitjax.launch.executors import train_command
-from bitjax.launch.grid import SweepRun, check_folder, plan_run
+from bitjax.launch.grid import SweepRun, plan_run
 from bitjax.report.comparison import Comparison
 from bitjax.report.tables import markdown
 from bitjax.runs.records import RunRecord
@@ -83,7 +83,6 @@ def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
                 overrides["init_from"] = str(_folder(workdir, starts[config], seed))
             given = load_config(config, arguments_of(overrides))
             run = plan_run(config, _folder(workdir, config, seed), overrides, given)
-            check_folder(run)
             waves[config in starts].append(run)
             configs[run.name] = config
     other = seeds and tuple(range(seeds)) != tuple(table["seeds"])

@@ -9,7 +9,7 @@ from bitjax.data.order import seeded_order
 from bitjax.data.pipeline import Dataset
 from bitjax.data.records import Records, Source, decode_all
 from bitjax.data.split import VALIDATION_SEED, held_out
-from bitjax.data.statistics import mean_and_std, usual_moments
+from bitjax.data.statistics import measured, usual_moments
 from bitjax.data.stream import StreamedDataset
 
 MEMORY_LIMIT = 2**30  # bytes of decoded pixels, training and evaluation together
@@ -53,23 +53,11 @@ def in_memory(source: Source, evaluation: str) -> Dataset:
     images, labels = decode_all(source.splits["train"], source.num_classes, source.shape)
     if len(labels) == 0:
         raise ValueError(f"{source.name} has no training examples.")
-    eval_images, eval_labels = images[:0], labels[:0]
+    held = images[:0], labels[:0]
     if evaluation != "train":
-        records = source.splits[evaluation]
-        eval_images, eval_labels = decode_all(records, source.num_classes, source.shape)
-    mean, std = mean_and_std(images)
-    return Dataset(
-        name=source.name,
-        images=images,
-        labels=labels,
-        eval_images=eval_images,
-        eval_labels=eval_labels,
-        eval_split=source.splits[evaluation].split,
-        num_classes=source.num_classes,
-        mean=mean,
-        std=std,
-        max_value=255.0,
-    )
+        held = decode_all(source.splits[evaluation], source.num_classes, source.shape)
+    split = source.splits[evaluation].split
+    return measured(source.name, (images, labels), held, split, source.num_classes)
 
 
 def streamed(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bitjax.data.pipeline import Dataset
-from bitjax.data.statistics import mean_and_std
+from bitjax.data.statistics import measured
 
 _FORM = (
     "expected x_train, y_train, x_test and y_test, or images and labels: pixels uint8 [N, H, W] "
@@ -44,19 +44,8 @@ def npz(name: str, path: Path) -> Dataset:
         )
     if len(labels) == 0:
         raise ValueError(f"{name}: {path} has no training examples; {_FORM}.")
-    mean, std = mean_and_std(images)
-    return Dataset(
-        name=name,
-        images=images,
-        labels=labels,
-        eval_images=eval_images,
-        eval_labels=eval_labels,
-        eval_split="test",
-        num_classes=int(max(labels.max(), eval_labels.max(initial=0))) + 1,
-        mean=mean,
-        std=std,
-        max_value=255.0,
-    )
+    classes = int(max(labels.max(), eval_labels.max(initial=0))) + 1
+    return measured(name, (images, labels), (eval_images, eval_labels), "test", classes)
 
 
 def _checked(

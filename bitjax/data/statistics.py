@@ -4,13 +4,26 @@ import math
 
 import numpy as np
 
+from bitjax.data.pipeline import Dataset
+
 # Of ImageNet-2012's training images as everybody uses them since 2016; their source is
 # github.com/facebookarchive/fb.resnet.torch, datasets/imagenet.lua.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+Examples = tuple[np.ndarray, np.ndarray]  # images and labels
+
+
+def measured(
+    name: str, train: Examples, evaluation: Examples, eval_split: str, num_classes: int
+) -> Dataset:
+    """A data set of bytes, normalised by its own training pixels."""
+    mean, std = _mean_and_std(train[0])
+    return Dataset(name, *train, *evaluation, eval_split, num_classes, mean, std, 255.0)
+
+
+def _mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of value / 255 by channel; a constant channel has the deviation 1."""
     total = np.zeros(images.shape[-1], np.int64)
     squares = np.zeros(images.shape[-1], np.int64)

@@ -79,17 +79,14 @@ def plan(
         raise ValueError(
             f"two runs of the sweep would share the folder {doubles[0]!r}: remove a duplicate."
         )
-    planned = [
+    return [
         plan_run(f"run {name}", workdir / name, run, config)
         for name, run, config in zip(names, runs, configs, strict=True)
     ]
-    for run in planned:
-        check_folder(run)
-    return planned
 
 
 def plan_run(where: str, folder: Path, overrides: Overrides, config: ConfigDict) -> SweepRun:
-    """One run, its config checked; errors begin with `where`."""
+    """One run, its config and its folder checked; a config's error begins with `where`."""
     from bitjax.launch.build import check_config
     from bitjax.launch.registry import plain
 
@@ -98,6 +95,11 @@ def plan_run(where: str, folder: Path, overrides: Overrides, config: ConfigDict)
         method = check_config(spec)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    if differ := differences_there(folder, spec):
+        raise ValueError(
+            f"{str(folder)!r} holds a run of another config ({differ[0]}): choose another workdir, "
+            "or remove that folder."
+        )
     steps = sum(stage.steps for stage in method.stages)
     return SweepRun(folder.name, folder, overrides, spec, steps)
 
@@ -170,15 +172,6 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
         _shorten(",".join(f"{label(key)}={_text(run[key])}" for key in varying), 150)
         for run in values
     ]
-
-
-def check_folder(run: SweepRun) -> None:
-    """Raises a ValueError, with the key that differs, if a run's folder holds another run."""
-    if differ := differences_there(run.folder, run.spec):
-        raise ValueError(
-            f"{str(run.folder)!r} holds a run of another config ({differ[0]}): choose another "
-            "workdir, or remove that folder."
-        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
