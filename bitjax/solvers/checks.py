@@ -1,7 +1,5 @@
 """Checks the arguments of solvers, with one line for each error, before they start."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import jax
