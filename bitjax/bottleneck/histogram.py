@@ -5,7 +5,6 @@ any set of levels can be judged from it afterwards (`measures.py`), without anot
 """
 
 import math
-import operator
 from typing import NamedTuple
 
 import jax
@@ -111,8 +110,17 @@ def merge(one: Histogram, other: Histogram) -> Histogram:
     """The histogram of all that two have seen, at the larger full scale; exact, in any order."""
     exponent = max(one.exponent, other.exponent)
     a, b = _widen(one, exponent), _widen(other, exponent)
-    sums = map(operator.add, a[1:-2], b[1:-2])  # all from `counts` to `negatives`
-    return Histogram(exponent, *sums, min(a.low, b.low), max(a.high, b.high))
+    return Histogram(
+        exponent,
+        a.counts + b.counts,
+        a.offsets + b.offsets,
+        a.squares + b.squares,
+        a.zeros + b.zeros,
+        a.full + b.full,
+        a.negatives + b.negatives,
+        min(a.low, b.low),
+        max(a.high, b.high),
+    )
 
 
 def _widen(histogram, exponent):

@@ -52,7 +52,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
     model = Quantized(model.model, model.rules)
     # New dicts, so that a change to one set of variables leaves the other one alone.
     floats = jax.tree.map(lambda x: x, floats_of(variables))
-    old = {name: flatten_dict(variables.get(name, {})) for name in _NEW}
+    old: dict[str, dict[Any, Any]] = {n: flatten_dict(variables.get(n, {})) for n in _NEW}
     want = _structure(model, args, kwargs)
     kept = {
         name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
@@ -97,7 +97,8 @@ def _structure(model, args, kwargs):
         return model.init(rngs, *args, **kwargs)
 
     shapes = jax.eval_shape(init)
-    return {n: {p: x.shape for p, x in flatten_dict(shapes.get(n, {})).items()} for n in _NEW}
+    flat: dict[str, dict[Any, Any]] = {n: flatten_dict(shapes.get(n, {})) for n in _NEW}
+    return {name: {path: x.shape for path, x in flat[name].items()} for name in _NEW}
 
 
 def _sites(flat):

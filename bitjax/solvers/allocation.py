@@ -4,8 +4,6 @@ Lagrangian bit allocation on convex hulls (Shoham and Gersho, 1988), then local 
 answer on request. Host-side NumPy: it runs once per stage, outside anything traced.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The choices of an allocation in one table, checked, with costs in whole units."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from fractions import Fraction

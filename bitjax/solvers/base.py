@@ -1,7 +1,5 @@
 """The result of every solver."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,13 +1,12 @@
 """Checks the arguments of solvers, with one line for each error, before they start."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from numpy import typing as npt
 from numpy.typing import NDArray
 
 
@@ -54,7 +53,7 @@ def check_ridge(ridge: float) -> None:
         raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
 
 
-def checked_sample(values_M: ArrayLike, weights_M: ArrayLike) -> tuple[NDArray, NDArray]:
+def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[NDArray, NDArray]:
     """A weighted sample of |x| as float64, if its values are finite, at least 0 and rising."""
     values, weights = np.asarray(values_M, np.float64), np.asarray(weights_M, np.float64)
     if values.ndim != 1 or values.size == 0 or values.shape != weights.shape:

@@ -4,8 +4,6 @@ The linear step of Two-Step Quantization: Wang et al., "Two-Step Quantization fo
 Networks", CVPR 2018. The patches enter by their Gram matrix, which all filters share.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

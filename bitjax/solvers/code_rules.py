@@ -4,8 +4,6 @@ Step (b) of Two-Step Quantization (Wang et al., CVPR 2018), and a form of it tha
 with every code. Arrays have filters last: vectors over filters are then contiguous.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

@@ -3,8 +3,6 @@ r"""Cyclic coordinate descent on codes from a Gram matrix: blocks of inputs, all
 Step (b) of Two-Step Quantization (Wang et al., CVPR 2018). `code_descent.py` is the front door.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

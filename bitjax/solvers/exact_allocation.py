@@ -5,8 +5,6 @@ problem", EJOR 83(2), 1995. A partial allocation is dropped if another one is as
 loss, or if a Lagrangian bound shows that it ends above an allocation known already.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

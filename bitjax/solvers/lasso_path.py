@@ -4,8 +4,6 @@ Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bo
 2006.05210). `plane_selection.py` finds better planes, always.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -1,7 +1,5 @@
 """Finds the best levels for |x|, 0 among them: the yardstick of quantizers with as many levels."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -4,8 +4,6 @@ The non-linear step of Two-Step Quantization: Wang et al., "Two-Step Quantizatio
 Networks", CVPR 2018. Each target moves to a value with the right code, unless staying is cheaper.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple

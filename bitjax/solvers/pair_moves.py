@@ -4,8 +4,6 @@ With correlated inputs, Two-Step Quantization's coordinate descent (Wang et al.,
 early: of two inputs that vary together, one has to rise while the other one falls.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -4,8 +4,6 @@ It takes the place of the LASSO of Zhou et al., "Neural Network Activation Quant
 Information Bottlenecks" (arXiv 2006.05210), whose path need not visit the best subset.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import NamedTuple
 

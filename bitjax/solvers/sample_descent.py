@@ -4,8 +4,6 @@ The minimum and the order of visits are those of `code_descent.py` (Two-Step Qua
 al., CVPR 2018), without a Gram matrix: the filters' outputs on all patches are carried instead.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -4,8 +4,6 @@ Plane selection is to be compared with this: rounding at the lowest kept plane a
 highest loses less than dropping planes of a finer code.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

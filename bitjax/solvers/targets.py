@@ -4,8 +4,6 @@ Step (c) of Two-Step Quantization (Wang et al., CVPR 2018): each target z moves 
 value that has the wanted output, as far as that lowers the penalised error.
 """
 
-from __future__ import annotations
-
 import math
 
 import jax
