@@ -45,7 +45,9 @@ def _find_config(config: str) -> Path:
     if name in shipped:
         return shipped[name]
     if Path(text).is_file():
-        raise ValueError(f"config {config}: a config must be a Python file, see configs/")
+        raise ValueError(
+            f"config {config}: a config must be a Python file, NAME.py, with a get_config()."
+        )
     near = difflib.get_close_matches(name, shipped, 3, cutoff=0.3) or list(shipped)[:3]
     raise ValueError(
         f"config {config}: it is neither a file nor a shipped config; the nearest of those are "
@@ -124,8 +126,8 @@ def _check_keys(config: str, found: ConfigDict) -> None:
     for key in own:
         if key not in known:
             raise ValueError(
-                f"config {config}: no run has a key {key!r}{_close(key, known)}; configs/base.py "
-                "has all of them."
+                f"config {config}: no run has a key {key!r}{_close(key, known)}; "
+                "bitjax.configs.base has all of them."
             )
     if lacks := [key for key in known if key not in own]:
         raise ValueError(
@@ -159,8 +161,9 @@ def _parse(key: str, texts: Sequence[str], before: Any) -> Any:
     if isinstance(before, int | float | str):
         try:
             return type(before)(text)
-        except ValueError as error:
-            raise ValueError(f"config.{key}: {error}") from None
+        except ValueError:
+            kind = type(before).__name__
+            raise ValueError(f"config.{key} must be of type {kind}, got {text!r}.") from None
     raise ValueError(f"config.{key} is {before!r}: only a config file can change it.")
 
 

@@ -25,7 +25,9 @@ def provenance() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "--short=12", "HEAD")
+    # An environment inside somebody's own repository is not of that repository's commit.
+    tracked = git("ls-files", "--error-unmatch", __file__)
+    commit = git("rev-parse", "--short=12", "HEAD") if tracked else None
     if commit and git("status", "--porcelain", "--untracked-files=no"):
         commit += "+changes"
     device = jax.devices()[0]

@@ -48,7 +48,7 @@ class Keeper:
         self.stages: list[StageResult] = []
         self.learned: dict[str, Any] = {}  # bits by site before rounding
         self._about = provenance()  # of the code as it is loaded, not as it is at the end
-        self._commits = [str(self._about["commit"])]  # that made it, in turn
+        self._commits = [self._about["commit"] or "unknown"]  # that made it, in turn
         self._began = time.monotonic()
         self._stage_began = 0.0
         self._checkpoints = self._best = self._writer = None

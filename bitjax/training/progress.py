@@ -35,7 +35,8 @@ class Progress:
         self._name = ""
         self._steps = self._done = self._first = 0
         self._values: dict[str, Any] = {}
-        self._started = self._shown_at = time.monotonic()
+        self._started: float | None = None  # when the stage's first step was done
+        self._shown_at = time.monotonic()
         self._shown_step = 0
 
     def stage(self, name: str, steps: int, *, done: int = 0) -> None:
@@ -44,13 +45,15 @@ class Progress:
         self._name, self._steps, self._done, self._first = name, steps, done, done
         self._values = {}
         # The first line of a log comes after `every` seconds too, not at the first step.
-        self._started = self._shown_at = time.monotonic()
+        self._started, self._shown_at = None, time.monotonic()
         self._shown_step = done
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=steps, completed=done, text=self._text())
 
     def update(self, step: int, **values: Any) -> None:
         """Notes how far the stage is."""
+        if self._started is None:  # the first step compiles: the pace is that of the others
+            self._first, self._started = step, time.monotonic()
         self._done = step
         self._values |= {name: value for name, value in values.items() if name in _FORMATS}
         if time.monotonic() - self._shown_at >= self._every:
@@ -65,7 +68,7 @@ class Progress:
                 parts.append(
                     f"{name} {form.format(float(finite.mean() if finite.size else 'nan'))}"
                 )
-        if self._done > self._first:
+        if self._started is not None and self._done > self._first:
             pace = (time.monotonic() - self._started) / (self._done - self._first)
             minutes, seconds = divmod(round(pace * (self._steps - self._done)), 60)
             hours, minutes = divmod(minutes, 60)

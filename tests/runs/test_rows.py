@@ -182,9 +182,11 @@ def test_a_log_gets_lines_no_closer_than_asked_for():
     assert all("accuracy 50.00%" in line and line.endswith("left") for line in lines)
 
 
-def test_time_left_counts_only_the_steps_of_this_session():
+def test_time_left_counts_only_the_steps_of_this_session_but_the_first_which_compiles():
     def run(progress):
-        progress.stage("resumed", steps=1_000_000, done=999_900)
+        progress.stage("resumed", steps=1_000_000, done=999_899)
+        time.sleep(1.0)
+        progress.update(999_900)
         time.sleep(0.2)
         progress.update(999_901)  # 0.2 s for one step: 99 more take about 20 s.
 
