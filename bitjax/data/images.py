@@ -46,13 +46,7 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def pixels(image: Image.Image, channels: int) -> np.ndarray:
-    """The uint8 pixels [H, W, channels], converted where the file has another colour space.
-
-    Example:
-      >>> from PIL import Image
-      >>> pixels(Image.new("L", (3, 2), 7), 3)[0, 0].tolist()
-      [7, 7, 7]
-    """
+    """The uint8 pixels [H, W, channels], converted where the file has another colour space."""
     array = np.asarray(_converted(image, channels))
     return array[..., None] if channels == 1 else array
 

@@ -114,11 +114,6 @@ def figures_of(run: RunRecord) -> dict[str, float]:
 
 
 def cost_of(figures: dict[str, float], cost: str) -> float | None:
-    """A run's place on the axis of a cost, less is better; None where it has none.
-
-    Example:
-      >>> cost_of({"loom": 4.0}, "loom")
-      0.25
-    """
+    """A run's place on the axis of a cost, less is better; None where it has none."""
     value = figures.get(cost)
     return 1.0 / value if cost in RULES and value is not None else value

@@ -28,14 +28,7 @@ def number(summary: Summary | None, figure: Figure) -> str:
 
 
 def difference(value: Difference | None) -> str:
-    """A difference in points of a percent, with its interval and its number of pairs.
-
-    Example:
-      >>> difference(Difference(-0.01, -0.02, 0.0, (0, 1, 2)))
-      '-1.00 [-2.00, 0.00] (3)'
-      >>> difference(Difference(-0.01, None, None, (0,)))
-      '-1.00 (1)'
-    """
+    """A difference in points of a percent, with its interval and its number of pairs."""
     if value is None:
         return ""
     ends = ""

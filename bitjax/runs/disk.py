@@ -10,15 +10,7 @@ _NUMBER = re.compile(r"os_error_code='(\d+)'")
 
 
 def trouble_of(error: BaseException) -> str | None:
-    """The operating system's reason why something could not be written, or None if it gave none.
-
-    Example:
-      >>> trouble_of(OSError(28, "No space left on device"))
-      'No space left on device'
-      >>> trouble_of(ValueError("Failed to write: [os_error_code='28']"))
-      'No space left on device'
-      >>> trouble_of(ValueError("`bits` must be at least 1"))
-    """
+    """The operating system's reason why something could not be written, or None if it gave none."""
     if isinstance(error.__cause__, OSError):
         return trouble_of(error.__cause__)
     if found := _NUMBER.search(str(error)):

@@ -50,14 +50,7 @@ class StageResult(NamedTuple):
 def _bit_averages(
     costs: Costs, fractional: Mapping[str, Any], integer: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """Plain averages over sites of learned and of final bits: weights, activations, all, inner.
-
-    Example:
-      >>> from bitjax.costs.site import SiteCost
-      >>> costs = {"a/kernel": SiteCost(1, 1, 1, "", "a", "kernel")}
-      >>> _bit_averages(costs, {"a/kernel": 3.5}, {"a/kernel": 4.0})["weights"]
-      {'fractional': 3.5, 'integer': 4.0}
-    """
+    """Plain averages over sites of learned and of final bits: weights, activations, all, inner."""
     chosen = {
         "weights": [s for s, c in costs.items() if c.role == "kernel"],
         "activations": [s for s, c in costs.items() if c.role == "input"],

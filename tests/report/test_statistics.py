@@ -5,7 +5,9 @@ import pytest
 import scipy.stats
 from hypothesis import given
 
-from bitjax.report.statistics import paired_difference, pareto_front, summarize
+from bitjax.report.figures import cost_of
+from bitjax.report.statistics import Difference, paired_difference, pareto_front, summarize
+from bitjax.report.tables import difference
 
 accuracies = st.floats(0.0, 1.0)
 
@@ -65,3 +67,12 @@ def test_a_point_is_on_the_front_unless_another_is_as_good_and_better_somewhere(
         for cost, value in points
     ]
     assert pareto_front(costs, values) == wanted
+
+
+def test_a_difference_is_shown_in_points_with_its_interval_where_it_has_one():
+    assert difference(Difference(-0.01, -0.02, 0.0, (0, 1, 2))) == "-1.00 [-2.00, 0.00] (3)"
+    assert difference(Difference(-0.01, None, None, (0,))) == "-1.00 (1)"
+
+
+def test_an_accelerator_costs_the_inverse_of_its_speed_up():
+    assert cost_of({"loom": 4.0}, "loom") == 0.25

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from bitjax.report.figures import FIGURES, figures_of
+from bitjax.runs.files import is_number
 from bitjax.runs.records import read_runs
 from tests.run_folders import write_run
 
@@ -179,3 +180,8 @@ def test_distortion_is_read_where_it_is_and_noted_where_it_is_damaged(tmp_path):
         path.write_text(json.dumps({"rates": rates, "sqnr": sqnr}))
         (record,), _ = read_runs([run])
         assert record.distortion is None and "distortion.json is damaged" in record.notes[0]
+
+
+def test_a_number_is_finite_and_neither_a_truth_value_nor_text():
+    values = (0.5, True, "1", 10**400, float("nan"))
+    assert [is_number(value) for value in values] == [True, False, False, False, False]
