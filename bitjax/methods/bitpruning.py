@@ -91,10 +91,6 @@ def bitpruning(
     rate = fine_tune_learning_rate
     rate = made.learning_rate * left_off if rate is None else rate
     tuning = made._replace(steps=tuned, learning_rate=rate, warmup=0)
-    controls: dict[str, Any] = {"gamma": gamma}
-    if budgets:
-        zeros = jnp.zeros(len(budgets))
-        controls |= {"multiplier": zeros, "excess": zeros, "stiffness": 1.0}
     bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
     first = Stage(
         "learn_bits",
@@ -107,7 +103,7 @@ def bitpruning(
             "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
         },
         prepare=_check(rules, rounding, budgets),
-        controls=controls,
+        controls=_controls(gamma, len(budgets)),
         penalty=_objective(criterion, budgets, settle),
         after_step=_projection(rules, budgets, sharpness, learned),
         **teaching(made),
@@ -158,6 +154,14 @@ def _round_and_freeze(rules, rounding, budgets):
         yield with_bits(variables, rounded)
 
     return round_and_freeze
+
+
+def _controls(gamma: float, count: int) -> dict[str, Any]:
+    """The traced state: a strength, and what each of `count` budgets needs."""
+    if not count:
+        return {"gamma": gamma}
+    zeros = jnp.zeros(count)
+    return {"gamma": gamma, "multiplier": zeros, "excess": zeros, "stiffness": 1.0}
 
 
 def _objective(criterion, budgets, settle):

@@ -81,7 +81,7 @@ def gain_of(s_M, c_M, floor):
     return scale_of(s_M, c_M, floor) * s_M
 
 
-def nearest_code(problem, scale_M, w_M, q_M, g_M, square):
+def _nearest_code(problem, scale_M, w_M, q_M, g_M, square):
     """Equation (b): the code of least error at a fixed scale; of two equals, the smaller."""
     # |u - v| with u = (q_j - a r_j) / (a A_jj), compared without the division: a dead input and a
     # scale of 0 make all codes equal, and the smallest is taken. r_j = g_j - A_jj w_j is the
@@ -97,7 +97,7 @@ def nearest_code(problem, scale_M, w_M, q_M, g_M, square):
     return best_M
 
 
-def best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
+def _best_code(problem, s_M, c_M, w_M, q_M, g_M, square):
     """Equation (b'): the code of most gain, every code at its own best scale."""
     # With d = v - w_j, s' = s + d q_j and c' = c + 2 d g_j + d^2 A_jj, the gain s'^2 / c' rises by
     # d c (2 a (q_j - a g_j) + d (q_j^2 / c - a^2 A_jj)) / c'. One code of thousands changes the
@@ -147,9 +147,9 @@ def visit_block(
         w_M, q_M, square = old_BxM[j], q_BxM[j], square_BxB[j, j]
         g_M = g_BxM[j] + dot(square_BxB[j], d_BxM, precision)
         if joint:
-            new_M = best_code(problem, s_M, c_M, w_M, q_M, g_M, square)
+            new_M = _best_code(problem, s_M, c_M, w_M, q_M, g_M, square)
         else:
-            new_M = nearest_code(problem, scale_M, w_M, q_M, g_M, square)
+            new_M = _nearest_code(problem, scale_M, w_M, q_M, g_M, square)
         return lax.dynamic_update_index_in_dim(d_BxM, new_M - w_M, j, 0), g_M, s_M, c_M
 
     carry = (jnp.zeros_like(g_BxM), jnp.zeros_like(g_BxM[0]), codes.s_M, codes.c_M)
