@@ -45,13 +45,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.read(argv)
 
 
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"--only must be a regular expression, got {text!r}: {error}.") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the folders named on the command line, prints their tables and writes the files."""
     args = parse(argv)
     # Where nobody looks at a terminal, a table need not fit into one.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     try:
-        wanted = re.compile(args.only)
+        wanted = _expression(args.only)
         if not 0 < args.confidence < 1:
             raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
         found, skipped = read_runs(args.runs)
@@ -88,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Path(args.markdown).write_text(markdown(comparison), "utf-8")
         if args.json:
             write_json(args.json, json_value(comparison))
-    except (ValueError, OSError, re.error) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for name in (args.out, args.csv, args.markdown, args.json):
         if name:
