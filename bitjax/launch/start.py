@@ -51,8 +51,8 @@ def find_start(init_from: str) -> Start | None:
         )
     if not path.exists():
         raise FileNotFoundError(
-            f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, as it is "
-            "or under the folder that BITJAX_DATA names."
+            f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, "
+            "as it is or under the folder that BITJAX_DATA names."
         )
     return Start(init_from, path, False)
 
