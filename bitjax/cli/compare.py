@@ -55,11 +55,18 @@ def print_comparison(comparison: Comparison) -> None:
             console.print(warning, markup=False, soft_wrap=True)
 
 
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"--only must be a regular expression, got {text!r}: {error}.") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the folders named on the command line, prints their tables and writes the files."""
     args = parse(argv)
     try:
-        wanted = re.compile(args.only)
+        wanted = _expression(args.only)
         if not 0 < args.confidence < 1:
             raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
         found, skipped = read_runs(args.runs)
@@ -91,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Path(args.markdown).write_text(markdown(comparison), "utf-8")
         if args.json:
             write_json(args.json, json_value(comparison))
-    except (ValueError, OSError, re.error) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for name in (args.out, args.csv, args.markdown, args.json):
         if name:

@@ -47,4 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     logging.set_verbosity(logging.WARNING)
-    importlib.import_module(f"bitjax.cli.{name}").main(words)
+    try:
+        importlib.import_module(f"bitjax.cli.{name}").main(words)
+    except KeyboardInterrupt:  # a run that has begun stops by itself, saved
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

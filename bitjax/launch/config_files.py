@@ -3,6 +3,7 @@
 import ast
 import difflib
 import importlib.util
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,9 +60,10 @@ def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
     """Reads a config and applies `--config.key=value` arguments; every fault is one ValueError."""
     _find_config(config)
     try:
-        found = config_module(config).get_config(*config.split(":", 1)[1:])
+        found = _called(config_module(config), config.split(":", 1)[1:])
     except Exception as error:  # a config file is a program: it may raise anything
-        raise ValueError(f"config {config}: {' '.join(str(error).split())}") from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"config {config}: {kind}{' '.join(str(error).split())}") from error
     if not isinstance(found, ConfigDict):
         raise ValueError(f"config {config}: get_config() must return a ConfigDict, got {found!r}.")
     _check_keys(config, found)
@@ -115,6 +117,15 @@ def config_module(config: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _called(module: Any, variant: Sequence[str]) -> Any:
+    """What the file's get_config() gives, with the variant behind the config's name if any."""
+    if not hasattr(module, "get_config"):
+        raise ValueError("it lacks the function get_config(), which returns a ConfigDict.")
+    if variant and not inspect.signature(module.get_config).parameters:
+        raise ValueError(f"it has no variants, remove the {':' + variant[0]!r} behind its name.")
+    return module.get_config(*variant)
 
 
 def _check_keys(config: str, found: ConfigDict) -> None:

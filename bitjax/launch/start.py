@@ -51,7 +51,8 @@ def find_start(init_from: str) -> Start | None:
         )
     if not path.exists():
         raise FileNotFoundError(
-            f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}."
+            f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, "
+            "as it is or under the folder that BITJAX_DATA names."
         )
     return Start(init_from, path, False)
 
@@ -77,7 +78,13 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
     if not start.is_run:
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
-        restored = checkpoints.restore(lambda meta: {"variables": shapes})
+        try:
+            restored = checkpoints.restore(lambda meta: {"variables": shapes})
+        except ValueError as error:
+            raise ValueError(
+                f"config.init_from={start.init_from!r} must be a float run of this config.model: "
+                f"{error}"
+            ) from error
     if restored is None:
         raise ValueError(
             f"config.init_from={start.init_from!r} has no checkpoint; finish that run."

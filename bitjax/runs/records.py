@@ -101,7 +101,7 @@ def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list
 
     Example:
       >>> read_runs(["no/such/folder"])
-      ([], [Skipped(folder='no/such/folder', reason='there is no such folder')])
+      ([], [Skipped(folder='no/such/folder', reason='does not exist')])
     """
     records: list[RunRecord] = []
     skipped: list[Skipped] = []
@@ -177,7 +177,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
 def _finished_result(folder: Path) -> Mapping[str, Any]:
     """What `result.json` holds, of a run that is finished."""
     if not folder.exists():
-        raise Unfit("there is no such folder")
+        raise Unfit("does not exist")
     if not folder.is_dir():
         raise Unfit("is a file, not a run's folder")
     if not any((folder / name).exists() for name in _FILES):

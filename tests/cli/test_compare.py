@@ -53,7 +53,7 @@ def test_unfit_folders_are_listed_and_the_rest_is_compared(tmp_path, runs, capsy
     call(*runs, tmp_path / "missing")
     printed = capsys.readouterr().out
     assert f"not compared: {runs[1]} is not finished" in printed
-    assert f"not compared: {tmp_path / 'missing'} there is no such folder" in printed
+    assert f"not compared: {tmp_path / 'missing'} does not exist" in printed
     assert "lsq" in printed and "89.50 ± 0.71" in printed
 
 
@@ -75,7 +75,7 @@ def test_wrong_words_end_in_one_line(runs):
     assert "invalid choice: 'watts' (choose from" in error_of(*runs, "--cost=watts")
     assert "--confidence must be in (0, 1), got 2.0" in error_of(*runs, "--confidence=2")
     assert "unknown arguments ['--nothing']" in error_of(*runs, "--nothing")
-    assert "error: " in error_of(*runs, "--only=(")
+    assert "--only must be a regular expression, got '(': " in error_of(*runs, "--only=(")
     assert "No such file or directory" in error_of(*runs, "--csv=/no/such/folder/file")
 
 

@@ -44,7 +44,7 @@ def test_no_run_or_several_end_in_one_line(tmp_path):
     for words, said in (
         ([], "arguments are required: run"),
         ([tmp_path, "--batch=0"], "--batch must be 1 or more, got 0"),
-        ([tmp_path / "none"], "there is no such folder"),
+        ([tmp_path / "none"], "does not exist"),
         ([tmp_path / "runs"], "holds several runs, name one"),
     ):
         with pytest.raises(SystemExit, match=said) as found:

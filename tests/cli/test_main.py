@@ -46,6 +46,16 @@ def test_an_unknown_command_ends_in_one_line_with_the_nearest(word, message):
     assert "\n" not in str(end.value)
 
 
+def test_control_c_before_a_run_begins_ends_without_a_traceback(capsys, monkeypatch):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitjax.cli.train.main", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["train"])
+    assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 def test_every_folder_of_code_and_of_configs_is_in_the_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

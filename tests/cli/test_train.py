@@ -38,7 +38,10 @@ def train(*arguments, timeout=300):
     [
         ([DIGITS, "--workdir=X", "--config.sed=1"], "no key 'sed' (did you mean seed?)"),
         ([DIGITS, "--workdir=X", "--config.method.gamma=1"], "no key 'method.gamma'"),
-        ([DIGITS, "--workdir=X", "--config.seed=abc"], "config.seed must be of type int, got 'abc'."),
+        (
+            [DIGITS, "--workdir=X", "--config.seed=abc"],
+            "config.seed must be of type int, got 'abc'.",
+        ),
         ([DIGITS, "--workdir=X", "--config.seed"], "'--config.seed' must give a value"),
         ([DIGITS, "--workdir=X", "--nope=1"], "unknown arguments ['--nope=1']"),
         ([DIGITS, "--workdir=X", "--", "more"], "one config at a time, got more and configs/dig"),

@@ -66,7 +66,7 @@ def test_every_shipped_config_can_be_read_from_any_folder(own):
             "it lacks the key 'data.root': start from get_config",
         ),
         ("config = {'seed': 0}", r"get_config\(\) must return a ConfigDict, got \{'seed': 0\}"),
-        ("raise RuntimeError('two\\nlines')", "config own.py: two lines"),
+        ("raise RuntimeError('two\\nlines')", "config own.py: RuntimeError: two lines"),
         ("config.seed = 'one'", "config own.py: .*seed"),
     ],
     ids=str,
@@ -90,10 +90,13 @@ def test_models_and_methods_have_further_keys(own):
         ("digits/bitprunning", "the nearest of those are digits/bitpruning, "),
         ("README.md", "a config must be a Python file"),
         ("configs/cifar10/resnet20_uniform.py:8bits", "after the config's name comes :wNaM"),
+        ("digits/float:w4", "it has no variants, remove the ':w4' behind its name"),
+        ("empty.py", r"it lacks the function get_config\(\), which returns a ConfigDict"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_refused_in_one_line(path, message, own):
     Path("README.md").touch()
+    Path("empty.py").touch()
     with pytest.raises(ValueError, match=message) as error:
         load_config(path)
     assert "\n" not in str(error.value)

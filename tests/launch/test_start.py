@@ -131,6 +131,18 @@ def test_a_folder_of_somebodys_own_run_is_not_taken_for_one_of_ours(variables, t
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
+def test_a_run_of_another_model_is_named_by_the_key(variables, tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(
+            3, {"variables": variables | {"quant": {"bits": jnp.float32(4.0)}}}, {}, wait=True
+        )
+    with pytest.raises(ValueError, match="variables/quant/bits is .* there, absent here") as error:
+        started(str(tmp_path))
+    assert f"init_from={str(tmp_path)!r} must be a float run of this config.model" in str(
+        error.value
+    )
+
+
 def test_half_precision_becomes_the_models_precision(variables, tmp_path):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
     safetensors(tmp_path / "w", half)

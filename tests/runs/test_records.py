@@ -75,7 +75,7 @@ def test_the_results_of_this_repository_are_all_read():
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda run: shutil.rmtree(run), "there is no such folder"),
+        (lambda run: shutil.rmtree(run), "does not exist"),
         (lambda run: (shutil.rmtree(run), run.write_text("hi")), "is a file, not a run's folder"),
         (lambda run: [f.unlink() for f in run.iterdir()], "is not a run's folder: it has none of"),
         (lambda run: (run / "result.json").unlink(), "is not finished: there is no result.json"),
