@@ -46,7 +46,7 @@ lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 
-types: $(VENV)/.installed-dev
+types: $(VENV)/.installed-test $(VENV)/.installed-dev
 	$(RUN) -m pyrefly check --python-interpreter-path $(RUN)
 
 docs: $(VENV)/.installed-test $(VENV)/.installed-docs

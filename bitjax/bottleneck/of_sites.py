@@ -31,7 +31,7 @@ def site_histograms(
       variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments.
       sites: a regular expression, matched in full against the sites' names.
-      stride: with n, only every n-th run of 4096 elements is counted.
+      stride: n counts only every n-th run of 4096 elements.
       per_example: whether to count x / max|x| over the example, as the paper's codes do; an example
         of zeros stays as it is.
       **kwargs: keyword arguments of the model, but not `train=True`.

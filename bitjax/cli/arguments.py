@@ -1,4 +1,4 @@
-"""What the command lines share: their parser, the config that they name, and its overrides."""
+"""Parses what the command lines share: switches, the config that they name, its overrides."""
 
 import argparse
 import re

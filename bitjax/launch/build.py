@@ -86,7 +86,7 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
 
 
 def _build_settings(config: Mapping[str, Any]) -> Settings:
-    """How the run trains, apart from its method."""
+    """The settings of a config, apart from its method's."""
     return Settings(
         batch_size=config["data"]["batch_size"],
         eval_batch_size=config["data"]["eval_batch_size"],
@@ -180,7 +180,7 @@ def build_work(config: Any, *, source: str = "", place: Placement | None = None)
     Args:
       config: a ConfigDict or plain data, see `configs/base.py`.
       source: the config file's name, for the record.
-      place: where it computes; chosen by the config unless given.
+      place: the devices that compute; chosen by the config unless given.
 
     Raises:
       ValueError: one line with key, value, expectation and remedy.

@@ -1,4 +1,4 @@
-"""What the command line prints: findings before a run, its table after."""
+"""Has the doctor look at a run before its first step."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""What a method is: a list of stages, each one plain data. One runner runs them all."""
+"""Methods as lists of stages, each one plain data; one loop runs them all."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,8 +21,8 @@ class Context(NamedTuple):
       previous_model: under the previous stage's rules; None in the first stage.
       previous: the variables that the previous stage ended with, or the run started from.
       batches: `(count, augment) -> iterator of model inputs`, the same ones at every call.
-      costs: from `site_costs`.
-      key: for randomness, the stage's own.
+      costs: the costs of every site, from `site_costs`.
+      key: the stage's own key for randomness.
       log: takes a line of text.
     """
 
@@ -40,12 +40,12 @@ class Stage(NamedTuple):
 
     Attributes:
       name: `learn_bits`, `freeze_bits`, ...
-      rules: which quantizer each site has while the stage lasts.
-      steps: of training; 0 only prepares.
+      rules: the sites' quantizers while the stage lasts.
+      steps: steps of training; a stage of 0 only prepares.
       prepare: `(context, variables, start) -> iterator of variables`, one per unit of work, from
         unit `start` on; the runner saves each and resumes behind the last one saved.
       labels: `(trained) -> tree of labels` for {'params': ..., 'quant': ...}.
-      optimizers: by label; leaves whose label is not here are frozen.
+      optimizers: an optimizer for each label; leaves whose label is not here are frozen.
       controls: traced state by name: strengths, multipliers, a temperature.
       penalty: `(quant, costs, controls, progress) -> scalar` added to the loss; `progress` is the
         share of the stage's steps that are done.

@@ -64,7 +64,7 @@ def bitpruning(
         the first stage left off, on one cosine over both.
       bits_learning_rate: Adam's rate for the bits, constant.
       range_learning_rate: Adam's rate for learned ranges (log domain).
-      sharpness: for `mode="sharpen"`, what the mix's slope rises to, from 1, geometrically.
+      sharpness: slope of the mix at the end, with `mode="sharpen"`; it rises geometrically from 1.
       tied: patterns of sites that share one bitlength each; ".*" is one per network. Without
         budgets, which round each site by itself.
       **recipe: the other fields of `bitjax.methods.Recipe`; `warmup` is of the first stage.

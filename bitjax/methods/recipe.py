@@ -1,4 +1,4 @@
-"""How weights are trained, whatever the method: the eight settings that methods share."""
+"""The recipe of training that methods share: eight settings, checked once."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict

@@ -1,4 +1,4 @@
-"""What quantization did to a tensor: distortion, SQNR, rate, entropy."""
+"""Measures what quantization did to a tensor: distortion, SQNR, rate, entropy."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the coefficients of planes are solved from: how often each code occurs, and with what sum.
+"""Counts and sums by code, from which the coefficients of planes are solved.
 
 Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bottlenecks",
 arXiv 2006.05210. The Gram matrix of a code's planes and their products with u follow from these

@@ -1,4 +1,4 @@
-"""Where a grid begins and ends: ranges from data, and their history.
+"""Chooses where a grid begins and ends, from data, and keeps the range's history.
 
 `calibrate` looks at one tensor; `init_stats`, `measure` and `update` carry a range through batches
 as an exponential moving average (Jacob et al., arXiv 1712.05877, section 3.1).

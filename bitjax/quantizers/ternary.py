@@ -43,7 +43,7 @@ def ternary(fit: str = "optimal") -> Quantizer:
 
     x_hat = scale * code. Fits of the scale:
 
-      optimal: that of the exact minimum of ||x - x_hat||^2, `otwn_codes`.
+      optimal: the exact minimum of ||x - x_hat||^2, `otwn_codes`.
       twn: codes by TWN's threshold of 0.7 mean|x|, `twn_codes`.
       stored: a parameter, which starts at the optimal one.
 

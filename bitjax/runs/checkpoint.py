@@ -82,7 +82,7 @@ class Checkpoints:
       slowest: seconds that the slowest save has taken.
 
     Args:
-      folder: where they are; made by the first save.
+      folder: folder of the checkpoints; the first save makes it.
       keep: how many to keep, at least 1; with 2 there is one to fall back on.
 
     Raises:

@@ -26,7 +26,7 @@ class SiteBits(NamedTuple):
       fractional: bits before rounding; a float site has 32.
       integer: bits of the final model.
       macs: multiply-adds of the layer per example.
-      elements: of the kernel; of the input per example.
+      elements: elements of the kernel, or of the input per example.
     """
 
     site: str

@@ -34,28 +34,28 @@ class RunRecord(NamedTuple):
     """A finished run.
 
     Attributes:
-      folder: where it is.
-      name: what tables call it.
-      method: its name.
-      model: its name.
-      data: its name.
-      eval_split: what `accuracy` was measured on.
-      seed: of the run.
+      folder: the run's folder.
+      name: the run's name in tables.
+      method: name of the method.
+      model: name of the model.
+      data: name of the data set.
+      eval_split: the split on which `accuracy` was measured.
+      seed: the run's seed.
       config: path of its config file, with the variant behind a colon.
       settings: `config.json`.
-      commit: that made it; `unknown` where git was not there.
-      device: that it ran on.
-      versions: of Python and the libraries.
+      commit: the commit that made the run; `unknown` where git was not there.
+      device: the device that the run used.
+      versions: versions of Python and the libraries.
       accuracy: top-1 of the final integer model, a fraction.
-      steps: of training.
-      wall_seconds: it took.
-      stages: `(name, steps, accuracy)` each.
+      steps: steps of training.
+      wall_seconds: seconds that the run took.
+      stages: `(name, steps, accuracy)` of each stage.
       bits: average bits by `weights`, `activations`, `all`, `inner`: `(fractional, integer)`.
       costs: `model_bytes`, `float_model_bytes`, `activation_bytes`, `bops` and `macs`.
-      sites: in forward order.
+      sites: the rows of `bits.csv`, in forward order.
       metrics: the rows of `metrics.jsonl`; empty where the folder has none.
-      distortion: of `distortion.json`, where `experiments.rate_distortion` wrote one: `rates` and
-        `sqnr` in dB by name, medians over sites.
+      distortion: content of `distortion.json`, where `experiments.rate_distortion` wrote one:
+        `rates`, and `sqnr` in dB by name, medians over sites.
       notes: what is wrong with parts that a comparison can do without.
     """
 
@@ -94,7 +94,7 @@ def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list
     """Reads run folders, and those that lie in folders which are no runs themselves.
 
     Args:
-      paths: of folders; one that is named twice is read once.
+      paths: folders; one that is named twice is read once.
 
     Returns:
       The finished runs, in the order given, and the folders that are none.

@@ -22,9 +22,9 @@ class StageResult(NamedTuple):
     """How a stage ended.
 
     Attributes:
-      name: of the stage.
-      steps: it trained.
-      wall_seconds: it took.
+      name: the stage's name.
+      steps: steps of its training.
+      wall_seconds: seconds that the stage took.
       figures: the task's, on the evaluation split; a classifier's accuracy is a fraction, a loss is
         in nats.
     """

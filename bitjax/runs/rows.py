@@ -1,4 +1,4 @@
-"""What a run tells while it works: JSON files, rows of metrics, and a progress bar."""
+"""Writes JSON files and rows of metrics, and reads rows back."""
 
 import io
 import json

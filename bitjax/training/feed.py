@@ -1,4 +1,4 @@
-"""What a run's dispatches take: this host's part of the batches, on its devices."""
+"""Feeds a run's dispatches: this host's part of the batches, moved to its devices."""
 
 import contextlib
 from collections.abc import Generator, Sequence

@@ -1,4 +1,4 @@
-"""Where a step stopped being finite: looked for again, because the step itself only says that."""
+"""Finds where a step stopped being finite, by taking it again: the step itself only says that."""
 
 from typing import Any
 

@@ -22,13 +22,13 @@ from bitjax.training.work import Work
 
 
 class Position(NamedTuple):
-    """Where in a method a checkpoint stands.
+    """The place in a method at which a checkpoint stands.
 
     Attributes:
       stage: index of the stage.
       phase: `enter` (nothing of it is done), `prepare` (`unit` units are), `train` (`unit` steps
         are).
-      unit: see above.
+      unit: units of preparation, or steps, that are done; 0 in `enter`.
     """
 
     stage: int = 0

@@ -19,16 +19,16 @@ FORMS = ("auto", "none", "pmap", "shard_map")
 
 
 class Placement(NamedTuple):
-    """Where a run computes, and the functions that put it there.
+    """The devices of a run, and the functions that put its arrays and programs there.
 
     Attributes:
       form: `none` (one device), `pmap` or `shard_map`.
-      devices: of all hosts, in the order of the batch's parts.
+      devices: the devices of all hosts, in the order of the batch's parts.
       shard: (index, count) of this host, as `bitjax.data` takes them.
       accelerator: whether the devices are none of the CPU's.
-      axis_name: for `make_train_step` and `make_eval_step`; None on one device.
+      axis_name: name that `make_train_step` and `make_eval_step` take; None on one device.
       put_state: a tree, the same on every device. Several hosts take what the first of them has.
-      put_data: likewise of what every host has read for itself.
+      put_data: a tree that every host has read for itself, the same on every device.
       put_batch: this host's part of a batch, spread over its devices; with `scanned=True` of
         several batches in a row, stacked on a first axis.
       local: what `put_state` made, as this host's own arrays; valid until a step takes the state.

@@ -23,11 +23,11 @@ def run(
     """Runs what is left of a run.
 
     Args:
-      work: from `make_work`.
+      work: the run, from `make_work`.
       folder: an opened run folder; None keeps nothing on disk.
       show: whether progress is shown.
       preemption: asks the run to save and stop.
-      progress: where progress is shown; a new one unless given.
+      progress: the bar or log that shows progress; a new one unless given.
 
     Raises:
       NonFiniteError: a loss or gradient was not finite.
@@ -69,7 +69,7 @@ def run_rows(
       works: the runs by name. They are equal in everything but seed, start and what their methods
         keep in their states or do on the host, see `rows.programs`; all use the first one's data.
       folders: opened run folders by name; each gets metrics, bits and a result.
-      group_folder: where the group's checkpoints are; None keeps none.
+      group_folder: folder of the group's checkpoints; None keeps none.
       show: whether progress is shown.
       preemption: asks the group to save and stop.
 

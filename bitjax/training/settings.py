@@ -1,4 +1,4 @@
-"""How a run trains, apart from its method."""
+"""The settings of a run's training, apart from its method, and their checks."""
 
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ _CHOICES = {
 
 
 class Settings(NamedTuple):
-    """How a run trains, apart from its method.
+    """The settings of a run's training, apart from its method.
 
     Attributes:
       batch_size: examples per step.
       eval_batch_size: examples per evaluation step.
-      seed: of the batches' order, augmentation, initialisation and draws.
+      seed: the seed of the batches' order, augmentation, initialisation and draws.
       augmentation: a name in `bitjax.data.AUGMENTATIONS`.
       calibration_size: training images, not augmented, on which a stage's new ranges are fitted.
       log_every: steps between two rows of metrics.
@@ -28,12 +28,12 @@ class Settings(NamedTuple):
       keep_checkpoints: how many of the newest are kept, to fall back on one if another is damaged.
       keep_best: also keep the variables of the last stage that evaluated best, in `best/`.
       tensorboard: also write TensorBoard's files.
-      parallel: in which form a step runs on several devices, one of `parallel.FORMS`.
+      parallel: the form in which a step runs on several devices, one of `parallel.FORMS`.
       devices: how many, over all hosts; 0 takes all.
       accumulate: parts in which a device takes its share of a batch, to save memory.
       steps_per_dispatch: steps that run as one program, on accelerators.
-      compute_dtype: in which the model computes, `float32` or `bfloat16`; parameters, quantizers
-        and the loss are float32 in either.
+      compute_dtype: dtype of the model's arithmetic, `float32` or `bfloat16`; parameters,
+        quantizers and the loss are float32 in either.
       device_data_mb: training images of up to so many MB are kept on an accelerator, which then
         is sent indices only; 0 never does.
     """

@@ -1,4 +1,4 @@
-"""What a training step carries from one step to the next: one tree of arrays."""
+"""The state that a training step carries to the next one: one tree of arrays."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ class TrainState(NamedTuple):
       quant: what quantizers learn.
       quant_stats: what they observe.
       other: the remaining collections, `batch_stats` among them.
-      opt_state: of the stage's optimizers.
-      controls: of the stage: strengths, multipliers.
+      opt_state: the state of the stage's optimizers.
+      controls: the stage's traced values: strengths, multipliers.
       step: int32, steps of the stage that are done.
       offset: int32, steps of the run before the stage.
       key: raw PRNG key of the run.

@@ -48,11 +48,11 @@ def make_train_step(
     Args:
       model: under the stage's rules.
       stage: whose optimizers, penalty and loss the step uses.
-      costs: from `site_costs`.
+      costs: the costs of every site, from `site_costs`.
       preprocess: `(key, images) -> model input`; augments where key is not None.
       task: the loss and the figures; `classification()` unless given.
       teacher: the float model, where `stage.teacher`.
-      axis_name: of the devices that share the batch.
+      axis_name: name of the axis of devices that share the batch.
       accumulate: parts in which a device takes its examples, one after the other, to save memory;
         gradients and metrics are means over the parts. Batch statistics and ranges are those of a
         part, and what is kept of them is the mean too, so that their averages move once a step.
@@ -216,9 +216,9 @@ def make_eval_step(
 
     Args:
       model: `Quantized` or plain.
-      preprocess: as in `make_train_step`; called without a key.
+      preprocess: the function that `make_train_step` takes, called without a key.
       task: what is summed; `classification()` unless given.
-      axis_name: of the devices that share the batch.
+      axis_name: name of the axis of devices that share the batch.
 
     Returns:
       The step; its sums are the task's, for `classification()` `loss` (nats), `correct` and

@@ -42,13 +42,13 @@ class Work(NamedTuple):
       method: the stages.
       model: a plain Linen module.
       dataset: the data.
-      task: what batches give the model, the loss, the figures and the score.
-      settings: how it trains, see `Settings`.
-      place: where it computes.
+      task: the model's inputs, the loss, the figures and the score.
+      settings: batch size, seed, devices and the like, see `Settings`.
+      place: the devices, and the form in which a step runs on them.
       key: raw PRNG key of the run, [2] uint32.
       start: the float variables that it starts from.
-      costs: of every site, from `site_costs`.
-      facts: what `result.json` says beside the measurements: name, config_hash, budget, ...
+      costs: the costs of every site, from `site_costs`.
+      facts: entries of `result.json` beside the measurements: name, config_hash, budget, ...
     """
 
     method: Method
@@ -131,7 +131,7 @@ class Work(NamedTuple):
         """What the preparation of a stage may use.
 
         Args:
-          index: of the stage.
+          index: the stage's place in the method.
           previous: the variables that the stage before it ended with.
           log: takes a line of text.
         """
@@ -209,10 +209,10 @@ def make_work(
       model: a plain Linen module whose call takes what `task.inputs` gives.
       dataset: the data.
       variables: float variables to start from; None initialises them from the seed.
-      settings: how it trains; `Settings()` unless given.
+      settings: batch size, seed, devices and the like; `Settings()` unless given.
       task: `classification()` unless given.
-      facts: what `result.json` says beside the measurements.
-      place: where it computes; chosen by the settings unless given.
+      facts: entries of `result.json` beside the measurements.
+      place: the devices that compute; chosen by the settings unless given.
 
     Raises:
       ValueError: a setting is out of its range or does not go with the devices.
