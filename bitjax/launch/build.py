@@ -154,6 +154,8 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
             f"config.model.num_classes must be {dataset.num_classes} for {dataset.name!r}, got "
             f"{classes}."
         )
+    if spec["model"]["name"] not in MODELS:
+        _check_outputs(spec["model"]["name"], model, dataset)
     facts = {
         "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
         "model": spec["model"]["name"],
@@ -172,6 +174,18 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
         return work
 
     return assemble
+
+
+def _check_outputs(name: str, model: Any, dataset: data.Dataset | data.StreamedDataset) -> None:
+    """Refuses a model of somebody's own that gives other than a number for each class."""
+    x = jax.ShapeDtypeStruct((2, *dataset.image_shape), np.float32)
+    outputs, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.PRNGKey(0), x), x)
+    found = getattr(outputs, "shape", type(outputs).__name__)
+    if found != (2, dataset.num_classes):
+        raise ValueError(
+            f"config.model ({name}) must give logits of shape {(2, dataset.num_classes)} for 2 "
+            f"examples of {dataset.name!r}, got {found}."
+        )
 
 
 def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:

@@ -153,7 +153,7 @@ def _check_arguments(
         if argument not in kinds and not free:
             raise ValueError(
                 f"config.{key}.{argument} is no setting of {name!r} (value {value!r}); it has "
-                f"{', '.join(known)}."
+                f"{', '.join(known) or 'none'}."
             )
         if argument in kinds and not _fits(value, kinds[argument]):
             wanted = getattr(kinds[argument], "__name__", None) or kinds[argument]

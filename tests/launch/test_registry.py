@@ -29,6 +29,16 @@ class Net(nn.Module):
         x = nn.relu(nn.Dense(self.features, name="dense1")(x.reshape(len(x), -1)))
         return nn.Dense(self.num_classes, name="head")(x)
 
+class Few(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(7)(x.reshape(len(x), -1))
+
+class Mapped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return {"logits": nn.Dense(10)(x.reshape(len(x), -1))}
+
 def coarse(bits: int = 3) -> bj.Quantizer:
     return bj.uniform(bits=bits)
 
@@ -123,6 +133,13 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_int
             "num_classes.",
         ),
         ({"model": {"name": "own.nets:Net", "features": 1.5}}, "features must be of type int"),
+        (
+            {"model": {"name": "own.nets:Few"}},
+            "config.model (own.nets:Few) must give logits of shape (2, 10) for 2 examples of "
+            "'digits', got (2, 7).",
+        ),
+        ({"model": {"name": "own.nets:Mapped"}}, "for 2 examples of 'digits', got dict."),
+        ({"model": {"name": "own.nets:Few", "num_classes": 7}}, "(value 7); it has none."),
         ({"model": {"name": "shutil:rmtree", "path": "own"}}, "shutil is of Python's own library"),
         (
             {"model": {"name": "mlpp"}},
