@@ -1,6 +1,5 @@
 """Loads a finished run's model from its folder: for a notebook, a simulator, an export."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from bitjax.launch.build import build_work
 from bitjax.linen.quantized import Quantized
 from bitjax.runs.checkpoint import Checkpoints
+from bitjax.runs.folder import read_config
 from bitjax.training.work import Work
 
 # The weights it started from may be gone, and so may the devices that it was trained on.
@@ -46,7 +46,7 @@ def load_run(folder: str | Path) -> Finished:
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
         raise ValueError(f"there is no {checkpoints}, and it holds the weights.")
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_config(folder)
     try:
         work = build_work({**settings, **_HERE})
     except KeyError as error:

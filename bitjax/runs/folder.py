@@ -13,6 +13,7 @@ import numpy as np
 
 from bitjax.costs.site import Costs
 from bitjax.runs.disk import write_text
+from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.rows import write_json
 
 
@@ -85,6 +86,14 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
     return folder
 
 
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """What a run was made with, as its folder has it; a ValueError if the file is damaged."""
+    try:
+        return read_object(folder / "config.json")
+    except Unfit as error:
+        raise ValueError(f"the folder {str(folder)!r} {error}: restore the file.") from None
+
+
 def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | None:
     """How the run that has begun in a folder differs from a config; None if none has."""
     path = folder / "config.json"
@@ -92,7 +101,7 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
     begun = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
     if not begun or not path.exists():
         return None
-    there, now = flatten(json.loads(path.read_text())), flatten(json.loads(json.dumps(config)))
+    there, now = flatten(read_config(folder)), flatten(json.loads(json.dumps(config)))
     return [
         f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(there.keys() | now.keys())

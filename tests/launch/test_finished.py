@@ -8,6 +8,7 @@ import pytest
 from bitjax.launch.build import build_work, open_folder
 from bitjax.launch.finished import load_run
 from bitjax.rules import quantizer_of
+from bitjax.runs.folder import open_run
 from bitjax.training.runner import run
 from bitjax.variables import read_site
 from configs.digits.lsq import get_config
@@ -37,3 +38,14 @@ def test_the_loaded_model_has_the_runs_accuracy_and_its_integer_codes(tmp_path):
 def test_a_folder_without_weights_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"there is no .*checkpoints, and it holds the weights"):
         load_run(tmp_path)
+
+
+def test_a_damaged_config_is_one_line_that_names_the_folder(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{'")
+    for read in (load_run, lambda folder: open_run(folder, {}, True)):
+        with pytest.raises(
+            ValueError, match=r"is damaged: config.json is not JSON \(.*: restore"
+        ) as e:
+            read(tmp_path)
+        assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
