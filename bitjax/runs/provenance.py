@@ -1,5 +1,6 @@
 """Commit, versions and device of the process that makes a run."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -36,6 +37,8 @@ def provenance() -> dict[str, Any]:
         name = f"cpu: {os.cpu_count()} x {_processor()}"
     versions = {"python": platform.python_version()}
     versions |= {package: metadata.version(package) for package in _PACKAGES}
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout that is not installed
+        versions["bitjax"] = metadata.version("bitjax")
     return {"commit": commit, "versions": versions, "device": name}
 
 
