@@ -77,8 +77,8 @@ def vectorized(models: Sequence[str], rows: Sequence[int], rounds: int) -> list[
         runs = []
         for seed in range(max(rows)):
             vary = [f"--config.seed={seed}", f"--config.method.learning_rate={0.01 * (seed + 1)}"]
-            runs.append(build_work(load_config(path, [*fixed, *vary])))
-            runs[-1].dataset = runs[0].dataset
+            work = build_work(load_config(path, [*fixed, *vary]))
+            runs.append(work._replace(dataset=(runs or [work])[0].dataset))
         for count in rows:
             found = measure(runs[:count], rounds)
             table.append((name, count, found.gain, 1e3 * found.alone, 1e3 * found.together))
