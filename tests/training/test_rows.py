@@ -19,7 +19,7 @@ from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.rows import read_rows
 from bitjax.training.group import check_rows
 from bitjax.training.preemption import Preemption, Stopped
-from bitjax.training.rows import programs, rows_of, stack
+from bitjax.training.rows import placement_of_rows, programs, rows_of, stack
 from bitjax.training.runner import run, run_rows
 from bitjax.training.settings import Settings
 from bitjax.training.state import variables_of
@@ -458,3 +458,23 @@ def test_bits_of_rows_are_arrays_of_their_own():
     trees = [{"quant": {"kernel": {"bits": jnp.float32(b)}}} for b in (4.0, 2.0)]
     rows = rows_of(stack(trees))
     assert [float(bits_of(row["quant"])["kernel"]) for row in rows] == [4.0, 2.0]
+
+
+def test_several_steps_a_dispatch_are_the_steps_one_by_one_for_rows_too(tmp_path, monkeypatch):
+    """As on an accelerator, which keeps the data and takes indices."""
+    methods = [full_precision(steps=7, learning_rate=rate) for rate in (0.1, 0.3)]
+    works = group_of(methods, LAYER, augmentation="none", eval_every=0, checkpoint_every=3)
+    together = {
+        name: work._replace(settings=work.settings._replace(steps_per_dispatch=3))
+        for name, work in works.items()
+    }
+    run_group(works, tmp_path / "apart")
+    place = placement_of_rows()._replace(accelerator=True)
+    monkeypatch.setattr("bitjax.training.runner.placement_of_rows", lambda: place)
+    run_group(together, tmp_path / "together")
+    for name in works:
+        rows, own = (
+            [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(path)]
+            for path in (tmp_path / way / name / "metrics.jsonl" for way in ("together", "apart"))
+        )
+        assert rows == own and [row["step"] for row in rows] == [3, 6, 7]

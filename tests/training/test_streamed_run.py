@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from bitjax.launch.build import build_work, open_folder
 from bitjax.training.preemption import Preemption, Stopped
 from bitjax.training.progress import Progress
-from bitjax.training.runner import run
+from bitjax.training.runner import run, run_rows
 from configs.base import get_config as base
 from tests.data.sets import write_folder
 
@@ -69,3 +69,20 @@ def test_a_streamed_run_that_was_stopped_twice_ends_as_one_that_was_not(tmp_path
     assert rows == stopped_rows and len(rows) >= 9
     assert result["stages"][-1]["loss"] == stopped["stages"][-1]["loss"]
     assert np.isfinite(result["stages"][-1]["loss"]) and result["eval_split"] == "validation"
+
+
+@pytest.mark.slow
+def test_rows_of_one_program_stream_their_own_batches(tmp_path):
+    sizes = ((9, 12), (14, 8), (10, 10))
+    write_folder(tmp_path / "set", "train", (5, 4, 5), sizes, form="jpg")
+    write_folder(tmp_path / "set", "val", (2, 2, 2), sizes, form="jpg", start=50)
+    works = {}
+    for seed in (0, 1):
+        chosen = config(tmp_path / "set")
+        chosen.seed = seed
+        works[f"row{seed}"] = build_work(chosen)
+    outcomes, failed = run_rows(works, show=False)
+    assert not failed
+    for name, work in works.items():
+        alone = run(work, show=False).result["stages"][-1]["loss"]
+        assert outcomes[name].result["stages"][-1]["loss"] == pytest.approx(alone, rel=1e-3)
