@@ -89,7 +89,7 @@ def make(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any], **
         made = factory(**arguments, **extra)
         if not isinstance(made, kind):
             raise TypeError(f"it must give {title}, got {type(made).__name__}.")
-    except Exception as error:
+    except Exception as error:  # a user's factory is a program: it may raise anything
         if name in registry and not isinstance(error, TypeError | ValueError):
             raise  # ours raise only these for what a user can put right
         raise ValueError(f"config.{key} ({name}): {' '.join(str(error).split())}") from error

@@ -181,7 +181,7 @@ class Checkpoints:
             saving.result()
             if jax.process_index() == 0:
                 write_manifest(path, job.manifest)
-        except Exception as error:  # likewise
+        except Exception as error:  # Of any kind, as where it began.
             self._note_failure(error, job, path)
             return
         self._failed = None

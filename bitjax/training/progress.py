@@ -50,7 +50,7 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=steps, completed=done, text=self._text())
 
-    def update(self, step: int, **values: Any) -> None:
+    def update(self, step: int, /, **values: Any) -> None:
         """Notes how far the stage is."""
         if self._started is None:  # the first step compiles: the pace is that of the others
             self._first, self._started = step, time.monotonic()

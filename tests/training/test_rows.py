@@ -26,6 +26,7 @@ from bitjax.training.state import variables_of
 from bitjax.training.work import make_work
 from bitjax.variables import read_site
 
+pytestmark = pytest.mark.usefixtures("programs_are_compiled_once")
 DATA = load("digits", limit=100)
 SETTINGS = Settings(
     batch_size=16,
@@ -36,22 +37,6 @@ SETTINGS = Settings(
     checkpoint_every=2,
     eval_every=4,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_compiled_once(tmp_path_factory):
-    """A resumed group compiles what the first one did; here it reads that from a file."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 class Net(nn.Module):

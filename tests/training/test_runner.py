@@ -22,6 +22,7 @@ from bitjax.training.runner import run
 from bitjax.training.settings import Settings
 from bitjax.training.work import make_work
 
+pytestmark = pytest.mark.usefixtures("programs_are_compiled_once")
 DATA = load("digits", limit=100)
 SETTINGS = Settings(
     batch_size=16,
@@ -138,22 +139,6 @@ def assert_same_run(folder, result, other, other_result):
     assert rows_of(folder) == rows_of(other)
     assert (folder / "bits.csv").read_text() == (other / "bits.csv").read_text()
     jax.tree.map(np.testing.assert_array_equal, final_state(folder), final_state(other))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_compiled_once(tmp_path_factory):
-    """A resumed run compiles what the first one did; here it reads that from a file."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
