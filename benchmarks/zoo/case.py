@@ -184,5 +184,3 @@ def package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise Missing(f"no package {name}: {error}") from None
-
-

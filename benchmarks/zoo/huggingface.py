@@ -1,4 +1,4 @@
-"""The Flax models of transformers (before version 5), called as transformers calls their modules."""
+"""The Flax models of transformers, before version 5, called as transformers calls them."""
 
 import os
 from collections.abc import Mapping

@@ -96,9 +96,7 @@ class _Branches(nn.Module):
     def __call__(self, x):
         if self.is_initializing():
             return self.one(x) + self.two(x)
-        return nn.cond(
-            x.sum() > 0, lambda m, x: m.one(x), lambda m, x: m.two(jnp.sin(x)), self, x
-        )
+        return nn.cond(x.sum() > 0, lambda m, x: m.one(x), lambda m, x: m.two(jnp.sin(x)), self, x)
 
 
 def _small(model, *args, **more) -> Case:
