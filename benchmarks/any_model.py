@@ -23,6 +23,8 @@ from benchmarks.zoo.case import Builder, Case, Missing, pure
 from benchmarks.zoo.macs import Product, products, total
 
 SOURCES = ("flax_examples", "vision", "huggingface", "others", "smallest")
+# Functions of `quantized`: each gives some columns.
+PARTS = ("attached", "floats", "sites", "gradients", "checked")
 COLUMNS = (
     "model", "source", "params", "MACs", "reached", "not reached", "params kept", "float equal",
     "sites", "no gradient", "attach", "site_costs", "summary", "doctor",
@@ -37,8 +39,8 @@ def cases(only: str = "") -> Iterator[tuple[str, Builder]]:
                 yield name, build
 
 
-def try_model(name: str, build: Builder) -> dict[str, Any]:
-    """What every column says of one model.
+def try_model(name: str, build: Builder, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+    """What the columns of these parts say of one model.
 
     Raises:
       Missing: its package or folder is not there.
@@ -54,8 +56,8 @@ def try_model(name: str, build: Builder) -> dict[str, Any]:
         "params": sum(x.size for x in jax.tree.leaves(params)),
         "MACs": total(found) // case.examples,
     }
-    for columns in (quantized.tools, quantized.floats, quantized.sites, quantized.gradients):
-        row |= _tried(columns, case, found)
+    for part in parts:
+        row |= _tried(getattr(quantized, part), case, found)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -104,11 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a part of the names to try")
     parser.add_argument("--json", default="", help="where to write the rows, errors with them")
+    parser.add_argument("--parts", default=",".join(PARTS), help="groups of columns, in this order")
     flags = parser.parse_args(arguments)
     rows, skipped = [], Counter()
     for name, build in cases(flags.only):
         try:
-            rows.append(try_model(name, build))
+            rows.append(try_model(name, build, flags.parts.split(",")))
         except Missing as missing:
             skipped[f"{missing}"] += 1
             continue

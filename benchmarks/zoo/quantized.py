@@ -144,45 +144,52 @@ def _part(some, whole):
     return all(name in whole and _part(sub, whole[name]) for name, sub in some.items())
 
 
-def tools(case: Case, found: list[Product]) -> Columns:
-    """Whether `attach`, `site_costs`, `summary` and `doctor` take the model."""
+def attached(case: Case, found: list[Product]) -> Columns:
+    """Whether `attach`, `site_costs` and `summary` take the model."""
     del found
-    model, kwargs = wrap(case, rules()), dict(case.kwargs)
-    more = {"method": case.method} if case.method else {}
-    args = case.args
-    if case.framework == "function":
-        args, variables = (case.variables, *args), {"params": case.variables}
-    else:
-        variables = case.variables
-    kept = {}
+    model, variables, first, more = _tool_arguments(case)
 
     def attach():
-        kept["variables"] = bj.attach(model, variables, *case.args, **kwargs, **more)
-
-    def doctor():
-        return bj.doctor(model, kept["variables"], case.args, **kwargs, **more)
+        made.append(bj.attach(model, variables, *case.args, **more))
 
     def summary():
-        return bj.summary(model, kept["variables"], *args, file=io.StringIO(), **kwargs, **more)
+        return bj.summary(model, made[0], *first, *case.args, file=io.StringIO(), **more)
 
-    calls = {
-        "attach": attach,
-        "site_costs": lambda: bj.site_costs(model, *args, **kwargs, **more),
-        "summary": summary,
-        "doctor": doctor,
+    made: list[Any] = []
+    return {
+        "attach": _ok(attach),
+        "site_costs": _ok(lambda: bj.site_costs(model, *first, *case.args, **more)),
+        "summary": _ok(summary) if made else "no variables",
     }
-    row: Columns = {}
-    for name, run in calls.items():
-        try:
-            given = run()
-            row[name] = "ok"
-            if name == "doctor":
-                row["findings"] = [str(finding) for finding in given]
-        except KeyError as error:
-            row[name] = "no variables" if error.args == ("variables",) else one_line(error)
-        except Exception as error:
-            row[name] = one_line(error)
-    return row
+
+
+def checked(case: Case, found: list[Product]) -> Columns:
+    """Whether `doctor` takes the model, and what it finds."""
+    del found
+    model, variables, _, more = _tool_arguments(case)
+    findings: list[Any] = []
+
+    def doctor():
+        made = bj.attach(model, variables, *case.args, **more)
+        findings.extend(bj.doctor(model, made, case.args, **more))
+
+    return {"doctor": _ok(doctor), "findings": [str(finding) for finding in findings]}
+
+
+def _tool_arguments(case):
+    """The model, its variables, what comes before its arguments, its keywords."""
+    more = dict(case.kwargs) | ({"method": case.method} if case.method else {})
+    if case.framework == "function":
+        return wrap(case, rules()), {"params": case.variables}, (case.variables,), more
+    return wrap(case, rules()), case.variables, (), more
+
+
+def _ok(run):
+    try:
+        run()
+    except Exception as error:  # whatever it is, it is the column's text
+        return one_line(error)
+    return "ok"
 
 
 def one_line(error: Exception) -> str:
@@ -203,7 +210,9 @@ def gradients(case: Case, found: list[Product]) -> Columns:
     """Sites whose bits get no gradient though the float parameters of their layer get one."""
     del found
     call, params, arrays = pure(case)
-    wanted = jax.jit(jax.grad(lambda p: loss(call(p, arrays)), allow_int=True))(params)
+    wanted = jax.jit(
+        jax.grad(lambda p: loss(call(p, arrays)), allow_int=True), compiler_options=QUICKLY
+    )(params)
     alive = {
         "/".join(_names(path)): bool(jnp.any(g != 0))
         for path, g in jax.tree_util.tree_leaves_with_path(wanted)
@@ -246,10 +255,10 @@ def loss(out: Any) -> jax.Array:
 
 def outcome(row: Mapping[str, Any]) -> str:
     """One line: works, or the first error."""
-    for part in ("float", "gradients", "floats", "tools", "sites"):
+    for part in ("float", "attached", "gradients", "floats", "sites", "checked"):
         if f"{part} error" in row:
             return f"{part}: {row[f'{part} error']}"
     broken = [f"{name}: {row[name]}" for name in TOOLS if row.get(name, "ok") != "ok"]
     if row.get("float equal") == "no" or row.get("params kept") == "no":
         broken.append("not the float model without rules")
-    return broken[0] if broken else f"works, {row['reached']:.1%} reached"
+    return broken[0] if broken else f"works, {row.get('reached', 0):.1%} reached"
