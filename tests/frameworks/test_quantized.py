@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 
 from bitjax import Quantized, bitlength, identity, lsq, pact, rule, uniform
-from bitjax.linen.visit import axes_of
+from bitjax.frameworks.shapes import program_of
 
 KEY = jax.random.key(0)
 KERNELS = rule("(.*/)?kernel", bitlength(3.5, granularity="per_channel"))
 INPUTS = rule("(.*/)?input", uniform(4))
 AXES = {"params": 0, "quant": 0, "quant_stats": 0}
+
+
+def axes_of(layer, role, x):
+    """The axes of a layer's tensor as the traced program has them."""
+    return program_of(layer, (x,), {})[0].sites[role].axes
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):
@@ -240,9 +245,9 @@ def test_a_layer_equals_quantizing_its_kernel_and_input_by_hand(name):
     @jax.jit
     def by_hand(params, x):
         kernel = params["kernel"]
-        axes = axes_of(layer, "kernel", kernel.ndim)
+        axes = axes_of(layer, "kernel", x)
         kernel = kernels.apply(*kernels.init(kernel, axes), kernel)
-        x = inputs.apply(*inputs.init(x, axes), x)
+        x = inputs.apply(*inputs.init(x, axes_of(layer, "input", x)), x)
         return layer.apply({"params": {**params, "kernel": kernel}}, x)
 
     np.testing.assert_allclose(
@@ -324,7 +329,7 @@ def test_a_kernel_is_quantized_in_float32_before_it_is_cast():
     wrapped = Quantized(model, [rule("kernel", quantizer)])
     variables = initialise(wrapped, X)
     kernel = variables["params"]["kernel"]
-    x_hat = jax.jit(lambda k: quantizer.apply(*quantizer.init(k, axes_of(model, "kernel", 2)), k))
+    x_hat = jax.jit(lambda k: quantizer.apply(*quantizer.init(k, axes_of(model, "kernel", X)), k))
     expected = model.apply({"params": {"kernel": x_hat(kernel)}}, X)
     out = apply(wrapped, variables, X)
     assert out.dtype == jnp.bfloat16

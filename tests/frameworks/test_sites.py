@@ -7,7 +7,7 @@ import pytest
 
 from bitjax import Quantized, rule, uniform
 from bitjax.costs.measures import macs
-from bitjax.linen.sites import site_costs, total_macs
+from bitjax.frameworks.costs import site_costs, total_macs
 from bitjax.models import CifarResNet
 
 
