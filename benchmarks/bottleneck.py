@@ -14,7 +14,7 @@ import numpy as np
 import bitjax as bj
 from benchmarks.timing import interleave, machine, median, ratios, show
 from bitjax.bottleneck.counts import count
-from bitjax.linen.probe import probe
+from bitjax.frameworks.probe import probe
 from bitjax.models import resnet20
 from bitjax.quantizers import Axes
 from bitjax.solvers.plane_selection import select_planes

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import bitjax as bj
 from benchmarks.step_time import stages
 from benchmarks.timing import machine, show
-from bitjax.linen.sites import site_costs
+from bitjax.frameworks.costs import site_costs
 from bitjax.models import CifarResNet
 from bitjax.training.parallel import placement
 from bitjax.training.state import initial_state

@@ -1,12 +1,14 @@
 """Rules choose the quantizer of a site; a site is one tensor, `stage2/block1/conv1/kernel`."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bitjax.quantizers.base import Quantizer
 
 ROLES = ("kernel", "input")
+_FEW = 12  # sites that a message lists
 
 
 class Rule(NamedTuple):
@@ -66,40 +68,44 @@ def quantizer_of(rules: Rules, site: str) -> Quantizer | None:
     return matched.quantizer if matched else None
 
 
-def check_rules(
-    rules: Rules,
-    sites: Iterable[str],
-    unreachable: Iterable[tuple[str, str]] = (),
-    kernelless: Iterable[tuple[str, str]] = (),
-) -> None:
-    """A ValueError where a rule decides for no site, or gives an unreachable kernel a quantizer."""
-    # `unreachable` are (site, layer kind) of kernels that the wiring does not reach, `kernelless`
-    # of layers without a kernel, such as normalisations.
-    sites = list(dict.fromkeys(sites))  # a layer that is called twice, or traced twice, is one
+def check_rules(rules: Rules, sites: Iterable[str], unread: Iterable[Any] = ()) -> None:
+    """A ValueError where a rule decides for no site; it lists the nearest names."""
+    # `unread` is work without sites, by its `scope` and `why`.
+    sites = list(sites)
     used = {id(matched) for site in sites if (matched := find(rules, site))}
-    for strict, others in ((True, unreachable), (False, kernelless)):
-        for site, kind in others:
-            matched = find(rules, site)
-            if matched is None or (not strict and id(matched) in used):
-                continue
-            if matched.quantizer is not None:
-                raise ValueError(
-                    f"rule {matched.pattern!r} names {site!r}, but a {kind} layer cannot be "
-                    "quantized: it computes without Flax's promote_dtype field (Dense, "
-                    "DenseGeneral, Conv, ConvLocal, ConvTranspose, Einsum and Embed have it). Put "
-                    f"rule({site!r}, None) before it, or build the layer from those."
-                )
-            used.add(id(matched))
     for candidate in rules:
         if id(candidate) in used:
             continue
         shadow = next((s for s in sites if re.fullmatch(candidate.pattern, s)), None)
-        reason = (
-            f"every site it names is decided by an earlier rule ({shadow!r} by "
-            f"{find(rules, shadow).pattern!r})"  # pyrefly: ignore
-            if shadow
-            else "it matches no site in full"
-        )
+        opaque = next((u for u in unread if _names(candidate.pattern, u.scope)), None)
+        if shadow:
+            decided = find(rules, shadow)
+            assert decided is not None, "a site that a rule matches is decided by one"
+            reason = (
+                f"every site it names is decided by an earlier rule ({shadow!r} by "
+                f"{decided.pattern!r})"
+            )
+        elif opaque:
+            reason = (
+                f"it names {opaque.scope!r}, whose work cannot be quantized ({opaque.why}): leave "
+                "it out, or compute it with products that JAX can differentiate"
+            )
+        else:
+            reason = "it matches no site in full"
         raise ValueError(
-            f"rule {candidate.pattern!r} does nothing: {reason}. Sites: {', '.join(sites)}."
+            f"rule {candidate.pattern!r} does nothing: {reason}. {_nearest(candidate, sites)}"
         )
+
+
+def _names(pattern, scope):
+    return any(re.fullmatch(pattern, f"{scope}/{role}") for role in ROLES) if scope else False
+
+
+def _nearest(candidate, sites):
+    """The sites whose names are most like a pattern, or all where they are few."""
+    if not sites:
+        return "The model has no sites: nothing in it multiplies data by parameters."
+    if len(sites) <= _FEW:
+        return f"Sites: {', '.join(sites)}."
+    near = difflib.get_close_matches(candidate.pattern, sites, n=_FEW, cutoff=0.0)
+    return f"Nearest of {len(sites)} sites: {', '.join(near)}."

@@ -1,6 +1,6 @@
 """The collections of a model's variables, and nodes in them by a path such as `stage1/conv1`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 QUANT, STATS = "quant", "quant_stats"
@@ -36,3 +36,22 @@ def floats_of(variables: Mapping[str, Any]) -> dict[str, Any]:
 def as_args(batch: Any) -> tuple:
     """A batch as the arguments that the model is called with."""
     return batch if isinstance(batch, tuple) else (batch,)
+
+
+def pick(tree: Mapping[str, Any], sites: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`{site: its leaves}` of the sites that a collection has."""
+    found = {site: read_site(tree, site, None) for site in sites}
+    return {site: dict(leaves) for site, leaves in found.items() if leaves is not None}
+
+
+def nest(flat: Mapping[str, Any], tree: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A collection from `{site: its leaves}`, within the sites of another one."""
+    nested = dict(tree or {})
+    for site, leaves in flat.items():
+        *layers, role = site.split("/")
+        node = nested
+        for name in layers:
+            node[name] = dict(node.get(name, {}))
+            node = node[name]
+        node[role] = dict(leaves)
+    return nested

@@ -94,7 +94,7 @@ def rows(
     import jax.numpy as jnp
 
     import bitjax as bj
-    from bitjax.linen.targets import affine_of, float_kernels, levels_of, plan_layers
+    from bitjax.frameworks.targets import affine_of, float_kernels, levels_of, plan_layers
     from bitjax.two_step.data import merge, moments_of, sampler, sums_of
     from bitjax.variables import read_site
 

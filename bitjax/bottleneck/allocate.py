@@ -13,10 +13,10 @@ from bitjax.bottleneck.of_sites import site_histograms
 from bitjax.bottleneck.rates import COSTS, Curve, allocate_rates, check_rate, equal_psnr
 from bitjax.bottleneck.sensitivity import fisher
 from bitjax.costs.site import Costs
-from bitjax.linen.calibrate import calibrate
-from bitjax.linen.probe import inner_model
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs
+from bitjax.frameworks.calibrate import calibrate
+from bitjax.frameworks.models import float_model
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.costs import site_costs
 from bitjax.quantizers.base import Planes, check_choice
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
@@ -97,7 +97,7 @@ def allocate(
     Source: Zhou et al., arXiv 2006.05210; the budget over all sites and its weights are ours.
     """
     check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
-    net = inner_model(model)
+    net = float_model(model)
     floats = floats_of(variables)
     if costs is None:
         costs = site_costs(net, *as_args(next(iter(batches()))))

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.linen import Quantized
 from bitjax.rules import quantizer_of
 from bitjax.solvers.plane_selection import gram_of_codes, levels_increase
 from bitjax.variables import QUANT, STATS

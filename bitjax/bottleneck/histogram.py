@@ -68,7 +68,7 @@ def gather(counts: Counts) -> Histogram:
     low, high = float(counts.low), float(counts.high)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
-            f"`x` must be finite, got values from {low} to {high}: bitjax.linen.finite."
+            f"`x` must be finite, got values from {low} to {high}: bitjax.frameworks.finite."
             "first_nonfinite names the first tensor of a model that is not."
         )
     exponent = int(counts.exponent)

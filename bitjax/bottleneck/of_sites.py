@@ -4,18 +4,19 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
-from bitjax.linen.calibrate import numbered, raise_nonfinite
-from bitjax.linen.probe import Seen, probe
+from bitjax.frameworks.calibrate import numbered, raise_nonfinite
+from bitjax.frameworks.probe import probe
+from bitjax.program.state import Seen
+from bitjax.variables import site_name
 
 
 def site_histograms(
-    model: nn.Module,
+    model: Any,
     variables: Mapping[str, Any],
     batches: Iterable[Any],
     *,
@@ -44,6 +45,7 @@ def site_histograms(
         tensor holds NaN or inf (which names its site).
 
     Example:
+      >>> import flax.linen as nn
       >>> x = jax.numpy.array([[0.0, 1.0], [2.0, 4.0]])
       >>> variables = nn.Dense(3).init(jax.random.key(0), x)
       >>> found = site_histograms(nn.Dense(3), variables, [x], sites="input")
@@ -54,7 +56,7 @@ def site_histograms(
     every: dict[str, None] = {}
 
     def on_layer(seen: Seen):
-        names = {role: seen.layer.site(role) for role in seen.tensors}
+        names = {role: site_name(seen.product.layer, role) for role in seen.tensors}
         every.update(dict.fromkeys(names.values()))
         chosen = {n: seen.raw(role) for role, n in names.items() if wanted.fullmatch(n)}
         if per_example:

@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.linen.attach import attach
-from bitjax.linen.calibrate import numbered
-from bitjax.linen.probe import inner_model
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs
+from bitjax.frameworks.attach import attach
+from bitjax.frameworks.calibrate import numbered
+from bitjax.frameworks.call import run
+from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.models import as_model
+from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer, identity
 from bitjax.rules import rule
 from bitjax.variables import QUANT, floats_of
@@ -50,7 +50,7 @@ def _catching() -> Quantizer:
 
 
 def fisher(
-    model: nn.Module,
+    model: Any,
     variables: Mapping[str, Any],
     batches: Iterable[Any],
     *,
@@ -80,6 +80,7 @@ def fisher(
       ValueError: there are no batches, or the pattern matches no site.
 
     Example:
+      >>> import flax.linen as nn
       >>> x = jnp.array([[1.0, -1.0], [0.5, 2.0]])
       >>> weights = fisher(nn.Dense(3), nn.Dense(3).init(jax.random.key(0), x), [x], sites="input")
       >>> list(weights), weights["input"] > 0
@@ -88,11 +89,13 @@ def fisher(
     Source: drawn labels make it the true Fisher information and not the empirical one, see Kunstner
       et al., arXiv 1905.12558; as a weight of distortions, Theis et al., arXiv 1801.05787.
     """
-    wrapped = Quantized(inner_model(model), (rule(sites, _catching()),))
+    wrapped = as_model(model).with_rules((rule(sites, _catching()),))
     floats = floats_of(variables)
 
     def loss(quant, floats, args, key):
-        logits = jnp.asarray(wrapped.apply({**floats, QUANT: quant}, *args, **kwargs), jnp.float32)
+        given = {**floats, QUANT: quant}
+        out = run(wrapped, wrapped.ask(given, args, kwargs, rngs=one_key()), given).out
+        logits = jnp.asarray(out, jnp.float32)
         labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
         log_p = jax.nn.log_softmax(logits)
         return -jnp.sum(jnp.take_along_axis(log_p, labels[:, None], axis=1))

@@ -21,7 +21,7 @@ from bitjax.data import train_batch
 from bitjax.diagnostics.doctor import doctor, doctor_report
 from bitjax.diagnostics.vitals import vitals
 from bitjax.launch.finished import load_run
-from bitjax.linen.probe import compile_quickly, jit_arrays, probe
+from bitjax.frameworks.probe import compile_quickly, jit_arrays, probe
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.runs.records import RunRecord, read_runs
 from bitjax.variables import site_name

@@ -4,17 +4,19 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
-from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
-from bitjax.linen.probe import Seen, compile_quickly, inner_model, jit_arrays, probe, rules_of
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
+from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.models import as_model, compile_quickly, jit_arrays
+from bitjax.frameworks.probe import probe
+from bitjax.frameworks.shapes import one_key
+from bitjax.program.state import Seen
 from bitjax.quantizers.grid import widen
-from bitjax.rules import quantizer_of
+from bitjax.rules import check_rules, quantizer_of
 from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_name
 
 _MOSTLY_ZERO = 0.99
@@ -39,7 +41,7 @@ Findings = tuple[Finding, ...]
 
 
 def doctor(
-    model: nn.Module,
+    model: Any,
     variables: Mapping[str, Any],
     batch: Any,
     labels: Any = None,
@@ -71,7 +73,7 @@ def doctor(
       ()
     """
     args = as_args(batch)
-    model, idle = _rules(model, args, kwargs)
+    model, idle = _rules(as_model(model), variables, args, kwargs)
     names: list[str] = []
     unseen: list[str] = []
     training: list[bool] = []
@@ -82,7 +84,7 @@ def doctor(
 
     def run(variables, args, labels):
         def objective(trained):
-            seen = probe(model, {**variables, **trained}, args, kwargs, look, strict=False)
+            seen = probe(model, {**variables, **trained}, args, kwargs, look)
             names[:] = [name for name, _ in seen.records]
             unseen[:] = seen.unseen
             value = (loss or _default_loss)(seen.out, labels)
@@ -107,10 +109,10 @@ def doctor(
         for name in unseen
     ]
     uses = [(n, r["uses"], depths[n]) for n, r in zip(names, records, strict=True)]
-    vital = site_vitals(uses, rules_of(model), any(training))
+    vital = site_vitals(uses, model.rules, any(training))
     for site, seen in vital.items():
         found += _values(site, seen, variables)
-        quantizer = quantizer_of(rules_of(model), site)
+        quantizer = quantizer_of(model.rules, site)
         if quantizer is not None and (bounds := quantizer.traits.learns_bits):
             found += _bits(site, bounds, variables, gradients, depths[_layer(site)])
     # A kernel of zeros has been reported, with its cause.
@@ -151,29 +153,23 @@ def doctor_report(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def _rules(model, args, kwargs):
+def _rules(model: Model, variables, args, kwargs) -> tuple[Model, list[Finding]]:
     """The model with the rules that do something, and a finding for each of the others."""
     found: list[Finding] = []
-    rules = list(rules_of(model))
-    inner = inner_model(model)
-
-    def init():
-        rngs = {name: jax.random.key(0) for name in ("params", "dropout", QUANT)}
-        return Quantized(inner, rules).init(rngs, *args, **kwargs)
-
+    rules = list(model.rules)
+    floats = floats_of(variables)
+    program = model.ask(floats, args, kwargs, rngs=one_key(), mutable=True).call.program
     while rules:
         try:
-            jax.eval_shape(init)
+            check_rules(rules, program.sites, program.unread)
             break
         except ValueError as error:
             text = str(error)
-            idle = next((r for r in rules if text.startswith(f"rule {r.pattern!r} ")), None)
-            if idle is None:
-                raise
+            idle = next(r for r in rules if text.startswith(f"rule {r.pattern!r} "))
             message = text.removeprefix(f"rule {idle.pattern!r} ")
             found.append(Finding("error", idle.pattern, f"the rule {message}"))
             rules = [r for r in rules if r is not idle]
-    return Quantized(inner, rules), found
+    return model.with_rules(rules), found
 
 
 def _default_loss(out, labels):
@@ -271,17 +267,18 @@ def _float(model, variables, args, labels, loss, kwargs):
     """The gradients of the float model's parameters."""
     rest = floats_of(variables)
 
-    def run(rest, args, labels):
+    net = model.with_rules(())
+
+    def gradient(rest, args, labels):
         def objective(params):
-            out, _ = Quantized(model.model).apply(
-                {**rest, "params": params}, *args, **kwargs,
-                mutable=[c for c in rest if c != "params"], rngs={"dropout": jax.random.key(0)},
-            )  # fmt: skip
-            return (loss or _default_loss)(out, labels)
+            given = {**rest, "params": params}
+            mutable = [name for name in rest if name != "params"]
+            asked = net.ask(given, args, kwargs, rngs=one_key(), mutable=mutable)
+            return (loss or _default_loss)(run(net, asked, given).out, labels)
 
         return jax.grad(objective)(rest["params"])
 
-    return jit_arrays(run, rest, args, labels, **compile_quickly())
+    return jit_arrays(gradient, rest, args, labels, **compile_quickly())
 
 
 def _layer(site):

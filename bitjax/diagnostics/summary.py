@@ -4,17 +4,14 @@ import io
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
-import flax.linen as nn
-import jax
 import numpy as np
 
 from bitjax.costs import measures as cost
 from bitjax.costs.site import Costs
-from bitjax.linen.probe import inner_model, rules_of
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs, total_macs
-from bitjax.linen.targets import TARGETS, is_stored, plan_layers
-from bitjax.linen.visit import Visitor
+from bitjax.frameworks.models import float_model, rules_of
+from bitjax.frameworks.shapes import one_key
+from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.targets import TARGETS, is_stored, plan_layers
 from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, floats_of, site_name
 
@@ -37,7 +34,7 @@ class SiteRow(NamedTuple):
     shared: bool  # whether an earlier site reads the same tensor
 
 
-def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> list[SiteRow]:
+def site_rows(model: Any, variables: Mapping[str, Any], costs: Costs) -> list[SiteRow]:
     """The table's rows as values, in forward order; a ValueError if a site has no variables."""
     bits = _bits(model, variables)
     mean = {site: float(np.mean(n)) for site, n in cost.site_bits(bits, costs).items()}
@@ -50,7 +47,7 @@ def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> l
                 f"site {site!r} has no 'quant' variables: make them with "
                 "bitjax.attach(model, variables, x)."
             )
-        kernel = weight.role == "kernel"
+        kernel = weight.role in ("kernel", "right")
         rows.append(
             SiteRow(
                 site,
@@ -69,7 +66,7 @@ def site_rows(model: nn.Module, variables: Mapping[str, Any], costs: Costs) -> l
 
 
 def summary(
-    model: nn.Module,
+    model: Any,
     variables: Mapping[str, Any],
     *args: Any,
     file: IO[str] | None = None,
@@ -91,7 +88,7 @@ def summary(
       ValueError: a quantized site has no variables.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
       >>> x = jnp.ones((1, 3))
       >>> text = summary(nn.Dense(2), nn.Dense(2).init(jax.random.key(0), x), x, file=io.StringIO())
       >>> "float" in text
@@ -154,8 +151,9 @@ def _table(rows):
 def _totals(model, variables, costs):
     bits = _bits(model, variables)
     whole = floats_of(variables)
-    mine = dict(variables) if isinstance(model, Quantized) else whole
-    roles = {role: [s for s, c in costs.items() if c.role == role] for role in ("kernel", "input")}
+    mine = dict(variables) if rules_of(model) else whole
+    weights = [s for s, c in costs.items() if c.role == "kernel"]
+    activations = [s for s in costs if s not in weights]
     inner = cost.inner_sites(costs)
 
     def average(sites=None):
@@ -168,8 +166,8 @@ def _totals(model, variables, costs):
     size, float_size = cost.model_bytes(mine, costs), cost.model_bytes(whole, costs)
     times = f", {float_size / size:.1f} times smaller" if size != float_size else ""
     lines = [
-        f"bits on average   weights {average(roles['kernel'])}   activations "
-        f"{average(roles['input'])}   all {average()}   inner layers "
+        f"bits on average   weights {average(weights)}   activations "
+        f"{average(activations)}   all {average()}   inner layers "
         f"{average(inner) if inner else '-'}",
         f"kernels           {against(lambda b: cost.kernel_bytes(b, costs), _bytes)}",
         f"model             {against(lambda b: size if b else float_size, _bytes)}{times}",
@@ -195,46 +193,20 @@ def _targets(model, variables, costs, args):
 
 
 def _not_reached(model, variables, costs, rows, args, kwargs):
-    inner = inner_model(model)
     lines = []
     if any(row.shared for row in rows):
         lines.append("* an earlier site reads the same tensor, which is stored once")
-    every, reached = total_macs(inner, *args, **kwargs), cost.macs(costs)
-    if every > reached:
-        lines.append(
-            f"not reached: {_metric(every - reached)} of {_metric(every)} MACs "
-            f"({100 * (every - reached) / every:.1f} %) run outside the sites, in products of two "
-            "activations or with a raw kernel"
-        )
-    raw = _raw_kernels(inner, variables, args, kwargs)
-    if raw:
-        lines.append(
-            f"not reached: {', '.join(raw)}: layers that compute without Flax's promote_dtype"
-        )
+    net = float_model(model)
+    asked = net.ask(floats_of(variables), args, kwargs, rngs=one_key(), mutable=True)
+    program = asked.call.program
+    by_place: dict[tuple[str, str], int] = {}
+    for part in program.unread:
+        place = part.scope or "the model itself", part.why
+        by_place[place] = by_place.get(place, 0) + part.macs
+    for (scope, why), macs in sorted(by_place.items(), key=lambda item: -item[1]):
+        share = 100 * macs / max(1, program.macs)
+        lines.append(f"not reached: {scope} ({why}), {share:.1f} % of the MACs")
     return lines
-
-
-def _raw_kernels(inner, variables, args, kwargs):
-    """The parameters called `kernel` or `embedding` of modules that the wiring does not reach."""
-
-    class _Look(Visitor):
-        def other(self, name, module, args, out):
-            own = module.variables.get("params", {})
-            for leaf in ("kernel", "embedding"):
-                if hasattr(own.get(leaf), "ndim"):
-                    found.setdefault(site_name(name, leaf))
-
-    found: dict[str, None] = {}
-    floats = floats_of(variables)
-
-    def run(variables, args):
-        Quantized(inner).apply(
-            variables, _Look(), args, kwargs, method="observe", mutable=True,
-            rngs={"dropout": jax.random.key(0)},
-        )  # fmt: skip
-
-    jax.eval_shape(run, floats, args)
-    return list(found)
 
 
 def _span(bits):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.linen.probe import Seen, compile_quickly
+from bitjax.frameworks.models import compile_quickly
+from bitjax.program.state import Seen
 from bitjax.quantizers.base import Params, Quantizer, Stats
 from bitjax.quantizers.grid import steps, widen
 from bitjax.rules import Rules, quantizer_of

@@ -12,7 +12,7 @@ import bitjax as bj
 from bitjax import data, methods
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make, plain
 from bitjax.launch.start import find_start, load_start
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.linen import Quantized
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
 from bitjax.training.parallel import Placement

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitjax.launch.build import build_work
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.linen import Quantized
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.folder import read_config
 from bitjax.training.work import Work

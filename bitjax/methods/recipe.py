@@ -144,7 +144,7 @@ def reestimate(rules: Rules, batches: int) -> tuple[Stage, ...]:
     """
 
     def prepare(context, variables, start):
-        from bitjax.linen.calibrate import reestimate_batch_stats
+        from bitjax.frameworks.calibrate import reestimate_batch_stats
 
         if start == 0:
             yield reestimate_batch_stats(context.model, variables, context.batches(batches, True))

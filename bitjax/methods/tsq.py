@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax
 
 from bitjax.bottleneck.allocate import allocate
-from bitjax.linen.targets import float_kernels, is_stored
+from bitjax.frameworks.targets import float_kernels, is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.labels import FROZEN, default_labels
 from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.data import train_batch
-from bitjax.linen.finite import first_nonfinite
+from bitjax.frameworks.finite import first_nonfinite
 from bitjax.training.state import TrainState, variables_of
 from bitjax.training.step import step_keys
 from bitjax.training.work import Work

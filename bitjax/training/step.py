@@ -9,8 +9,8 @@ import optax
 
 from bitjax.costs.measures import average_bits, bits_of
 from bitjax.costs.site import Costs
-from bitjax.linen.finite import is_finite
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.finite import is_finite
+from bitjax.frameworks.linen import Quantized
 from bitjax.methods.base import Stage
 from bitjax.training.state import TrainState, moving, optimizer, variables_of, with_variables
 from bitjax.training.task import Preprocess, Task, classification

@@ -19,9 +19,9 @@ from bitjax.data import (
     train_batch,
     train_batches,
 )
-from bitjax.linen.attach import attach
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs
+from bitjax.frameworks.attach import attach
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.costs import site_costs
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.training.parallel import Placement, placement
 from bitjax.training.settings import Settings, check_place, check_settings

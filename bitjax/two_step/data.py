@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from bitjax.linen.consumers import addend
-from bitjax.linen.patches import PatchView, draw_places, patch_view
-from bitjax.linen.probe import Seen, probe
+from bitjax.frameworks.consumers import addend
+from bitjax.program.patches import PatchView, draw_places, patch_view
+from bitjax.frameworks.probe import probe
+from bitjax.program.state import Seen
 from bitjax.variables import read_site
 
 Variables = Mapping[str, Any]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.linen.targets import Affine, OutputLevels
+from bitjax.frameworks.targets import Affine, OutputLevels
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes

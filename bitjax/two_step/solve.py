@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.costs.site import Costs
-from bitjax.linen.probe import inner_model
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs
-from bitjax.linen.targets import (
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.targets import (
     Affine,
     affine_of,
     float_kernels,
@@ -138,7 +137,7 @@ def solve_each(
     settings = settings or SolveOptions()
     teacher = variables if teacher is None else teacher
     first = as_args(next(iter(batches())))
-    costs = site_costs(inner_model(model), *first) if costs is None else costs
+    costs = site_costs(model, *first) if costs is None else costs
     plans = plan_layers(
         model, variables, costs, first, layers=layers, bits=bits, target=settings.target
     )

@@ -21,7 +21,7 @@ from bitjax.costs.measures import (
     with_bits,
 )
 from bitjax.costs.site import SiteCost
-from bitjax.linen.sites import site_costs
+from bitjax.frameworks.costs import site_costs
 
 
 def layer(name, macs, kernel, given, source=None, count=1):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from bitjax.diagnostics.doctor import Finding, doctor, doctor_report
-from bitjax.linen.attach import attach
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.attach import attach
+from bitjax.frameworks.linen import Quantized
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.halfwave import halfwave
 from bitjax.quantizers.uniform import lsq, pact, uniform

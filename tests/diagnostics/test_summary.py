@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from bitjax.diagnostics.summary import site_rows, summary
-from bitjax.linen.attach import attach
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs
+from bitjax.frameworks.attach import attach
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.costs import site_costs
 from bitjax.models.mlp import MLP
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.uniform import uniform

@@ -6,7 +6,7 @@ import pytest
 
 import bitjax as bj
 from bitjax.data import load
-from bitjax.linen.targets import float_kernels
+from bitjax.frameworks.targets import float_kernels
 from bitjax.methods import tsq
 from bitjax.models import MLP
 from bitjax.training.preemption import Preemption, Stopped

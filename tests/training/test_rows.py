@@ -11,7 +11,7 @@ import pytest
 import bitjax as bj
 from bitjax.costs.measures import bits_of
 from bitjax.data import load, train_batch
-from bitjax.linen.probe import probe
+from bitjax.frameworks.probe import probe
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
 from bitjax.rules import quantizer_of

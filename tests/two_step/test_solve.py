@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.linen.consumers import Consumer
-from bitjax.linen.targets import affine_of, plan_layers
+from bitjax.frameworks.consumers import Consumer
+from bitjax.frameworks.targets import affine_of, plan_layers
 from bitjax.two_step.data import collect, merge, moments_of, sums_of
 from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.solve import solve_each, solve_layers

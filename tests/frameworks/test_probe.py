@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 import bitjax as bj
-from bitjax.linen.finite import first_bad, is_finite
-from bitjax.linen.probe import inner_model, jit_arrays, rules_of
+from bitjax.frameworks.finite import first_bad, is_finite
+from bitjax.frameworks.probe import inner_model, jit_arrays, rules_of
 
 
 def test_a_wrapped_model_gives_its_model_and_its_rules_and_a_float_one_has_none():

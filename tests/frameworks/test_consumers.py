@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.linen.consumers import Consumer, addend, consumers
-from bitjax.linen.tap import tap
+from bitjax.frameworks.consumers import Consumer, addend, consumers
+from bitjax.frameworks.tap import tap
 from bitjax.models import SmallCNN, resnet20
 
 

@@ -1,17 +1,19 @@
 """Averages observed ranges and batch normalisations' statistics over batches."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bitjax.linen.finite import finite_flags, first_nonfinite, is_finite
-from bitjax.linen.probe import inner_model, probe, rules_of
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.visit import field
+from bitjax.frameworks.call import run
+from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.models import as_model
+from bitjax.frameworks.norms import batch_statistics
+from bitjax.frameworks.plain import Function
+from bitjax.frameworks.probe import probe
+from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
 from bitjax.variables import STATS, as_args
 
@@ -19,7 +21,10 @@ Variables = dict[str, Any]
 
 
 def calibrate(
-    model: Quantized, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
+    model: Quantized | Function,
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+    **kwargs: Any,
 ) -> Variables:
     """Sets observed ranges to their averages over batches.
 
@@ -39,6 +44,7 @@ def calibrate(
       ValueError: there are no batches, or a tensor holds NaN or inf (which names its site).
 
     Example:
+      >>> import flax.linen as nn
       >>> import bitjax as bj
       >>> model = bj.Quantized(nn.Dense(2), [bj.rule("input", bj.uniform(signed=False))])
       >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
@@ -47,11 +53,13 @@ def calibrate(
       >>> float(stats["clip_max"]), float(stats["count"])
       (3.0, 2.0)
     """
-    rules = [
-        r if r.quantizer is None else r._replace(quantizer=_averaging(r.quantizer))
-        for r in rules_of(model)
-    ]
-    averaging = Quantized(inner_model(model), rules)
+    net = as_model(model)
+    averaging = net.with_rules(
+        [
+            r if r.quantizer is None else r._replace(quantizer=_averaging(r.quantizer))
+            for r in net.rules
+        ]
+    )
     others = {name: tree for name, tree in variables.items() if name != STATS}
 
     def restart(path, leaf):
@@ -71,11 +79,12 @@ def calibrate(
 
 
 def reestimate_batch_stats(
-    model: nn.Module, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
+    model: Any, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
 ) -> Variables:
     """Sets batch normalisations' statistics to plain averages over batches.
 
-    Mean and variance are each the average of the batches' own. The model runs as in evaluation,
+    Mean and variance are each the average of the batches' own, of all calls of a layer that is
+    called several times. The model runs as in evaluation,
     without dropout and with inputs quantized by their observed ranges, so the statistics are those
     of the network that will be evaluated. Only `nn.BatchNorm` uses the batch.
 
@@ -92,6 +101,7 @@ def reestimate_batch_stats(
       ValueError: there are no batches, or a statistic came out NaN or inf.
 
     Example:
+      >>> import flax.linen as nn
       >>> norm = nn.BatchNorm(use_running_average=True)
       >>> variables = norm.init(jax.random.key(0), jnp.ones((1, 1)))
       >>> batches = [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])]
@@ -101,17 +111,21 @@ def reestimate_batch_stats(
     """
     before = variables.get("batch_stats", {})
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
-    plain = model.clone(axis_name=None) if isinstance(model, Quantized) else model
+    net = as_model(model)
+    plain = net.with_rules(net.rules)
+    if before and not isinstance(plain, Quantized):
+        raise TypeError("reestimate_batch_stats knows Linen's normalisations only.")
 
     # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
     before = jax.tree.map(jnp.nan_to_num, before)
 
     @jax.jit
     def step(others, mean, args, share):
-        with nn.intercept_methods(_batch_statistics):
-            _, updates = plain.apply(
-                {**others, "batch_stats": before}, *args, **kwargs, mutable=["batch_stats"]
-            )
+        asked = plain.ask(
+            {**others, "batch_stats": before}, args, kwargs,
+            rngs=one_key(), mutable=["batch_stats"], around=batch_statistics(),
+        )  # fmt: skip
+        updates = run(plain, asked, others).changed
         return jax.tree.map(lambda m, new: m + (new - m) * share, mean, updates["batch_stats"])
 
     mean = jax.tree.map(jnp.zeros_like, before)
@@ -124,31 +138,12 @@ def reestimate_batch_stats(
     return {**variables, "batch_stats": mean}
 
 
-def _batch_statistics(next_fun, args, kwargs, context):
-    """Makes a batch normalisation use its batch and keep the batch's statistics unmixed."""
-    module = context.module
-    if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__":
-        return next_fun(*args, **kwargs)
-    call = inspect.signature(nn.BatchNorm.__call__).bind(module, *args, **kwargs).arguments
-    call = {name: value for name, value in call.items() if name != "self"}
-    call.pop("use_running_average", None)
-    with (
-        field(module, "use_running_average", False),
-        field(module, "momentum", 0.0),
-        field(module, "axis_name", None),
-    ):
-        return next_fun(call.pop("x"), **call)
-
-
 def observe(model, variables, args, kwargs):
     """`quant_stats` after a batch, and whether every tensor of the forward pass was finite."""
-    seen = probe(
-        model, variables, args, kwargs, finite_flags,
-        lambda name, module, args, out: is_finite(out), strict=False, observing=True,
-    )  # fmt: skip
+    seen = probe(model, variables, args, kwargs, finite_flags, observing=True)
     stats = seen.updates.get(STATS, {})
     flags = [jnp.all(flag) for _, record in seen.records for flag in jax.tree.leaves(record)]
-    return stats, jnp.all(jnp.array([is_finite(stats), *flags]))
+    return stats, jnp.all(jnp.array([is_finite((stats, seen.out)), *flags]))
 
 
 def _averaging(quantizer: Quantizer) -> Quantizer:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 
-from bitjax.linen.probe import Seen, probe
+from bitjax.frameworks.probe import probe
+from bitjax.program.state import Seen
 
 
 class Tapped(NamedTuple):
@@ -20,7 +20,7 @@ class Tapped(NamedTuple):
 
 
 def tap(
-    model: nn.Module,
+    model: Any,
     variables: Mapping[str, Any],
     *args: Any,
     layers: str = ".*",
@@ -46,7 +46,7 @@ def tap(
         around a layer does not list the collection `quant_stats`.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import flax.linen as nn, jax.numpy as jnp
       >>> x = jnp.ones((2, 3))
       >>> model = nn.Sequential([nn.Dense(4), nn.LayerNorm()])
       >>> tapped = tap(model, model.init(jax.random.key(0), x), x)
@@ -58,25 +58,14 @@ def tap(
     except re.error as error:
         raise ValueError(f"`layers` {layers!r} is not a regular expression: {error}.") from error
     names: dict[str, None] = {}
-    norms: dict[str, str] = {}
-    returned: list[tuple[Any, str]] = []  # held, so that no identity is used twice
 
-    def on_layer(seen: Seen):
-        names.setdefault(seen.layer.name)
-        returned.append((seen.out, seen.layer.name))
-        if wanted.fullmatch(seen.layer.name):
-            looked_up = seen.layer.method == "attend" or "input" not in seen.tensors
-            found = {} if looked_up else {"input": seen.tensors["input"]}
-            return {**found, "kernel": seen.tensors["kernel"], "output": seen.out}
+    def watch(seen: Seen):
+        layer = seen.product.layer
+        names.setdefault(layer)
+        if wanted.fullmatch(layer):
+            return {**seen.tensors, "output": seen.out}
 
-    def on_other(name, module, args, out):
-        del out
-        if args and any("Norm" in base.__name__ for base in type(module).__mro__):
-            for value, layer in reversed(returned):
-                if value is args[0]:
-                    norms.setdefault(layer, name)
-
-    probed = probe(model, variables, args, kwargs, on_layer, on_other)
+    probed = probe(model, variables, args, kwargs, watch)
     found = {
         name: Tapped(record.get("input"), record["kernel"], record["output"], norms.get(name))
         for name, record in probed.records

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from bitjax.costs.measures import bits_of
-from bitjax.linen.attach import attach
-from bitjax.linen.finite import first_nonfinite
-from bitjax.linen.probe import probe
-from bitjax.linen.quantized import Quantized
-from bitjax.linen.sites import site_costs
-from bitjax.linen.tap import tap
+from bitjax.frameworks.attach import attach
+from bitjax.frameworks.finite import first_nonfinite
+from bitjax.frameworks.probe import probe
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.tap import tap
 from bitjax.quantizers.uniform import lsq, uniform
 from bitjax.rules import rule
 

@@ -4,12 +4,14 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.linen.probe import Seen, compile_quickly, jit_arrays, probe
+from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.probe import probe
+from bitjax.program.naming import path_of
+from bitjax.program.state import Seen
 from bitjax.variables import QUANT, STATS, site_name
 
 _SMALL = 1 << 16  # elements up to which a leaf is cheap to copy
@@ -33,27 +35,24 @@ def finite_flags(seen: Seen) -> dict[str, jax.Array]:
 
 
 def first_nonfinite(
-    model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+    model: Any, variables: Mapping[str, Any], *args: Any, **kwargs: Any
 ) -> str | None:
     """The path of a forward pass's first tensor or variable with NaN or inf; None without."""
 
-    # Sites are looked at before quantization, which would turn NaN into a level. Inside lifted
-    # transforms without `quant_stats`, only variables are checked.
-    def run(variables, args):
-        probed = probe(
-            model, variables, args, kwargs, finite_flags,
-            lambda name, module, args, out: {"output": is_finite(out)}, strict=False,
-        )  # fmt: skip
+    # Sites are looked at before quantization, which would turn NaN into a level.
+    def run(variables, args, kwargs):
+        probed = probe(model, variables, args, kwargs, finite_flags)
         names[:] = [name for name, _ in probed.records]
         leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
-        paths[:] = [tuple(str(entry.key) for entry in path) for path, _ in leaves]
-        return [flags for _, flags in probed.records], [is_finite(leaf) for _, leaf in leaves]
+        paths[:] = [tuple(path_of(path[i : i + 1]) for i in range(len(path))) for path, _ in leaves]
+        flags = [flags for _, flags in probed.records]
+        return flags, [is_finite(leaf) for _, leaf in leaves], is_finite(probed.out)
 
     names: list[str] = []
     paths: list[tuple[str, ...]] = []
-    flags, finite = jit_arrays(run, dict(variables), args, **compile_quickly())
+    flags, finite, whole = jit_arrays(run, dict(variables), args, kwargs, **compile_quickly())
     bad = {path for path, flag in zip(paths, finite, strict=True) if not flag}
-    return first_bad(list(zip(names, flags, strict=True)), bad)
+    return first_bad(list(zip(names, flags, strict=True)), bad) or (None if whole else "output")
 
 
 def first_bad(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 import bitjax as bj
-from bitjax.linen.targets import OutputLevels, is_stored, levels_of
+from bitjax.frameworks.targets import OutputLevels, is_stored, levels_of
 
 
 def test_only_a_stored_scale_can_be_solved_for():

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.costs.site import Costs
-from bitjax.linen.consumers import Consumer, consumers
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.consumers import Consumer, consumers
+from bitjax.frameworks.linen import Quantized
 from bitjax.quantizers.base import Codes, Quantizer
 from bitjax.rules import Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, floats_of, read_site

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.linen.attach import attach
-from bitjax.linen.calibrate import calibrate, reestimate_batch_stats
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.attach import attach
+from bitjax.frameworks.calibrate import calibrate, reestimate_batch_stats
+from bitjax.frameworks.linen import Quantized
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.uniform import lsq, uniform
 from bitjax.rules import rule

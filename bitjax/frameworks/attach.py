@@ -6,15 +6,20 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bitjax.linen.calibrate import Variables, observe, raise_nonfinite
-from bitjax.linen.probe import compile_quickly, jit_arrays
-from bitjax.linen.quantized import Quantized
+from bitjax.frameworks.calibrate import Variables, observe, raise_nonfinite
+from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.plain import Function
+from bitjax.frameworks.shapes import one_key
 from bitjax.variables import QUANT, STATS, floats_of
 
 _NEW = (QUANT, STATS)
 
 
-def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Variables:
+def attach(
+    model: Quantized | Function, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+) -> Variables:
     """Adds the variables of a model's quantizers to those of a float or otherwise quantized model.
 
     A leaf that is there stays if the site's quantizer has one of the same name and shape. Missing
@@ -23,7 +28,7 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
     (even if the site keeps other bits). Its history begins with this batch.
 
     Args:
-      model: the wrapped model.
+      model: the wrapped model. The variables of a function are `{"params": its parameters}`.
       variables: `params`, `batch_stats` and other collections, with or without `quant` and
         `quant_stats`.
       *args: one real batch, the positional arguments of the model.
@@ -45,26 +50,26 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
       >>> sorted(attach(model, variables, x)["quant"])
       ['input', 'kernel']
     """
-    if not isinstance(model, Quantized):
+    if not isinstance(model, Quantized | Function):
         raise TypeError(
-            f"`model` must be bitjax.Quantized(model, rules), got a {type(model).__name__}."
+            "`model` must be bitjax.Quantized(model, rules) or bitjax.Function(fn, rules), got a "
+            f"{type(model).__name__}."
         )
-    model = Quantized(model.model, model.rules)
+    net: Model = model.with_rules(model.rules)
     # New dicts, so that a change to one set of variables leaves the other one alone.
     floats = jax.tree.map(lambda x: x, floats_of(variables))
     old: dict[str, dict[Any, Any]] = {n: flatten_dict(variables.get(n, {})) for n in _NEW}
-    want = _structure(model, args, kwargs)
+    want = _structure(net, floats, args, kwargs)
     kept = {
         name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
         for name in _NEW
     }
 
-    def run(floats, kept, args):
+    def make(floats, kept, args, kwargs):
         def fill(given):
             """Makes the missing leaves, with the sites of `given` as they are."""
             tree = {name: unflatten_dict(given[name]) for name in _NEW}
-            _, made = model.apply({**floats, **tree}, *args, **kwargs, mutable=list(_NEW))
-            made = {name: flatten_dict(made.get(name, {})) for name in _NEW}
+            made = _made(net, {**floats, **tree}, args, kwargs)
             return {name: {p: kept[name].get(p, x) for p, x in made[name].items()} for name in _NEW}
 
         whole = _whole_sites(kept, want)
@@ -75,12 +80,12 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
             given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
             full = fill(given)
         tree = {name: unflatten_dict(full[name]) for name in _NEW}
-        moved, finite = observe(model, {**floats, **tree}, args, kwargs)
+        moved, finite = observe(net, {**floats, **tree}, args, kwargs)
         moved = flatten_dict(moved)
         stats = {p: kept[STATS].get(p, moved.get(p, x)) for p, x in full[STATS].items()}
         return {QUANT: full[QUANT], STATS: stats}, finite
 
-    made, finite = jit_arrays(run, floats, kept, args, **compile_quickly())
+    made, finite = jit_arrays(make, floats, kept, args, kwargs, **compile_quickly())
     # Leaves that were kept did not pass through the program: they are the caller's own arrays.
     result = {name: unflatten_dict({**made[name], **kept[name]}) for name in _NEW}
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
@@ -89,15 +94,20 @@ def attach(model: Quantized, variables: Mapping[str, Any], *args: Any, **kwargs:
     return result
 
 
-def _structure(model, args, kwargs):
+def _made(net, variables, args, kwargs):
+    """The quantizers' leaves by path; those that are missing are made."""
+    asked = net.ask(variables, args, kwargs, rngs=one_key())
+    found = run(net, asked, variables, creating=True, mutable=True).collections({})
+    return {name: flatten_dict(found.get(name, {})) for name in _NEW}
+
+
+def _structure(net, floats, args, kwargs):
     """The shapes of the quantizers' leaves; raises for a rule that does nothing."""
 
-    def init():
-        rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
-        return model.init(rngs, *args, **kwargs)
+    def make(floats, args, kwargs):
+        return _made(net, floats, args, kwargs)
 
-    shapes = jax.eval_shape(init)
-    flat: dict[str, dict[Any, Any]] = {n: flatten_dict(shapes.get(n, {})) for n in _NEW}
+    flat = jit_arrays(make, floats, args, kwargs, over=jax.eval_shape)
     return {name: {path: x.shape for path, x in flat[name].items()} for name in _NEW}
 
 

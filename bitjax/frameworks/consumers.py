@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from bitjax.linen.probe import Seen, inner_model, probe
+from bitjax.frameworks.probe import probe
+from bitjax.program.state import Seen
 from bitjax.variables import site_name
 
 # Quantizing commutes with these operations. Max-pooling does because a quantizer never decreases;

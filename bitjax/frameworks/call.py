@@ -1,0 +1,103 @@
+"""One call of a model, whatever its framework: its program, and how it runs with quantizers."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from bitjax.program.program import run_creating, run_with
+from bitjax.program.state import Flat, Mode, State, Watch
+from bitjax.program.trace import Call
+from bitjax.rules import Rules, check_rules
+from bitjax.variables import QUANT, STATS, nest, pick
+
+Variables = Mapping[str, Any]
+
+
+class Asked(NamedTuple):
+    """A model's call before it runs."""
+
+    call: Call  # its result is (output, changed collections of the float model)
+    train: bool  # whether the call trains
+    key: jax.Array | None = None  # of quantizers that draw
+
+
+class Model(Protocol):
+    """A model with rules, as an adapter of its framework gives it."""
+
+    @property
+    def rules(self) -> Rules:
+        """What quantizes which sites."""
+
+    @property
+    def axis_name(self) -> str | None:
+        """The device axis over which statistics are merged."""
+
+    @property
+    def parts(self) -> int:
+        """Calls in which a device takes its examples of one step."""
+
+    def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Model":
+        """The model under other rules."""
+
+    def ask(
+        self,
+        variables: Variables,
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        *,
+        rngs: Mapping[str, Any] | None = None,
+        mutable: Any = (),
+    ) -> Asked:
+        """The program of a call; `mutable` are collections of the float model that may change."""
+
+
+class Ran(NamedTuple):
+    """What a call gave."""
+
+    out: Any
+    changed: dict[str, Any]  # collections of the float model
+    quant: Flat  # by site; with new variables where they were made
+    stats: Flat
+    # (layer, record) of every product in forward order; a scanned layer's has its steps in front
+    records: list[tuple[str, Any]]
+    unseen: tuple[str, ...]  # layers in loops and branches, which can hand out no record
+
+    def collections(self, variables: Variables) -> dict[str, Any]:
+        """`quant` and `quant_stats` as trees; what no site of this call has stays."""
+        found = {}
+        for name, flat in ((QUANT, self.quant), (STATS, self.stats)):
+            if flat or variables.get(name):
+                found[name] = nest(flat, variables.get(name, {}))
+        return found
+
+
+def run(
+    model: Model,
+    asked: Asked,
+    variables: Variables,
+    *,
+    creating: bool = False,
+    mutable: bool = False,
+    watch: Watch | None = None,
+) -> Ran:
+    """Runs a call: `mutable` statistics are kept, and missing variables made while `creating`."""
+    program = asked.call.program
+    # New variables start from this batch, so there is no moving average to update.
+    moving = not creating or asked.train
+    mode = Mode(asked.train, creating, mutable, moving, model.axis_name, model.parts)
+    quant, stats = (pick(variables.get(name, {}), program.sites) for name in (QUANT, STATS))
+    make = partial(
+        State, model.rules, program.sites, program.calls, mode, key=asked.key, watch=watch
+    )
+    if creating:
+        check_rules(model.rules, program.sites, program.unread)
+        flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
+    else:
+        state = make(quant=quant, stats=stats)
+        flat = run_with(program, asked.call.leaves, state)
+    out, changed = asked.call.result(flat)
+    records = [(state.names[i], state.records[i]) for i in sorted(state.records)]
+    unseen = tuple(dict.fromkeys(state.unseen))
+    return Ran(out, changed, state.quant, state.stats, records, unseen)

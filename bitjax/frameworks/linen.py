@@ -1,0 +1,215 @@
+"""`Quantized(model, rules)`: any Linen model, with the tensors that the rules select quantized."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.core.scope import LazyRng, in_filter
+
+from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.frameworks.norms import synchronised
+from bitjax.program.trace import Traced
+from bitjax.rules import Rules
+from bitjax.variables import QUANT, STATS
+
+_TRACED = Traced()
+_OWN = (QUANT, STATS)
+# Collections that hold data; the others (statistics, masks, tables) belong to the model.
+_OF_DATA = ("cache",)
+
+
+class Quantized(nn.Module):
+    """Wraps a Linen model; tensors that `rules` select are quantized where products read them.
+
+    The model is traced once per shape. Operands of its products are the sites: a tensor that
+    depends on parameters alone is a kernel, named by its parameter, the other one the layer's
+    input; attention's products are `<module>/product0/left` and `right`. Nothing of the model is
+    rewritten, and its layers need not be Flax's.
+
+    The `params` tree is the model's own, so float checkpoints load unchanged. Quantizers keep
+    learned variables in the collection `quant`, observed ones in `quant_stats`, by layers' paths:
+    `quant/stage1/block1/conv1/kernel/bits`. Initialise with a real batch, because learned ranges
+    start from it. `train` is read from the call (`train=`, `training=` or `deterministic=`, or
+    their defaults) and removed before the call if the model does not accept it. Statistics move
+    only where `quant_stats` is mutable. Outside training, the moving averages quantize. A layer
+    that is called several times has one range, which covers all of its calls.
+
+    Attributes:
+      model: any Linen module.
+      rules: the rules, from `bitjax.rule`. The first one that matches a site decides; a site that
+        none matches stays float.
+      axis_name: the device axis of `pmap` or `shard_map` over which the statistics of quantizers
+        and of batch normalisations are merged.
+      parts: the number of calls in which each device takes its examples of one step.
+      sums: whether the addends of residual sums are sites too: `<module>/sum0/left` and `right`.
+
+    Raises:
+      ValueError: at initialisation, a rule does nothing or names work that cannot be quantized;
+        later, a site has no variables.
+
+    Example:
+      >>> import bitjax as bj, jax.numpy as jnp
+      >>> model = Quantized(nn.Dense(2), [bj.rule(".*", bj.uniform(bits=8))])
+      >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> sorted(variables), float(variables["quant"]["kernel"]["bits"])
+      (['params', 'quant', 'quant_stats'], 8.0)
+    """
+
+    model: nn.Module
+    rules: Rules = ()
+    axis_name: str | None = None
+    parts: int = 1
+    sums: bool = False
+
+    # The model runs unbound, as a root, on this module's variables. So it draws and names as it
+    # does alone, and a submodule of it may be called `model`.
+
+    @nn.nowrap
+    def init(self, rngs: Any, *args: Any, method: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """The model's variables, and those of its quantizers, which start from this batch."""
+        return self.init_with_output(rngs, *args, method=method, **kwargs)[1]
+
+    @nn.nowrap
+    def init_with_output(self, rngs, *args, method=None, **kwargs):
+        """As `init`, with the output in front."""
+        rngs = _streams(rngs)
+        given, _ = split_train(_called(self.model, method), args, kwargs)
+        variables = self.model.init(rngs, *args, method=_method(method), **given)
+        model = self.clone(axis_name=None)
+        asked = model.ask(variables, args, kwargs, rngs=rngs, mutable=True, method=method)
+        ran = run(model, asked, variables, creating=True, mutable=True)
+        return ran.out, {**variables, **ran.collections({})}
+
+    @nn.nowrap
+    def apply(
+        self,
+        variables: Variables,
+        *args: Any,
+        rngs: Any = None,
+        method: Any = None,
+        mutable: Any = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The model's output, and the changed collections where any are `mutable`, as in Flax."""
+        asked = self.ask(variables, args, kwargs, rngs=rngs, mutable=mutable, method=method)
+        creating, keeps = (in_filter(mutable, name) for name in _OWN)
+        ran = run(self, asked, variables, creating=creating, mutable=keeps)
+        if mutable is False:
+            return ran.out
+        own = ran.collections(variables)
+        return ran.out, {**ran.changed, **{n: own[n] for n in own if in_filter(mutable, n)}}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Inside another module: on the variables and random streams of this module's scope."""
+        scope = self.scope
+        assert scope is not None, "a module that is called is bound"
+        rngs = {name: LazyRng(lazy.rng, lazy.suffix) for name, lazy in scope.rngs.items()}
+        free = self.clone(parent=None, name=None)
+        if self.is_initializing():
+            out, changed = free.init_with_output(rngs, *args, **kwargs)
+        else:
+            names = [*self.variables, *_OWN, "batch_stats", "cache", "intermediates"]
+            mutable = [n for n in dict.fromkeys(names) if scope.is_mutable_collection(n)]
+            out, changed = free.apply(
+                dict(self.variables), *args, rngs=rngs, mutable=mutable, **kwargs
+            )
+        for collection, tree in changed.items():
+            for name, value in tree.items():
+                scope.put_variable(collection, name, value)
+        return out
+
+    @nn.nowrap
+    def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Quantized":
+        """The model under other rules."""
+        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums)
+
+    @nn.nowrap
+    def ask(
+        self,
+        variables: Variables,
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        *,
+        rngs: Any = None,
+        mutable: Any = (),
+        method: Any = None,
+        around: Callable[..., Any] | None = None,
+    ) -> Asked:
+        """The program of a call; `around` intercepts the methods of the model's modules."""
+        # A field that is bound would bring its scope along.
+        model = self.model.clone(parent=None, name=None)
+        given, train = split_train(_called(model, method), args, kwargs)
+        own = nn.meta.unbox(dict(variables))
+        params = own.pop("params", {})
+        data = {name: own.pop(name) for name in _OF_DATA if name in own}
+        neutral = {name: tree for name, tree in own.items() if name not in _OWN}
+        streams = {n: lazy for n, lazy in _streams(rngs).items() if n != QUANT}
+        suffixes = {n: lazy.suffix for n, lazy in streams.items() if isinstance(lazy, LazyRng)}
+        keys = {n: getattr(lazy, "rng", lazy) for n, lazy in streams.items()}
+        inner = _without_own(mutable)
+        axis_name = self.axis_name
+
+        def function(params, neutral, data):
+            (others, keys), (more, args, kwargs) = neutral, data
+            rngs = {n: LazyRng(k, suffixes[n]) if n in suffixes else k for n, k in keys.items()}
+            with nn.intercept_methods(around or synchronised(axis_name)):
+                found = model.apply(
+                    {"params": params, **others, **more}, *args,
+                    rngs=rngs, mutable=inner, method=_method(method), **kwargs,
+                )  # fmt: skip
+            return found if inner is not False else (found, {})
+
+        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around, self.sums)
+        call = _TRACED(
+            function, _hashable(key), params, (neutral, keys), (data, args, given),
+            root=1, sums=self.sums,
+        )  # fmt: skip
+        return Asked(call, train, _quant_key(rngs))
+
+
+def _streams(rngs):
+    """Random streams by name; one key alone is that of `params`."""
+    if rngs is None:
+        return {}
+    return dict(rngs) if isinstance(rngs, Mapping) else {"params": rngs}
+
+
+def _quant_key(rngs):
+    """The key of quantizers that draw."""
+    stream = _streams(rngs).get(QUANT)
+    return stream.as_jax_rng() if isinstance(stream, LazyRng) else stream
+
+
+def _without_own(mutable):
+    """The collections that may change, without those of the quantizers."""
+    if isinstance(mutable, str):
+        mutable = [mutable]
+    if isinstance(mutable, bool) or not isinstance(mutable, list | tuple | set | frozenset):
+        return mutable
+    return [name for name in mutable if name not in _OWN]
+
+
+def _method(method):
+    """The model's own method: of the wrapper's, `__call__` is the only one it has too."""
+    return None if method in (None, "__call__", Quantized.__call__) else method
+
+
+def _hashable(key):
+    """The key, or None where one of the model's fields cannot be hashed."""
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _called(model, method):
+    """The function whose arguments a call gives."""
+    # The arguments of nn.Sequential are those of its first layer.
+    while type(model).__call__ is nn.Sequential.__call__ and model.layers:
+        model = model.layers[0]
+    if _method(method) is not None:
+        return getattr(model, method) if isinstance(method, str) else method
+    return model.__call__ if isinstance(model, nn.Module) else model

@@ -1,0 +1,59 @@
+"""Takes a model of any framework as one that has rules and can be asked for its program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from bitjax.frameworks.call import Model
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.plain import Function
+from bitjax.rules import Rules
+
+
+def as_model(model: Any) -> Model:
+    """A wrapped model as it is; a Linen module or a function of parameters without rules."""
+    if isinstance(model, Quantized | Function):
+        return model
+    if isinstance(model, nn.Module):
+        return Quantized(model)
+    if callable(model) and not isinstance(model, type):
+        return Function(model)
+    raise TypeError(
+        f"`model` must be a Linen module, a function of parameters, or one of them in "
+        f"bitjax.Quantized or bitjax.Function, got {model!r}."
+    )
+
+
+def float_model(model: Any) -> Model:
+    """The model without rules."""
+    return as_model(model).with_rules(())
+
+
+def rules_of(model: Any) -> Rules:
+    """The rules of a wrapped model; none of a float one."""
+    return as_model(model).rules
+
+
+def compile_quickly() -> dict[str, Any]:
+    """Options of `jax.jit` for a program that runs once: compilation dominates its time."""
+    # On the CPU, compiling without optimisation takes half as long; elsewhere it was not measured.
+    level = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return {"compiler_options": level}
+
+
+def jit_arrays(function: Callable[..., Any], *trees: Any, over: Any = None, **options: Any) -> Any:
+    """Calls `function(*trees)` compiled once; leaves that are no arrays stay Python values.
+
+    `over` is another transform than jit that takes a function and its arguments.
+    """
+    leaves, treedef = jax.tree.flatten(trees)
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
+
+    def call(arrays):
+        rest = iter(arrays)
+        filled = [next(rest) if hasattr(leaf, "shape") else leaf for leaf in leaves]
+        return function(*jax.tree.unflatten(treedef, filled))
+
+    return over(call, arrays) if over else jax.jit(call, **options)(arrays)

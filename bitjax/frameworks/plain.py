@@ -1,0 +1,124 @@
+"""`Function(fn, rules)`: a plain function of parameters and data, quantized."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.program.trace import Traced
+from bitjax.rules import Rules
+from bitjax.variables import QUANT
+
+_TRACED = Traced()
+
+
+@dataclass(frozen=True)
+class Function:
+    """Wraps `fn(params, *args, **kwargs)`: plain JAX, Equinox, Haiku.
+
+    Sites are named by the parameters' paths, as in `bitjax.Quantized`: `mlp/linear_0/w` gives
+    `mlp/linear_0/kernel` and `mlp/linear_0/input`.
+
+    Attributes:
+      fn: the function; its first argument is a tree of parameters.
+      rules: the rules, from `bitjax.rule`; the first one that matches a site decides.
+      neutral: arguments that are neither parameters nor data, such as Haiku's state: positions
+        behind the parameters, counted from 0, or names.
+      axis_name: the device axis over which statistics are merged.
+      parts: the number of calls in which each device takes its examples of one step.
+      sums: whether the addends of residual sums are sites too.
+
+    Raises:
+      ValueError: at initialisation, a rule does nothing; later, a site has no variables.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import bitjax as bj
+      >>> net = Function(lambda params, x: x @ params["w"], [bj.rule(".*", bj.lsq(bits=4))])
+      >>> params, x = {"w": jnp.ones((3, 2))}, jnp.ones((1, 3))
+      >>> state = net.init(params, x)
+      >>> out, state = net.apply(params, state, x)
+      >>> sorted(state["quant"]), out.shape
+      (['input', 'kernel'], (1, 2))
+    """
+
+    fn: Callable[..., Any]
+    rules: Rules = ()
+    neutral: tuple[int | str, ...] = ()
+    axis_name: str | None = None
+    parts: int = 1
+    sums: bool = False
+
+    def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The quantizers' state, `quant` and `quant_stats`, which starts from this batch."""
+        model = self.with_rules(self.rules)
+        variables = {"params": params}
+        asked = model.ask(variables, args, kwargs)
+        return run(model, asked, variables, creating=True, mutable=True).collections({})
+
+    def apply(
+        self,
+        params: Any,
+        state: Mapping[str, Any],
+        *args: Any,
+        train: bool = False,
+        update: bool = False,
+        key: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The function's output, and the state; its statistics move where `update` is set.
+
+        Args:
+          params: the parameters.
+          state: what `init` or a call gave.
+          *args: further arguments of the function.
+          train: whether batches' own statistics quantize; passed on if the function takes it.
+          update: whether statistics move.
+          key: a PRNG key for quantizers that draw in training.
+          **kwargs: keyword arguments of the function.
+        """
+        variables = {"params": params, **state}
+        kwargs = {**kwargs, "train": train}
+        asked = self.ask(variables, args, kwargs, rngs={QUANT: key})
+        ran = run(self, asked, variables, mutable=update)
+        return ran.out, {**state, **ran.collections(variables)}
+
+    def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Function":
+        """The function under other rules."""
+        return replace(self, rules=tuple(rules), axis_name=axis_name, parts=1)
+
+    def clone(self, **changes: Any) -> "Function":
+        """The function with other settings."""
+        return replace(self, **changes)
+
+    def ask(
+        self,
+        variables: Variables,
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        *,
+        rngs: Mapping[str, Any] | None = None,
+        mutable: Any = (),
+    ) -> Asked:
+        """The program of a call."""
+        del mutable  # a plain function has no collections of its own
+        fn, neutral = self.fn, self.neutral
+        first = variables["params"]
+        given, train = split_train(fn, (first, *args), kwargs)
+        apart = (
+            tuple(x if i in neutral else None for i, x in enumerate(args)),
+            {name: x for name, x in given.items() if name in neutral},
+        )
+        data = (
+            tuple(None if i in neutral else x for i, x in enumerate(args)),
+            {name: x for name, x in given.items() if name not in neutral},
+        )
+
+        def function(params, apart, data):
+            both = zip(apart[0], data[0], strict=True)
+            args = [a if i in neutral else b for i, (a, b) in enumerate(both)]
+            return fn(params, *args, **data[1], **apart[1]), {}
+
+        call = _TRACED(function, (fn, neutral, self.sums), first, apart, data, sums=self.sums)
+        return Asked(call, train, (rngs or {}).get(QUANT))

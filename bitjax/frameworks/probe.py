@@ -1,0 +1,47 @@
+"""Reads the tensors of every layer, from inside jit, grad, remat and scans."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from bitjax.frameworks.call import Ran, run
+from bitjax.frameworks.models import as_model
+from bitjax.frameworks.shapes import one_key
+from bitjax.program.state import Watch
+from bitjax.variables import QUANT, STATS
+
+
+class Probed(NamedTuple):
+    """A model's output and the records of its layers."""
+
+    out: Any  # what the model returned
+    updates: dict[str, Any]  # the collections that changed
+    # (layer, record) of every product in forward order; a scanned layer is one call
+    records: list[tuple[str, Any]]
+    unseen: tuple[str, ...]  # layers in loops and branches, which cannot hand anything out
+
+
+def probe(
+    model: Any,
+    variables: Mapping[str, Any],
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    watch: Watch,
+    *,
+    observing: bool = False,
+) -> Probed:
+    """Runs a model once and hands out the records that `watch` makes at its products."""
+    # While `observing`, inputs are quantized after this batch has moved their history; otherwise
+    # with the history as it stands. Whatever training would change may change, so that
+    # `train=True` is no special case. The random streams are fixed: a probe never takes part in
+    # training.
+    net = as_model(model)
+    mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
+    rngs = {**one_key(), QUANT: jax.random.key(0)}
+    asked = net.ask(variables, args, kwargs, rngs=rngs, mutable=mutable)
+    ran = run(net, asked, variables, mutable=observing, watch=watch)
+    updates = {**ran.changed}
+    if observing and STATS in (own := ran.collections(variables)):
+        updates[STATS] = own[STATS]
+    return Probed(ran.out, updates, ran.records, ran.unseen)

@@ -1,0 +1,38 @@
+"""A model's program from its arguments alone: variables of the right shapes, computing nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.models import float_model, jit_arrays
+from bitjax.program.program import Program
+
+
+def program_of(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Program, int]:
+    """The float model's program, and the size of the batch in it."""
+    net = float_model(model)
+    plain = not isinstance(net, Quantized)
+    # A function takes its parameters first, as it does when it is called.
+    params, args = (args[0], args[1:]) if plain and args else ({}, args)
+    arrays = [x for x in jax.tree.leaves((args, dict(kwargs))) if hasattr(x, "shape")]
+    batch = next((x.shape[0] for x in arrays if x.shape), 0)
+    if not batch:
+        raise ValueError("site_costs needs an argument with a batch axis of 1 or more.")
+    variables = {"params": params} if plain else shapes_of(net, args, kwargs)
+    return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
+
+
+def shapes_of(net: Quantized, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes of a Linen model's variables."""
+
+    def init(args, kwargs):
+        return net.model.init(one_key(), *args, **kwargs)
+
+    return jit_arrays(init, args, dict(kwargs), over=jax.eval_shape)
+
+
+def one_key() -> dict[str, jax.Array]:
+    """Random streams of a call that computes nothing to keep: every stream falls back on this."""
+    return {"params": jax.random.key(0)}

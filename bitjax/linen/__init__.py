@@ -1,1 +1,0 @@
-"""Flax Linen: quantizes, measures and reads the tensors inside a model."""

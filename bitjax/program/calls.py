@@ -1,0 +1,71 @@
+"""One range for all calls of a layer: merges what they measure within a batch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bitjax.program.values import Site
+from bitjax.quantizers.base import Batch, Params, Quantizer, Stats
+
+
+class Pending(NamedTuple):
+    """What the calls of a batch measured so far."""
+
+    weight: jax.Array  # elements seen, scalar float32
+    batch: Batch
+
+
+def nothing(quantizer: Quantizer, params: Params, stats: Stats, site: Site) -> Pending:
+    """Before the first call."""
+    assert quantizer.measure is not None
+    x = jax.ShapeDtypeStruct(site.shape, jnp.promote_types(site.dtype, jnp.bfloat16))
+    shapes = jax.eval_shape(quantizer.measure, params, stats, x)
+
+    def full(value):
+        return lambda leaf: jnp.full(leaf.shape, value, leaf.dtype)
+
+    empty = (-jnp.inf, jnp.inf, 0.0, 0.0)
+    batch = (jax.tree.map(full(v), part) for v, part in zip(empty, shapes, strict=True))
+    return Pending(jnp.float32(0.0), Batch(*batch))
+
+
+def merge(before: Pending, batch: Batch, elements: int) -> Pending:
+    """With one more call; means count by their elements."""
+    weight = before.weight + elements
+    old, new = before.batch, batch
+
+    def mean(a, b):
+        return a + (b - a) * (elements / weight)
+
+    merged = Batch(
+        jax.tree.map(jnp.maximum, old.max, new.max),
+        jax.tree.map(jnp.minimum, old.min, new.min),
+        jax.tree.map(jnp.add, old.sum, new.sum),
+        jax.tree.map(mean, old.mean, new.mean),
+    )
+    return Pending(weight, merged)
+
+
+def updated(quantizer: Quantizer, stats: Stats, pending: Pending) -> Stats:
+    """The statistics after a batch; as they were if no call was made."""
+    assert quantizer.update is not None
+    new = quantizer.update(stats, pending.batch)
+    return jax.tree.map(lambda a, b: jnp.where(pending.weight > 0, a, b), new, stats)
+
+
+def together(site: Site, calls: list[jax.Array]) -> jax.Array:
+    """What several calls read, as one array of the site's rank for a quantizer to start from."""
+    if len({(x.ndim, x.shape[1:]) for x in calls}) == 1 and calls[0].ndim > 1:
+        return jnp.concatenate(calls)
+    # Every call has the same features, because they meet the same kernel.
+    axis, rank = site.axes.group, max(2, len(site.shape))
+    rows = [jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]) for x in calls]
+    whole = jnp.concatenate(rows)
+    wide = whole.reshape(len(whole), *(1,) * (rank - 2), -1)
+    return jnp.moveaxis(wide, -1, axis)
+
+
+def flat_steps(site: Site, x: Any) -> jax.Array:
+    """The calls of all steps of a scan, as those of one call of a larger batch."""
+    return x.reshape(-1, *x.shape[2:]) if x.ndim > max(2, len(site.shape)) else x

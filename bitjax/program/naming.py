@@ -1,0 +1,65 @@
+"""Names of layers: paths of parameters, and the scopes that a framework gives operations."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bitjax.program.values import LEAF_NAMES, Leaf
+
+_WRAPPED = re.compile(r"^(?:\w+\()+([^()]*)\)+$")  # `vmap(jvp(attention))`
+
+
+def path_of(path: Sequence[Any]) -> str:
+    """A key path of a pytree as text: dict keys, attributes and indices alike."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def layers_of(leaves: Iterable[Leaf]) -> dict[str, str]:
+    """`{leaf's path: layer}`: the path without a last part such as `kernel`."""
+    # Where two leaves would name the same layer, each of them keeps its whole path.
+    paths = [leaf.path for leaf in leaves]
+    short = {path: _short(path) for path in paths}
+    claims: dict[str, int] = {}
+    for path in paths:
+        if short[path] != path:
+            claims[short[path]] = claims.get(short[path], 0) + 1
+    return {path: path if claims.get(name, 0) > 1 else name for path, name in short.items()}
+
+
+def _short(path):
+    head, _, last = path.rpartition("/")
+    return head if last in LEAF_NAMES else path
+
+
+def scope_of(stack: str, root: int) -> str:
+    """The module path in a name stack, without its first `root` parts and without einsums."""
+    parts = [_WRAPPED.sub(r"\1", part) for part in _split(stack)[root:]]
+    # `encoder.encode` is another method than `__call__`, of the module `encoder`.
+    parts = [part.partition(".")[0] for part in parts if "->" not in part and "(" not in part]
+    return "/".join(part for part in parts if part)
+
+
+def _split(stack):
+    """The parts of a name stack; a slash inside brackets parts nothing."""
+    found, depth, part = [], 0, ""
+    for letter in stack:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "/" and not depth:
+            found.append(part)
+            part = ""
+        else:
+            part += letter
+    return [*found, part] if stack else []
+
+
+def common(paths: Iterable[str]) -> str:
+    """The longest path that all of these lie in."""
+    split = [path.split("/") for path in paths]
+    shared = []
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return "/".join(shared)

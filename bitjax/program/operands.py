@@ -1,0 +1,158 @@
+"""Follows a product's operands back to where they are quantized, and its result to its output."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from bitjax.program.body import Body, Op
+from bitjax.program.labels import MOVES, TAKES, Labels, axes_of, labels_before
+from bitjax.program.macs import PRODUCTS
+from bitjax.program.naming import common
+from bitjax.program.values import Operand, Site, Step
+
+# What a layer does to its product besides adding a bias.
+_AFTERWARDS = ("reshape", "convert_element_type", "squeeze", "expand_dims", "copy", "transpose")
+
+
+def kernel_of(
+    body: Body, op: Op, position: int, labels: Labels, layers: Mapping[str, str]
+) -> Operand:
+    """A kernel: back through moves to its parameter, or to what was computed of parameters."""
+
+    def may_pass(maker: Op) -> bool:
+        return maker.name in MOVES or maker.name in TAKES
+
+    def site(number: int, labels: Labels) -> Site:
+        kind, aval = body.kinds[number], body.avals[number]
+        # Of several parameters, as in weight normalisation, the largest one gives the name.
+        leaf = max(kind.leaves, key=lambda leaf: leaf.size)
+        layer = layers[leaf.path]
+        return _site(layer, "kernel", aval, labels, kind.steps)._replace(masked=kind.masked)
+
+    return _follow(body, op, position, labels, "param", may_pass, site)
+
+
+def tensor_of(
+    body: Body,
+    op: Op,
+    position: int,
+    labels: Labels,
+    layer: str,
+    role: str,
+    steps: tuple[Step, ...],
+) -> Operand:
+    """An array of data: back through the layer's own casts and layout only."""
+
+    def may_pass(maker: Op) -> bool:
+        return maker.name in MOVES and maker.scope == op.scope
+
+    def site(number: int, labels: Labels) -> Site:
+        return _site(layer, role, body.avals[number], labels, steps)
+
+    return _follow(body, op, position, labels, "data", may_pass, site)
+
+
+def _site(layer, role, aval, labels, steps):
+    name = f"{layer}/{role}" if layer else role
+    return Site(name, layer, role, tuple(aval.shape), aval.dtype, axes_of(labels, role), steps)
+
+
+def _follow(
+    body: Body,
+    op: Op,
+    position: int,
+    labels: Labels,
+    what: str,
+    may_pass: Callable[[Op], bool],
+    site: Callable[[int, Labels], Site],
+) -> Operand:
+    origins: dict[int, Site] = {}
+    moves: list[Op] = []
+
+    def back(number: int, labels: Labels) -> None:
+        maker = body.makers.get(number)
+        if maker is not None and may_pass(maker):
+            before = {
+                i: labels_before(maker.eqn, labels, at)
+                for at, i in enumerate(maker.ins)
+                if body.kinds[i].what == what
+            }
+            if before and None not in before.values() and _numbers(body, before):
+                for i, own in before.items():
+                    assert own is not None
+                    back(i, own)
+                if maker not in moves:
+                    moves.append(maker)
+                return
+        if number not in origins:
+            origins[number] = site(number, labels)
+
+    back(op.ins[position], labels)
+    first = next(iter(origins))
+    return Operand(origins[first].role, origins, tuple(moves), body.avals[first].size)
+
+
+def _numbers(body, before):
+    """Whether all of these arrays hold numbers: a cast from bool or from codes is no cast."""
+    return all(jnp.issubdtype(body.avals[i].dtype, jnp.number) for i in before)
+
+
+def output_of(
+    body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable[[Op], str]
+) -> int:
+    """The array that a product's layer gives: behind its bias and its own casts and layout."""
+    number = op.outs[0]
+    product = op.product
+    assert product is not None
+    kernels = [o for o in product.operands.values() if o.role == "kernel"]
+    if not kernels:
+        return number
+    own = {_parent(leaf.path) for o in kernels for i in o.origins for leaf in body.kinds[i].leaves}
+    while number not in body.outs and len(readers := users.get(number, [])) == 1:
+        (reader,) = readers
+        moved = reader.name in _AFTERWARDS and scope(reader) == product.scope
+        if not moved and not (reader.name == "add" and _adds_bias(body, reader, number, own)):
+            break
+        number = reader.outs[0]
+    return number
+
+
+def _adds_bias(body, op, number, own):
+    """Whether an addition adds a parameter that is beside the kernel."""
+    others = [body.kinds[i].leaves for i in op.ins if i != number]
+    return len(others) == 1 and any(_parent(leaf.path) in own for leaf in others[0])
+
+
+def _parent(path):
+    return path.rpartition("/")[0]
+
+
+def sources_of(body: Body, number: int) -> frozenset[int]:
+    """The results of products, bodies and the arguments that an array is made of."""
+    found: set[int] = set()
+    seen = {number}
+    waiting = [number]
+    while waiting:
+        i = waiting.pop()
+        maker = body.makers.get(i)
+        if body.kinds[i].what != "data":
+            continue
+        if maker is None or maker.name in PRODUCTS or maker.bodies:
+            found.add(i)
+            continue
+        new = set(maker.ins) - seen
+        seen |= new
+        waiting += new
+    return frozenset(found)
+
+
+def scope_from_kernels(body: Body, op: Op) -> str:
+    """The common path of the layers that a product of two data arrays comes from."""
+    parents = []
+    for position in (0, 1):
+        for i in sources_of(body, op.ins[position]):
+            maker: Any = body.makers.get(i)
+            if maker is not None and maker.product is not None:
+                parents.append(_parent(maker.product.layer))
+    return common(parents) if parents else ""

@@ -1,0 +1,283 @@
+"""Reads a traced function: its products, their operands as sites, and what no site reaches."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
+from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
+from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.naming import layers_of, scope_of
+from bitjax.program.operands import kernel_of, output_of, scope_from_kernels, sources_of, tensor_of
+from bitjax.program.labels import product_labels
+from bitjax.program.program import Program
+from bitjax.program.values import (
+    DATA,
+    NEUTRAL,
+    UNKNOWN,
+    Kind,
+    Operand,
+    Product,
+    Site,
+    Step,
+    Unread,
+)
+
+# Operations that can set entries of an array to zero for good.
+_MASKING = ("mul", "select_n")
+
+
+def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
+    """Reads a closed jaxpr whose flat arguments are of these kinds."""
+    # `root`: how many parts of every name stack say nothing, such as the class of a Linen model.
+    # `sums`: whether the addends of residual sums are sites too.
+    reader = _Reader(layers_of(leaf for kind in kinds for leaf in kind.leaves), root, sums)
+    body = reader.body(closed, kinds, "", ())
+    return Program(
+        body,
+        reader.sites,
+        tuple(reader.products),
+        tuple(reader.unread),
+        reader.calls,
+        reader.sources,
+    )
+
+
+class _Reader:
+    """What is known of a program while it is read."""
+
+    def __init__(self, layers: Mapping[str, str], root: int, sums: bool):
+        self.layers, self.root, self.sums = layers, root, sums
+        self.sites: dict[str, Site] = {}
+        self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
+        self.products: list[Product] = []
+        self.unread: list[Unread] = []
+        self.readers: dict[tuple[int, int], str] = {}
+        self.sources: dict[str, str] = {}  # the first site that reads the same tensor
+        self.counts: dict[str, int] = {}  # products of two data arrays, by scope
+
+    def body(
+        self, jaxpr: Any, kinds: Sequence[Kind], scope: str, around: tuple[Step, ...]
+    ) -> Body:
+        """A body in the scans and loops `around` it; those that stack parameters come last."""
+        inner, consts = parts_of(jaxpr)
+        body = Body(kinds)
+        frame = Frame(body, inner, consts, body.ins)
+        self._operations(body, inner, frame, scope, around)
+        body.outs = [frame.read(v) for v in inner.outvars]
+        users = body.users()
+        for op in body.ops:
+            if op.product is not None:
+                number = output_of(body, users, op, self._scope)
+                op.product = op.product._replace(output=number)
+                body.outputs.setdefault(number, []).append(op)
+                self.products.append(op.product)
+        return body
+
+    def _operations(self, body, jaxpr, frame, outer, around):
+        for eqn in jaxpr.eqns:
+            scope = "/".join(p for p in (outer, str(eqn.source_info.name_stack)) if p)
+            ins = [frame.read(v) for v in eqn.invars]
+            if eqn.primitive.name in INLINE:
+                inner, consts = parts_of(called(eqn))
+                own = Frame(body, inner, consts, ins)
+                self._operations(body, inner, own, scope, around)
+                frame.bind(eqn.outvars, [own.read(v) for v in inner.outvars])
+                continue
+            op = Op(eqn, ins, scope)
+            kinds = self._bodies(body, op, around) or [_kind(body, op)] * len(eqn.outvars)
+            frame.bind(eqn.outvars, body.add(op, kinds))
+            self._product(body, op, around)
+
+    def _scope(self, op: Op) -> str:
+        return scope_of(op.scope, self.root)
+
+    # ---- control flow ---------------------------------------------------------------------------
+
+    def _bodies(self, body, op, around):
+        """Reads the bodies of an operation; the kinds of its results, None if it has no sites."""
+        subs = [sub for _, sub in bodies_of(op.eqn)]
+        kinds = [body.kinds[i] for i in op.ins]
+        macs = macs_inside(op.eqn)
+        reads = any(has(sub, ("gather",)) for sub in subs) and any(k.leaves for k in kinds)
+        if not macs and not reads:
+            return None
+        found: list[tuple[Any, Sequence[Kind], tuple[Step, ...]]] | None
+        if op.name == "scan":
+            found = [self._scan(op, kinds, around)]
+        elif op.name in REMAT:
+            found = [(op.eqn.params["jaxpr"], kinds, around)]
+        else:
+            # A loop runs more than once, so its sites count as used several times.
+            loop = (*around, Step(id(op), UNKNOWN)) if op.name == "while" else around
+            branches = branches_of(op.eqn, kinds)
+            found = branches and [(sub, own, loop) for sub, own in branches]
+        if found is None:
+            if macs:
+                times = _times(around)
+                self.unread.append(Unread(self._scope(op), op.name, macs * times))
+            return None
+        before = set(self.calls)
+        marks = dict(self.calls)
+        op.bodies = tuple(self.body(sub, own, op.scope, steps) for sub, own, steps in found)
+        touched = [n for n in self.calls if n not in before or self.calls[n] != marks[n]]
+        op.inner = tuple(touched)
+        if op.name in REMAT:
+            return [op.bodies[0].kinds[i] for i in op.bodies[0].outs]
+        return [DATA] * len(op.eqn.outvars)
+
+    def _scan(self, op, kinds, around):
+        constants, carries = scan_counts(op.eqn)
+        step = Step(id(op), op.eqn.params["length"])
+        stacked = [
+            kind._replace(steps=(*kind.steps, step)) if kind.leaves else kind
+            for kind in kinds[constants + carries :]
+        ]
+        own = [*kinds[:constants], *[DATA] * carries, *stacked]
+        return op.eqn.params["jaxpr"], own, (*around, step)
+
+    # ---- products -------------------------------------------------------------------------------
+
+    def _product(self, body, op, around):
+        kinds = [body.kinds[i] for i in op.ins]
+        if op.name in PRODUCTS:
+            self._multiply(body, op, kinds, around)
+        elif op.name == "gather" and kinds[0].leaves and kinds[1] == DATA:
+            table = body.avals[op.ins[0]]
+            if jnp.issubdtype(table.dtype, jnp.floating):
+                labels = ["k"] + ["c"] * (table.ndim - 1)
+                kernel = self._kernel(body, op, 0, labels, around)
+                self._found(op, "lookup", kernel.site.layer, {0: kernel}, 0, around)
+        elif self.sums and op.name == "add" and kinds == [DATA, DATA]:
+            self._sum(body, op, around)
+
+    def _multiply(self, body, op, kinds, around):
+        macs, scope = macs_of(op.eqn), self._scope(op)
+        why = _unreadable(body, op, kinds)
+        if why:
+            self.unread.append(Unread(scope, why, macs * _times(around)))
+            return
+        labels = product_labels(op.eqn)
+        kind = "dot" if op.name == "dot_general" else "conv"
+        operands: dict[int, Operand] = {}
+        params = [i for i in (0, 1) if kinds[i].leaves]
+        if params:
+            (k,) = params
+            operands[k] = self._kernel(body, op, k, labels[k], around)
+            layer, steps = operands[k].site.layer, operands[k].site.steps
+            operands[1 - k] = self._tensor(
+                body, op, 1 - k, labels[1 - k], layer, "input", steps, around
+            )
+        else:
+            layer = self._numbered(body, op, "product")
+            for i, role in ((0, "left"), (1, "right")):
+                operands[i] = self._tensor(
+                    body, op, i, labels[i], layer, role, _stacking(body, around), around
+                )
+        self._found(op, kind, layer, operands, macs, around)
+
+    def _sum(self, body, op, around):
+        left, right = (body.avals[i] for i in op.ins)
+        floats = jnp.issubdtype(left.dtype, jnp.floating)
+        if left.shape != right.shape or left.ndim == 0 or not floats:
+            return
+        # The two terms of a gelu are functions of one array: no residual sum.
+        if sources_of(body, op.ins[0]) == sources_of(body, op.ins[1]):
+            return
+        layer = self._numbered(body, op, "sum")
+        labels = ["k"] * (left.ndim - 1) + ["c"]
+        operands = {
+            i: self._tensor(body, op, i, labels, layer, role, _stacking(body, around), around)
+            for i, role in ((0, "left"), (1, "right"))
+        }
+        self._found(op, "sum", layer, operands, 0, around)
+
+    def _numbered(self, body, op, what):
+        scope = self._scope(op) or scope_from_kernels(body, op)
+        stem = f"{scope}/{what}" if scope else what
+        count = self.counts.get(stem, 0)
+        self.counts[stem] = count + 1
+        return f"{stem}{count}"
+
+    def _found(self, op, kind, layer, operands, macs, around):
+        times = _times(around)
+        kernels = [o.site for o in operands.values() if o.role == "kernel"]
+        if kernels:
+            filters = math.prod(kernels[0].shape[axis] for axis in kernels[0].axes.channel)
+        else:
+            filters = op.eqn.outvars[0].aval.shape[-1]
+        scope = self._scope(op)
+        op.product = Product(kind, layer, operands, filters, macs, times, op.outs[0], scope)
+
+    def _kernel(self, body, op, position, labels, around):
+        operand = kernel_of(body, op, position, labels, self.layers)
+        return self._keep(body, operand, around)
+
+    def _tensor(self, body, op, position, labels, layer, role, steps, around):
+        operand = tensor_of(body, op, position, labels, layer, role, steps)
+        return self._keep(body, operand, around)
+
+    def _keep(self, body, operand, around):
+        """The operand with the sites as the first product that read them has them."""
+        origins = {}
+        for number, site in operand.origins.items():
+            origins[number] = self.sites.setdefault(site.name, site)
+            first = self.readers.setdefault((id(body), number), site.name)
+            self.sources.setdefault(site.name, first)
+            own = {step.scan for step in origins[number].steps}
+            loops = (step.length for step in around if step.scan not in own)
+            uses = math.prod(2 if length == UNKNOWN else length for length in loops)
+            self.calls[site.name] = self.calls.get(site.name, 0) + uses
+        return operand._replace(origins=origins)
+
+
+def _kind(body, op):
+    """What the results of an operation depend on."""
+    kinds = [body.kinds[i] for i in op.ins]
+    if any(kind.what == "data" for kind in kinds):
+        return DATA
+    leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
+    if not leaves:
+        return NEUTRAL
+    steps = max((kind.steps for kind in kinds), key=len)
+    masked = any(kind.masked for kind in kinds) or _masks(body, op)
+    return Kind("param", leaves, steps, masked)
+
+
+def _masks(body, op):
+    """Whether an array that is no parameter decides which entries stay."""
+    if op.name not in _MASKING:
+        return False
+    return any(body.kinds[i] == NEUTRAL and not _uniform(body, i) for i in op.ins)
+
+
+def _uniform(body, number):
+    """Whether an array is one number, repeated or not."""
+    if body.avals[number].size == 1:
+        return True
+    maker = body.makers.get(number)
+    return maker is not None and maker.name == "broadcast_in_dim" and _uniform(body, maker.ins[0])
+
+
+def _unreadable(body, op, kinds):
+    """Why a product has no sites; empty if it has."""
+    if "transpose(" in op.scope:
+        return "derivative"  # of a function that differentiates inside: cotangents are no inputs
+    whats = {kind.what for kind in kinds}
+    if "data" not in whats or "neutral" in whats:
+        return "constant"  # parameters alone, or a fixed table such as the patches of a window
+    floats = (jnp.issubdtype(body.avals[i].dtype, jnp.floating) for i in op.ins)
+    return "" if all(floats) else "integers"
+
+
+def _times(steps):
+    """How often a body runs, as far as its trace tells."""
+    return math.prod(step.length for step in steps if step.length != UNKNOWN)
+
+
+def _stacking(body, around):
+    """The scans around a body that give its parameters' slices; its own sites are stacked too."""
+    found = {step for kind in body.kinds for step in kind.steps}
+    return tuple(step for step in around if step in found)

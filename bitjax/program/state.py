@@ -1,0 +1,321 @@
+"""The quantizers of a running program: replaces tensors, and keeps what it learns of them."""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated
+from bitjax.program.values import Product, Site
+from bitjax.quantizers.base import Params, Quantizer, Stats, reduce_batch
+from bitjax.quantizers.ste import scale_gradient
+from bitjax.rules import Rules, quantizer_of
+from bitjax.variables import QUANT, STATS
+
+Flat = dict[str, dict[str, jax.Array]]  # by site, by leaf
+
+
+class Use(NamedTuple):
+    """One use of a quantizer: its arguments."""
+
+    quantizer: Quantizer
+    params: Params  # its leaves in `quant`
+    stats: Stats  # its leaves in `quant_stats`, as it quantized with them
+    x: jax.Array  # the tensor before quantization
+    train: bool  # whether the call trains
+
+
+class Seen(NamedTuple):
+    """One product as it was computed."""
+
+    product: Product
+    tensors: Mapping[str, jax.Array]  # by role, as the product read them
+    uses: Mapping[str, Use]  # by role, where the site is quantized
+    out: Any  # what the layer gave
+
+    def raw(self, role: str) -> jax.Array:
+        """The tensor of a role before quantization."""
+        return self.uses[role].x if role in self.uses else self.tensors[role]
+
+
+class Watch(Protocol):
+    """Looks at products while a program runs."""
+
+    def __call__(self, seen: Seen) -> Any:
+        """A tree of arrays to record of a product, or None."""
+
+
+class Carried(NamedTuple):
+    """The part of a state that enters a body, or leaves it."""
+
+    quant: Flat = {}
+    stats: Flat = {}
+    pending: dict[str, Any] = {}  # what a batch's calls so far measured, of sites with several
+    records: dict[int, Any] = {}
+    inputs: dict[str, list[jax.Array]] = {}  # what several calls read, while variables are made
+
+    def joined(self, other: "Carried") -> "Carried":
+        """Both parts together."""
+        return Carried(*({**a, **b} for a, b in zip(self, other, strict=True)))
+
+    def only(self, before: "Carried") -> "Carried":
+        """The entries that were there before."""
+        pairs = zip(self, before, strict=True)
+        return Carried(*({name: new[name] for name in old} for new, old in pairs))
+
+    def without(self, before: "Carried") -> "Carried":
+        """The entries that were not."""
+        pairs = zip(self, before, strict=True)
+        return Carried(*({n: x for n, x in new.items() if n not in old} for new, old in pairs))
+
+
+class Mode(NamedTuple):
+    """How a program runs; static."""
+
+    train: bool = False  # whether batches' own statistics quantize
+    creating: bool = False  # whether missing variables are made
+    mutable: bool = False  # whether statistics are kept
+    moving: bool = True  # whether kept statistics of inputs move with this batch
+    axis_name: str | None = None  # the device axis over which statistics are merged
+    parts: int = 1  # calls in which each device takes its examples of one step
+
+    @property
+    def moves(self) -> bool:
+        """Whether this batch moves the statistics of inputs."""
+        return self.mutable and self.moving
+
+
+class State:
+    """Variables by site; a body of control flow enters with a part, and leaves with what changed."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        sites: Mapping[str, Site],
+        calls: Mapping[str, int],
+        mode: Mode,
+        *,
+        quant: Flat | None = None,
+        stats: Flat | None = None,
+        key: jax.Array | None = None,
+        watch: Watch | None = None,
+    ):
+        self.rules, self.sites, self.calls, self.mode = rules, sites, calls, mode
+        self.quant, self.stats = dict(quant or {}), dict(stats or {})
+        self.key, self.watch = key, watch
+        self.given = frozenset(self.quant)
+        self.pending: dict[str, Pending] = {}
+        self.inputs: dict[str, list[jax.Array]] = {}
+        self.records: dict[int, Any] = {}
+        self.names: list[str] = []  # layers of the records, by number; shared with the bodies
+        self.unseen: list[str] = []  # layers that could hand out no record; shared as well
+        self.looping = False
+        self._uses: dict[str, Use] = {}
+        self._waiting: dict[int, Any] = {}
+        self._draws: dict[str, int] = {}
+
+    @property
+    def creating(self) -> bool:
+        """Whether missing variables are made here."""
+        return self.mode.creating and not self.looping
+
+    # ---- bodies of control flow -----------------------------------------------------------------
+
+    def begin(self, names: Iterable[str]) -> None:
+        """Starts a batch for sites whose quantizer is used several times in it."""
+        for name in names:
+            quantizer = self._several(name)
+            if quantizer is not None and name in self.quant and name in self.stats:
+                given = self.quant[name], self.stats[name]
+                self.pending[name] = nothing(quantizer, *given, self.sites[name])
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Ends a batch: the statistics move once, by what all calls measured."""
+        for name in names:
+            pending = self.pending.pop(name, None)
+            if pending is not None and self.mode.moves:
+                quantizer = quantizer_of(self.rules, name)
+                assert quantizer is not None
+                self.stats[name] = updated(quantizer, self.stats[name], pending)
+
+    def parted(self, op: Any) -> tuple[list[str], list[str]]:
+        """The sites inside a scan of which every step has its own, and those that steps share."""
+        each = [n for n in op.inner if any(s.scan == id(op) for s in self.sites[n].steps)]
+        return each, [n for n in op.inner if n not in each]
+
+    def take(self, names: Iterable[str]) -> Carried:
+        """The variables of these sites."""
+        names = list(names)
+
+        def those(tree):
+            return {name: tree[name] for name in names if name in tree}
+
+        return Carried(those(self.quant), those(self.stats), those(self.pending))
+
+    def changing(self, carried: Carried) -> Carried:
+        """Of these variables, what a batch changes."""
+        return Carried(stats=carried.stats if self.mode.mutable else {}, pending=carried.pending)
+
+    def enter(self, carried: Carried, *, looping: bool = False, fold: Any = None) -> "State":
+        """The state of a body that takes these variables."""
+        key = self.key if self.key is None or fold is None else jax.random.fold_in(self.key, fold)
+        inner = State(
+            self.rules, self.sites, self.calls, self.mode,
+            quant=carried.quant, stats=carried.stats, key=key, watch=self.watch,
+        )  # fmt: skip
+        inner.given, inner.names, inner.unseen = self.given, self.names, self.unseen
+        inner.pending, inner.looping = dict(carried.pending), looping or self.looping
+        return inner
+
+    def leave(self, names: Iterable[str]) -> Carried:
+        """What changed of these sites."""
+        quant, stats, pending, *_ = self.take(names)
+        made = quant if self.creating else {}
+        kept = stats if self.mode.mutable or self.creating else {}
+        return Carried(made, kept, pending, self.records, self.inputs)
+
+    def put(self, left: Carried) -> None:
+        """Takes over what a body left."""
+        self.quant.update(left.quant)
+        self.stats.update(left.stats)
+        self.pending.update(left.pending)
+        self.records.update(left.records)
+        for name, calls in left.inputs.items():
+            self.inputs.setdefault(name, []).extend(calls)
+
+    def put_steps(self, left: Carried, op: Any) -> None:
+        """Takes over what each step of a scan left, with an axis of steps in front."""
+        each, _ = self.parted(op)
+        first = -1 if op.eqn.params["reverse"] else 0
+
+        def own(tree):
+            return {
+                name: leaves if name in each else jax.tree.map(lambda leaf: leaf[first], leaves)
+                for name, leaves in tree.items()
+            }
+
+        inputs = {
+            name: calls if name in each else [flat_steps(self.sites[name], x) for x in calls]
+            for name, calls in left.inputs.items()
+        }
+        self.put(Carried(own(left.quant), own(left.stats), {}, left.records, inputs))
+
+    # ---- tensors and products -------------------------------------------------------------------
+
+    def tensor(self, site: Site, x: jax.Array) -> jax.Array:
+        """The tensor as its quantizer gives it; itself where the rules leave it float."""
+        quantizer = quantizer_of(self.rules, site.name)
+        if quantizer is None:
+            return x
+        with jax.named_scope("quantize"):
+            return self._quantize(quantizer, site, x)
+
+    def product(self, op: Any, read: list[Any]) -> None:
+        """Notes what a product reads, for the watch."""
+        if self.watch is not None:
+            operands = op.product.operands
+            tensors = {operand.role: read[i] for i, operand in operands.items()}
+            uses = {o.role: self._uses.get(o.site.name) for o in operands.values()}
+            self._waiting[id(op)] = tensors, {r: use for r, use in uses.items() if use}
+
+    def output(self, op: Any, out: Any) -> None:
+        """Shows the watch a product with what its layer gave."""
+        if self.watch is None:
+            return
+        tensors, uses = self._waiting.pop(id(op))
+        record = self.watch(Seen(op.product, tensors, uses, out))
+        if record is not None and self.looping:
+            self.unseen.append(op.product.layer)
+        elif record is not None:
+            self.records[len(self.names)] = record
+            self.names.append(op.product.layer)
+
+    def _quantize(self, quantizer: Quantizer, site: Site, x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            x = x.astype(jnp.float32)
+        if site.name not in self.quant:
+            self._create(quantizer, site, x)
+        elif self.creating and self._collects(site.name):
+            self.inputs.setdefault(site.name, []).append(x)
+        params, stats = self.quant[site.name], {}
+        if quantizer.measure is not None and quantizer.update is not None:
+            observe = self._kernel_range if site.role == "kernel" else self._input_range
+            stats = observe(quantizer, site, params, x)
+        key = self._draw(site.name) if self.mode.train else None
+        self._uses[site.name] = Use(quantizer, params, stats, x, self.mode.train)
+        shared = quantizer.traits.normalized
+        if shared and site.role != "kernel" and self.mode.train:
+            # The quantizer normalises by the elements that it sees: those of a part of the batch.
+            parts, axis = self.mode.parts, self.mode.axis_name
+            parts *= jax.lax.axis_size(axis) if axis else 1
+            if parts > 1:
+                whole = {leaf: scale_gradient(params[leaf], parts**-0.5) for leaf in shared}
+                params = {**params, **whole}
+        return quantizer.apply(params, stats, x, train=self.mode.train, key=key)
+
+    def _create(self, quantizer, site, x):
+        if not self.creating:
+            raise ValueError(missing(site.name, QUANT))
+        self.quant[site.name], stats = quantizer.init(x, site.axes)
+        if quantizer.measure is not None:
+            self.stats[site.name] = stats
+        if self._collects(site.name):
+            self.inputs[site.name] = [x]
+
+    def _kernel_range(self, quantizer, site, params, x):
+        # A kernel's range is that of the kernel itself, without history. It is stored only for
+        # export and for the count of bytes.
+        start = jax.eval_shape(lambda x: quantizer.init(x, site.axes)[1], x)
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), start)
+        stats = quantizer.update(start, quantizer.measure(params, start, x))
+        if self.mode.mutable:
+            self.stats[site.name] = stats
+        return stats
+
+    def _input_range(self, quantizer, site, params, x):
+        if site.name not in self.stats:
+            raise ValueError(missing(site.name, STATS))
+        stats = self.stats[site.name]
+        if not (self.mode.moves or self.mode.train):
+            return stats
+        batch = reduce_batch(quantizer.measure(params, stats, x), self.mode.axis_name)
+        if site.name in self.pending:
+            self.pending[site.name] = pending = merge(self.pending[site.name], batch, x.size)
+            return quantizer.update(stats, pending.batch)
+        stats = quantizer.update(stats, batch)
+        if self.mode.moves:
+            self.stats[site.name] = stats
+        return stats
+
+    def _several(self, name: str) -> Quantizer | None:
+        """The quantizer of an input that is read several times with history, else None."""
+        quantizer = quantizer_of(self.rules, name)
+        observes = quantizer is not None and quantizer.measure and quantizer.update
+        if not observes or self.calls[name] < 2 or self.sites[name].role == "kernel":
+            return None
+        return quantizer if self.mode.train or self.mode.moves else None
+
+    def _collects(self, name: str) -> bool:
+        """Whether a new site waits for all of its calls."""
+        several = self.calls[name] > 1 and self.sites[name].role != "kernel"
+        return several and name not in self.given
+
+    def _draw(self, name: str) -> jax.Array | None:
+        """A key of the site's own, another one for each call."""
+        if self.key is None:
+            return None
+        call = self._draws.get(name, 0)
+        self._draws[name] = call + 1
+        own = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+        return jax.random.fold_in(own, call)
+
+
+def missing(site: str, collection: str) -> str:
+    """The message for a site whose variables were not given."""
+    return (
+        f"site {site!r} has no {collection!r} variables: they are made by Quantized(...).init, or "
+        "beside a float checkpoint by bitjax.attach(model, variables, x); pass all of its "
+        "collections to apply."
+    )

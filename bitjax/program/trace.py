@@ -1,0 +1,129 @@
+"""Traces a function once for each shape and each static argument, and reads the trace."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bitjax.program.naming import path_of
+from bitjax.program.program import Program
+from bitjax.program.read import read
+from bitjax.program.values import DATA, NEUTRAL, Kind, Leaf
+
+_MOST = 128  # functions, and programs, that are kept
+
+
+class Call(NamedTuple):
+    """One call of a traced function."""
+
+    program: Program
+    arguments: tuple[Any, Any, Any]  # parameters, neutral arrays, arrays of data
+    out: Any  # tree structure of its result
+
+    @property
+    def leaves(self) -> list[Any]:
+        """The program's flat arguments."""
+        return jax.tree.leaves(self.arguments)
+
+    def result(self, flat: Sequence[Any]) -> Any:
+        """The function's result, from the program's."""
+        return jax.tree.unflatten(self.out, flat)
+
+
+class Traced:
+    """Programs by function and static arguments; JAX's own cache tells the shapes apart."""
+
+    def __init__(self):
+        self.functions: OrderedDict[Hashable, Callable] = OrderedDict()
+        self.programs: OrderedDict[int, tuple[Any, Program]] = OrderedDict()
+
+    def __call__(
+        self,
+        function: Callable[[Any, Any, Any], Any],
+        key: Hashable,
+        params: Any,
+        neutral: Any,
+        data: Any,
+        *,
+        root: int = 0,
+        sums: bool = False,
+    ) -> Call:
+        """Reads `function(params, neutral, data)`; leaves that are no arrays are static.
+
+        `key` says which function it is; None keeps nothing.
+        """
+        leaves, tree = jax.tree.flatten(data)
+        arrays = [x for x in leaves if _is_array(x)]
+        static = tuple(None if _is_array(x) else _Static(x) for x in leaves)
+
+        def flat(params, neutral, arrays):
+            rest = iter(arrays)
+            given = [next(rest) if x is None else x.value for x in static]
+            return function(params, neutral, jax.tree.unflatten(tree, given))
+
+        # A new function where nothing may be kept: JAX's cache goes by identity.
+        whole = None if key is None else (key, tree, static)
+        jitted = _keep(self.functions, whole, lambda: jax.jit(flat))
+        traced = jitted.trace(params, neutral, arrays)
+        arguments = params, neutral, arrays
+        out = jax.tree.structure(traced.out_info)
+        closed, kept = traced.jaxpr, id(traced.jaxpr)
+        if len(closed.jaxpr.invars) != len(jax.tree.leaves(arguments)):
+            # `function` closes over arrays that are being traced: jit puts them in front and does
+            # not say what they are. Kept as constants they belong to this trace alone.
+            self.functions.pop(whole, None)
+            closed, kept = jax.make_jaxpr(flat)(params, neutral, arrays), None
+        kinds = [*_params(params), *[NEUTRAL] * len(jax.tree.leaves(neutral))]
+        kinds += [NEUTRAL if _is_key(x) else DATA for x in arrays]
+        _, program = _keep(
+            self.programs, kept, lambda: (closed, read(closed, kinds, root=root, sums=sums))
+        )
+        return Call(program, arguments, out)
+
+
+class _Static:
+    """A static argument as part of a key: by value where it can be hashed, else by identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def _key(self):
+        try:
+            hash(self.value)
+        except TypeError:
+            return id(self.value)
+        return type(self.value), self.value
+
+    def __hash__(self):
+        return hash(self._key())
+
+    def __eq__(self, other):
+        return isinstance(other, _Static) and self._key() == other._key()
+
+
+def _is_array(x):
+    return isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def _is_key(x):
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _params(params):
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    return [Kind("param", (Leaf(path_of(path), math.prod(np.shape(x))),)) for path, x in paths]
+
+
+def _keep(kept, key, make):
+    """What was made for a key before, or now; the oldest goes where there are too many."""
+    if key is None:
+        return make()
+    if key not in kept:
+        kept[key] = make()
+        while len(kept) > _MOST:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
