@@ -10,7 +10,7 @@ from bitjax.costs import measures as cost
 from bitjax.costs.site import Costs
 from bitjax.frameworks.models import float_model, rules_of
 from bitjax.frameworks.shapes import one_key
-from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.targets import TARGETS, is_stored, plan_layers
 from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, floats_of, site_name
@@ -96,7 +96,7 @@ def summary(
     """
     from rich.console import Console, Group
 
-    costs = site_costs(model, *args, **kwargs)
+    costs = costs_with(model, variables, args, kwargs)
     rows = site_rows(model, variables, costs)
     parts = [_table(rows), *_totals(model, variables, costs)]
     parts += _targets(model, variables, costs, args)

@@ -16,7 +16,7 @@ import numpy as np
 
 from bitjax.costs.site import Costs
 from bitjax.frameworks.linen import Quantized
-from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.targets import (
     Affine,
     affine_of,
@@ -137,7 +137,7 @@ def solve_each(
     settings = settings or SolveOptions()
     teacher = variables if teacher is None else teacher
     first = as_args(next(iter(batches())))
-    costs = site_costs(model, *first) if costs is None else costs
+    costs = costs_with(model, variables, first, {}) if costs is None else costs
     plans = plan_layers(
         model, variables, costs, first, layers=layers, bits=bits, target=settings.target
     )
