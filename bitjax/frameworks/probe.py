@@ -8,7 +8,7 @@ import jax
 from bitjax.frameworks.call import Ran, run
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
-from bitjax.program.state import Watch
+from bitjax.program.state import Leaving, Watch
 from bitjax.variables import QUANT, STATS
 
 
@@ -28,10 +28,12 @@ def probe(
     args: tuple,
     kwargs: Mapping[str, Any],
     watch: Watch,
+    modules: Leaving | None = None,
     *,
     observing: bool = False,
 ) -> Probed:
     """Runs a model once and hands out the records that `watch` makes at its products."""
+    # `modules` makes those of the other modules, by the arrays that leave their scopes.
     # While `observing`, inputs are quantized after this batch has moved their history; otherwise
     # with the history as it stands. Whatever training would change may change, so that
     # `train=True` is no special case. The random streams are fixed: a probe never takes part in
@@ -40,7 +42,7 @@ def probe(
     mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
     rngs = {**one_key(), QUANT: jax.random.key(0)}
     asked = net.ask(variables, args, kwargs, rngs=rngs, mutable=mutable)
-    ran = run(net, asked, variables, mutable=observing, watch=watch)
+    ran = run(net, asked, variables, mutable=observing, watch=watch, modules=modules)
     updates = {**ran.changed}
     if observing and STATS in (own := ran.collections(variables)):
         updates[STATS] = own[STATS]
