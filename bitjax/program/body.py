@@ -1,7 +1,7 @@
 """A jaxpr with numbered arrays: its operations in order, and what each array depends on."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +67,13 @@ class Body:
         self.makers.update(dict.fromkeys(op.outs, op))
         self.ops.append(op)
         return op.outs
+
+    def all(self) -> Iterator["Body"]:
+        """This body and those inside it, in order."""
+        yield self
+        for op in self.ops:
+            for body in op.bodies:
+                yield from body.all()
 
     def users(self) -> dict[int, list[Op]]:
         """The operations that read each array."""

@@ -28,6 +28,19 @@ class Program(NamedTuple):
         return run_body(self.body, leaves, state)
 
     @property
+    def parameters(self) -> dict[str, str]:
+        """By kernel's site the path of its parameter: of several, the largest, which names it."""
+        found = {}
+        for body in self.body.all():
+            for op in body.ops:
+                operands = op.product.operands.values() if op.product is not None else ()
+                for number, site in (pair for o in operands for pair in o.origins.items()):
+                    if site.role == "kernel":
+                        leaf = max(body.kinds[number].leaves, key=lambda leaf: leaf.size)
+                        found.setdefault(site.name, leaf.path)
+        return found
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of all products, of all examples together."""
         return self.reached + sum(part.macs for part in self.unread)
