@@ -47,7 +47,7 @@ def site_rows(model: Any, variables: Mapping[str, Any], costs: Costs) -> list[Si
                 f"site {site!r} has no 'quant' variables: make them with "
                 "bitjax.attach(model, variables, x)."
             )
-        kernel = weight.role == "kernel"
+        kernel = weight.role in ("kernel", "right")
         rows.append(
             SiteRow(
                 site,
@@ -152,7 +152,8 @@ def _totals(model, variables, costs):
     bits = _bits(model, variables)
     whole = floats_of(variables)
     mine = dict(variables) if rules_of(model) else whole
-    roles = {role: [s for s, c in costs.items() if c.role == role] for role in ("kernel", "input")}
+    weights = [s for s, c in costs.items() if c.role == "kernel"]
+    activations = [s for s in costs if s not in weights]
     inner = cost.inner_sites(costs)
 
     def average(sites=None):
@@ -165,8 +166,8 @@ def _totals(model, variables, costs):
     size, float_size = cost.model_bytes(mine, costs), cost.model_bytes(whole, costs)
     times = f", {float_size / size:.1f} times smaller" if size != float_size else ""
     lines = [
-        f"bits on average   weights {average(roles['kernel'])}   activations "
-        f"{average(roles['input'])}   all {average()}   inner layers "
+        f"bits on average   weights {average(weights)}   activations "
+        f"{average(activations)}   all {average()}   inner layers "
         f"{average(inner) if inner else '-'}",
         f"kernels           {against(lambda b: cost.kernel_bytes(b, costs), _bytes)}",
         f"model             {against(lambda b: size if b else float_size, _bytes)}{times}",
