@@ -42,6 +42,7 @@ def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = Fals
         tuple(reader.unread),
         reader.calls,
         reader.sources,
+        root,
     )
 
 
