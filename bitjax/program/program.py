@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from bitjax.program.body import Body
-from bitjax.program.run import run_body
 from bitjax.program.calls import together
+from bitjax.program.run import run_body
 from bitjax.program.state import Flat, State
 from bitjax.program.values import Product, Site, Unread
 from bitjax.rules import quantizer_of

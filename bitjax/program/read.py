@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
+from bitjax.program.labels import product_labels
 from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
 from bitjax.program.naming import layers_of, scope_of
 from bitjax.program.operands import kernel_of, output_of, scope_from_kernels, sources_of, tensor_of
-from bitjax.program.labels import product_labels
 from bitjax.program.program import Program
 from bitjax.program.values import (
     DATA,
