@@ -12,8 +12,8 @@ import numpy as np
 from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
-from bitjax.frameworks.models import as_model, compile_quickly, jit_arrays
-from bitjax.frameworks.probe import ask, probe
+from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.naming import path_of
 from bitjax.program.program import Program
 from bitjax.program.state import Seen
@@ -77,8 +77,8 @@ def doctor(
       ()
     """
     args, variables = as_args(batch), nn.meta.unbox(dict(variables))
-    net = as_model(model)
-    program = ask(net, variables, args, kwargs).call.program
+    net, asked = ask_outside(model, variables, args, kwargs)
+    program = asked.call.program
     net, idle = _rules(net, program)
     objective = loss or _default_loss
     seen = _run(net, variables, args, kwargs, labels, objective)
@@ -303,8 +303,8 @@ def _float(net, variables, args, kwargs, labels, objective):
     def gradient(floats, args, kwargs, labels):
         def value_of(params):
             given = {**floats, "params": params}
-            out = run(plain, ask(plain, given, args, kwargs), given).out
-            return objective(out, labels)
+            _, asked = ask_outside(plain, given, args, kwargs)
+            return objective(run(plain, asked, given).out, labels)
 
         return jax.grad(value_of)(floats["params"])
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bitjax.frameworks.call import Asked, Model, Variables, run
+from bitjax.frameworks.call import Asked, Model, run
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
 from bitjax.program.state import Leaving, Watch
@@ -22,15 +22,6 @@ class Probed(NamedTuple):
     unseen: tuple[str, ...]  # layers in loops and branches, which cannot hand anything out
 
 
-def ask(net: Model, variables: Variables, args: tuple, kwargs: Mapping[str, Any]) -> Asked:
-    """A model's call as a probe makes it."""
-    # Whatever training would change may change, so that `train=True` is no special case. The random
-    # streams are fixed: a probe never takes part in training.
-    mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
-    rngs = {**one_key(), QUANT: jax.random.key(0)}
-    return net.ask(variables, args, kwargs, rngs=rngs, mutable=mutable)
-
-
 def probe(
     model: Any,
     variables: Mapping[str, Any],
@@ -45,10 +36,21 @@ def probe(
     # `modules` makes those of the other modules, by the arrays that leave their scopes.
     # While `observing`, inputs are quantized after this batch has moved their history; otherwise
     # with the history as it stands.
-    net = as_model(model)
-    asked = ask(net, variables, args, kwargs)
+    net, asked = ask_outside(model, variables, args, kwargs)
     ran = run(net, asked, variables, mutable=observing, watch=watch, modules=modules)
     updates = {**ran.changed}
     if observing and STATS in (own := ran.collections(variables)):
         updates[STATS] = own[STATS]
     return Probed(ran.out, updates, ran.records, ran.unseen)
+
+
+def ask_outside(
+    model: Any, variables: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+) -> tuple[Model, Asked]:
+    """The program of a call that looks at a model and takes no part in its training."""
+    # Whatever training would change may change, so that `train=True` is no special case. The
+    # random streams are fixed.
+    net = as_model(model)
+    mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
+    rngs = {**one_key(), QUANT: jax.random.key(0)}
+    return net, net.ask(variables, args, kwargs, rngs=rngs, mutable=mutable)

@@ -53,6 +53,12 @@ def tensor_of(
     return _follow(body, op, position, labels, "data", may_pass, site)
 
 
+def kernels_of(op: Op) -> list[int]:
+    """Which operands of an operation are kernels: one at most, none if it is no product."""
+    operands = op.product.operands if op.product is not None else {}
+    return [i for i, operand in operands.items() if operand.role == "kernel"]
+
+
 def _site(layer, role, aval, labels, steps):
     name = f"{layer}/{role}" if layer else role
     return Site(name, layer, role, tuple(aval.shape), aval.dtype, axes_of(labels, role), steps)

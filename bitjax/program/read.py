@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
+from bitjax.program.labels import product_labels
 from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
 from bitjax.program.naming import layers_of, scope_of
 from bitjax.program.operands import (
@@ -18,7 +19,6 @@ from bitjax.program.operands import (
     sources_of,
     tensor_of,
 )
-from bitjax.program.labels import product_labels
 from bitjax.program.program import Program
 from bitjax.program.values import (
     DATA,
@@ -49,6 +49,7 @@ def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = Fals
         tuple(reader.unread),
         reader.calls,
         reader.sources,
+        root,
     )
 
 
