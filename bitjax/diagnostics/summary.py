@@ -99,7 +99,7 @@ def summary(
     costs = costs_with(model, variables, args, kwargs)
     rows = site_rows(model, variables, costs)
     parts = [_table(rows), *_totals(model, variables, costs)]
-    parts += _targets(model, variables, costs, args)
+    parts += _targets(model, variables, costs, args, kwargs)
     parts += _not_reached(model, variables, costs, rows, args, kwargs)
     plain = io.StringIO()
     # Without this, rich would print a file's text to the notebook.
@@ -178,12 +178,12 @@ def _totals(model, variables, costs):
     return ["", *lines]
 
 
-def _targets(model, variables, costs, args):
+def _targets(model, variables, costs, args, kwargs):
     """The layers that `solve_layers` would solve, by target."""
     stored = [s for s in costs if (q := quantizer_of(rules_of(model), s)) and is_stored(q)]
     if not stored:
         return []
-    plans = plan_layers(model, variables, costs, args)
+    plans = plan_layers(model, variables, args, kwargs)
     lines = []
     for target in TARGETS:
         layers = [plan.layer for plan in plans if plan.target == target]
