@@ -1,0 +1,1 @@
+"""A traced function with its sites; JAX only."""
