@@ -209,11 +209,14 @@ def test_a_view_through_moves_speaks_of_the_parameter():
         lambda p: p.at[0, 0].set(0),  # a mask
         lambda p: jnp.concatenate([p, p]),
         lambda p: p[1:],
+        lambda p: p[:0],
         lambda p: jnp.broadcast_to(p[:1], p.shape),
         lambda p: -p,
         lambda p: p * 1.001,
         lambda p: p + 1,
         lambda p: p / p.sum(),
+        lambda p: p * jnp.nan,
+        lambda p: p.at[0, 1].set(p[0, 0]),
     ],
 )
 def test_an_operand_with_other_elements_than_its_parameter_is_refused(forward):
