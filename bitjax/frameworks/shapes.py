@@ -16,12 +16,18 @@ def program_of(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Prog
     plain = not isinstance(net, Quantized)
     # A function takes its parameters first, as it does when it is called.
     params, args = (args[0], args[1:]) if plain and args else ({}, args)
+    batch = batch_of(args, kwargs)
+    variables = {"params": params} if plain else shapes_of(net, args, kwargs)
+    return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
+
+
+def batch_of(args: tuple, kwargs: Mapping[str, Any]) -> int:
+    """The examples of a call: the first axis of its first array."""
     arrays = [x for x in jax.tree.leaves((args, dict(kwargs))) if hasattr(x, "shape")]
     batch = next((x.shape[0] for x in arrays if x.shape), 0)
     if not batch:
         raise ValueError("site_costs needs an argument with a batch axis of 1 or more.")
-    variables = {"params": params} if plain else shapes_of(net, args, kwargs)
-    return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
+    return batch
 
 
 def shapes_of(net: Quantized, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
