@@ -24,6 +24,8 @@ from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_n
 
 _MOSTLY_ZERO = 0.99
 _SATURATED = 0.05
+# A fresh kernel has no zeros in float32, and 0.8 % of them in bfloat16; pruning begins far above.
+_PRUNED = 0.01
 
 
 class Finding(NamedTuple):
@@ -53,9 +55,10 @@ def doctor(
 ) -> Findings:
     """Runs one batch forward and backward and looks at every site.
 
-    Errors are NaN or inf, a rule that does nothing, a kernel quantized to zeros and a gradient that
-    quantization makes zero. A kernel's gradient that is zero in the float model too, as behind a
-    scale initialised to 0, is a warning; so are saturated, cut and half-used ranges.
+    Errors are NaN or inf, a rule that does nothing, a kernel quantized to zeros, pruned weights
+    that come back and a gradient that quantization makes zero. A kernel's gradient that is zero in
+    the float model too, as behind a scale initialised to 0, is a warning; so are saturated, cut and
+    half-used ranges, and masked attention that comes back.
 
     Args:
       model: a Linen module or a function of parameters, wrapped or not.
@@ -93,7 +96,7 @@ def doctor(
         for name in seen.unseen
     ]
     for site, figures in site_vitals(seen.uses, net.rules, seen.train).items():
-        found += _values(site, figures, variables)
+        found += [*_values(site, figures, variables), *_pruned(site, figures)]
         quantizer = quantizer_of(net.rules, site)
         if quantizer is not None and (bounds := quantizer.traits.learns_bits):
             depth = len(program.sites[site].steps)
@@ -238,6 +241,18 @@ def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
         )
     if role != "kernel" and np.any(seen.half_used):
         yield warning("never is below 0, yet half of its codes are: use signed=False")
+
+
+def _pruned(site, seen: Vitals) -> Iterator[Finding]:
+    """Zeros that carry meaning, in a kernel or in masked attention, and do not stay zero."""
+    role, moved = site.rpartition("/")[2], float(np.max(seen.moved))
+    remedy = "use zero_on_grid=True, or a quantizer with a level 0.0 such as lsq or ternary"
+    if role == "kernel" and moved > _PRUNED:
+        message = f"has {100 * moved:.0f} % zeros, and pruned weights come back: {remedy}"
+        yield Finding("error", site, message)
+    elif role != "input" and moved > _PRUNED:
+        message = f"has {100 * moved:.0f} % zeros, and what a mask takes away comes back: {remedy}"
+        yield Finding("warning", site, message)
 
 
 def _bits(site, bounds, variables, gradients, depth) -> Iterator[Finding]:

@@ -9,8 +9,7 @@ import numpy as np
 from bitjax.costs import measures as cost
 from bitjax.costs.site import Costs
 from bitjax.frameworks.models import rules_of
-from bitjax.frameworks.probe import ask_outside
-from bitjax.frameworks.shapes import batch_of
+from bitjax.frameworks.shapes import program_of
 from bitjax.frameworks.targets import TARGETS, is_stored, plan_layers
 from bitjax.program.costs import costs_of
 from bitjax.rules import quantizer_of
@@ -102,15 +101,14 @@ def summary(
     """
     from rich.console import Console, Group
 
-    _, asked = ask_outside(model, variables, args, kwargs)
-    program = asked.call.program
-    costs = costs_of(program, batch_of(args, kwargs))
+    program, batch = program_of(model, args, kwargs, variables)
+    costs = costs_of(program, batch)
     rows = site_rows(model, variables, costs)
     parts = [_table(rows), *_totals(model, variables, costs)]
     parts += _targets(model, variables, costs, args, kwargs)
     if any(row.shared for row in rows):
         parts.append("* an earlier site reads the same tensor, which is stored once")
-    parts += _not_reached(program, batch_of(args, kwargs))
+    parts += _not_reached(program, batch)
     plain = io.StringIO()
     # Without this, rich would print a file's text to the notebook.
     printed = Console(file=file, force_jupyter=None if file is None else False)

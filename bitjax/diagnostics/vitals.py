@@ -29,6 +29,7 @@ class Vitals(NamedTuple):
     saturated: jax.Array
     cut: jax.Array  # share of elements below 0 where no level is
     half_used: jax.Array  # whether no element is below 0 though about half of the levels are
+    moved: jax.Array  # share of elements that were exactly 0 and are not any more
 
 
 def vitals(
@@ -57,6 +58,7 @@ def vitals(
         saturated=jnp.mean(outside) * (to_blame > _CLIPPING_ERROR),
         cut=jnp.mean((x < 0) & (low >= 0) & (high > 0)),
         half_used=(jnp.min(x) >= 0) & (jnp.max(x) > 0) & jnp.all(two_sided),
+        moved=jnp.mean((x == 0) & (x_hat != 0)),
     )
 
 

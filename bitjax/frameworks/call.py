@@ -9,7 +9,7 @@ import jax
 from bitjax.program.program import run_creating, run_with
 from bitjax.program.state import Flat, Leaving, Mode, State, Watch
 from bitjax.program.trace import Call
-from bitjax.rules import Rules, check_rules
+from bitjax.rules import Rules, check_masks, check_rules
 from bitjax.variables import QUANT, STATS, nest, pick
 
 Variables = Mapping[str, Any]
@@ -95,6 +95,7 @@ def run(
     )  # fmt: skip
     if creating:
         check_rules(model.rules, program.sites, program.unread)
+        check_masks(model.rules, program.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)

@@ -7,27 +7,30 @@ import jax
 
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import float_model, jit_arrays
+from bitjax.frameworks.plain import Function
 from bitjax.program.program import Program
+from bitjax.variables import floats_of
 
 
-def program_of(model: Any, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Program, int]:
+def program_of(
+    model: Any, args: tuple, kwargs: Mapping[str, Any], variables: Any = None
+) -> tuple[Program, int]:
     """The float model's program, and the size of the batch in it."""
     net = float_model(model)
-    plain = not isinstance(net, Quantized)
-    # A function takes its parameters first, as it does when it is called.
-    params, args = (args[0], args[1:]) if plain and args else ({}, args)
-    batch = batch_of(args, kwargs)
-    variables = {"params": params} if plain else shapes_of(net, args, kwargs)
-    return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
-
-
-def batch_of(args: tuple, kwargs: Mapping[str, Any]) -> int:
-    """The examples of a call: the first axis of its first array."""
+    if variables is None and isinstance(net, Function):
+        # A function takes its parameters first, as it does when it is called.
+        variables, args = {"params": args[0] if args else {}}, args[1:]
     arrays = [x for x in jax.tree.leaves((args, dict(kwargs))) if hasattr(x, "shape")]
     batch = next((x.shape[0] for x in arrays if x.shape), 0)
     if not batch:
         raise ValueError("site_costs needs an argument with a batch axis of 1 or more.")
-    return batch
+    if variables is not None:
+        variables = floats_of(variables)
+    elif isinstance(net, Quantized):
+        variables = shapes_of(net, args, kwargs)
+    else:
+        variables = net.shapes
+    return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
 
 
 def shapes_of(net: Quantized, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
 from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.masks import masks
 from bitjax.program.naming import layers_of, scope_of
 from bitjax.program.operands import (
     kernel_of,
@@ -31,10 +32,6 @@ from bitjax.program.values import (
     Step,
     Unread,
 )
-
-# Operations that can set entries of an array to zero for good.
-_MASKING = ("mul", "select_n")
-
 
 def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
     """Reads a closed jaxpr whose flat arguments are of these kinds."""
@@ -249,23 +246,8 @@ def _kind(body, op):
     if not leaves:
         return NEUTRAL
     steps = max((kind.steps for kind in kinds), key=len)
-    masked = any(kind.masked for kind in kinds) or _masks(body, op)
+    masked = any(kind.masked for kind in kinds) or masks(body, op)
     return Kind("param", leaves, steps, masked)
-
-
-def _masks(body, op):
-    """Whether an array that is no parameter decides which entries stay."""
-    if op.name not in _MASKING:
-        return False
-    return any(body.kinds[i] == NEUTRAL and not _uniform(body, i) for i in op.ins)
-
-
-def _uniform(body, number):
-    """Whether an array is one number, repeated or not."""
-    if body.avals[number].size == 1:
-        return True
-    maker = body.makers.get(number)
-    return maker is not None and maker.name == "broadcast_in_dim" and _uniform(body, maker.ins[0])
 
 
 def _unreadable(body, op, kinds):
