@@ -15,6 +15,13 @@ def read_site(tree: Mapping[str, Any], site: str, *missing: Any) -> Any:
     return tree
 
 
+def read_path(tree: Any, path: Iterable[Any]) -> Any:
+    """The node at a path that is given by its parts."""
+    for part in path:
+        tree = tree[part]
+    return tree
+
+
 def write_site(tree: Mapping[str, Any], site: str, value: Any) -> Any:
     """A copy with the node at a path replaced."""
     if not site:

@@ -16,7 +16,7 @@ from bitjax.costs.site import Costs
 from bitjax.frameworks.calibrate import calibrate
 from bitjax.frameworks.models import float_model
 from bitjax.frameworks.linen import Quantized
-from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.costs import costs_with
 from bitjax.quantizers.base import Planes, check_choice
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
@@ -100,7 +100,7 @@ def allocate(
     net = float_model(model)
     floats = floats_of(variables)
     if costs is None:
-        costs = site_costs(net, *as_args(next(iter(batches()))))
+        costs = costs_with(net, variables, as_args(next(iter(batches()))), {})
     sites = plane_sites(model.rules, costs, grid)
     if not sites:
         raise ValueError(_NO_SITE[grid in PAPER_GRIDS])

@@ -10,7 +10,7 @@ import numpy as np
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.calibrate import numbered
 from bitjax.frameworks.call import run
-from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer, identity
@@ -107,7 +107,7 @@ def fisher(
     for index, args in numbered(batches, "fisher"):
         if quant is None:
             quant = attach(wrapped, floats, *args, **kwargs)[QUANT]
-            elements = {s: c.elements for s, c in site_costs(wrapped, *args, **kwargs).items()}
+            elements = {s: c.elements for s, c in costs_with(wrapped, floats, args, kwargs).items()}
         found = step(quant, floats, args, jax.random.fold_in(jax.random.key(seed), index))
         for path, leaf in jax.tree_util.tree_leaves_with_path(found):
             if path[-1].key == "caught":

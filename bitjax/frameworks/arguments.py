@@ -9,6 +9,14 @@ def split_train(
     function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool]:
     """The function's keyword arguments, and whether this call trains."""
+    kwargs, train = said_train(function, args, kwargs)
+    return kwargs, bool(train)
+
+
+def said_train(
+    function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], bool | None]:
+    """As `split_train`, with None where the call does not say whether it trains."""
     # `train=`, `training=` or `deterministic=`, or their defaults. `train` is taken off where the
     # function does not accept it.
     kwargs = dict(kwargs)
@@ -28,4 +36,4 @@ def split_train(
     for name in ("train", "training", "deterministic"):
         if train is None and given.get(name) is not None:
             train = not given[name] if name == "deterministic" else given[name]
-    return kwargs, bool(train)
+    return kwargs, None if train is None else bool(train)

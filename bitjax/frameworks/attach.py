@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.frameworks.calibrate import Variables, observe, raise_nonfinite
 from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.kinds import advice, is_wrapped
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.plain import Function
@@ -38,7 +39,7 @@ def attach(
       `quant` and `quant_stats`, and every other collection as given, bit for bit.
 
     Raises:
-      TypeError: the model is not `Quantized`.
+      TypeError: the model is in none of bitjax's wrappers.
       ValueError: a rule does nothing, or a tensor holds NaN or inf (which names its site).
 
     Example:
@@ -50,11 +51,8 @@ def attach(
       >>> sorted(attach(model, variables, x)["quant"])
       ['input', 'kernel']
     """
-    if not isinstance(model, Quantized | Function):
-        raise TypeError(
-            "`model` must be bitjax.Quantized(model, rules) or bitjax.Function(fn, rules), got a "
-            f"{type(model).__name__}."
-        )
+    if not is_wrapped(model):
+        raise TypeError(f"attach needs a wrapped model, got {advice(model)}.")
     net: Model = model.with_rules(model.rules)
     # New dicts, so that a change to one set of variables leaves the other one alone.
     floats = jax.tree.map(lambda x: x, floats_of(variables))

@@ -1,5 +1,6 @@
 """Measures the sites of a model and their costs on one traced forward pass."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from bitjax.costs.site import SiteCost
@@ -33,6 +34,14 @@ def site_costs(model: Any, *args: Any, **kwargs: Any) -> dict[str, SiteCost]:
       (12, 12, 3)
     """
     program, batch = program_of(model, args, kwargs)
+    return costs_of(program, batch)
+
+
+def costs_with(
+    model: Any, variables: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+) -> dict[str, SiteCost]:
+    """As `site_costs`, of a model whose variables are known."""
+    program, batch = program_of(model, args, kwargs, variables)
     return costs_of(program, batch)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 from flax.core.scope import LazyRng, in_filter
 
 from bitjax.frameworks.arguments import split_train
 from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.frameworks.kinds import advice
 from bitjax.frameworks.norms import synchronised
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
@@ -46,6 +46,7 @@ class Quantized(nn.Module):
       sums: whether the addends of residual sums are sites too: `<module>/sum0/left` and `right`.
 
     Raises:
+      TypeError: the model is no Linen module; the message says what to call.
       ValueError: at initialisation, a rule does nothing or names work that cannot be quantized;
         later, a site has no variables.
 
@@ -62,6 +63,11 @@ class Quantized(nn.Module):
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"bitjax.Quantized takes a Linen module, got {advice(self.model)}.")
+        super().__post_init__()
 
     # The model runs unbound, as a root, on this module's variables. So it draws and names as it
     # does alone, and a submodule of it may be called `model`.

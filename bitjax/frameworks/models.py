@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from bitjax.frameworks.call import Model
+from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.plain import Function
 from bitjax.rules import Rules
@@ -14,16 +15,13 @@ from bitjax.rules import Rules
 
 def as_model(model: Any) -> Model:
     """A wrapped model as it is; a Linen module or a function of parameters without rules."""
-    if isinstance(model, Quantized | Function):
+    if is_wrapped(model):
         return model
     if isinstance(model, nn.Module):
         return Quantized(model)
-    if callable(model) and not isinstance(model, type):
-        return Function(model)
-    raise TypeError(
-        f"`model` must be a Linen module, a function of parameters, or one of them in "
-        f"bitjax.Quantized or bitjax.Function, got {model!r}."
-    )
+    if not callable(model) or isinstance(model, type) or is_nnx(model) or holds_parameters(model):
+        raise TypeError(f"`model` is {advice(model)}.")
+    return Function(model)
 
 
 def float_model(model: Any) -> Model:

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import flax.linen as nn
+
 from bitjax.frameworks.arguments import split_train
 from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
 from bitjax.variables import QUANT
@@ -30,6 +33,7 @@ class Function:
       sums: whether the addends of residual sums are sites too.
 
     Raises:
+      TypeError: `fn` is no function of parameters; the message says what to call.
       ValueError: at initialisation, a rule does nothing; later, a site has no variables.
 
     Example:
@@ -49,6 +53,12 @@ class Function:
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+
+    def __post_init__(self):
+        fn = self.fn
+        module = isinstance(fn, type | nn.Module) or is_nnx(fn) or is_wrapped(fn)
+        if not callable(fn) or module or holds_parameters(fn):
+            raise TypeError(f"bitjax.Function takes a function of parameters, got {advice(fn)}.")
 
     def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The quantizers' state, `quant` and `quant_stats`, which starts from this batch."""
@@ -104,6 +114,11 @@ class Function:
         """The program of a call."""
         del mutable  # a plain function has no collections of its own
         fn, neutral = self.fn, self.neutral
+        if "params" not in variables:
+            raise ValueError(
+                "the variables of a function are {'params': its parameters, ...}, got the keys "
+                f"{', '.join(map(repr, variables)) or 'of an empty dict'}."
+            )
         first = variables["params"]
         given, train = split_train(fn, (first, *args), kwargs)
         apart = (

@@ -7,10 +7,10 @@ import jax
 
 from bitjax.costs.site import Costs
 from bitjax.methods.base import Variables
+from bitjax.quantizers.base import RANGES
 from bitjax.rules import Rules, quantizer_of
 
 FROZEN = "frozen"
-_RANGES = ("scale", "clip_max", "clip_min", "log_clip_max", "coefficients")
 
 
 def default_labels(trained: Variables) -> Any:
@@ -26,7 +26,7 @@ def default_labels(trained: Variables) -> Any:
         if path[0].key == "params":
             return "weights"
         name = path[-1].key
-        return "bits" if name == "bits" else "ranges" if name in _RANGES else FROZEN
+        return "bits" if name == "bits" else "ranges" if name in RANGES else FROZEN
 
     return jax.tree_util.tree_map_with_path(label, trained)
 

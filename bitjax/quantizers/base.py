@@ -9,6 +9,9 @@ import jax.numpy as jnp
 Params = dict[str, jax.Array]
 Stats = dict[str, jax.Array]
 
+# Leaves of params that training moves by the rule for ranges.
+RANGES = ("scale", "clip_max", "clip_min", "log_clip_max", "coefficients")
+
 
 class Axes(NamedTuple):
     """Which axes of a tensor granularity may keep.
@@ -139,6 +142,11 @@ class Quantizer(NamedTuple):
     form: Mapping[str, Any] = {}
     traits: Traits = Traits()
     frozen: "Callable[[], Quantizer] | None" = None
+
+
+def is_learned(quantizer: Quantizer, leaf: str) -> bool:
+    """Whether training moves a leaf of the quantizer's params."""
+    return leaf in RANGES or (leaf == "bits" and quantizer.traits.learns_bits is not None)
 
 
 def freeze(quantizer: Quantizer) -> Quantizer:

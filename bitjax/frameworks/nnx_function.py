@@ -1,0 +1,178 @@
+"""An NNX model as a function of its variables: split into arrays, merged inside the trace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.call import Asked, Variables
+from bitjax.program.trace import Call, Traced
+from bitjax.rules import Rules
+from bitjax.variables import QUANT, read_path
+
+_TRACED = Traced()
+# Collections by the types of variables, named as in Linen. Caches hold data, the rest does not.
+_COLLECTIONS = ((nnx.Param, "params"), (nnx.Cache, "cache"), (nnx.BatchStat, "batch_stats"))
+_OTHERS, _NEW = "others", "new"
+
+
+class Place(NamedTuple):
+    """Where one variable lies."""
+
+    collection: str
+    names: tuple[str, ...]  # its path in that collection
+    path: tuple[Any, ...]  # its path in the model, where a list counts by integers
+    empty: Any  # the nnx.Variable without its value
+
+
+class Net(NamedTuple):
+    """A model without its arrays."""
+
+    graph: Any  # nnx.GraphDef
+    places: tuple[Place, ...]
+
+    def merge(self, trees: Mapping[str, Any]) -> Any:
+        """The model with these arrays, as a new object."""
+        return nnx.merge(self.graph, self._state(trees, self.places))
+
+    def write(self, model: Any, changed: Mapping[str, Any]) -> None:
+        """Puts arrays that a call changed into a model, and variables that it made."""
+        flat = {name: flatten_dict(tree) for name, tree in changed.items() if name != _NEW}
+        # A variable may hold a tuple or a dict, so that not every path ends at one.
+        touched = {(name, names[:n]) for name, tree in flat.items() for names in tree
+                   for n in range(len(names) + 1)}  # fmt: skip
+        places = [place for place in self.places if (place.collection, place.names) in touched]
+        if places:
+            nnx.update(model, self._state(changed, places))
+        for path, variable in nnx.to_flat_state(changed.get(_NEW, nnx.State({}))):
+            node = model
+            for part in path[:-1]:
+                node = node[part] if isinstance(part, int) else getattr(node, part)
+            setattr(node, path[-1], variable)
+
+    def call(self, trees: Variables, args: tuple, kwargs: Mapping[str, Any], sums: bool) -> Call:
+        """The program of a call: its result is the output, and the collections that changed."""
+        data = {"cache": trees["cache"]} if "cache" in trees else {}
+        known = {place.collection for place in self.places} - {"params", *data}
+        neutral = {name: trees[name] for name in known}
+
+        def function(params, neutral, data):
+            more, args, kwargs = data
+            model = self.merge({"params": params, **neutral, **more})
+            before = _values(model)
+            out = model(*args, **kwargs)
+            return out, self._changed(model, before)
+
+        key = (self.graph, sums)
+        params = trees.get("params", {})
+        return _TRACED(
+            function, _hashable(key), params, neutral, (data, args, dict(kwargs)), sums=sums
+        )
+
+    def _state(self, trees, places):
+        return nnx.from_flat_state(
+            [(p.path, p.empty.copy(read_path(trees[p.collection], p.names))) for p in places]
+        )
+
+    def _changed(self, model, before):
+        """The collections of the variables that a call replaced, and a state of new ones."""
+        after = _values(model)
+        flat: dict[str, dict[tuple, Any]] = {}
+        for place in self.places:
+            if place.path in after and after[place.path] is not before[place.path]:
+                flat.setdefault(place.collection, {})[place.names] = after[place.path]
+        new = [(path, v) for path, v in _flat(model) if path not in before]
+        changed = {name: unflatten_dict(tree) for name, tree in flat.items()}
+        return {**changed, _NEW: nnx.from_flat_state(new)} if new else changed
+
+
+def split(model: Any) -> tuple[Net, dict[str, Any]]:
+    """A model as what is static of it, and its arrays by collection and path."""
+    graph, state = nnx.split(model)
+    places, flat = [], {}
+    for path, variable in nnx.to_flat_state(state):
+        collection = next((n for kind, n in _COLLECTIONS if isinstance(variable, kind)), _OTHERS)
+        names = tuple(map(str, path))
+        places.append(Place(collection, names, path, variable.copy(None)))
+        flat.setdefault(collection, {})[names] = variable.get_value()
+    return Net(graph, tuple(places)), {name: unflatten_dict(tree) for name, tree in flat.items()}
+
+
+@dataclass(frozen=True)
+class NNXFunction:
+    """An NNX model and rules without variables, for the tools; `functional()` makes it."""
+
+    evaluating: Net
+    training: Net
+    called: Any  # what tells the arguments' names
+    shapes: Any  # of the variables
+    rules: Rules = ()
+    axis_name: str | None = None
+    parts: int = 1
+    sums: bool = False
+
+    def with_rules(self, rules: Rules, axis_name: str | None = None) -> "NNXFunction":
+        """The model under other rules."""
+        return replace(self, rules=tuple(rules), axis_name=axis_name, parts=1)
+
+    def clone(self, **changes: Any) -> "NNXFunction":
+        """The model with other settings."""
+        return replace(self, **changes)
+
+    def ask(
+        self,
+        variables: Variables,
+        args: tuple,
+        kwargs: Mapping[str, Any],
+        *,
+        rngs: Mapping[str, Any] | None = None,
+        mutable: Any = (),
+    ) -> Asked:
+        """The program of a call; `train=True` takes the model as `train()` leaves it."""
+        del mutable  # what a call changes of the model is among its results
+        given, train = split_train(self.called, args, kwargs)
+        net = self.training if train else self.evaluating
+        call = net.call(variables, args, given, self.sums)
+        return Asked(call, train, (rngs or {}).get(QUANT))
+
+
+def functional(model: Any, rules: Rules, axis_name: str | None) -> tuple[NNXFunction, Any]:
+    """The function of a model, and the arrays of the model."""
+    net, trees = split(model)
+    shapes = jax.eval_shape(lambda: trees)
+    # Copies, because the model's own mode is to stay.
+    training, evaluating = net.merge(trees), net.merge(trees)
+    training.train()
+    evaluating.eval()
+    nets = split(evaluating)[0], split(training)[0]
+    return NNXFunction(*nets, called(model), shapes, tuple(rules), axis_name), trees
+
+
+def called(model: Any) -> Any:
+    """The function whose arguments a call gives, without the model itself."""
+    # The arguments of nnx.Sequential are those of its first layer.
+    while isinstance(model, nnx.Sequential) and isinstance(model.layers[0], nnx.Module):
+        model = model.layers[0]
+    return partial(type(model).__call__, None)
+
+
+def _flat(model):
+    return list(nnx.to_flat_state(nnx.state(model)))
+
+
+def _values(model):
+    return {path: variable.get_value() for path, variable in _flat(model)}
+
+
+def _hashable(key):
+    """The key, or None where a model's attribute cannot be hashed."""
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
