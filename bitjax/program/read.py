@@ -8,11 +8,18 @@ import jax.numpy as jnp
 
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
-from bitjax.program.masks import masks
-from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
-from bitjax.program.naming import layers_of, scope_of
-from bitjax.program.operands import kernel_of, output_of, scope_from_kernels, sources_of, tensor_of
 from bitjax.program.labels import product_labels
+from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.masks import masks
+from bitjax.program.naming import layers_of, scope_of
+from bitjax.program.operands import (
+    kernel_of,
+    leaving,
+    output_of,
+    scope_from_kernels,
+    sources_of,
+    tensor_of,
+)
 from bitjax.program.program import Program
 from bitjax.program.values import (
     DATA,
@@ -25,6 +32,7 @@ from bitjax.program.values import (
     Step,
     Unread,
 )
+
 
 def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
     """Reads a closed jaxpr whose flat arguments are of these kinds."""
@@ -39,6 +47,7 @@ def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = Fals
         tuple(reader.unread),
         reader.calls,
         reader.sources,
+        root,
     )
 
 
@@ -55,9 +64,7 @@ class _Reader:
         self.sources: dict[str, str] = {}  # the first site that reads the same tensor
         self.counts: dict[str, int] = {}  # products of two data arrays, by scope
 
-    def body(
-        self, jaxpr: Any, kinds: Sequence[Kind], scope: str, around: tuple[Step, ...]
-    ) -> Body:
+    def body(self, jaxpr: Any, kinds: Sequence[Kind], scope: str, around: tuple[Step, ...]) -> Body:
         """A body in the scans and loops `around` it; those that stack parameters come last."""
         inner, consts = parts_of(jaxpr)
         body = Body(kinds)
@@ -71,6 +78,7 @@ class _Reader:
                 op.product = op.product._replace(output=number)
                 body.outputs.setdefault(number, []).append(op)
                 self.products.append(op.product)
+        body.leaving = leaving(body, users, self._scope)
         return body
 
     def _operations(self, body, jaxpr, frame, outer, around):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated
+from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated, wider
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Params, Quantizer, Stats, reduce_batch
 from bitjax.quantizers.ste import scale_gradient
@@ -45,6 +45,13 @@ class Watch(Protocol):
 
     def __call__(self, seen: Seen) -> Any:
         """A tree of arrays to record of a product, or None."""
+
+
+class Leaving(Protocol):
+    """Looks at the arrays that leave a module without products while a program runs."""
+
+    def __call__(self, scope: str, out: Any) -> Any:
+        """A tree of arrays to record of a module, or None."""
 
 
 class Carried(NamedTuple):
@@ -101,10 +108,11 @@ class State:
         stats: Flat | None = None,
         key: jax.Array | None = None,
         watch: Watch | None = None,
+        modules: Leaving | None = None,
     ):
         self.rules, self.sites, self.calls, self.mode = rules, sites, calls, mode
         self.quant, self.stats = dict(quant or {}), dict(stats or {})
-        self.key, self.watch = key, watch
+        self.key, self.watch, self.modules = key, watch, modules
         self.given = frozenset(self.quant)
         self.pending: dict[str, Pending] = {}
         self.inputs: dict[str, list[jax.Array]] = {}
@@ -156,17 +164,20 @@ class State:
 
     def changing(self, carried: Carried) -> Carried:
         """Of these variables, what a batch changes."""
-        return Carried(stats=carried.stats if self.mode.mutable else {}, pending=carried.pending)
+        stats = carried.stats if self.mode.mutable else {}
+        return Carried(stats=stats, pending=carried.pending, inputs=carried.inputs)
 
     def enter(self, carried: Carried, *, looping: bool = False, fold: Any = None) -> "State":
         """The state of a body that takes these variables."""
         key = self.key if self.key is None or fold is None else jax.random.fold_in(self.key, fold)
         inner = State(
             self.rules, self.sites, self.calls, self.mode,
-            quant=carried.quant, stats=carried.stats, key=key, watch=self.watch,
+            quant=carried.quant, stats=carried.stats, key=key,
+            watch=self.watch, modules=self.modules,
         )  # fmt: skip
         inner.given, inner.names, inner.unseen = self.given, self.names, self.unseen
         inner.pending, inner.looping = dict(carried.pending), looping or self.looping
+        inner.inputs = dict(carried.inputs)
         return inner
 
     def leave(self, names: Iterable[str]) -> Carried:
@@ -225,20 +236,29 @@ class State:
         if self.watch is None:
             return
         tensors, uses = self._waiting.pop(id(op))
-        record = self.watch(Seen(op.product, tensors, uses, out))
+        self._record(op.product.layer, self.watch(Seen(op.product, tensors, uses, out)))
+
+    def leaving(self, scope: str, out: Any) -> None:
+        """Shows an array that leaves a module which is no product's layer."""
+        if self.modules is not None:
+            self._record(scope, self.modules(scope, out))
+
+    def _record(self, name: str, record: Any) -> None:
         if record is not None and self.looping:
-            self.unseen.append(op.product.layer)
+            self.unseen.append(name)
         elif record is not None:
             self.records[len(self.names)] = record
-            self.names.append(op.product.layer)
+            self.names.append(name)
 
     def _quantize(self, quantizer: Quantizer, site: Site, x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)
         if site.name not in self.quant:
             self._create(quantizer, site, x)
-        elif self.creating and self._collects(site.name):
-            self.inputs.setdefault(site.name, []).append(x)
+        if self.mode.creating and self._collects(site.name):
+            # Float for now: what the first call's range cuts would be missing in the next call's.
+            self._collect(site.name, x)
+            return x
         params, stats = self.quant[site.name], {}
         if quantizer.measure is not None and quantizer.update is not None:
             observe = self._kernel_range if site.role == "kernel" else self._input_range
@@ -261,8 +281,13 @@ class State:
         self.quant[site.name], stats = quantizer.init(x, site.axes)
         if quantizer.measure is not None:
             self.stats[site.name] = stats
-        if self._collects(site.name):
-            self.inputs[site.name] = [x]
+
+    def _collect(self, name, x):
+        calls = self.inputs.get(name, [])
+        if not self.looping:
+            self.inputs[name] = [*calls, x]
+        elif calls:  # a loop can carry the widest of its calls, not all of them
+            self.inputs[name] = [wider(c, x) if c.shape == x.shape else c for c in calls]
 
     def _kernel_range(self, quantizer, site, params, x):
         # A kernel's range is that of the kernel itself, without history. It is stored only for
