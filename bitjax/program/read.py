@@ -11,8 +11,9 @@ from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
 from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
 from bitjax.program.masks import masks
-from bitjax.program.naming import layers_of, scope_of
+from bitjax.program.naming import layers_of, prefixes, scope_of
 from bitjax.program.operands import (
+    kernel_among,
     kernel_of,
     leaving,
     output_of,
@@ -56,6 +57,7 @@ class _Reader:
 
     def __init__(self, layers: Mapping[str, str], root: int, sums: bool):
         self.layers, self.root, self.sums = layers, root, sums
+        self.modules = prefixes(layers)
         self.sites: dict[str, Site] = {}
         self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
         self.products: list[Product] = []
@@ -97,7 +99,7 @@ class _Reader:
             self._product(body, op, around)
 
     def _scope(self, op: Op) -> str:
-        return scope_of(op.scope, self.root)
+        return scope_of(op.scope, self.root, self.modules)
 
     # ---- control flow ---------------------------------------------------------------------------
 
@@ -167,9 +169,10 @@ class _Reader:
         labels = product_labels(op.eqn)
         kind = "dot" if op.name == "dot_general" else "conv"
         operands: dict[int, Operand] = {}
-        params = [i for i in (0, 1) if kinds[i].leaves]
-        if params:
-            (k,) = params
+        k = kernel_among(kinds)
+        if k is None:
+            k = next((i for i in (0, 1) if kinds[i].leaves), None)
+        if k is not None:
             operands[k] = self._kernel(body, op, k, labels[k], around)
             layer, steps = operands[k].site.layer, operands[k].site.steps
             operands[1 - k] = self._tensor(
@@ -200,7 +203,10 @@ class _Reader:
         self._found(op, "sum", layer, operands, 0, around)
 
     def _numbered(self, body, op, what):
-        scope = self._scope(op) or scope_from_kernels(body, op)
+        scope = self._scope(op)
+        if scope.partition("/")[0] not in self.modules:
+            # Other scopes than modules, or a module without a name, which has that of its class.
+            scope = scope_from_kernels(body, op) or scope
         stem = f"{scope}/{what}" if scope else what
         count = self.counts.get(stem, 0)
         self.counts[stem] = count + 1
@@ -243,6 +249,8 @@ def _kind(body, op):
     kinds = [body.kinds[i] for i in op.ins]
     if any(kind.what == "data" for kind in kinds):
         return DATA
+    if op.name in PRODUCTS and kernel_among(kinds) is not None:
+        return DATA
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
     if not leaves:
         return NEUTRAL
@@ -256,7 +264,7 @@ def _unreadable(body, op, kinds):
     if "transpose(" in op.scope:
         return "derivative"  # of a function that differentiates inside: cotangents are no inputs
     whats = {kind.what for kind in kinds}
-    if "data" not in whats or "neutral" in whats:
+    if ("data" not in whats or "neutral" in whats) and kernel_among(kinds) is None:
         return "constant"  # parameters alone, or a fixed table such as the patches of a window
     floats = (jnp.issubdtype(body.avals[i].dtype, jnp.floating) for i in op.ins)
     return "" if all(floats) else "integers"
