@@ -11,8 +11,9 @@ import json
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,13 +22,14 @@ from benchmarks.timing import machine
 from benchmarks.zoo import quantized
 from benchmarks.zoo.case import Builder, Case, Missing, pure
 from benchmarks.zoo.macs import Product, products, total
+from experiments.tabulate import insert
 
 SOURCES = ("flax_examples", "vision", "huggingface", "others", "smallest")
 # Functions of `quantized`: each gives some columns.
-PARTS = ("attached", "floats", "sites", "gradients", "checked")
+PARTS = ("sites", "floats", "tools", "gradients", "checked")
 COLUMNS = (
-    "model", "source", "params", "MACs", "reached", "not reached", "params kept", "float equal",
-    "sites", "no gradient", "attach", "site_costs", "summary", "doctor",
+    "model", "source", "parameters", "MACs", "sites", "reached", "not reached", "tree kept",
+    "equal to float", "bits' gradients", "tools",
 )  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def try_model(name: str, build: Builder, parts: Sequence[str] = PARTS) -> dict[s
         "model": name,
         "source": case.source,
         "note": case.note,
-        "params": sum(x.size for x in jax.tree.leaves(params)),
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "MACs": total(found) // case.examples,
     }
     for part in parts:
@@ -85,13 +87,36 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _cell(row, column):
     value = row.get(column, "")
-    if column in ("params", "MACs"):
+    if column == "model" and row.get("note"):
+        return f"{value} ({row['note']})"
+    if column in ("parameters", "MACs"):
         return f"{value:,}"
     if column == "reached" and isinstance(value, float):
         return f"{value:.2%}"
-    if column in quantized.TOOLS:
-        return "ok" if value == "ok" else "error"
+    if column == "tools":
+        taken = [name for name in quantized.TOOLS if row.get(name) == "ok"]
+        return "all" if len(taken) == len(quantized.TOOLS) else ", ".join(taken)
     return str(value).replace("|", "/")
+
+
+def report(rows: Sequence[dict[str, Any]], skipped: Mapping[str, int]) -> str:
+    """The table, what it counts, errors, what was skipped, and the machine."""
+    counted = [row for row in rows if "sites" in row]
+    whole = sum(row["reached"] == 1.0 for row in counted)
+    learned = [row for row in rows if "quantized" in row]
+    sites = sum(row["quantized"] for row in learned)
+    exact, lost = (sum(len(row[key]) for row in learned) for key in ("exact", "lost"))
+    lines = [
+        f"{len(rows)} models, {whole} of them with every MAC reached. Of {sites} learned "
+        f"bitlengths {sites - exact - lost} have a gradient, {exact} change nothing, {lost} are lost.",
+        "",
+        table(rows),
+        "",
+        *[line for row in rows for line in errors(row)],
+        *[f"- {count} skipped: {reason}" for reason, count in skipped.items()],
+        f"- {machine()}",
+    ]
+    return "\n".join(lines)
 
 
 def errors(row: dict[str, Any]) -> list[str]:
@@ -102,11 +127,12 @@ def errors(row: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Tries what the flags say, prints the table, then errors and what was skipped."""
+    """Tries what the flags say, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a part of the names to try")
     parser.add_argument("--json", default="", help="where to write the rows, errors with them")
     parser.add_argument("--parts", default=",".join(PARTS), help="groups of columns, in this order")
+    parser.add_argument("--page", default="", help="a page whose table is replaced")
     flags = parser.parse_args(arguments)
     rows, skipped = [], Counter()
     for name, build in cases(flags.only):
@@ -123,11 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with open(flags.json, "w") as file:
                 json.dump(rows, file, indent=1)
         jax.clear_caches()
-    print(f"\n{table(rows)}\n")
-    print("\n".join(line for row in rows for line in errors(row)))
-    for reason, count in skipped.items():
-        print(f"- {count} skipped: {reason}")
-    print(machine())
+    text = report(rows, skipped)
+    print(f"\n{text}")
+    if flags.page:
+        insert(Path(flags.page), text, "any model")
 
 
 if __name__ == "__main__":

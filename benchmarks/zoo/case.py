@@ -33,6 +33,8 @@ class Case(NamedTuple):
       method: the Linen method to call, if not `__call__`.
       mutable: collections of a Linen call that change.
       axes: names of mapped axes around the call, which lead every array of `args`.
+      outside: the arguments of a call outside of those axes.
+      neutral: positions of a function's arguments that are neither parameters nor data.
       note: what is special.
     """
 
@@ -47,6 +49,8 @@ class Case(NamedTuple):
     method: str | None = None
     mutable: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
+    outside: tuple = ()
+    neutral: tuple[int | str, ...] = ()
     note: str = ""
 
 

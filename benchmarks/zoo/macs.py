@@ -1,8 +1,9 @@
 """Multiply-adds of a traced program, counted without bitjax.
 
-Counted are `dot_general` and `conv_general_dilated`. Products with zeros of padding count; of a
+Counted are `conv_general_dilated`, and `dot_general` with a contracted axis: without one, as of a
+mask that an einsum applies, it adds nothing up. Products with zeros of padding count; of a
 transposed convolution, those with the zeros between its inputs do not. A scan counts as often as it
-runs, a `while` once, of a `cond` its largest branch, any other nested program once.
+runs, any other nested program once: a `while`, and every branch of a `cond`.
 """
 
 import math
@@ -34,12 +35,11 @@ def products(jaxpr: Any, scope: str = "", times: int = 1) -> list[Product]:
         name = eqn.primitive.name
         own = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
         if name == "dot_general":
+            if not eqn.params["dimension_numbers"][0][0]:
+                continue
             found.append(Product(own, name, times * _dot(eqn)))
         elif name == "conv_general_dilated":
             found.append(Product(own, name, times * _conv(eqn)))
-        elif name == "cond":
-            branches = [products(b.jaxpr, own, times) for b in eqn.params["branches"]]
-            found += max(branches, key=total)
         else:
             often = eqn.params["length"] if name == "scan" else 1
             for sub in _nested(eqn):

@@ -158,7 +158,7 @@ def haiku_conv() -> Case:
         return made.apply(params, state, x, False)[0]
 
     source = f"dm-haiku {metadata.version('dm-haiku')}"
-    return Case("function", call, stir(params), (state, x), source=source)
+    return Case("function", call, stir(params), (state, x), source=source, neutral=(0,))
 
 
 def haiku_lstm() -> Case:
@@ -200,6 +200,18 @@ def plain_layers() -> Case:
     return Case("function", call, params, (normal(2, 8),), source=f"jax {jax.__version__}")
 
 
+def plain_state() -> Case:
+    """Statistics as an argument that is neither parameters nor data."""
+
+    def call(params, state, x):
+        return jnp.tanh((x @ params["w"] - state["mean"]) / state["deviation"]) @ params["head"]
+
+    params = {"w": normal(8, 16, seed=1), "head": normal(16, 4, seed=2)}
+    state = {"mean": normal(1, 16, seed=3), "deviation": 1 + normal(1, 16, seed=4) ** 2}
+    args = (state, normal(2, 8))
+    return Case("function", call, params, args, source=f"jax {jax.__version__}", neutral=(0,))
+
+
 CASES: dict[str, Builder] = {
     "nnx attention": nnx_attention,
     "nnx LSTM": nnx_recurrent,
@@ -212,4 +224,5 @@ CASES: dict[str, Builder] = {
     "Haiku LSTM": haiku_lstm,
     "x @ w": plain,
     "a list of matrices, scanned": plain_layers,
+    "statistics as an argument": plain_state,
 }

@@ -11,6 +11,9 @@ import numpy as np
 import bitjax as bj
 from benchmarks.zoo.case import Case, pure
 from benchmarks.zoo.macs import Product, total
+from bitjax.frameworks.probe import probe
+from bitjax.frameworks.shapes import program_of
+from bitjax.variables import floats_of, write_site
 
 Columns = dict[str, Any]
 TOOLS = ("attach", "site_costs", "summary", "doctor")
@@ -22,98 +25,118 @@ def rules() -> list[bj.Rule]:
     return [bj.rule(".*", bj.bitlength(init=4.0))]
 
 
-def wrap(case: Case, rules: Any) -> Any:
-    """The model under rules; of NNX, the function of its parameters is not asked for here."""
+def for_tools(case: Case, rules: Any) -> tuple[Any, Any]:
+    """The model under rules as bitjax's tools take it, and its float variables."""
     if case.framework == "linen":
-        return bj.Quantized(case.model, rules, case.axes[0] if case.axes else None)
+        return bj.Quantized(case.model, rules, case.axes[0] if case.axes else None), case.variables
     if case.framework == "function":
-        return bj.Function(case.model, rules)
-    return bj.quantize(case.model, rules, *case.args)
+        return bj.Function(case.model, rules, case.neutral), {"params": case.variables}
+    function, variables = bj.quantize(case.model).functional()
+    return function.with_rules(rules), variables
 
 
-def ready(case: Case, rules: Any) -> tuple[Callable[..., Any], Any, Any, list[jax.Array]]:
-    """`apply(params, quant, arrays) -> out` of the quantized model, and its arguments."""
-    model = wrap(case, rules)
-    if case.framework == "nnx":
-        return _nnx(case, model)
-    if case.framework == "function":
-        state = model.init(case.variables, *case.args, **case.kwargs)
-
-        def call(variables, *args, **kwargs):
-            params, state = variables
-            return model.apply(params, state, *args, **kwargs)[0]
-
-        apply, params, arrays = pure(case._replace(model=call))
-        del params
-        rest = {name: tree for name, tree in state.items() if name != "quant"}
-        return (
-            lambda params, quant, arrays: apply((params, {**rest, "quant": quant}), arrays),
-            case.variables, state.get("quant", {}), arrays,
-        )  # fmt: skip
-    return _linen(case, model)
+def arguments(case: Case) -> tuple[tuple, dict[str, Any]]:
+    """A call by a tool: outside of mapped axes, with the method among the keywords."""
+    more = dict(case.kwargs) | ({"method": case.method} if case.method else {})
+    return case.outside or case.args, more
 
 
-def _linen(case, model):
-    floats = {name: tree for name, tree in case.variables.items() if name != "params"}
-    new = ("quant", "quant_stats")
-
-    def run(variables, mutable, arrays):
-        # The case's own call with the wrapped model, so that keys, methods and axes are its own.
-        changed = case._replace(
-            model=_Returning(model, new if mutable else ()), variables=variables,
-            mutable=(*case.mutable, *(new if mutable else ())),
-        )  # fmt: skip
-        apply, params, _ = pure(changed)
-        return apply(params, arrays)
-
-    _, params, arrays = pure(case)
-    made = jax.jit(lambda p, a: run({**floats, "params": p}, True, a), compiler_options=QUICKLY)(
-        params, arrays
-    )
-    made = jax.tree.map(lambda x: x[(0,) * len(case.axes)], made)
-    stats = {"quant_stats": made["quant_stats"]} if "quant_stats" in made else {}
-
-    def apply(params, quant, arrays):
-        own = {"quant": quant} if quant else {}
-        return run({**floats, **stats, **own, "params": params}, False, arrays)
-
-    return apply, params, made.get("quant", {}), arrays
+def attached(case: Case) -> tuple[Any, Any]:
+    """The model under rules, and its variables with those of the quantizers."""
+    model, variables = for_tools(case, rules())
+    args, more = arguments(case)
+    return model, bj.attach(model, variables, *args, **more)
 
 
-class _Returning:
-    """A Linen model whose `apply` returns some of the changed collections as its output."""
+def applied(case: Case, rules: Any) -> Callable[[Any, list[jax.Array]], Any]:
+    """`apply(variables, arrays)` of the model under rules, called as its framework calls it."""
+    if case.framework == "linen":
+        model, _ = for_tools(case, rules)
 
-    def __init__(self, model, names):
-        self.model, self.names = model, names
+        def apply(variables, arrays):
+            call, params, _ = pure(case._replace(model=model, variables=variables))
+            return call(params, arrays)
 
-    def apply(self, *args, **kwargs):
-        out = self.model.apply(*args, **kwargs)
-        if not self.names:
-            return out
-        changed = {name: out[1][name] for name in self.names if name in out[1]}
-        return changed, out[1]
+        return apply
+    call = _nnx(case, rules) if case.framework == "nnx" else _function(case, rules)
+    plain = case._replace(framework="function", model=call, neutral=())
+    return lambda variables, arrays: pure(plain._replace(variables=variables))[0](variables, arrays)
 
 
-def _nnx(case, model):
+def _function(case, rules):
+    model, _ = for_tools(case, rules)
+
+    def call(variables, *args, **kwargs):
+        state = {name: tree for name, tree in variables.items() if name != "params"}
+        return model.apply(variables["params"], state, *args, **kwargs)[0]
+
+    return call
+
+
+def _nnx(case, rules):
     from flax import nnx
 
-    apply, params, arrays = pure(case._replace(model=model))
-    state = nnx.state(model)
-    raise NotImplementedError(f"the quantizers' part of {type(state).__name__}")
+    graph, state = nnx.split(bj.quantize(case.model, rules, *case.args))
+
+    def call(variables, *args, **kwargs):
+        model = nnx.merge(graph, state, copy=True)
+        model.update(variables)
+        return model(*args, **kwargs)
+
+    return call
+
+
+def sites(case: Case, found: list[Product]) -> Columns:
+    """The number of sites, the share of MACs that they reach, and what they do not reach."""
+    model, variables = for_tools(case, ())
+    args, more = arguments(case)
+    program, batch = program_of(model, args, more, variables)
+    times = case.examples / batch  # outside of mapped axes a batch is smaller
+    unread: dict[str, int] = {}
+    for part in program.unread:
+        unread[part.why] = unread.get(part.why, 0) + part.macs
+    rest = [f"{macs / program.macs:.2%} {why}" for why, macs in unread.items()]
+    return {
+        "sites": len(program.sites),
+        "reached": program.reached * times / total(found),
+        "not reached": ", ".join(rest),
+        "counted alike": "yes" if program.macs * times == total(found) else "no",
+        "names": list(program.sites),
+    }
 
 
 def floats(case: Case, found: list[Product]) -> Columns:
     """Whether the model without rules is the float model: its parameters' tree, its output."""
     del found
-    call, params, arrays = pure(case)
-    want = jax.jit(call, compiler_options=QUICKLY)(params, arrays)
-    apply, own, quant, arrays = ready(case, ())
-    out = jax.jit(apply, compiler_options=QUICKLY)(own, quant, arrays)
+    model, own = _float(case)
+    variables, arrays = for_tools(case, ())[1], pure(case)[2]
+    want = jax.jit(model, compiler_options=QUICKLY)(own, arrays)
+    out = jax.jit(applied(case, ()), compiler_options=QUICKLY)(variables, arrays)
+    pairs = list(zip(map(np.asarray, _raw(want)), map(np.asarray, _raw(out)), strict=True))
     same = jax.tree.structure(want) == jax.tree.structure(out) and all(
-        x.dtype == y.dtype and np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
-        for x, y in zip(map(np.asarray, _raw(want)), map(np.asarray, _raw(out)), strict=True)
+        x.dtype == y.dtype and np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in pairs
     )
-    return {"params kept": _kept(case, params), "float equal": "yes" if same else "no"}
+    apart = max((float(np.max(np.abs(x - y))) for x, y in pairs if x.dtype.kind == "f"), default=0)
+    return {"tree kept": _kept(case), "equal to float": "yes" if same else f"within {apart:.0e}"}
+
+
+def _float(case):
+    """The float model as `f(variables, arrays)`, and its variables."""
+    # All of them are arguments, as they are under rules: XLA folds constants in another order.
+    if case.framework == "linen":
+        return lambda variables, arrays: pure(case._replace(variables=variables))[0](
+            variables["params"], arrays
+        ), case.variables
+    if case.framework == "function":
+        return pure(case)[0], case.variables
+    from flax import nnx
+
+    graph, state = nnx.split(case.model)
+
+    def call(state, *args, **kwargs):
+        return nnx.merge(graph, state, copy=True)(*args, **kwargs)
+
+    return pure(case._replace(framework="function", model=call))[0], state
 
 
 def _raw(tree):
@@ -125,17 +148,24 @@ def _raw(tree):
     ]
 
 
-def _kept(case, params):
-    if case.framework != "linen" or case.axes:
+def _kept(case):
+    """Whether the parameters' tree under rules is that of the float model."""
+    if case.framework == "function":
         return "yes"  # the parameters are the caller's own
+    if case.framework == "nnx":
+        _, variables = bj.quantize(case.model, rules(), *case.args).functional()
+        return "yes" if _form(variables) == _form(for_tools(case, ())[1]) else "no"
+    args, more = arguments(case)
+    model, _ = for_tools(case, rules())
     keys = {"params": jax.random.key(1), **case.rngs}
-    model = wrap(case, rules())
-    made = jax.eval_shape(
-        lambda keys, args: model.init(keys, *case.args, method=case.method, **case.kwargs), keys, 0
-    )
-    form = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (made["params"], params)]
+    made = jax.eval_shape(lambda keys: model.init(keys, *args, **more), keys)
     # A method may use, and so make, a part of the parameters.
-    return "yes" if form[0] == form[1] or (case.method and _part(form[0], form[1])) else "no"
+    ours, theirs = _form(made)["params"], _form(case.variables)["params"]
+    return "yes" if ours == theirs or (case.method and _part(ours, theirs)) else "no"
+
+
+def _form(variables):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), floats_of(variables))
 
 
 def _part(some, whole):
@@ -144,44 +174,31 @@ def _part(some, whole):
     return all(name in whole and _part(sub, whole[name]) for name, sub in some.items())
 
 
-def attached(case: Case, found: list[Product]) -> Columns:
+def tools(case: Case, found: list[Product]) -> Columns:
     """Whether `attach`, `site_costs` and `summary` take the model."""
     del found
-    model, variables, first, more = _tool_arguments(case)
-
-    def attach():
-        made.append(bj.attach(model, variables, *case.args, **more))
-
-    def summary():
-        return bj.summary(model, made[0], *first, *case.args, file=io.StringIO(), **more)
-
+    model, variables = for_tools(case, rules())
+    args, more = arguments(case)
+    first = (case.variables,) if case.framework == "function" else ()
     made: list[Any] = []
     return {
-        "attach": _ok(attach),
-        "site_costs": _ok(lambda: bj.site_costs(model, *first, *case.args, **more)),
-        "summary": _ok(summary) if made else "no variables",
+        "attach": _ok(lambda: made.append(attached(case)[1])),
+        "site_costs": _ok(lambda: bj.site_costs(model, *first, *args, **more)),
+        "summary": _ok(lambda: bj.summary(model, made[0], *args, file=io.StringIO(), **more)),
     }
 
 
 def checked(case: Case, found: list[Product]) -> Columns:
     """Whether `doctor` takes the model, and what it finds."""
     del found
-    model, variables, _, more = _tool_arguments(case)
+    args, more = arguments(case)
     findings: list[Any] = []
 
     def doctor():
-        made = bj.attach(model, variables, *case.args, **more)
-        findings.extend(bj.doctor(model, made, case.args, **more))
+        model, made = attached(case)
+        findings.extend(bj.doctor(model, made, args, **more))
 
     return {"doctor": _ok(doctor), "findings": [str(finding) for finding in findings]}
-
-
-def _tool_arguments(case):
-    """The model, its variables, what comes before its arguments, its keywords."""
-    more = dict(case.kwargs) | ({"method": case.method} if case.method else {})
-    if case.framework == "function":
-        return wrap(case, rules()), {"params": case.variables}, (case.variables,), more
-    return wrap(case, rules()), case.variables, (), more
 
 
 def _ok(run):
@@ -198,50 +215,65 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 
 
-def sites(case: Case, found: list[Product]) -> Columns:
-    """The number of sites and the share of MACs that they reach."""
-    args = (case.variables, *case.args) if case.framework == "function" else case.args
-    more = {"method": case.method} if case.method else {}
-    costs = bj.site_costs(wrap(case, ()), *args, **case.kwargs, **more)
-    return {"sites": len(costs), "reached": bj.macs(costs) * case.examples / total(found)}
-
-
 def gradients(case: Case, found: list[Product]) -> Columns:
-    """Sites whose bits get no gradient though the float parameters of their layer get one."""
+    """Sites by what their bits' gradient is; a zero one is right where bits change nothing."""
     del found
-    call, params, arrays = pure(case)
-    wanted = jax.jit(
-        jax.grad(lambda p: loss(call(p, arrays)), allow_int=True), compiler_options=QUICKLY
-    )(params)
-    alive = {
-        "/".join(_names(path)): bool(jnp.any(g != 0))
-        for path, g in jax.tree_util.tree_leaves_with_path(wanted)
-        if jnp.issubdtype(g.dtype, jnp.floating)
-    }
-    apply, params, quant, arrays = ready(case, rules())
-    step = jax.grad(lambda q: loss(apply(params, q, arrays)))
-    bits = bj.bits_of(jax.jit(step, compiler_options=QUICKLY)(quant))
-    lost, dead, nan = [], [], []
-    for name, gradient in bits.items():
-        gradient = np.asarray(gradient)
-        layer = name.rpartition("/")[0]
-        if not np.isfinite(gradient).all():
-            nan.append(name)
-        elif not gradient.all():
-            own = [a for path, a in alive.items() if path == layer or path.startswith(f"{layer}/")]
-            (dead if own and not any(own) else lost).append(name)
+    model, variables = attached(case)
+    apply = applied(case, rules())
+    _, _, arrays = pure(case)
+    others = {name: tree for name, tree in variables.items() if name != "quant"}
+
+    def value(quant):
+        return loss(apply({**others, "quant": quant}, arrays))
+
+    step = jax.jit(jax.value_and_grad(value), compiler_options=QUICKLY)
+    quant = variables["quant"]
+    before, gradient = step(quant)
+    exact, lost, broken = [], [], []
+    errors = None
+    for name, own in bj.bits_of(gradient).items():
+        if not np.isfinite(own).all():
+            broken.append(name)
+        elif not np.asarray(own).all():
+            leaf = f"{name}/bits"
+            bits = bj.bits_of(quant)[name]
+            tried = [step(write_site(quant, leaf, jnp.full_like(bits, n)))[0] for n in (2, 3, 6)]
+            errors = _errors(case, model, variables) if errors is None else errors
+            # Some step of a scan may be without a gradient, and the others not.
+            same = all(x == before for x in tried) or errors.get(name, 1.0) == 0.0
+            (exact if same else lost).append(name)
     return {
-        "no gradient": len(lost) + len(nan), "quantized": len(bits), "dead": dead, "zero": lost,
-        "nan": nan,
+        "quantized": len(bj.bits_of(quant)), "exact": exact, "lost": lost, "nan": broken,
+        "bits' gradients": _counted(len(bj.bits_of(quant)), exact, lost, broken),
     }  # fmt: skip
 
 
-def _names(path):
-    return [
-        str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
-        for k in path
-        if getattr(k, "name", "") != "value" or not isinstance(k, jax.tree_util.GetAttrKey)
-    ]
+def _counted(whole, exact, lost, broken):
+    parts = [(whole - len(exact) - len(lost) - len(broken), "")]
+    parts += [(len(exact), " exact"), (len(lost), " zero"), (len(broken), " nan")]
+    return ", ".join(f"{n}{what}" for n, what in parts if n or not what)
+
+
+def _errors(case, model, variables):
+    """The largest error of quantization by site; a loop's sites hand out none."""
+    args, more = arguments(case)
+
+    def watch(seen):
+        sites = {operand.role: operand.site.name for operand in seen.product.operands.values()}
+        return {
+            sites[role]: jnp.max(jnp.abs(use.quantizer.apply(use.params, use.stats, use.x) - use.x))
+            for role, use in seen.uses.items()
+        }
+
+    def run(variables):
+        return [record for _, record in probe(model, variables, args, more, watch).records]
+
+    records = jax.jit(run, compiler_options=QUICKLY)(variables)
+    found: dict[str, float] = {}
+    for record in records:
+        for name, error in record.items():
+            found[name] = max(found.get(name, 0.0), float(jnp.max(error)))
+    return found
 
 
 def loss(out: Any) -> jax.Array:
@@ -254,11 +286,13 @@ def loss(out: Any) -> jax.Array:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """One line: works, or the first error."""
-    for part in ("float", "attached", "gradients", "floats", "sites", "checked"):
+    """One line: works, or the first thing that does not."""
+    for part in ("float", "sites", "floats", "tools", "gradients", "checked"):
         if f"{part} error" in row:
             return f"{part}: {row[f'{part} error']}"
     broken = [f"{name}: {row[name]}" for name in TOOLS if row.get(name, "ok") != "ok"]
-    if row.get("float equal") == "no" or row.get("params kept") == "no":
-        broken.append("not the float model without rules")
-    return broken[0] if broken else f"works, {row.get('reached', 0):.1%} reached"
+    for column in ("tree kept", "equal to float", "counted alike"):
+        if row.get(column, "yes") != "yes":
+            broken.append(f"{column}: {row[column]}")
+    broken += [f"no gradient: {', '.join(row[k])}" for k in ("lost", "nan") if row.get(k)]
+    return broken[0] if broken else f"works, {row.get('reached', 0):.2%} reached"

@@ -99,6 +99,26 @@ class _Branches(nn.Module):
         return nn.cond(x.sum() > 0, lambda m, x: m.one(x), lambda m, x: m.two(jnp.sin(x)), self, x)
 
 
+class _Cached(nn.Module):
+    """Keys of earlier calls, in a cache that every call changes."""
+
+    @nn.compact
+    def __call__(self, x):
+        keys = self.variable("cache", "keys", jnp.zeros, (x.shape[0], 4, 8))
+        keys.value = jnp.concatenate([keys.value[:, 1:], nn.Dense(8, name="k")(x)[:, None]], axis=1)
+        return jnp.einsum("bd,btd->bt", nn.Dense(8, name="q")(x), keys.value)
+
+
+class _Pooled(nn.Module):
+    """Learned queries, projected by a layer of their own."""
+
+    @nn.compact
+    def __call__(self, x):
+        queries = self.param("queries", nn.initializers.normal(1.0), (1, 3, 8))
+        queries = jnp.tile(queries, (x.shape[0], 1, 1))
+        return nn.MultiHeadDotProductAttention(2)(queries, x)
+
+
 def _small(model, *args, **more) -> Case:
     return linen(model, args, source=f"flax {flax.__version__}", **more)
 
@@ -109,13 +129,18 @@ def normalised() -> Case:
     note = "in training, inside axis `data`"
     return case._replace(
         args=(normal(3, 2, 2, 8), True), mutable=("batch_stats",), axes=("data", "batch"),
-        examples=12, note=note,
+        outside=case.args, examples=12, note=note,
     )  # fmt: skip
 
 
 def noise() -> Case:
     """Keys are given under the model's own name."""
     return _small(_Noise(), normal(2, 8), rngs={"noise": jax.random.key(4)})
+
+
+def cached() -> Case:
+    """One step with a cache, which changes."""
+    return _small(_Cached(), normal(2, 8))._replace(mutable=("cache",), note="with a cache")
 
 
 def keywords() -> Case:
@@ -152,6 +177,8 @@ CASES: dict[str, Builder] = {
     "BatchNorm, axis in axis": normalised,
     "WeightNorm": lambda: _small(_WeightNorm(), normal(2, 8)),
     "one layer twice": lambda: _small(_Shared(), normal(2, 8)),
+    "a cache": cached,
+    "learned queries": lambda: _small(_Pooled(), normal(2, 5, 8)),
     "cond": lambda: _small(_Branches(), normal(2, 8)),
     "ConvTranspose": lambda: _small(nn.ConvTranspose(4, (3, 3), (2, 2)), normal(2, 6, 6, 3)),
     "ConvLocal": lambda: _small(nn.ConvLocal(4, (3, 3)), normal(2, 6, 6, 3)),

@@ -94,7 +94,9 @@ def attach(
 
 def _made(net, variables, args, kwargs):
     """The quantizers' leaves by path; those that are missing are made."""
-    asked = net.ask(variables, args, kwargs, rngs=one_key())
+    # A cache changes whenever it is used; what changes is not kept.
+    mutable = [name for name in variables if name not in ("params", *_NEW)]
+    asked = net.ask(variables, args, kwargs, rngs=one_key(), mutable=mutable)
     found = run(net, asked, variables, creating=True, mutable=True).collections({})
     return {name: flatten_dict(found.get(name, {})) for name in _NEW}
 

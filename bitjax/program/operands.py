@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bitjax.program.body import Body, Op
 from bitjax.program.labels import MOVES, TAKES, Labels, axes_of, labels_before
-from bitjax.program.macs import PRODUCTS
+from bitjax.program.macs import multiplies
 from bitjax.program.naming import common
 from bitjax.program.values import KERNEL_NAMES, Kind, Operand, Site, Step
 
@@ -181,7 +181,7 @@ def sources_of(body: Body, number: int) -> frozenset[int]:
         maker = body.makers.get(i)
         if body.kinds[i].what != "data":
             continue
-        if maker is None or maker.name in PRODUCTS or maker.bodies:
+        if maker is None or multiplies(maker.eqn) or maker.bodies:
             found.add(i)
             continue
         new = set(maker.ins) - seen

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
-from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.macs import bodies_of, has, macs_of, multiplies
 from bitjax.program.masks import masks
 from bitjax.program.naming import layers_of, prefixes, scope_of
 from bitjax.program.operands import (
@@ -149,7 +149,7 @@ class _Reader:
 
     def _product(self, body, op, around):
         kinds = [body.kinds[i] for i in op.ins]
-        if op.name in PRODUCTS:
+        if multiplies(op.eqn):
             self._multiply(body, op, kinds, around)
         elif op.name == "gather" and kinds[0].leaves and kinds[1] == DATA:
             table = body.avals[op.ins[0]]
@@ -249,7 +249,7 @@ def _kind(body, op):
     kinds = [body.kinds[i] for i in op.ins]
     if any(kind.what == "data" for kind in kinds):
         return DATA
-    if op.name in PRODUCTS and kernel_among(kinds) is not None:
+    if multiplies(op.eqn) and kernel_among(kinds) is not None:
         return DATA
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
     if not leaves:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax import Function, site_costs
+from bitjax.frameworks.costs import total_macs
 from bitjax.program.naming import prefixes, scope_of
 
 
@@ -99,3 +100,17 @@ def test_a_kernel_computed_of_its_layers_parameters_is_one_kernel():
         "dense/kernel",
         "dense/input",
     ]
+
+
+def test_a_mask_that_an_einsum_applies_is_no_product():
+    def attend(params, x, mask):
+        weights = jnp.einsum("bts,b->bts", scores(x @ params["q"], x), mask)
+        return jnp.einsum("bts,bsd->btd", weights, x)
+
+    model, x = Function(attend), jnp.ones((2, 3, 5))
+    costs = site_costs(model, {"q": jnp.ones((5, 5))}, x, jnp.ones(2))
+    assert [site for site in costs if site.endswith("right")] == [
+        "product0/right",
+        "product1/right",
+    ]
+    assert total_macs(model, {"q": jnp.ones((5, 5))}, x, jnp.ones(2)) == 3 * 25 + 2 * 9 * 5
