@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from bitjax.quantizers.base import Quantizer
 
 ROLES = ("kernel", "input")
+_CALL = re.compile(r"@\d+$")  # of the input of a call that has a site of its own
 _FEW = 12  # sites that a message lists
 
 
@@ -57,7 +58,7 @@ def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
 def find(rules: Rules, site: str) -> Rule | None:
     """The first rule that matches a site, or None."""
     for candidate in rules:
-        if re.fullmatch(candidate.pattern, site):
+        if _matches(candidate, site):
             return candidate
     return None
 
@@ -76,7 +77,7 @@ def check_rules(rules: Rules, sites: Iterable[str], unread: Iterable[Any] = ()) 
     for candidate in rules:
         if id(candidate) in used:
             continue
-        shadow = next((s for s in sites if re.fullmatch(candidate.pattern, s)), None)
+        shadow = next((s for s in sites if _matches(candidate, s)), None)
         opaque = next((u for u in unread if _names(candidate.pattern, u.scope)), None)
         if shadow:
             decided = find(rules, shadow)
@@ -108,6 +109,12 @@ def check_masks(rules: Rules, sites: Iterable[Any]) -> None:
                 "the mask takes away would come back: give the quantizer zero_on_grid=True, take "
                 f"one such as lsq or ternary, or leave the site float by rule({site.name!r}, None)."
             )
+
+
+def _matches(candidate, site):
+    """Whether a rule names a site: in full, or as one of all calls of its layer."""
+    names = dict.fromkeys((site, _CALL.sub("", site)))
+    return any(re.fullmatch(candidate.pattern, name) for name in names)
 
 
 def _names(pattern, scope):

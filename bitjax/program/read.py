@@ -32,12 +32,24 @@ from bitjax.program.values import (
     Step,
     Unread,
 )
+from bitjax.quantizers.base import check_choice
 
-def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
+
+def read(
+    closed: Any,
+    kinds: Sequence[Kind],
+    *,
+    root: int = 0,
+    sums: bool = False,
+    calls: str = "shared",
+) -> Program:
     """Reads a closed jaxpr whose flat arguments are of these kinds."""
     # `root`: how many parts of every name stack say nothing, such as the class of a Linen model.
     # `sums`: whether the addends of residual sums are sites too.
-    reader = _Reader(layers_of(leaf for kind in kinds for leaf in kind.leaves), root, sums)
+    # `calls`: whether all calls of a layer have one input site, `shared`, or `each` its own.
+    check_choice(calls, ("shared", "each"), "calls")
+    layers = layers_of(leaf for kind in kinds for leaf in kind.leaves)
+    reader = _Reader(layers, root, sums, calls == "each")
     body = reader.body(closed, kinds, "", ())
     return Program(
         body,
@@ -53,8 +65,8 @@ def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = Fals
 class _Reader:
     """What is known of a program while it is read."""
 
-    def __init__(self, layers: Mapping[str, str], root: int, sums: bool):
-        self.layers, self.root, self.sums = layers, root, sums
+    def __init__(self, layers: Mapping[str, str], root: int, sums: bool, each: bool):
+        self.layers, self.root, self.sums, self.each = layers, root, sums, each
         self.sites: dict[str, Site] = {}
         self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
         self.products: list[Product] = []
@@ -221,6 +233,11 @@ class _Reader:
 
     def _tensor(self, body, op, position, labels, layer, role, steps, around):
         operand = tensor_of(body, op, position, labels, layer, role, steps)
+        if self.each and role == "input":
+            self.counts[layer] = call = self.counts.get(layer, 0) + 1
+            ending = f"@{call}" if call > 1 else ""
+            own = {i: s._replace(name=s.name + ending) for i, s in operand.origins.items()}
+            operand = operand._replace(origins=own)
         return self._keep(body, operand, around)
 
     def _keep(self, body, operand, around):

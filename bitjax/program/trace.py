@@ -50,6 +50,7 @@ class Traced:
         *,
         root: int = 0,
         sums: bool = False,
+        calls: str = "shared",
     ) -> Call:
         """Reads `function(params, neutral, data)`; leaves that are no arrays are static.
 
@@ -79,7 +80,9 @@ class Traced:
         kinds = [*_params(params), *[NEUTRAL] * len(jax.tree.leaves(neutral))]
         kinds += [NEUTRAL if _is_key(x) else DATA for x in arrays]
         _, program = _keep(
-            self.programs, kept, lambda: (closed, read(closed, kinds, root=root, sums=sums))
+            self.programs,
+            kept,
+            lambda: (closed, read(closed, kinds, root=root, sums=sums, calls=calls)),
         )
         return Call(program, arguments, out)
 
