@@ -69,33 +69,45 @@ def quantizer_of(rules: Rules, site: str) -> Quantizer | None:
     return matched.quantizer if matched else None
 
 
-def check_rules(rules: Rules, sites: Iterable[str], unread: Iterable[Any] = ()) -> None:
+def check_rules(
+    rules: Rules, sites: Iterable[str], unread: Iterable[Any] = (), idle: Iterable[str] = ()
+) -> None:
     """A ValueError where a rule decides for no site; it lists the nearest names."""
-    # `unread` is work without sites, by its `scope` and `why`.
-    sites = list(sites)
+    # `unread` is work without sites, by its `scope`, `why` and the `layers` of its parameters;
+    # `idle` are the paths of parameters that no site holds.
+    sites, unread, idle = list(sites), list(unread), list(idle)
     used = {id(matched) for site in sites if (matched := find(rules, site))}
     for candidate in rules:
-        if id(candidate) in used:
-            continue
-        shadow = next((s for s in sites if _matches(candidate, s)), None)
-        opaque = next((u for u in unread if _names(candidate.pattern, u.scope)), None)
-        if shadow:
-            decided = find(rules, shadow)
-            assert decided is not None, "a site that a rule matches is decided by one"
-            reason = (
-                f"every site it names is decided by an earlier rule ({shadow!r} by "
-                f"{decided.pattern!r})"
+        if id(candidate) not in used:
+            reason = _reason(candidate, rules, sites, unread, idle)
+            raise ValueError(
+                f"rule {candidate.pattern!r} does nothing: {reason}. "
+                f"{_nearest(candidate, sites, unread)}"
             )
-        elif opaque:
-            reason = (
-                f"it names {opaque.scope!r}, whose work cannot be quantized ({opaque.why}): leave "
-                "it out, or compute it with products that JAX can differentiate"
-            )
-        else:
-            reason = "it matches no site in full"
-        raise ValueError(
-            f"rule {candidate.pattern!r} does nothing: {reason}. {_nearest(candidate, sites)}"
+
+
+def _reason(candidate, rules, sites, unread, idle):
+    """Why a rule does nothing."""
+    shadow = next((s for s in sites if _matches(candidate, s)), None)
+    if shadow:
+        decided = find(rules, shadow)
+        assert decided is not None, "a site that a rule matches is decided by one"
+        return (
+            f"every site it names is decided by an earlier rule ({shadow!r} by {decided.pattern!r})"
         )
+    for work in unread:
+        for name in (*filter(None, [work.scope]), *work.layers):
+            if _names(candidate.pattern, name):
+                return (
+                    f"it names {name or 'kernel'!r}, whose work cannot be quantized ({work.why}): "
+                    "leave it out, or compute it with products of floats that JAX differentiates"
+                )
+    for path in idle:
+        if re.fullmatch(candidate.pattern, path) or any(
+            _names(candidate.pattern, name) for name in (path, path.rpartition("/")[0]) if name
+        ):
+            return f"it names the parameter {path!r}, which no product reads"
+    return "it matches no site in full"
 
 
 def check_masks(rules: Rules, sites: Iterable[Any]) -> None:
@@ -117,12 +129,16 @@ def _matches(candidate, site):
     return any(re.fullmatch(candidate.pattern, name) for name in names)
 
 
-def _names(pattern, scope):
-    return any(re.fullmatch(pattern, f"{scope}/{role}") for role in ROLES) if scope else False
+def _names(pattern, layer):
+    """Whether a pattern names a site that a layer would have."""
+    roles = (f"{layer}/{role}" if layer else role for role in ROLES)
+    return any(re.fullmatch(pattern, site) for site in roles)
 
 
-def _nearest(candidate, sites):
+def _nearest(candidate, sites, unread):
     """The sites whose names are most like a pattern, or all where they are few."""
+    if not sites and unread:
+        return "The model has no sites: none of its products can be quantized."
     if not sites:
         return "The model has no sites: nothing in it multiplies data by parameters."
     if len(sites) <= _FEW:

@@ -196,9 +196,11 @@ def _without_own(mutable):
     """The collections that may change, without those of the quantizers."""
     if isinstance(mutable, str):
         mutable = [mutable]
+    if not mutable:  # an empty list, which Flax takes as False, would be another program
+        return False
     if isinstance(mutable, bool) or not isinstance(mutable, list | tuple | set | frozenset):
         return mutable
-    return [name for name in mutable if name not in _OWN]
+    return [name for name in mutable if name not in _OWN] or False
 
 
 def _method(method):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
-from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of, total_of
 from bitjax.program.masks import masks
 from bitjax.program.naming import layers_of, scope_of
 from bitjax.program.operands import (
@@ -129,11 +129,13 @@ class _Reader:
             # A loop runs more than once, so its sites count as used several times.
             loop = (*around, Step(id(op), UNKNOWN)) if op.name == "while" else around
             branches = branches_of(op.eqn, kinds)
+            if op.name == "while" and (tests := total_of(op.eqn.params["cond_jaxpr"].jaxpr)):
+                taken = kinds[: op.eqn.params["cond_nconsts"]]
+                self._leave(op, taken, "the condition of a while loop", tests, around)
             found = branches and [(sub, own, loop) for sub, own in branches]
         if found is None:
             if macs:
-                times = _times(around)
-                self.unread.append(Unread(self._scope(op), op.name, macs * times))
+                self._leave(op, kinds, op.name, macs, around)
             return None
         before = set(self.calls)
         marks = dict(self.calls)
@@ -143,6 +145,12 @@ class _Reader:
         if op.name in REMAT:
             return [op.bodies[0].kinds[i] for i in op.bodies[0].outs]
         return [DATA] * len(op.eqn.outvars)
+
+    def _leave(self, op, kinds, why, macs, around):
+        """Notes work that no site reaches."""
+        layers = dict.fromkeys(self.layers[leaf.path] for kind in kinds for leaf in kind.leaves)
+        times = _times(around)
+        self.unread.append(Unread(self._scope(op), why, macs * times, tuple(layers)))
 
     def _scan(self, op, kinds, around):
         constants, carries = scan_counts(op.eqn)
@@ -170,10 +178,10 @@ class _Reader:
             self._sum(body, op, around)
 
     def _multiply(self, body, op, kinds, around):
-        macs, scope = macs_of(op.eqn), self._scope(op)
+        macs = macs_of(op.eqn)
         why = _unreadable(body, op, kinds)
         if why:
-            self.unread.append(Unread(scope, why, macs * _times(around)))
+            self._leave(op, kinds, why, macs, around)
             return
         labels = product_labels(op.eqn)
         kind = "dot" if op.name == "dot_general" else "conv"
@@ -274,8 +282,13 @@ def _unreadable(body, op, kinds):
     whats = {kind.what for kind in kinds}
     if "data" not in whats or "neutral" in whats:
         return "constant"  # parameters alone, or a fixed table such as the patches of a window
-    floats = (jnp.issubdtype(body.avals[i].dtype, jnp.floating) for i in op.ins)
-    return "" if all(floats) else "integers"
+    dtypes = [body.avals[i].dtype for i in op.ins]
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+        return "complex numbers"
+    # Integers of data may meet a float kernel: they are quantized as floats.
+    floats = [jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes]
+    whole = any(not f and body.kinds[i].leaves for f, i in zip(floats, op.ins, strict=False))
+    return "integers" if whole or not any(floats) else ""
 
 
 def _times(steps):

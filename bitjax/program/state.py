@@ -307,7 +307,7 @@ class State:
         if site.name not in self.stats:
             raise ValueError(missing(site.name, STATS))
         stats = self.stats[site.name]
-        if not (self.mode.moves or self.mode.train):
+        if not (self.mode.moves or self.mode.train) or x.size == 0:
             return stats
         batch = reduce_batch(quantizer.measure(params, stats, x), self.mode.axis_name)
         if site.name in self.pending:
