@@ -44,6 +44,9 @@ class Quantized(nn.Module):
         and of batch normalisations are merged.
       parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too: `<module>/sum0/left` and `right`.
+      calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
+        `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
+        before it can name one.
 
     Raises:
       TypeError: the model is no Linen module; the message says what to call.
@@ -63,6 +66,7 @@ class Quantized(nn.Module):
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+    calls: str = "shared"
 
     def __post_init__(self):
         if not isinstance(self.model, nn.Module):
@@ -129,7 +133,7 @@ class Quantized(nn.Module):
     @nn.nowrap
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Quantized":
         """The model under other rules."""
-        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums)
+        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums, calls=self.calls)
 
     @nn.nowrap
     def ask(
@@ -167,10 +171,10 @@ class Quantized(nn.Module):
                 )  # fmt: skip
             return found if inner is not False else (found, {})
 
-        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around, self.sums)
+        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, _hashable(key), params, (neutral, keys), (data, args, given),
-            root=1, sums=self.sums,
+            function, _hashable((*key, self.sums, self.calls)), params, (neutral, keys),
+            (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
 
@@ -192,9 +196,11 @@ def _without_own(mutable):
     """The collections that may change, without those of the quantizers."""
     if isinstance(mutable, str):
         mutable = [mutable]
+    if not mutable:  # an empty list, which Flax takes as False, would be another program
+        return False
     if isinstance(mutable, bool) or not isinstance(mutable, list | tuple | set | frozenset):
         return mutable
-    return [name for name in mutable if name not in _OWN]
+    return [name for name in mutable if name not in _OWN] or False
 
 
 def _method(method):

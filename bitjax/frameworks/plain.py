@@ -31,6 +31,9 @@ class Function:
       axis_name: the device axis over which statistics are merged.
       parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too.
+      calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
+        `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
+        before it can name one.
 
     Raises:
       TypeError: `fn` is no function of parameters; the message says what to call.
@@ -53,6 +56,7 @@ class Function:
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+    calls: str = "shared"
 
     def __post_init__(self):
         fn = self.fn
@@ -135,5 +139,6 @@ class Function:
             args = [a if i in neutral else b for i, (a, b) in enumerate(both)]
             return fn(params, *args, **data[1], **apart[1]), {}
 
-        call = _TRACED(function, (fn, neutral, self.sums), first, apart, data, sums=self.sums)
+        key = (fn, neutral, self.sums, self.calls)
+        call = _TRACED(function, key, first, apart, data, sums=self.sums, calls=self.calls)
         return Asked(call, train, (rngs or {}).get(QUANT))
