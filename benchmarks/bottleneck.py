@@ -31,8 +31,8 @@ def calibration(batch: int, rounds: int):
 
     def counting(stride):
         def on_layer(seen):
-            site = seen.layer.site("input")
-            return count(seen.raw("input"), stride=stride) if site.startswith("stage") else None
+            inner = seen.product.layer.startswith("stage")
+            return count(seen.raw("input"), stride=stride) if inner else None
 
         return jax.jit(lambda v, x: [c for _, c in probe(net, v, (x,), {}, on_layer).records])
 

@@ -97,6 +97,19 @@ def check_rules(rules: Rules, sites: Iterable[str], unread: Iterable[Any] = ()) 
         )
 
 
+def check_masks(rules: Rules, sites: Iterable[Any]) -> None:
+    """A ValueError where a masked kernel's quantizer moves zeros: the mask would leak."""
+    # `sites` have a name and say whether they are `masked`.
+    for site in sites:
+        quantizer = quantizer_of(rules, site.name) if site.masked else None
+        if quantizer is not None and not quantizer.traits.zero_is_code:
+            raise ValueError(
+                f"site {site.name!r} is masked, and {quantizer.name!r} has no level 0.0, so what "
+                "the mask takes away would come back: give the quantizer zero_on_grid=True, take "
+                f"one such as lsq or ternary, or leave the site float by rule({site.name!r}, None)."
+            )
+
+
 def _names(pattern, scope):
     return any(re.fullmatch(pattern, f"{scope}/{role}") for role in ROLES) if scope else False
 

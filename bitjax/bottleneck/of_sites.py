@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
@@ -28,7 +29,8 @@ def site_histograms(
     """Counts the values of every site before its quantizer, while the model runs as it stands.
 
     Args:
-      model: a Linen module; in a wrapped one, the sites see the outputs of quantized layers.
+      model: a Linen module or a function of parameters; in a wrapped one, the sites see the
+        outputs of quantized layers.
       variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments.
       sites: a regular expression, matched in full against the sites' names.
@@ -42,7 +44,7 @@ def site_histograms(
 
     Raises:
       ValueError: there are no batches, the pattern matches no site (the sites are listed), or a
-        tensor holds NaN or inf (which names its site).
+        tensor holds NaN or inf (which names its site); or the sites are in loops or branches.
 
     Example:
       >>> import flax.linen as nn
@@ -63,9 +65,13 @@ def site_histograms(
             chosen = {n: _over_its_peak(x) for n, x in chosen.items()}
         return {n: count(x, stride=stride) for n, x in chosen.items()} or None
 
+    unseen: list[str] = []
+
     @jax.jit
     def run(variables, args):
-        return [found for _, found in probe(model, variables, args, kwargs, on_layer).records]
+        probed = probe(model, variables, args, kwargs, on_layer)
+        unseen[:] = probed.unseen
+        return [found for _, found in probed.records]
 
     total: dict[str, Histogram] = {}
     for index, args in numbered(batches, "site_histograms"):
@@ -76,6 +82,11 @@ def site_histograms(
                         total[site] = merge(total.get(site, empty()), gather(one))
                 except ValueError:
                     raise_nonfinite(f"batch {index}", model, variables, args, kwargs, site)
+    if unseen and not total:
+        raise ValueError(
+            f"`sites` {sites!r} matches only sites in loops and branches, whose tensors cannot be "
+            "handed out: give other sites, or write the loop as a scan."
+        )
     if not total:
         raise ValueError(f"`sites` {sites!r} matches no site in full. Sites: {', '.join(every)}.")
     return total
@@ -87,7 +98,7 @@ def _over_its_peak(x):
 
 
 def _layers(counts: Counts) -> list[Counts]:
-    """The counts of each layer of a scan, or of the one layer."""
-    if counts.low.ndim == 0:
-        return [counts]
-    return [Counts(*(leaf[i] for leaf in counts)) for i in range(counts.low.shape[0])]
+    """The counts of each step of the scans around a layer, or of the one layer."""
+    depth = counts.low.ndim
+    flat = [np.reshape(leaf, (-1, *np.shape(leaf)[depth:])) for leaf in counts]
+    return [Counts(*leaves) for leaves in zip(*flat, strict=True)]

@@ -20,8 +20,9 @@ from bitjax.cli.arguments import Parser
 from bitjax.data import train_batch
 from bitjax.diagnostics.doctor import doctor, doctor_report
 from bitjax.diagnostics.vitals import vitals
+from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.probe import probe
 from bitjax.launch.finished import load_run
-from bitjax.frameworks.probe import compile_quickly, jit_arrays, probe
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.runs.records import RunRecord, read_runs
 from bitjax.variables import site_name
@@ -54,7 +55,7 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, _SiteLook
     records: list[tuple[str, Any]] = []
 
     def look(variables, x):
-        seen = probe(model, variables, (x,), {}, on_layer, strict=False)
+        seen = probe(model, variables, (x,), {}, on_layer)
         records[:] = [(name, None) for name, _ in seen.records]
         return [found for _, found in seen.records]
 

@@ -17,7 +17,12 @@ from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
 from bitjax.costs.site import Costs
 
 _WEIGHTS = {"equal": "count", "macs": "macs", "bytes": "elements"}  # fields of `SiteCost`
-_ROLES = {"bytes": "kernel", "activation_bytes": "input", "bops": "kernel"}
+# The roles that a metric counts; `right` stands for the kernel in a product of two activations.
+_ROLES = {
+    "bytes": ("kernel",),
+    "activation_bytes": ("input", "left", "right"),
+    "bops": ("kernel", "right"),
+}
 
 
 def penalty(
@@ -121,15 +126,15 @@ def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
 def budget_sites(limit: Budget, costs: Costs) -> list[str]:
     """The sites that a budget counts; a ValueError if its pattern names none of them."""
     # `bops` counts the layers whose kernel is named, and of their inputs those that are named too.
-    role = _ROLES.get(limit.metric, "")
+    roles = _ROLES.get(limit.metric)
     found = [site for site in costs if re.fullmatch(limit.sites, site)]
-    layers = {costs[site].layer for site in found if costs[site].role == "kernel"}
+    layers = {costs[site].layer for site in found if costs[site].role in _ROLES["bops"]}
     if limit.metric == "bops":
         found = [site for site in found if costs[site].layer in layers]
-    elif role:
-        found = [site for site in found if costs[site].role == role]
+    elif roles:
+        found = [site for site in found if costs[site].role in roles]
     if not found:
-        countable = [s for s, c in costs.items() if role in ("", c.role)]
+        countable = [s for s, c in costs.items() if roles is None or c.role in roles]
         raise ValueError(
             f"the budget on {limit.metric} names sites {limit.sites!r}, which match none that it "
             f"counts. Sites: {', '.join(countable)}."

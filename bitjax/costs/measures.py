@@ -165,7 +165,7 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
     chosen = set(costs if sites is None else sites)
     widest: dict[str, Any] = {}
     for site, cost in costs.items():
-        if cost.role == "input" and site in chosen:
+        if cost.role != "kernel" and site in chosen:
             size = mean[site].mean() * (cost.elements / 8)
             before = widest.get(cost.source, size)
             xp = jnp if isinstance(size * before, jax.Array) else np
@@ -175,8 +175,10 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
 
 def layer_pairs(costs: Costs) -> dict[str, tuple[str, str | None]]:
     """`{layer: (kernel site, input site)}`; None where the layer's input has no site."""
-    inputs = {c.layer: s for s, c in costs.items() if c.role == "input"}
-    return {c.layer: (s, inputs.get(c.layer)) for s, c in costs.items() if c.role == "kernel"}
+    # Of a product of two activations the right one stands for the kernel.
+    inputs = {c.layer: s for s, c in costs.items() if c.role in ("input", "left")}
+    seconds = {s: c for s, c in costs.items() if c.role in ("kernel", "right")}
+    return {cost.layer: (site, inputs.get(cost.layer)) for site, cost in seconds.items()}
 
 
 def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
@@ -185,7 +187,8 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
     Args:
       bits: `{site: bits}`; a site that is not there is float and counts 32.
       costs: the costs of the sites, from `site_costs`.
-      sites: kernel sites of the layers to count; all layers by default.
+      sites: kernel sites of the layers to count, `right` of products of two activations; all
+        layers by default.
 
     Example:
       >>> costs = {r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")}
@@ -214,7 +217,7 @@ def macs(costs: Costs) -> int:
       >>> macs({r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")})
       12
     """
-    return sum(cost.macs for cost in costs.values() if cost.role == "kernel")
+    return sum(costs[site].macs for site, _ in layer_pairs(costs).values())
 
 
 METRICS = {

@@ -13,7 +13,7 @@ class SiteCost(NamedTuple):
       filters: output channels of the layer.
       source: the first site that reads the same tensor; a tensor is stored once.
       layer: path of the site's layer.
-      role: `kernel` or `input`.
+      role: `kernel` or `input`; of a product of two activations `left` and `right`.
       count: number of layers with this name: the length of a scan over parameters, else 1.
     """
 

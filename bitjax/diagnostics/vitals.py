@@ -1,5 +1,6 @@
 """Health figures of a quantized tensor: zeros, saturation, cut values, unused codes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from bitjax.frameworks.models import compile_quickly
 from bitjax.program.state import Seen
+from bitjax.program.values import Product
 from bitjax.quantizers.base import Params, Quantizer, Stats
 from bitjax.quantizers.grid import steps, widen
 from bitjax.rules import Rules, quantizer_of
@@ -27,6 +29,7 @@ class Vitals(NamedTuple):
     saturated: jax.Array
     cut: jax.Array  # share of elements below 0 where no level is
     half_used: jax.Array  # whether no element is below 0 though about half of the levels are
+    moved: jax.Array  # share of elements that were exactly 0 and are not any more
 
 
 def vitals(
@@ -55,15 +58,26 @@ def vitals(
         saturated=jnp.mean(outside) * (to_blame > _CLIPPING_ERROR),
         cut=jnp.mean((x < 0) & (low >= 0) & (high > 0)),
         half_used=(jnp.min(x) >= 0) & (jnp.max(x) > 0) & jnp.all(two_sided),
+        moved=jnp.mean((x == 0) & (x_hat != 0)),
     )
 
 
 def hand_out(seen: Seen) -> dict[str, Any]:
     """The leaves and tensors of a layer's call that `site_vitals` needs, for `probe`."""
     # The tensors are handed out whole: sites of one shape and quantizer then share one compilation,
-    # and the program that is differentiated stays as small as it is.
-    uses = {role: (use.params, use.stats, use.x) for role, use in seen.uses.items()}
-    return jax.lax.stop_gradient(uses)
+    # and the program that is differentiated stays as small as it is. But a kernel that all steps of
+    # a scan share would be handed out by each of them: of that one, the figures.
+    found: dict[str, Any] = {}
+    for role, use in seen.uses.items():
+        given = jax.lax.stop_gradient((use.params, use.stats, use.x))
+        shared = role == "kernel" and _is_shared(seen.product)
+        found[role] = vitals(use.quantizer, *given, use.train) if shared else given
+    return found
+
+
+def _is_shared(product: Product) -> bool:
+    kernels = [o.site for o in product.operands.values() if o.role == "kernel"]
+    return any(product.times > math.prod(site.lengths) for site in kernels)
 
 
 def site_vitals(
@@ -75,6 +89,9 @@ def site_vitals(
     for name, uses, depth in records:
         for role, use in uses.items():
             site = site_name(name, role)
+            if isinstance(use, Vitals):
+                found[site] = jax.tree.map(np.asarray, use)
+                continue
             quantizer = quantizer_of(rules, site)
             assert quantizer is not None, "a site in use has a quantizer"
             key = id(quantizer), depth

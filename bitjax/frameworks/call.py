@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from bitjax.program.program import run_creating, run_with
-from bitjax.program.state import Flat, Mode, State, Watch
+from bitjax.program.state import Flat, Leaving, Mode, State, Watch
 from bitjax.program.trace import Call
-from bitjax.rules import Rules, check_rules
+from bitjax.rules import Rules, check_masks, check_rules
 from bitjax.variables import QUANT, STATS, nest, pick
 
 Variables = Mapping[str, Any]
@@ -81,6 +81,7 @@ def run(
     creating: bool = False,
     mutable: bool = False,
     watch: Watch | None = None,
+    modules: Leaving | None = None,
 ) -> Ran:
     """Runs a call: `mutable` statistics are kept, and missing variables made while `creating`."""
     program = asked.call.program
@@ -89,10 +90,12 @@ def run(
     mode = Mode(asked.train, creating, mutable, moving, model.axis_name, model.parts)
     quant, stats = (pick(variables.get(name, {}), program.sites) for name in (QUANT, STATS))
     make = partial(
-        State, model.rules, program.sites, program.calls, mode, key=asked.key, watch=watch
-    )
+        State, model.rules, program.sites, program.calls, mode,
+        key=asked.key, watch=watch, modules=modules,
+    )  # fmt: skip
     if creating:
         check_rules(model.rules, program.sites, program.unread)
+        check_masks(model.rules, program.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)

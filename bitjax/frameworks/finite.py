@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,8 @@ from bitjax.program.state import Seen
 from bitjax.variables import QUANT, STATS, site_name
 
 _SMALL = 1 << 16  # elements up to which a leaf is cheap to copy
+# Data before the kernel: what is wrong there came from further ahead.
+_SPREADING = ("input", "left", "right", "kernel")
 
 
 def is_finite(tree: Any) -> jax.Array:
@@ -34,25 +37,37 @@ def finite_flags(seen: Seen) -> dict[str, jax.Array]:
     return {**flags, "output": is_finite(seen.out)}
 
 
+def _module_flags(scope: str, out: Any) -> dict[str, jax.Array]:
+    """As `finite_flags`, of a module that is no product's layer."""
+    del scope
+    return {"output": is_finite(out)}
+
+
 def first_nonfinite(
     model: Any, variables: Mapping[str, Any], *args: Any, **kwargs: Any
 ) -> str | None:
     """The path of a forward pass's first tensor or variable with NaN or inf; None without."""
 
-    # Sites are looked at before quantization, which would turn NaN into a level.
+    # Sites are looked at before quantization, which would turn NaN into a level. In loops and
+    # branches, only variables are checked.
     def run(variables, args, kwargs):
-        probed = probe(model, variables, args, kwargs, finite_flags)
+        probed = probe(model, variables, args, kwargs, finite_flags, _module_flags)
         names[:] = [name for name, _ in probed.records]
-        leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+        leaves = jax.tree_util.tree_leaves_with_path(variables)
         paths[:] = [tuple(path_of(path[i : i + 1]) for i in range(len(path))) for path, _ in leaves]
         flags = [flags for _, flags in probed.records]
         return flags, [is_finite(leaf) for _, leaf in leaves], is_finite(probed.out)
 
     names: list[str] = []
     paths: list[tuple[str, ...]] = []
-    flags, finite, whole = jit_arrays(run, dict(variables), args, kwargs, **compile_quickly())
+    plain = nn.meta.unbox(dict(variables))
+    flags, finite, whole = jit_arrays(run, plain, args, kwargs, **compile_quickly())
     bad = {path for path, flag in zip(paths, finite, strict=True) if not flag}
-    return first_bad(list(zip(names, flags, strict=True)), bad) or (None if whole else "output")
+    found = first_bad(list(zip(names, flags, strict=True)), bad)
+    if found or whole:
+        return found
+    # What is behind the last layer has no name of its own.
+    return f"output, behind {names[-1]}" if names and names[-1] else "output"
 
 
 def first_bad(
@@ -65,9 +80,9 @@ def first_bad(
         if name is None:  # unplaced, it would blame a tensor that it made non-finite
             return "/".join(path[1:])
     for name, flags in _steps(records):
-        for tensor in ("input", "kernel"):
-            if not flags.get(tensor, True):
-                return site_name(name, tensor)
+        for role in _SPREADING:
+            if not flags.get(role, True):
+                return site_name(name, role)
         for path in owner:
             if owner[path] == name:
                 return "/".join(path[1:])
@@ -91,9 +106,9 @@ def _steps(records):
 
 def _owner(path, records):
     """The module whose variable this is, or whose site learned or observed it."""
-    inside = "/".join(path[1:-1])
+    inside, whole = "/".join(path[1:-1]), "/".join(path[1:])
     for name, flags in records:
         sites = [site_name(name, role) for role in flags if path[0] in (QUANT, STATS)]
-        if inside == name or inside in sites:
+        if name in (inside, whole) or inside in sites:
             return name
     return None

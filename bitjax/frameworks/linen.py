@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 from flax.core.scope import LazyRng, in_filter
 
 from bitjax.frameworks.arguments import split_train

@@ -115,6 +115,11 @@ class Function:
         """The program of a call."""
         del mutable  # a plain function has no collections of its own
         fn, neutral = self.fn, self.neutral
+        if "params" not in variables:
+            raise ValueError(
+                "the variables of a function are {'params': its parameters, ...}, got the keys "
+                f"{', '.join(map(repr, variables)) or 'of an empty dict'}."
+            )
         first = variables["params"]
         given, train = split_train(fn, (first, *args), kwargs)
         apart = (

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bitjax.frameworks.call import Ran, run
+from bitjax.frameworks.call import Asked, Model, run
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
-from bitjax.program.state import Watch
+from bitjax.program.state import Leaving, Watch
 from bitjax.variables import QUANT, STATS
 
 
@@ -28,20 +28,29 @@ def probe(
     args: tuple,
     kwargs: Mapping[str, Any],
     watch: Watch,
+    modules: Leaving | None = None,
     *,
     observing: bool = False,
 ) -> Probed:
     """Runs a model once and hands out the records that `watch` makes at its products."""
+    # `modules` makes those of the other modules, by the arrays that leave their scopes.
     # While `observing`, inputs are quantized after this batch has moved their history; otherwise
-    # with the history as it stands. Whatever training would change may change, so that
-    # `train=True` is no special case. The random streams are fixed: a probe never takes part in
-    # training.
-    net = as_model(model)
-    mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
-    rngs = {**one_key(), QUANT: jax.random.key(0)}
-    asked = net.ask(variables, args, kwargs, rngs=rngs, mutable=mutable)
-    ran = run(net, asked, variables, mutable=observing, watch=watch)
+    # with the history as it stands.
+    net, asked = ask_outside(model, variables, args, kwargs)
+    ran = run(net, asked, variables, mutable=observing, watch=watch, modules=modules)
     updates = {**ran.changed}
     if observing and STATS in (own := ran.collections(variables)):
         updates[STATS] = own[STATS]
     return Probed(ran.out, updates, ran.records, ran.unseen)
+
+
+def ask_outside(
+    model: Any, variables: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+) -> tuple[Model, Asked]:
+    """The program of a call that looks at a model and takes no part in its training."""
+    # Whatever training would change may change, so that `train=True` is no special case. The
+    # random streams are fixed.
+    net = as_model(model)
+    mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
+    rngs = {**one_key(), QUANT: jax.random.key(0)}
+    return net, net.ask(variables, args, kwargs, rngs=rngs, mutable=mutable)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import float_model, jit_arrays
@@ -18,18 +17,19 @@ def program_of(
 ) -> tuple[Program, int]:
     """The float model's program, and the size of the batch in it."""
     net = float_model(model)
+    if variables is None and isinstance(net, Function):
+        # A function takes its parameters first, as it does when it is called.
+        variables, args = {"params": args[0] if args else {}}, args[1:]
+    arrays = [x for x in jax.tree.leaves((args, dict(kwargs))) if hasattr(x, "shape")]
+    batch = next((x.shape[0] for x in arrays if x.shape), 0)
+    if not batch:
+        raise ValueError("site_costs needs an argument with a batch axis of 1 or more.")
     if variables is not None:
         variables = floats_of(variables)
     elif isinstance(net, Quantized):
         variables = shapes_of(net, args, kwargs)
-    elif isinstance(net, Function):
-        # A function takes its parameters first, as it does when it is called.
-        variables, args = {"params": args[0] if args else {}}, args[1:]
     else:
         variables = net.shapes
-    batch = next((x.shape[0] for x in jax.tree.leaves((args, dict(kwargs))) if np.ndim(x)), 0)
-    if not batch:
-        raise ValueError("site_costs needs an argument with a batch axis of 1 or more.")
     return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
 
 

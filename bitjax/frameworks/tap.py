@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bitjax.frameworks.probe import probe
+from bitjax.frameworks.probe import ask_outside, probe
+from bitjax.program.consumers import NOTHING, consumers
 from bitjax.program.state import Seen
 
 
@@ -32,7 +33,7 @@ def tap(
     called several times, its last call is returned.
 
     Args:
-      model: a Linen module, wrapped in `Quantized` or not.
+      model: a Linen module or a function of parameters, wrapped or not.
       variables: all collections of the model; none of them changes.
       *args: positional arguments of the model.
       layers: a regular expression, matched in full against the layers' paths.
@@ -42,8 +43,8 @@ def tap(
       `{layer: Tapped}` in forward order.
 
     Raises:
-      ValueError: the pattern is not a regular expression or matches no layer; or a lifted transform
-        around a layer does not list the collection `quant_stats`.
+      ValueError: the pattern is not a regular expression or matches no layer; or a layer is computed
+        in a loop or a branch.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp
@@ -66,10 +67,20 @@ def tap(
             return {**seen.tensors, "output": seen.out}
 
     probed = probe(model, variables, args, kwargs, watch)
+    _, asked = ask_outside(model, variables, args, kwargs)
+    readers = consumers(asked.call.program)
     found = {
-        name: Tapped(record.get("input"), record["kernel"], record["output"], norms.get(name))
+        name: Tapped(
+            record.get("input"), record["kernel"], record["output"],
+            readers.get(name, NOTHING).norm,
+        )
         for name, record in probed.records
-    }
+    }  # fmt: skip
+    if probed.unseen:
+        raise ValueError(
+            f"layer {probed.unseen[0]!r} is computed in a loop or a branch, which cannot hand out "
+            "its tensors: leave it out of `layers`."
+        )
     if not found:
         raise ValueError(
             f"`layers` {layers!r} matches no layer in full. Layers: {', '.join(names)}."

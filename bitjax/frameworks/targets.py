@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.costs.site import Costs
-from bitjax.frameworks.consumers import Consumer, consumers
-from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.probe import ask_outside
+from bitjax.program.consumers import NOTHING, Consumer, consumers
 from bitjax.quantizers.base import Codes, Quantizer
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, floats_of, read_site
+from bitjax.variables import QUANT, STATS, read_site
 
 TARGETS = ("codes", "relu", "sum", "output")
 _MOST = 15  # codes above 0; with more of them, the positive part is as good a target
@@ -44,23 +43,16 @@ class OutputLevels(NamedTuple):
     count: int  # codes above 0
 
 
-class Affine(NamedTuple):
-    """A batch normalisation in evaluation: gain * x + offset per channel, [M]."""
-
-    gain_M: np.ndarray
-    offset_M: np.ndarray
-
-
 def is_stored(quantizer: Quantizer | None) -> bool:
     """Whether a kernel's scale is a parameter of its own, which can be solved for."""
     return quantizer is not None and quantizer.traits.stored_scale
 
 
 def plan_layers(
-    model: Quantized,
+    model: Any,
     variables: Variables,
-    costs: Costs,
     args: tuple,
+    kwargs: Mapping[str, Any] | None = None,
     *,
     layers: str = ".*",
     bits: int | None = None,
@@ -69,25 +61,25 @@ def plan_layers(
     """The layers whose kernel has a stored scale, in forward order; a ValueError without any."""
     # `codes` gives each layer the finest target there is for it; `sum` gives no `codes` and `relu`;
     # `output` gives `output` to all. `bits` takes only kernels of so many bits, None takes all.
-    readers = consumers(model, floats_of(variables), *args)
+    net, asked = ask_outside(model, variables, args, kwargs or {})
+    readers = consumers(asked.call.program)
     found, stored = [], []
-    for site, entry in costs.items():
-        quantizer = quantizer_of(model.rules, site)
+    for site, entry in asked.call.program.sites.items():
+        quantizer = quantizer_of(net.rules, site)
         if entry.role != "kernel" or quantizer is None or not is_stored(quantizer):
             continue
         own = float(np.max(read_site(variables[QUANT], site, {})["bits"]))
         stored.append(f"{entry.layer} ({own:g} bits)")
         if not re.fullmatch(layers, entry.layer) or bits not in (None, round(own)):
             continue
-        consumer = readers.get(entry.layer, Consumer(None, None))
-        affine = consumer.norm is None or consumer.epsilon is not None
+        consumer = readers.get(entry.layer, NOTHING)
         kind = "output"
-        if target == "codes" and consumer.site is not None and affine:
-            if levels_of(model.rules, variables, consumer.site) is not None:
+        if target == "codes" and consumer.site is not None and consumer.affine:
+            if levels_of(net.rules, variables, consumer.site) is not None:
                 kind = "codes"
             elif consumer.rectified:
                 kind = "relu"
-        if target != "output" and consumer.added and affine:
+        if target != "output" and consumer.added and consumer.affine:
             kind = "sum"
         found.append(Plan(entry.layer, quantizer, consumer, kind))
     if not found:
@@ -119,25 +111,6 @@ def levels_of(rules: Rules, variables: Variables, site: str) -> OutputLevels | N
     return OutputLevels(step, float(params.get("threshold", step / 2)), count)
 
 
-def affine_of(variables: Variables, consumer: Consumer, filters: int) -> Affine | None:
-    """A layer's batch normalisation as a gain and an offset; None for another normalisation."""
-    if consumer.norm is None:
-        return Affine(np.ones(filters), np.zeros(filters))
-    if consumer.epsilon is None:
-        return None
-    params = read_site(variables["params"], consumer.norm, {})
-    stats = read_site(variables["batch_stats"], consumer.norm, {})
-    mean, variance = (np.asarray(stats[name], np.float64) for name in ("mean", "var"))
-    gain = np.asarray(params.get("scale", 1.0), np.float64) / np.sqrt(variance + consumer.epsilon)
-    return Affine(gain, np.asarray(params.get("bias", 0.0), np.float64) - gain * mean)
-
-
 def float_kernels(rules: Rules) -> Rules:
     """The rules with float kernels where scales are stored: those of the model to imitate."""
     return tuple(r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in rules)
-
-
-def has_intercept(variables: Variables, plan: Plan) -> bool:
-    """Whether an intercept has a place: the layer's bias, or its batch normalisation's mean."""
-    params = read_site(variables["params"], plan.layer, {})
-    return "bias" in params or plan.consumer.epsilon is not None

@@ -149,7 +149,6 @@ def _transform(options: SolveOptions, batches: int, augment: bool):
             lambda: context.batches(batches, augment),
             settings=options,
             teacher=context.previous,
-            costs=context.costs,
             start=start,
         )
         for found, report in solved:

@@ -1,7 +1,7 @@
 """A jaxpr with numbered arrays: its operations in order, and what each array depends on."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,7 @@ class Body:
         self.ins = [self.number(kind) for kind in kinds]
         self.outs: list[int] = []
         self.outputs: dict[int, list[Op]] = {}  # products by the array that their layer gives
+        self.leaving: dict[int, str] = {}  # scopes by the other arrays of data that they give
 
     def number(self, kind: Kind, aval: Any = None) -> int:
         """A new array's number."""
@@ -62,12 +63,17 @@ class Body:
 
     def add(self, op: Op, kinds: Sequence[Kind]) -> list[int]:
         """Appends an operation; gives the numbers of its results."""
-        op.outs = [
-            self.number(kind, v.aval) for kind, v in zip(kinds, op.eqn.outvars, strict=True)
-        ]
+        op.outs = [self.number(kind, v.aval) for kind, v in zip(kinds, op.eqn.outvars, strict=True)]
         self.makers.update(dict.fromkeys(op.outs, op))
         self.ops.append(op)
         return op.outs
+
+    def all(self) -> Iterator["Body"]:
+        """This body and those inside it, in order."""
+        yield self
+        for op in self.ops:
+            for body in op.bodies:
+                yield from body.all()
 
     def users(self) -> dict[int, list[Op]]:
         """The operations that read each array."""
@@ -109,5 +115,3 @@ def parts_of(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
 def called(eqn: Any) -> Any:
     """The jaxpr that a call runs."""
     return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-
-

@@ -70,6 +70,18 @@ def labels_before(eqn: Any, labels: Labels, operand: int) -> Labels | None:
     return list(labels) if before.ndim == after.ndim else None
 
 
+def labels_after(eqn: Any, labels: Labels) -> Labels | None:
+    """The labels of a move's result, from those of its operand; None where they do not pass."""
+    before, after = eqn.invars[0].aval, eqn.outvars[0].aval
+    if eqn.primitive.name == "transpose":
+        return [labels[axis] for axis in eqn.params["permutation"]]
+    if before.shape == after.shape:
+        return list(labels)
+    if math.prod(before.shape) != math.prod(after.shape):
+        return None
+    return _through_reshape(after.shape, before.shape, labels)
+
+
 def _through_reshape(before, after, labels):
     """Labels of blocks of neighbouring axes that hold the same elements."""
     if 0 in before:

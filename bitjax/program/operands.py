@@ -53,6 +53,12 @@ def tensor_of(
     return _follow(body, op, position, labels, "data", may_pass, site)
 
 
+def kernels_of(op: Op) -> list[int]:
+    """Which operands of an operation are kernels: one at most, none if it is no product."""
+    operands = op.product.operands if op.product is not None else {}
+    return [i for i, operand in operands.items() if operand.role == "kernel"]
+
+
 def _site(layer, role, aval, labels, steps):
     name = f"{layer}/{role}" if layer else role
     return Site(name, layer, role, tuple(aval.shape), aval.dtype, axes_of(labels, role), steps)
@@ -98,9 +104,7 @@ def _numbers(body, before):
     return all(jnp.issubdtype(body.avals[i].dtype, jnp.number) for i in before)
 
 
-def output_of(
-    body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable[[Op], str]
-) -> int:
+def output_of(body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable[[Op], str]) -> int:
     """The array that a product's layer gives: behind its bias and its own casts and layout."""
     number = op.outs[0]
     product = op.product
@@ -116,6 +120,22 @@ def output_of(
             break
         number = reader.outs[0]
     return number
+
+
+def leaving(
+    body: Body, users: Mapping[int, list[Op]], scope: Callable[[Op], str]
+) -> dict[int, str]:
+    """The arrays of data that leave a scope, by number, but for the outputs of products' layers."""
+    found = {}
+    for op in body.ops:
+        own = scope(op)
+        for number in op.outs if own else ():
+            if body.kinds[number].what != "data" or number in body.outputs:
+                continue
+            others = (scope(reader) for reader in users.get(number, ()))
+            if number in body.outs or not all(f"{s}/".startswith(f"{own}/") for s in others):
+                found[number] = own
+    return found
 
 
 def _adds_bias(body, op, number, own):

@@ -27,6 +27,7 @@ class PatchView(NamedTuple):
     matrix: Callable[[Any], Any]  # kernel -> [G, M, N]
     kernel: Callable[[Any], Any]  # the inverse of `matrix`
     positions: Callable[[jax.Array, jax.Array], int]  # (x, out) -> positions of an example
+    places: Callable[[jax.Array], int]  # out -> positions of all examples
 
 
 class Moves(NamedTuple):
@@ -143,6 +144,7 @@ def _product(params, lhs, rhs, which):
         lambda kernel: kernel.transpose(axes).reshape(groups, filters, inputs),
         lambda matrix: _restored(matrix, shape, axes),
         positions,
+        lambda out: out.size // (groups * filters),
     )
 
 
@@ -195,6 +197,7 @@ def _convolution(layer, params, lhs, rhs, which):
         lambda kernel: kernel.transpose(axes).reshape(groups, filters // groups, -1),
         lambda matrix: _restored(matrix, rhs.shape, axes),
         lambda x, out: out.size // filters // x.shape[numbers.lhs_spec[0]],
+        lambda out: out.size // filters,
     )
 
 

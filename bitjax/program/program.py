@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 
 from bitjax.program.body import Body
-from bitjax.program.run import run_body
 from bitjax.program.calls import together
+from bitjax.program.run import run_body
 from bitjax.program.state import Flat, State
 from bitjax.program.values import Product, Site, Unread
 from bitjax.rules import quantizer_of
@@ -22,10 +22,24 @@ class Program(NamedTuple):
     unread: tuple[Unread, ...]  # work that no site reaches
     calls: Mapping[str, int]  # how often each site's quantizer is used in a run
     sources: Mapping[str, str]  # by site, the first site that reads the same tensor
+    root: int = 0  # how many parts of every name stack say nothing
 
     def run(self, leaves: Sequence[Any], state: State) -> list[jax.Array]:
         """The function's flat results for these flat arguments; `state` replaces its sites."""
         return run_body(self.body, leaves, state)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """By kernel's site the path of its parameter: of several, the largest, which names it."""
+        found = {}
+        for body in self.body.all():
+            for op in body.ops:
+                operands = op.product.operands.values() if op.product is not None else ()
+                for number, site in (pair for o in operands for pair in o.origins.items()):
+                    if site.role == "kernel":
+                        leaf = max(body.kinds[number].leaves, key=lambda leaf: leaf.size)
+                        found.setdefault(site.name, leaf.path)
+        return found
 
     @property
     def macs(self) -> int:

@@ -8,10 +8,18 @@ import jax.numpy as jnp
 
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
-from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
-from bitjax.program.naming import layers_of, scope_of
-from bitjax.program.operands import kernel_of, output_of, scope_from_kernels, sources_of, tensor_of
 from bitjax.program.labels import product_labels
+from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.masks import masks
+from bitjax.program.naming import layers_of, scope_of
+from bitjax.program.operands import (
+    kernel_of,
+    leaving,
+    output_of,
+    scope_from_kernels,
+    sources_of,
+    tensor_of,
+)
 from bitjax.program.program import Program
 from bitjax.program.values import (
     DATA,
@@ -24,10 +32,6 @@ from bitjax.program.values import (
     Step,
     Unread,
 )
-
-# Operations that can set entries of an array to zero for good.
-_MASKING = ("mul", "select_n")
-
 
 def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
     """Reads a closed jaxpr whose flat arguments are of these kinds."""
@@ -42,6 +46,7 @@ def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = Fals
         tuple(reader.unread),
         reader.calls,
         reader.sources,
+        root,
     )
 
 
@@ -58,9 +63,7 @@ class _Reader:
         self.sources: dict[str, str] = {}  # the first site that reads the same tensor
         self.counts: dict[str, int] = {}  # products of two data arrays, by scope
 
-    def body(
-        self, jaxpr: Any, kinds: Sequence[Kind], scope: str, around: tuple[Step, ...]
-    ) -> Body:
+    def body(self, jaxpr: Any, kinds: Sequence[Kind], scope: str, around: tuple[Step, ...]) -> Body:
         """A body in the scans and loops `around` it; those that stack parameters come last."""
         inner, consts = parts_of(jaxpr)
         body = Body(kinds)
@@ -74,6 +77,7 @@ class _Reader:
                 op.product = op.product._replace(output=number)
                 body.outputs.setdefault(number, []).append(op)
                 self.products.append(op.product)
+        body.leaving = leaving(body, users, self._scope)
         return body
 
     def _operations(self, body, jaxpr, frame, outer, around):
@@ -242,23 +246,8 @@ def _kind(body, op):
     if not leaves:
         return NEUTRAL
     steps = max((kind.steps for kind in kinds), key=len)
-    masked = any(kind.masked for kind in kinds) or _masks(body, op)
+    masked = any(kind.masked for kind in kinds) or masks(body, op)
     return Kind("param", leaves, steps, masked)
-
-
-def _masks(body, op):
-    """Whether an array that is no parameter decides which entries stay."""
-    if op.name not in _MASKING:
-        return False
-    return any(body.kinds[i] == NEUTRAL and not _uniform(body, i) for i in op.ins)
-
-
-def _uniform(body, number):
-    """Whether an array is one number, repeated or not."""
-    if body.avals[number].size == 1:
-        return True
-    maker = body.makers.get(number)
-    return maker is not None and maker.name == "broadcast_in_dim" and _uniform(body, maker.ins[0])
 
 
 def _unreadable(body, op, kinds):

@@ -28,6 +28,8 @@ def run_body(body: Body, arguments: Sequence[Any], state: State) -> list[Any]:
         for number in op.outs:
             for source in body.outputs.get(number, ()):
                 state.output(source, values[number])
+            if number in body.leaving:
+                state.leaving(body.leaving[number], values[number])
     return [values[i] for i in body.outs]
 
 

@@ -47,6 +47,13 @@ class Watch(Protocol):
         """A tree of arrays to record of a product, or None."""
 
 
+class Leaving(Protocol):
+    """Looks at the arrays that leave a module without products while a program runs."""
+
+    def __call__(self, scope: str, out: Any) -> Any:
+        """A tree of arrays to record of a module, or None."""
+
+
 class Carried(NamedTuple):
     """The part of a state that enters a body, or leaves it."""
 
@@ -101,10 +108,11 @@ class State:
         stats: Flat | None = None,
         key: jax.Array | None = None,
         watch: Watch | None = None,
+        modules: Leaving | None = None,
     ):
         self.rules, self.sites, self.calls, self.mode = rules, sites, calls, mode
         self.quant, self.stats = dict(quant or {}), dict(stats or {})
-        self.key, self.watch = key, watch
+        self.key, self.watch, self.modules = key, watch, modules
         self.given = frozenset(self.quant)
         self.pending: dict[str, Pending] = {}
         self.inputs: dict[str, list[jax.Array]] = {}
@@ -163,7 +171,8 @@ class State:
         key = self.key if self.key is None or fold is None else jax.random.fold_in(self.key, fold)
         inner = State(
             self.rules, self.sites, self.calls, self.mode,
-            quant=carried.quant, stats=carried.stats, key=key, watch=self.watch,
+            quant=carried.quant, stats=carried.stats, key=key,
+            watch=self.watch, modules=self.modules,
         )  # fmt: skip
         inner.given, inner.names, inner.unseen = self.given, self.names, self.unseen
         inner.pending, inner.looping = dict(carried.pending), looping or self.looping
@@ -225,12 +234,19 @@ class State:
         if self.watch is None:
             return
         tensors, uses = self._waiting.pop(id(op))
-        record = self.watch(Seen(op.product, tensors, uses, out))
+        self._record(op.product.layer, self.watch(Seen(op.product, tensors, uses, out)))
+
+    def leaving(self, scope: str, out: Any) -> None:
+        """Shows an array that leaves a module which is no product's layer."""
+        if self.modules is not None:
+            self._record(scope, self.modules(scope, out))
+
+    def _record(self, name: str, record: Any) -> None:
         if record is not None and self.looping:
-            self.unseen.append(op.product.layer)
+            self.unseen.append(name)
         elif record is not None:
             self.records[len(self.names)] = record
-            self.names.append(op.product.layer)
+            self.names.append(name)
 
     def _quantize(self, quantizer: Quantizer, site: Site, x: jax.Array) -> jax.Array:
         if not jnp.issubdtype(x.dtype, jnp.floating):

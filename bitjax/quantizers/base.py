@@ -92,6 +92,9 @@ class Traits(NamedTuple):
       stored_scale: whether the level of a code is the parameter `scale`, one number per filter,
         times an integer. A solver may then choose integers and scale (`bitjax.solve_layers`).
       planes: the bit planes, of a quantizer that has them; else None.
+      zero_is_code: whether an element that is exactly 0.0 stays exactly 0.0, at every number of
+        bits, range and scale, in training and evaluation. Zeros that carry meaning, those of a
+        mask or of pruned weights, need it.
     """
 
     learns_bits: tuple[float, float] | None = None
@@ -100,6 +103,7 @@ class Traits(NamedTuple):
     normalized: tuple[str, ...] = ()
     stored_scale: bool = False
     planes: Planes | None = None
+    zero_is_code: bool = False
 
 
 class Quantizer(NamedTuple):
@@ -205,7 +209,8 @@ def identity() -> Quantizer:
         del params, stats
         return jax.lax.bitcast_convert_type(codes.codes, f"float{codes.codes.dtype.itemsize * 8}")
 
-    return Quantizer(init, apply, encode, decode, name="identity")
+    traits = Traits(zero_is_code=True)
+    return Quantizer(init, apply, encode, decode, name="identity", traits=traits)
 
 
 def check_bits(bits: float, low: float, high: float, name: str = "bits") -> float:

@@ -235,6 +235,8 @@ def bitlength(
         traits=Traits(
             learns_bits=None if mode == "fixed" else (min_bits, max_bits),
             numbers="signed" if symmetric else "unsigned",
+            # Both grids of a blend have the zero of one; a learned [0, c] starts with it.
+            zero_is_code=zero_on_grid or (learned and not symmetric),
         ),
         frozen=None if mode == "fixed" else frozen,
     )

@@ -148,6 +148,7 @@ def bitplane(
     traits = Traits(
         numbers="signed" if signed else "unsigned",
         planes=Planes(depth, coefficients, source, truncate),
+        zero_is_code=True,
     )
 
     def start(x, axes):

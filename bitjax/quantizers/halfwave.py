@@ -124,7 +124,7 @@ def halfwave(
     name = "hwgq" if threshold == 0 else "halfwave"
     form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step}
     normalized = ("scale",) if learn_step else ()
-    traits = Traits(numbers="unsigned", rectifies=True, normalized=normalized)
+    traits = Traits(numbers="unsigned", rectifies=True, normalized=normalized, zero_is_code=True)
     return Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)
 
 

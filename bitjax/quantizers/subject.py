@@ -23,7 +23,6 @@ class Claims(NamedTuple):
 
     Attributes:
       bits: the code lengths that it can have.
-      zero: whether 0.0 is a code.
       constant: ulps by which a constant tensor may be off; None claims nothing.
       grid: whether it rounds at all.
       ordered: whether codes rise with what they stand for, in equal steps.
@@ -35,7 +34,6 @@ class Claims(NamedTuple):
     """
 
     bits: Sequence[int] = range(1, 17)
-    zero: bool = True
     constant: float | None = 0
     grid: bool = True
     ordered: bool = True

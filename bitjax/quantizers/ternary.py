@@ -175,7 +175,8 @@ def _following(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quan
         return replace_ste(x, (blocks.spread(stats["scale"], x.shape) * code).astype(x.dtype))
 
     encode, decode = _coding(alphabet, lambda params, stats: stats)
-    return Quantizer(init, apply, encode, decode, measure, update, name, form)
+    traits = Traits(zero_is_code=alphabet is not SIGNS)
+    return Quantizer(init, apply, encode, decode, measure, update, name, form, traits)
 
 
 def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantizer:
@@ -197,9 +198,8 @@ def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantiz
         return {"scale": jnp.abs(params["scale"])}
 
     encode, decode = _coding(alphabet, fitted_of)
-    learned = Quantizer(
-        init, apply, encode, decode, name=name, form=form, traits=Traits(stored_scale=True)
-    )
+    traits = Traits(stored_scale=True, zero_is_code=alphabet is not SIGNS)
+    learned = Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)
     return learned._replace(frozen=lambda: learned._replace(apply=_held(apply)))
 
 

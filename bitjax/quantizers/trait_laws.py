@@ -65,7 +65,7 @@ def freezes(s: Subject, x: jax.Array) -> None:
         apply=jax.jit(lambda params, stats, x: held.apply(params, stats, x)),
         decode=jax.jit(lambda params, stats, codes: held.decode(params, stats, codes)),
     )
-    exact = s.claims.zero or q.traits.learns_bits is None
+    exact = q.traits.zero_is_code or q.traits.learns_bits is None
     for bits in some(s.claims.bits, _FEW):
         params = with_bits(params, bits)
         x_hat = again.apply(params, stats, x)
@@ -149,6 +149,37 @@ def adds_up_its_planes(s: Subject, x: jax.Array) -> None:
         equal(levels, total, atol, s, law, f"at {bits} bits", "a level")
 
 
+def keeps_zeros(s: Subject, x: jax.Array) -> None:
+    """With zero as a code, 0.0 stays 0.0 whatever the range was fitted to, in training too."""
+    law = "what is 0 stays 0"
+    if not s.quantizer.traits.zero_is_code:
+        return
+
+    @jax.jit
+    def both(params, stats, x):
+        training = s.quantizer.apply(params, stats, x, train=True, key=jax.random.key(KEY))
+        return {"evaluation": s.quantizer.apply(params, stats, x), "training": training}
+
+    above = jnp.abs(x) + 1.0
+    columns = (jnp.arange(x.shape[-1]) - 1.0) * 10.0 ** jnp.arange(x.shape[-1])
+    tensors = (x, above, -above, 1e-6 * above, -1e6 * above, above * columns.astype(x.dtype))
+    between = (0.3, 0.5, 2.3, 4.5, 7.9) if s.claims.fractional else ()
+    tried = [*some(s.claims.bits, (0, *_FEW, 16)), *between]
+    zero = np.arange(x.size).reshape(x.shape) % 3 == 1
+    for fitted in tensors:
+        params, stats = s.init(fitted)
+        given = jnp.where(zero, jnp.zeros_like(fitted), fitted)
+        for bits in tried:
+            if bits < 1 and 0 not in s.claims.bits:
+                continue
+            for where, x_hat in both(with_bits(params, bits), stats, given).items():
+                worst = float(np.abs(numbers(x_hat)[zero]).max())
+                require(worst == 0, s, law, f"at {bits:g} bits 0 becomes {worst:g} in {where}")
+            levels = s.roundtrip(with_bits(params, bits), stats, given)[1]
+            worst = float(np.abs(numbers(levels)[zero]).max())
+            require(worst == 0, s, law, f"at {bits:g} bits 0 is decoded as {worst:g}")
+
+
 TRAIT_LAWS = (
     learns_its_bits,
     freezes,
@@ -156,6 +187,7 @@ TRAIT_LAWS = (
     scales_its_codes,
     divides_its_gradients,
     adds_up_its_planes,
+    keeps_zeros,
 )
 
 

@@ -152,7 +152,9 @@ def uniform(
         update=update,
         name="uniform",
         form={"range": range, "granularity": granularity, "signed": signed},
-        traits=Traits(numbers="unsigned" if signed is False else "signed"),
+        traits=Traits(
+            numbers="unsigned" if signed is False else "signed", zero_is_code=zero_on_grid
+        ),
     )
 
 
@@ -233,7 +235,9 @@ def lsq(
         zero=True,
         name="lsq",
         form={"granularity": granularity, "signed": signed},
-        traits=Traits(numbers="signed" if signed else "unsigned", normalized=("scale",)),
+        traits=Traits(
+            numbers="signed" if signed else "unsigned", normalized=("scale",), zero_is_code=True
+        ),
     )
 
     def apply(params, stats, x, *, train=False, key=None):
@@ -314,5 +318,5 @@ def pact(
         clipped_only=True,
         name="pact",
         form={"granularity": granularity, "signed": signed},
-        traits=Traits(numbers="signed" if signed else "unsigned"),
+        traits=Traits(numbers="signed" if signed else "unsigned", zero_is_code=True),
     )

@@ -100,8 +100,9 @@ def figures_of(run: RunRecord) -> dict[str, float]:
     found: dict[str, float] = {"accuracy": run.accuracy}
     for name, (fractional, integer) in run.bits.items():
         found[f"bits_{name}"], found[f"bits_{name}_fractional"] = integer, fractional
-    for name, role in (("weights", "kernel"), ("activations", "input")):
-        chosen = [s for s in run.sites if s.role == role and layer_of(s.site) in inner]
+    for name, kernel in (("weights", True), ("activations", False)):
+        sites = [s for s in run.sites if (s.role == "kernel") is kernel]
+        chosen = [s for s in sites if layer_of(s.site) in inner]
         if chosen:
             found[f"bits_{name}_inner"] = fmean(s.integer for s in chosen)
             found[f"bits_{name}_inner_fractional"] = fmean(s.fractional for s in chosen)

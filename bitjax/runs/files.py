@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bitjax.runs.rows import read_rows
 
 _BITS_COLUMNS = ["site", "role", "bits_fractional", "bits_integer", "macs", "elements"]
-_ROLES = ("kernel", "input")
+_ROLES = ("kernel", "input", "left", "right")
 
 
 class SiteBits(NamedTuple):
@@ -22,7 +22,7 @@ class SiteBits(NamedTuple):
 
     Attributes:
       site: its name.
-      role: `kernel` or `input`.
+      role: `kernel`, `input`, or `left` and `right` of a product of two activations.
       fractional: bits before rounding; a float site has 32.
       integer: bits of the final model.
       macs: multiply-adds of the layer per example.

@@ -53,7 +53,7 @@ def _bit_averages(
     """Plain averages over sites of learned and of final bits: weights, activations, all, inner."""
     chosen = {
         "weights": [s for s, c in costs.items() if c.role == "kernel"],
-        "activations": [s for s, c in costs.items() if c.role == "input"],
+        "activations": [s for s, c in costs.items() if c.role != "kernel"],
         "all": list(costs),
         "inner": inner_sites(costs),
     }

@@ -9,18 +9,18 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from bitjax.frameworks.consumers import addend
-from bitjax.program.patches import PatchView, draw_places, patch_view
-from bitjax.frameworks.probe import probe
+from bitjax.frameworks.call import run
+from bitjax.frameworks.probe import ask_outside, probe
+from bitjax.program.consumers import addend_of
+from bitjax.program.layers import giving, places_of, view_of
+from bitjax.program.patches import draw_places
 from bitjax.program.state import Seen
-from bitjax.variables import read_site
 
 Variables = Mapping[str, Any]
 
@@ -46,97 +46,77 @@ class PatchMoments(NamedTuple):
     target_mean_M: NDArray[np.float64] | None
 
 
-class Sampler(NamedTuple):
-    """Takes patches and targets of one layer."""
-
-    view: PatchView  # the layer as a matrix
-    # (variables, teacher's, args, key) -> x [G, T, N], z [G, T, M], owed as z or 0
-    take: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+# (variables, teacher's, args, key) -> x [G, T, N], z [G, T, M], owed as z or 0
+Take = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def sampler(
-    model: nn.Module,
-    teacher: nn.Module,
+    model: Any,
+    teacher: Any,
     layer: str,
-    variables: Variables,
-    args: tuple,
+    kwargs: Mapping[str, Any],
     *,
     per_example: int,
     added: bool = False,
-) -> Sampler:
+) -> Take:
     """Patches of a layer's input in `model`, and the outputs of the same layer in `teacher`."""
     # The model's inputs are those that the layer computes with, after quantization. Both networks
     # are read at the same places, drawn anew for each key, `per_example` of each example.
-    views: list[PatchView] = []
 
-    def of_layer(function):
-        def on_layer(seen: Seen):
-            if seen.layer.name != layer:
+    def drawn(view, x, out, key):
+        positions = view.positions(x, out)
+        examples = view.places(out) // positions
+        return draw_places(key, examples, positions, per_example)
+
+    def read(net, variables, args, key, function):
+        _, asked = ask_outside(net, variables, args, kwargs)
+        # By identity: a layer that is called several times has as many products.
+        views = {id(p.product): view_of(p) for p in places_of(asked.call.program, layer)}
+
+        def watch(seen: Seen):
+            view = views.get(id(seen.product))
+            if view is None:
                 return None
-            kernel = seen.tensors["kernel"]
-            # A view reads the module's settings, which are only there during the call.
-            view = patch_view(seen.layer, kernel.shape)
-            views.append(view)
-            positions = view.positions(seen.tensors["input"], seen.out)
-            return function(view, seen, positions)
+            return function(view, seen, drawn(view, seen.tensors["input"], seen.out, key))
 
-        return on_layer
+        records = probe(net, variables, args, kwargs, watch).records
+        # Its calls have one kernel, so they are one set of patches.
+        return jnp.concatenate([record for _, record in records], axis=1)
 
     @jax.jit
     def take(variables, teacher_variables, args, key):
-        def places(seen, positions):
-            # A layer's input may have another leading axis than the model's: the examples of a call
-            # are the rows of its own input, by which its positions are counted.
-            return draw_places(key, len(seen.tensors["input"]), positions, per_example)
+        def inputs(view, seen, places):
+            return view.patches(seen.tensors["input"], places)
 
-        def inputs(view, seen, positions):
-            return {"x": view.patches(seen.tensors["input"], places(seen, positions))}
+        def outputs(view, seen, places):
+            return view.outputs(seen.out, places)
 
-        def outputs(view, seen, positions):
-            return {"z": view.outputs(seen.out, places(seen, positions))}
+        x = read(model, variables, args, key, inputs)
+        z = read(teacher, teacher_variables, args, key, outputs)
+        if not added:
+            return x, z, jnp.zeros((1, 1, 1))
 
-        found = []
-        for net, tree, function in (
-            (model, variables, inputs),
-            (teacher, teacher_variables, outputs),
-        ):
-            records = probe(net, tree, args, {}, of_layer(function)).records
-            found.append([leaf for _, record in records for leaf in record.values()])
-        # A layer that is called several times has one kernel, so its calls are one set of patches.
-        x, z = (jnp.concatenate(calls, axis=1) for calls in found)
         # The layer must also compensate the teacher's addend less the model's.
-        owed = jnp.zeros((1, 1, 1))
-        if added:
-            owed = addend(teacher, teacher_variables, args, layer)
-            owed -= addend(model, variables, args, layer)
-            positions = owed.size // len(owed) // (z.shape[0] * z.shape[2])
-            owed = view.outputs(owed, draw_places(key, len(owed), positions, per_example))
-        return x, z, owed
+        owed = addend(teacher, teacher_variables, args, kwargs, layer)
+        owed -= addend(model, variables, args, kwargs, layer)
 
-    def trace(variables, args):
-        seen = probe(model, variables, args, {}, of_layer(lambda *_: {"x": jnp.zeros(())}))
-        return [record for _, record in seen.records]
+        def owes(view, seen, places):
+            return view.outputs(owed, places)
 
-    # Traced once before any batch is read, for `views` and for the errors.
-    if not jax.eval_shape(trace, variables, args):
-        raise ValueError(f"`layer` {layer!r} is no layer of the model.")
-    view = views[0]
-    if not _fits(view, read_site(variables["params"], layer)["kernel"]):
-        raise ValueError(
-            f"layer {layer!r} stands for the layers of a scan, which have no patches of their own: "
-            "leave it out of `layers`."
-        )
-    return Sampler(view, take)
+        return x, z, read(teacher, teacher_variables, args, key, owes)
+
+    return take
 
 
-def _fits(view, kernel):
-    """Whether the parameter is the kernel of one layer."""
-    # A scanned layer is viewed from inside the scan, where its kernel lacks the leading axis that
-    # the parameter has.
-    try:
-        return jax.eval_shape(view.matrix, kernel).ndim == 3
-    except (TypeError, ValueError):
-        return False
+def addend(
+    model: Any, variables: Variables, args: tuple, kwargs: Mapping[str, Any], layer: str
+) -> jax.Array:
+    """The array that a layer's normalised output is added to: a residual block's shortcut."""
+    net, asked = ask_outside(model, variables, args, kwargs)
+    # Only the addend is asked for, and dead code is dropped when this is compiled.
+    program = giving(asked.call.program, [addend_of(asked.call.program, layer)])
+    call = asked.call._replace(program=program, out=jax.tree.structure((0, {})))
+    return run(net, asked._replace(call=call), variables).out
 
 
 @jax.jit

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.frameworks.targets import Affine, OutputLevels
+from bitjax.frameworks.targets import OutputLevels
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
 from bitjax.solvers.sample_descent import fit_codes_to_samples
 from bitjax.solvers.targets import output_of
 from bitjax.two_step.data import PatchMoments
+from bitjax.two_step.layer import Affine
 
 
 class SolveOptions(NamedTuple):

@@ -14,17 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.costs.site import Costs
+from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.linen import Quantized
-from bitjax.frameworks.costs import costs_with
-from bitjax.frameworks.targets import (
-    Affine,
-    affine_of,
-    float_kernels,
-    has_intercept,
-    levels_of,
-    plan_layers,
-)
+from bitjax.frameworks.models import as_model
+from bitjax.frameworks.plain import Function
+from bitjax.frameworks.targets import float_kernels, levels_of, plan_layers
 from bitjax.two_step.data import collect, moments_of, sampler
 from bitjax.two_step.fits import (
     GroupFit,
@@ -35,6 +29,7 @@ from bitjax.two_step.fits import (
     fit_group_to_samples,
     start_of,
 )
+from bitjax.two_step.layer import Affine, layer_of
 from bitjax.variables import QUANT, as_args, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
@@ -63,12 +58,13 @@ class Report(NamedTuple):
 
 
 def solve_layers(
-    model: Quantized,
+    model: Quantized | Function,
     variables: Variables,
     batches: Iterable[Any] | Callable[[], Iterable[Any]],
     *,
     bits: int | None = None,
     layers: str = ".*",
+    kwargs: Mapping[str, Any] | None = None,
     log: Callable[[Report], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -77,17 +73,19 @@ def solve_layers(
     Args:
       model: a wrapped model with kernels whose quantizer stores its scale, such as
         `bitjax.ternary(fit="stored")`, `binary` or `low_bit`; inputs may be quantized or not.
-      variables: all collections of the model, with float kernels.
+      variables: all collections of the model, with float kernels; of a function
+        `{"params": its parameters}` and its state.
       batches: the model's inputs, arrays or tuples of arguments: a list, or a function that gives
         the same batches at every call.
       bits: the number of bits of the kernels to solve; None takes all with a stored scale.
       layers: a regular expression, matched in full against layers' paths.
+      kwargs: keyword arguments of the model, the same for every batch.
       log: a function that is called with each layer's `Report`.
       **settings: the fields of `bitjax.two_step.fits.SolveOptions`.
 
     Returns:
       The variables with these layers' kernels on their codes, with their scales, and with their
-      intercepts in a bias or a batch normalisation's mean; everything else as it was.
+      intercepts in a bias, or in a batch normalisation's mean; everything else as it was.
 
     Raises:
       ValueError: no kernel has a stored scale, a layer has no patches, or a statistic is not
@@ -110,8 +108,9 @@ def solve_layers(
     given = batches if callable(batches) else list(batches)
     source = given if callable(given) else lambda: given
     steps = solve_each(
-        model, variables, source, bits=bits, layers=layers, settings=SolveOptions(**settings)
-    )
+        model, variables, source,
+        bits=bits, layers=layers, kwargs=kwargs, settings=SolveOptions(**settings),
+    )  # fmt: skip
     found: Variables = variables
     for found, report in steps:  # noqa: B007  the last one is returned
         if log is not None:
@@ -120,61 +119,62 @@ def solve_layers(
 
 
 def solve_each(
-    model: Quantized,
+    model: Any,
     variables: Variables,
     batches: Callable[[], Iterable[Any]],
     *,
     bits: int | None = None,
     layers: str = ".*",
+    kwargs: Mapping[str, Any] | None = None,
     settings: SolveOptions | None = None,
     teacher: Variables | None = None,
-    costs: Costs | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Variables, Report]]:
     """As `solve_layers`, giving the variables after every layer, so that work can be kept."""
     # `variables` have their first `start` layers solved already. The float kernels to imitate are
     # those of `teacher`; if None, those of `variables`, which must then be those of the start.
-    settings = settings or SolveOptions()
+    settings, kwargs = settings or SolveOptions(), dict(kwargs or {})
+    net = as_model(model)
     teacher = variables if teacher is None else teacher
     first = as_args(next(iter(batches())))
-    costs = costs_with(model, variables, first, {}) if costs is None else costs
     plans = plan_layers(
-        model, variables, costs, first, layers=layers, bits=bits, target=settings.target
+        net, variables, first, kwargs, layers=layers, bits=bits, target=settings.target
     )
     for index, plan in enumerate(plans[start:], start):
         key = jax.random.fold_in(jax.random.key(settings.seed), index)
         try:
-            variables, report = _solve(model, variables, teacher, plan, batches, settings, key)
+            variables, report = _solve(
+                net, variables, teacher, plan, batches, kwargs, settings, key
+            )
         except ValueError as error:
             raise ValueError(f"layer {plan.layer!r}: {error}") from error
         yield variables, report
 
 
-def _solve(model, variables, teacher, plan, batches, settings, key):
-    float_model = model.clone(rules=() if settings.float_inputs else float_kernels(model.rules))
+def _solve(model, variables, teacher, plan, batches, kwargs, settings, key):
+    float_model = model.with_rules(() if settings.float_inputs else float_kernels(model.rules))
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
     first = as_args(next(iter(batches())))
     added = plan.target == "sum" and settings.asymmetric
-    taken = sampler(
-        source, float_model, plan.layer, tree, first, per_example=settings.positions, added=added
+    layer = layer_of(float_model, teacher, first, kwargs, plan.layer)
+    take = sampler(
+        source, float_model, plan.layer, kwargs, per_example=settings.positions, added=added
     )
-    kernel = read_site(teacher["params"], plan.layer)["kernel"]
-    float_GxMxN = np.asarray(taken.view.matrix(kernel), np.float64)
+    float_GxMxN, affine = layer.matrix(teacher), layer.affine
     start_GxMxN, grid = start_of(plan.quantizer, float_GxMxN)
     groups, filters, _ = float_GxMxN.shape
-    affine = affine_of(teacher, plan.consumer, groups * filters)
     resident = plan.target in ("codes", "relu") and settings.iterations > 0
 
     def pairs():
         for index, batch in enumerate(batches()):
             one = jax.random.fold_in(key, index)
-            x, z, owed = taken.take(tree, teacher, as_args(batch), one)
+            x, z, owed = take(tree, teacher, as_args(batch), one)
             if added and affine is not None:
                 z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
             yield x, z
 
     data = collect(pairs(), resident=resident)
-    intercept = has_intercept(teacher, plan) and affine is not None
+    intercept = layer.slot is not None
     fits: list[GroupFit] = []
     for g in range(groups):
         own = None
@@ -203,29 +203,24 @@ def _solve(model, variables, teacher, plan, batches, settings, key):
         data.count,
     )
     changed = [found.fit for found in fits]
-    return _with_fits(variables, teacher, plan, taken.view, changed, intercept), report
+    return _with_fits(variables, teacher, layer, changed), report
 
 
-def _with_fits(variables, teacher, plan, view, fits, intercept):
+def _with_fits(variables, teacher, layer, fits):
     codes, scale, offset = (
         np.stack([np.asarray(fit[i], np.float32) for fit in fits]) for i in range(3)
     )
-    layer, norm = plan.layer, plan.consumer.norm
-    params, quant = variables["params"], variables[QUANT]
-    site = site_name(layer, "kernel")
-    own = read_site(quant, site)
-    new_scale = jnp.asarray(scale).reshape(own["scale"].shape)
-    kernel = view.kernel(jnp.asarray(scale[..., None] * codes))
-    node = {**read_site(params, layer), "kernel": kernel}
-    stats = variables.get("batch_stats")
-    if intercept and "bias" in node:
-        node["bias"] = jnp.asarray(offset).reshape(node["bias"].shape)
-    elif intercept:
-        mean = read_site(teacher["batch_stats"], norm)["mean"] - jnp.asarray(offset).reshape(-1)
-        stats = write_site(stats, norm, {**read_site(stats, norm), "mean": mean})
-    return {
-        **variables,
-        **({} if stats is None else {"batch_stats": stats}),
-        "params": write_site(params, layer, node),
-        QUANT: write_site(quant, site, {**own, "scale": new_scale}),
-    }
+    site = site_name(layer.name, "kernel")
+    own = read_site(variables[QUANT], site)
+    kernel, scales = (
+        layer.view.kernel(jnp.asarray(matrix))
+        for matrix in (scale[..., None] * codes, np.broadcast_to(scale[..., None], codes.shape))
+    )
+    found = write_leaf(variables, layer.path, kernel)
+    if layer.slot is not None:
+        old = read_leaf(teacher, layer.slot.path)
+        found = write_leaf(found, layer.slot.path, layer.slot.written(old, offset))
+    # A filter's scale is the same for all of its elements.
+    shape = own["scale"].shape
+    scales = scales[tuple(slice(None) if n > 1 else slice(0, 1) for n in shape)].reshape(shape)
+    return {**found, QUANT: write_site(variables[QUANT], site, {**own, "scale": scales})}

@@ -67,11 +67,31 @@ def test_a_scanned_layer_counts_all_its_repetitions():
     assert found["layer/input"].total == 3 * X.size
 
 
+def test_a_plain_functions_products_of_two_tensors_are_counted():
+    def attend(params, x):
+        return jax.nn.softmax((x @ params["q"]) @ (x @ params["k"]).T) @ x
+
+    params = {"q": jnp.ones((5, 4)), "k": jnp.ones((5, 4))}
+    found = site_histograms(attend, {"params": params}, [X], sites="product.*|k/input")
+    sides = [f"product{i}/{role}" for i in range(2) for role in ("left", "right")]
+    assert sorted(found) == sorted(["k/input", *sides])
+    assert found["product0/left"].total == X.shape[0] * 4
+    assert found["product1/left"].negatives == 0
+
+
+def test_sites_in_a_loop_are_said_to_be_there():
+    def loop(params, x):
+        return jax.lax.while_loop(lambda x: x[0, 0] < 9.0, lambda x: x @ params["w"] + 1.0, x)
+
+    with pytest.raises(ValueError, match="matches only sites in loops and branches"):
+        site_histograms(loop, {"params": {"w": jnp.ones((5, 5))}}, [X], sites="w/input|input")
+
+
 @pytest.mark.parametrize(
     ("batches", "sites", "message"),
     [
         ([], ".*", "at least one batch, got none"),
-        ([X], "nowhere/input", "matches no site in full. Sites: first/input"),
+        ([X], "nowhere/input", "matches no site in full. Sites: first/kernel, first/input"),
         ([X, X.at[3, 2].set(jnp.nan)], ".*/input", "batch 1 gives NaN or inf first at first/input"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from bitjax.diagnostics.doctor import Finding, doctor, doctor_report
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.plain import Function
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.halfwave import halfwave
 from bitjax.quantizers.uniform import lsq, pact, uniform
@@ -225,18 +226,17 @@ def test_nan_is_named_and_hides_the_rest():
     only(infinite, "error", "loss", "look at the labels")
 
 
-def test_one_dead_layer_of_a_scan_is_found():
+@pytest.mark.parametrize("collections", [("params",), ("params", "quant", "quant_stats")])
+def test_one_dead_layer_of_a_scan_is_found(collections):
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x, _):
             return x + nn.Dense(4, name="dense")(x), None
 
     class Deep(nn.Module):
-        lists: bool = True
-
         @nn.compact
         def __call__(self, x):
-            axes = {"params": 0, **({"quant": 0, "quant_stats": 0} if self.lists else {})}
+            axes = dict.fromkeys(collections, 0)
             stack = nn.scan(
                 nn.remat(Block), variable_axes=axes, split_rngs={"params": True}, length=3
             )
@@ -248,8 +248,112 @@ def test_one_dead_layer_of_a_scan_is_found():
     scale = variables["quant"]["blocks"]["dense"]["kernel"]["scale"]
     variables["quant"]["blocks"]["dense"]["kernel"]["scale"] = scale.at[1].set(1e3)
     only(doctor(model, variables, X), "error", "blocks/dense/kernel", "all zeros")
-    unlisted = doctor(Deep(lists=False), {"params": variables["params"]}, X)
-    only(unlisted, "warning", "blocks/dense", "does not list 'quant_stats'")
+
+
+def test_layers_in_branches_are_said_to_be_left_out_and_their_gradients_are_not():
+    class Gated(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            one, two = nn.Dense(3, name="one"), nn.Dense(3, name="two")
+            if self.is_initializing():
+                return one(x) + two(x)
+            return nn.cond(jnp.sum(x) > 1e6, lambda m, x: one(x), lambda m, x: two(x), self, x)
+
+    model = Quantized(Gated(), [rule("t.*/kernel", lsq(bits=4))])
+    variables = attach(model, Gated().init(jax.random.key(0), X), X)
+    found = {(f.site, f.message.split(":")[0]) for f in doctor(model, variables, X)}
+    assert found == {
+        ("one", "is not examined"),
+        ("two", "is not examined"),
+        ("one/kernel", "gets no gradient, without quantization either"),
+    }
+
+
+def attend(params, x):
+    """A plain function: parameters by names of its own, a product of two tensors, a gain."""
+    q, k = x @ params["to"]["q"], x @ params["to"]["k"]
+    return params["gain"] * (jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2)) @ x)
+
+
+PLAIN = {"to": {"q": jnp.ones((4, 5)), "k": 0.1 * jnp.ones((4, 5))}, "gain": jnp.float32(1.0)}
+
+
+def test_a_plain_functions_products_and_parameters_are_looked_at():
+    rules = [rule("to/product.*", lsq(bits=4)), rule("to/k/kernel", lsq(bits=4))]
+    net = Function(attend, rules)
+    x = jnp.abs(X.reshape(8, 4, 4))
+    variables = attach(net, {"params": PLAIN}, x)
+    found = doctor(net, variables, x)
+    halved = {f.site for f in found if "never is below 0" in f.message}
+    assert halved == {f"to/product{i}/{side}" for i in (0, 1) for side in ("left", "right")}
+    variables["quant"]["to"]["k"]["kernel"]["scale"] = jnp.float32(1e3)
+    found = doctor(net, variables, x)
+    # Scores that are all 0 give q no gradient; `gain` reaches no product and is no finding.
+    errors = [f.site for f in found if f.level == "error"]
+    assert errors == ["to/q/kernel", "to/k/kernel"], doctor_report(found)
+
+
+def test_a_shared_kernel_of_a_scan_over_time_has_the_figures_of_one():
+    def unrolled(params, x):
+        step = lambda h, x: (jnp.tanh(h @ params["w"] + x), None)  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros((8, 4)), x)[0]
+
+    net = Function(unrolled, [rule(".*", lsq(bits=4))])
+    x = jax.random.normal(jax.random.key(4), (5, 8, 4))
+    params = {"w": jax.random.normal(jax.random.key(5), (4, 4))}
+    variables = attach(net, {"params": params}, x)
+    assert doctor(net, variables, x) == ()
+    variables["quant"]["kernel"]["scale"] = jnp.float32(1e3)
+    only(doctor(net, variables, x), "error", "kernel", "all zeros")
+
+
+def test_weights_of_a_norm_and_boxes_are_followed_to_their_parameter():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+            x = nn.Dense(6, kernel_init=boxed, name="boxed")(x)
+            return nn.WeightNorm(nn.Dense(3, name="normed"), feature_axes=-1)(x)
+
+    model = Quantized(Normed(), [rule("normed/kernel", lsq(bits=4))])
+    variables = model.init(jax.random.key(0), X)
+    assert doctor(model, variables, X) == ()
+    variables["quant"]["normed"]["kernel"]["scale"] = jnp.float32(1e3)
+    sites = [(f.level, f.site) for f in doctor(model, variables, X)]
+    assert sites == [("error", "boxed/kernel"), ("error", "normed/kernel")]
+
+
+def test_keyword_and_dict_inputs_are_arguments_of_one_trace():
+    traces = []
+
+    class Text(nn.Module):
+        @nn.compact
+        def __call__(self, batch, *, mask, train=False):
+            traces.append(batch["tokens"])
+            x = nn.Embed(9, 4, name="embed")(batch["tokens"]) * mask[..., None]
+            return nn.Dense(3, name="head")(x)
+
+    batch, mask = {"tokens": jnp.arange(6) % 9}, jnp.ones(6)
+    variables = Text().init(jax.random.key(0), batch, mask=mask)
+    traces.clear()
+    assert doctor(Text(), variables, batch, jnp.arange(6) % 3, mask=mask, train=True) == ()
+    assert len(traces) == 1
+    found = doctor(Text(), variables, batch, mask=mask.at[2].set(jnp.nan))
+    only(found, "error", "head/input", "holds NaN or inf")
+
+
+@pytest.mark.parametrize(
+    ("model", "variables", "message"),
+    [
+        (nn.Dense, FLOAT, "`model` must be a Linen module, a function"),
+        ("net", FLOAT, "`model` must be a Linen module, a function"),
+        (attend, PLAIN, "variables of a function are {'params': its parameters"),
+    ],
+)
+def test_what_is_no_model_is_one_clear_line(model, variables, message):
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        doctor(model, variables, X)
+    assert "\n" not in str(error.value)
 
 
 def test_the_report_groups_what_is_the_same_and_puts_errors_first():

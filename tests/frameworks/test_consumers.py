@@ -6,14 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.frameworks.consumers import Consumer, addend, consumers
+from bitjax.frameworks.shapes import program_of
 from bitjax.frameworks.tap import tap
 from bitjax.models import SmallCNN, resnet20
+from bitjax.program.consumers import Consumer, consumers
+from bitjax.two_step.data import addend
 
 
 def of(model, *shape):
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    return consumers(model, jax.eval_shape(model.init, jax.random.key(0), x), x)
+    return consumers(program_of(model, (x,), {})[0])
 
 
 def test_in_a_residual_block_the_first_layer_has_one_reader_and_the_second_is_added():
@@ -22,10 +24,10 @@ def test_in_a_residual_block_the_first_layer_has_one_reader_and_the_second_is_ad
         for block in (1, 2, 3):
             path = f"stage{stage}/block{block}"
             assert found[f"{path}/conv1"] == Consumer(
-                f"{path}/bn1", f"{path}/conv2/input", 1e-5, rectified=True
+                f"{path}/bn1", f"{path}/conv2/input", rectified=True
             )
-            assert found[f"{path}/conv2"] == Consumer(f"{path}/bn2", None, 1e-5, added=True)
-    assert found["stem"] == Consumer("stem_bn", None, 1e-5)  # read by a layer and by a shortcut
+            assert found[f"{path}/conv2"] == Consumer(f"{path}/bn2", None, added=True)
+    assert found["stem"] == Consumer("stem_bn", None)  # read by a layer and by a shortcut
     assert found["head"] == Consumer(None, None)
 
 
@@ -55,7 +57,9 @@ class Branches(nn.Module):
         if self.kind == "straight":
             return nn.Dense(2, name="a")(y.reshape(len(y), 2, 2).reshape(len(y), 4))
         if self.kind == "sum":
-            return nn.Dense(2, name="a")(nn.relu(y + 3.0 * jnp.ones_like(y)))
+            return nn.Dense(2, name="a")(nn.relu(y + jnp.arange(len(y), dtype=y.dtype)[:, None]))
+        if self.kind == "scaled before":
+            return nn.Dense(2, name="a")(nn.relu(3.0 - y * jnp.arange(4.0)))
         if self.kind == "scaled":
             return nn.Dense(2, name="a")(2.0 * nn.relu(y))
         return nn.Dense(2, name="a")(jnp.maximum(y, 0.0).astype(jnp.bfloat16))
@@ -75,13 +79,18 @@ def test_a_layer_without_normalisation_has_its_reader_too():
 def test_what_a_layer_is_added_to_is_read_off_the_program_too():
     model, x = resnet20(width=4), jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     variables = model.init(jax.random.key(0), x)
-    found = jax.jit(lambda v, x: addend(model, v, (x,), "stage1/block1/conv2"))(variables, x)
+    found = jax.jit(lambda v, x: addend(model, v, (x,), {}, "stage1/block1/conv2"))(variables, x)
     stem = tap(model, variables, x)["stage1/block1/conv1"].input
     np.testing.assert_allclose(found, stem, atol=1e-5)
     with pytest.raises(ValueError, match="layer 'stem' is not read by one sum alone"):
-        addend(model, variables, (x,), "stem")
+        addend(model, variables, (x,), {}, "stem")
 
 
 def test_a_sum_with_a_constant_is_a_sum():
     found = of(Branches("sum"), 3)["first"]
-    assert found == Consumer(None, None, None, added=True)
+    assert found == Consumer(None, None, added=True)
+
+
+def test_factors_and_addends_of_each_channel_are_no_reader_of_their_own():
+    found = of(Branches("scaled before"), 3)["first"]
+    assert found == Consumer(None, "a/input", rectified=True)

@@ -1,18 +1,27 @@
-"""What every reader of a model shares: the model inside, one compilation, finite or not."""
+"""What every reader of a model shares: one kind of model, one compilation, one run."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import pytest
 
 import bitjax as bj
-from bitjax.frameworks.finite import first_bad, is_finite
-from bitjax.frameworks.probe import inner_model, jit_arrays, rules_of
+from bitjax.frameworks.models import as_model, float_model, jit_arrays, rules_of
+from bitjax.frameworks.probe import probe
 
 
-def test_a_wrapped_model_gives_its_model_and_its_rules_and_a_float_one_has_none():
+def test_any_model_is_taken_with_its_rules_and_a_float_one_has_none():
     rules = [bj.rule(".*", None)]
-    assert inner_model(bj.Quantized(nn.Dense(2), rules)).features == 2
-    assert list(rules_of(bj.Quantized(nn.Dense(2), rules))) == rules
-    assert inner_model(nn.Dense(3)).features == 3 and rules_of(nn.Dense(3)) == ()
+    wrapped = bj.Quantized(nn.Dense(2), rules)
+    assert as_model(wrapped) is wrapped and list(rules_of(wrapped)) == rules
+    assert rules_of(nn.Dense(3)) == () and rules_of(lambda params, x: x) == ()
+    assert float_model(wrapped).model.features == 2 and float_model(wrapped).rules == ()
+
+
+@pytest.mark.parametrize("model", [nn.Dense, {"params": 1}, "resnet"])
+def test_what_is_no_model_is_one_clear_line(model):
+    with pytest.raises(TypeError, match="^`model` must be a Linen module, .* got [^\n]*$"):
+        as_model(model)
 
 
 def test_leaves_that_are_no_arrays_stay_python_values_in_a_compiled_call():
@@ -20,12 +29,18 @@ def test_leaves_that_are_no_arrays_stay_python_values_in_a_compiled_call():
     assert float(found) == 2.0
 
 
-def test_integers_are_finite_and_one_nan_is_enough():
-    assert is_finite({"a": jnp.ones(2), "b": jnp.int32(1)}) and is_finite({})
-    assert not is_finite({"a": jnp.ones(2), "b": jnp.array(jnp.nan)})
+def test_records_come_in_forward_order_and_loops_and_branches_hand_out_none():
+    def net(params, x):
+        x = x @ params["first"]
+        x = jax.lax.cond(jnp.sum(x) > 0, lambda x: x @ params["branch"], lambda x: x, x)
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, params["steps"])
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 9.0, lambda x: x @ params["loop"], x)
 
-
-def test_a_variable_is_blamed_before_the_output_that_it_spoils():
-    flags = {"input": jnp.array(True), "output": jnp.array(False)}
-    assert first_bad([("conv", flags)], [("params", "conv", "bias")]) == "conv/bias"
-    assert first_bad([("conv", flags)], []) == "conv/output"
+    params = {name: jnp.ones((3, 3)) for name in ("first", "branch", "loop")}
+    params["steps"] = jnp.ones((4, 3, 3))
+    found = probe(net, {"params": params}, (jnp.ones((2, 3)),), {}, lambda seen: seen.out)
+    assert [(name, out.shape) for name, out in found.records] == [
+        ("first", (2, 3)),
+        ("steps", (4, 2, 3)),
+    ]
+    assert found.unseen == ("branch", "loop")

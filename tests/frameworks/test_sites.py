@@ -43,7 +43,8 @@ LAYERS = {
         nn.ConvTranspose(8, (2, 2), (2, 2), padding="VALID", transpose_kernel=True),
         (2, 5, 5, 4), 25 * 4 * 32, 128, 100, 8,
     ),
-    "conv_local": (nn.ConvLocal(8, (3,), padding="VALID"), (2, 6, 4), 4 * 96, 4 * 96, 24, 8),
+    # Its input is the patches, 4 of 3 * 4 elements, and every place has filters of its own.
+    "conv_local": (nn.ConvLocal(8, (3,), padding="VALID"), (2, 6, 4), 4 * 96, 4 * 96, 48, 4 * 8),
     "einsum": (nn.Einsum((3, 2, 5), "abc,cde->abde"), (2, 7, 3), 7 * 30, 30, 21, 10),
     "einsum with a kernel's own axis": (
         nn.Einsum((7, 3, 5), "bti,tio->bto", use_bias=False), (2, 7, 3), 7 * 15, 105, 21, 35
@@ -81,14 +82,18 @@ def test_a_wrapped_model_weighs_what_the_float_one_does():
     assert site_costs(model, x, train=True) == site_costs(model, x)
 
 
-def test_attention_is_its_projections_and_two_products_beside_them():
+def test_attention_is_its_projections_and_two_products_of_activations():
     batch, length, features, heads = 2, 7, 12, 3
     model = nn.MultiHeadDotProductAttention(heads, qkv_features=features)
     x = zeros(batch, length, features)
     costs = site_costs(model, x)
-    assert macs(costs) == 4 * length * features**2
+    kernels = [cost.macs for cost in costs.values() if cost.role == "kernel"]
+    assert sum(kernels) == 4 * length * features**2
     # QK^T and the weighted sum of V: a sum over the features for each pair of positions.
-    assert total_macs(model, x) == macs(costs) + 2 * length**2 * features
+    for name in ("product0", "product1"):
+        left, right = (costs[f"{name}/{role}"] for role in ("left", "right"))
+        assert left.macs == right.macs == length**2 * features
+    assert total_macs(model, x) == macs(costs) == sum(kernels) + 2 * length**2 * features
 
 
 def test_a_tensor_read_by_several_layers_has_one_source():
@@ -145,7 +150,8 @@ class Stacked(nn.Module):
 def test_a_vmap_over_layers_counts_each_of_them():
     costs = site_costs(Stacked(shared=False), zeros(2, 5))
     kernel = costs["dense/kernel"]
-    assert (kernel.macs, kernel.elements, kernel.count) == (3 * 20, 3 * 20, 3)
+    # One array with one quantizer: only a scan's steps have their own.
+    assert (kernel.macs, kernel.elements, kernel.count) == (3 * 20, 3 * 20, 1)
     costs = site_costs(Stacked(shared=True), zeros(3, 2, 5))
     assert costs["dense/kernel"].macs * 3 == 3 * 2 * 20  # the vmapped axis is taken for the batch
     assert costs["dense/kernel"].elements == 20
@@ -179,7 +185,7 @@ class Tied(nn.Module):
 def test_a_lookup_computes_nothing_and_reading_it_backwards_is_a_product():
     tokens = jax.ShapeDtypeStruct((2, 3), jnp.int32)
     costs = site_costs(Tied(), tokens)
-    assert set(costs) == {"embed/kernel"}
+    assert set(costs) == {"embed/kernel", "embed/input"}
     assert (costs["embed/kernel"].macs, costs["embed/kernel"].elements) == (3 * 6 * 11, 66)
     assert costs["embed/kernel"].filters == 11
     lookup = site_costs(nn.Embed(11, 6), tokens)
@@ -188,5 +194,5 @@ def test_a_lookup_computes_nothing_and_reading_it_backwards_is_a_product():
 
 def test_without_a_batch_axis_it_is_an_error_that_says_so():
     for args in ((), (jnp.float32(1.0),), (zeros(0, 3),)):
-        with pytest.raises(ValueError, match="needs a first argument with a batch axis"):
+        with pytest.raises(ValueError, match="needs an argument with a batch axis"):
             site_costs(nn.Dense(2), *args)

@@ -92,16 +92,28 @@ def test_it_works_under_jit_and_in_training():
 
 
 def test_nothing_is_left_behind():
-    probed = probe(QUANTIZED, VARIABLES, (X,), {}, lambda seen: seen.out)
-    updated = probed.updates["quant_stats"]
+    def out(seen):
+        return seen.out
+
+    assert "quant_stats" not in probe(QUANTIZED, VARIABLES, (X,), {}, out).updates
+    updated = probe(QUANTIZED, VARIABLES, (X,), {}, out, observing=True).updates["quant_stats"]
     assert jax.tree.structure(updated) == jax.tree.structure(VARIABLES["quant_stats"])
 
 
-def test_a_transform_that_does_not_list_the_collection_is_named():
-    model = Net(lists=False)
-    with pytest.raises(ValueError, match="layer 'blocks/dense' cannot hand out its tensors"):
-        tap(model, FLOAT, X)
-    assert list(tap(model, FLOAT, X, layers="head")) == ["head"]
+def test_a_transform_need_not_list_the_collections():
+    assert list(tap(Net(lists=False), FLOAT, X)) == ["conv", "blocks/dense", "head"]
+
+
+def test_a_layer_in_a_loop_is_named():
+    def net(params, x):
+        x = jax.lax.while_loop(lambda x: jnp.max(x) < 9.0, lambda x: x @ params["inner"]["w"], x)
+        return x @ params["head"]["w"]
+
+    params = {"inner": {"w": 2.0 * jnp.eye(3)}, "head": {"w": jnp.ones((3, 2))}}
+    x = jnp.ones((1, 3))
+    with pytest.raises(ValueError, match="layer 'inner' is computed in a loop or a branch"):
+        tap(net, {"params": params}, x)
+    assert tap(net, {"params": params}, x, layers="head")["head"].input.max() == 16.0
 
 
 def test_a_pattern_that_matches_nothing_lists_the_layers():

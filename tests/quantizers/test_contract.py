@@ -30,7 +30,7 @@ from bitjax.quantizers import laws as contract
 from bitjax.quantizers.bitlength import MODES, RANGES
 from bitjax.quantizers.blocks import GRANULARITIES
 from bitjax.quantizers.ranges import METHODS
-from bitjax.quantizers.subject import Claims, subject
+from bitjax.quantizers.subject import BrokenLaw, Claims, subject
 
 SHAPE = (6, 4)
 DTYPES = ("float32", "bfloat16", "float64")
@@ -63,7 +63,7 @@ def rows():
             zero = (i + j) % 2 == 0
             make = partial(uniform, 4, **form(granularity, range=method, zero_on_grid=zero))
             slow = j > 0 and (method, granularity) not in UNIFORM_BLOCKS
-            yield f"uniform-{method}-{granularity}", row(make, zero=zero, slow=slow)
+            yield f"uniform-{method}-{granularity}", row(make, slow=slow)
     yield "uniform-signed", row(partial(uniform, 4, signed=True), slow=True)
     yield "uniform-unsigned", row(partial(uniform, 4, signed=False), slow=True)
     for granularity in GRANULARITIES:
@@ -89,7 +89,7 @@ def rows():
                 constant = 0 if span == "minmax" else None
                 slow = j != i % 2 or zero != (i > 2)
                 make = partial(bitlength, 4.0, **options)
-                claims = {"zero": zero, "constant": constant, "fractional": True}
+                claims = {"constant": constant, "fractional": True}
                 ending = "zero" if zero else "ends"
                 yield f"bitlength-{mode}-{span}-{ending}", row(make, range(17), slow=slow, **claims)
     after_relu = partial(bitlength, 4.0, range="learned", signed=False)
@@ -99,7 +99,7 @@ def rows():
         row(after_relu, constant=64, fractional=True),
     )
     options = {"granularity": "per_channel", "range_granularity": "per_tensor"}
-    one = row(partial(bitlength, 4.0, **options), zero=False, fractional=True, slow=True)
+    one = row(partial(bitlength, 4.0, **options), fractional=True, slow=True)
     yield "bitlength-two-granularities", one
     # A learned scale is stored for the planes that it was started at, and the highest level of some
     # planes is short of the range: nothing is claimed of constants. A sign's plane orders nothing.
@@ -141,7 +141,7 @@ def rows():
         one = row(partial(ternary, fit), range(2, 3), constant=4, ordered=False)
         yield f"ternary-{fit}", one._replace(slow=fit != "optimal")
     for fit in ("mean", "stored"):
-        one = row(partial(binary, fit), range(1, 2), zero=False, constant=4)
+        one = row(partial(binary, fit), range(1, 2), constant=4)
         yield f"binary-{fit}", one._replace(slow=fit == "mean")
     # A scale is fitted for the bits that it was started at.
     for fit in ("rounded", "stored"):
@@ -267,16 +267,19 @@ def test_a_stack_of_parameters_under_vmap_equals_a_loop(name):
     contract.maps_over_a_stack(asked(name), normal(4), (2.0, 4.0, 7.0))
 
 
-@every(lambda claims: claims.zero and claims.grid)
-@tensors
-def test_zero_is_a_code(name, seed, exponent, offset):
-    contract.has_a_code_for_zero(asked(name), normal(seed, 10.0**exponent, offset))
-
-
 @every_quantizer
 def test_what_a_quantizer_says_of_itself_is_so(name):
     for law in trait_laws.TRAIT_LAWS:
         law(asked(name), normal(5, 2.0))
+
+
+@every(lambda claims: claims.grid)
+def test_a_quantizer_that_does_not_keep_zeros_moves_one(name):
+    quantizer = asked(name).quantizer
+    if not quantizer.traits.zero_is_code:
+        said = quantizer._replace(traits=quantizer.traits._replace(zero_is_code=True))
+        with pytest.raises(BrokenLaw, match="'what is 0 stays 0'"):
+            trait_laws.keeps_zeros(asked(name)._replace(quantizer=said), normal(5, 2.0))
 
 
 @every_grid

@@ -28,24 +28,36 @@ def test_the_record_and_the_name_of_a_quantizer_decide_nothing():
         assert not reads or name in SHOWN_BY, f"{name}:{reads} reads `.form`: ask `.traits`"
 
 
+ZERO = Traits(zero_is_code=True)
 SAID = {
-    "identity": (bj.identity(), Traits()),
-    "uniform": (bj.uniform(4), Traits()),
-    "uniform from 0": (bj.uniform(4, signed=False), Traits(numbers="unsigned")),
-    "lsq": (bj.lsq(4), Traits(normalized=("scale",))),
-    "pact": (bj.pact(4), Traits(numbers="unsigned")),
+    "identity": (bj.identity(), ZERO),
+    "uniform": (bj.uniform(4), ZERO),
+    "uniform off zero": (bj.uniform(4, zero_on_grid=False), Traits()),
+    "uniform from 0": (bj.uniform(4, signed=False), ZERO._replace(numbers="unsigned")),
+    "lsq": (bj.lsq(4), ZERO._replace(normalized=("scale",))),
+    "pact": (bj.pact(4), ZERO._replace(numbers="unsigned")),
     "bitlength": (bj.bitlength(4.0, max_bits=8.0), Traits(learns_bits=(1.0, 8.0))),
+    "bitlength on zero": (
+        bj.bitlength(4.0, zero_on_grid=True),
+        ZERO._replace(learns_bits=(1.0, 16.0)),
+    ),
+    "bitlength from 0": (
+        bj.bitlength(4.0, range="learned", signed=False),
+        ZERO._replace(learns_bits=(1.0, 16.0), numbers="unsigned"),
+    ),
     "fixed bitlength": (bj.bitlength(4.0, mode="fixed"), Traits()),
-    "halfwave": (bj.halfwave(2), Traits(numbers="unsigned", rectifies=True)),
-    "ternary": (bj.ternary(), Traits()),
+    "halfwave": (bj.halfwave(2), ZERO._replace(numbers="unsigned", rectifies=True)),
+    "ternary": (bj.ternary(), ZERO),
+    "binary": (bj.binary(), Traits()),
     "stored": (bj.binary(fit="stored"), Traits(stored_scale=True)),
+    "stored ternary": (bj.ternary(fit="stored"), ZERO._replace(stored_scale=True)),
     "planes": (
         bj.bitplane(4),
-        Traits(numbers="unsigned", normalized=("scale",), planes=Planes(8)),
+        ZERO._replace(numbers="unsigned", normalized=("scale",), planes=Planes(8)),
     ),
     "the paper's planes": (
         bj.bitplane(8, mode="faithful", truncate=True, coefficients="free"),
-        Traits(numbers="unsigned", planes=Planes(8, "free", "example", truncated=True)),
+        ZERO._replace(numbers="unsigned", planes=Planes(8, "free", "example", truncated=True)),
     ),
 }
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.frameworks.consumers import Consumer
-from bitjax.frameworks.targets import affine_of, plan_layers
+from bitjax.frameworks.targets import plan_layers
 from bitjax.two_step.data import collect, merge, moments_of, sums_of
 from bitjax.two_step.fits import SolveOptions
+from bitjax.two_step.layer import layer_of
 from bitjax.two_step.solve import solve_each, solve_layers
 
 TERNARY = bj.ternary(fit="stored")
@@ -254,7 +254,7 @@ def test_what_cannot_be_solved_is_refused_in_one_line():
         solve_layers(plain, bj.attach(plain, variables, IMAGES), BATCHES)
     with pytest.raises(ValueError, match=r"layer 'conv1': .*finite"):
         solve_layers(model, variables, [IMAGES.at[0].set(jnp.nan)])
-    odd = nn.ConvTranspose(3, (3, 3))
+    odd = nn.ConvTranspose(3, (3, 3), strides=(2, 2))
     model = bj.Quantized(odd, [bj.rule("kernel", TERNARY)])
     with pytest.raises(ValueError, match="no patches to be solved from"):
         solve_layers(model, model.init(KEY, IMAGES), [IMAGES])
@@ -262,11 +262,9 @@ def test_what_cannot_be_solved_is_refused_in_one_line():
 
 def test_the_plan_follows_the_forward_order():
     model, _, variables = chain()
-    plans = plan_layers(model, variables, bj.site_costs(Chain(), IMAGES), (IMAGES,))
+    plans = plan_layers(model, variables, (IMAGES,))
     assert [(p.layer, p.target) for p in plans] == [("conv1", "codes"), ("conv2", "output")]
-    every = plan_layers(
-        model, variables, bj.site_costs(Chain(), IMAGES), (IMAGES,), target="output"
-    )
+    every = plan_layers(model, variables, (IMAGES,), target="output")
     assert {p.target for p in every} == {"output"}
     assert SolveOptions().asymmetric
 
@@ -288,7 +286,7 @@ def test_integers_alone_give_the_codes_that_the_network_gives():
     floats = shaken(Two().init(KEY, x))
     found = solve_layers(model, bj.attach(model, floats, x), [x], target="codes")
     tapped = bj.tap(model, found, x)
-    quant, norm = found["quant"], affine_of(found, Consumer("norm", "head/input", 1e-5), 6)
+    quant, norm = found["quant"], layer_of(model, found, (x,), {}, "second").affine
     step, after = (float(quant[name]["input"]["scale"]) for name in ("second", "head"))
     scale = np.asarray(quant["second"]["kernel"]["scale"], np.float64).ravel()
     codes_in = np.rint(np.asarray(tapped["second"].input) / step).astype(np.int32)

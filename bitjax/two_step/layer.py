@@ -1,0 +1,188 @@
+"""A layer to solve, read off the model's program: its matrix, its leaves, what is behind it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.frameworks.leaves import paths_of, read_leaf
+from bitjax.frameworks.probe import ask_outside
+from bitjax.program.affine import Chain, chain_of, maps_of
+from bitjax.program.consumers import NOTHING, consumers
+from bitjax.program.layers import (
+    ADDS,
+    Place,
+    after,
+    kernel_argument,
+    labels_along,
+    places_of,
+    varying,
+    view_of,
+)
+from bitjax.program.patches import PatchView
+
+Variables = Mapping[str, Any]
+_LAYOUT = ("reshape", "broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy")
+
+
+class Affine(NamedTuple):
+    """What is behind a layer, such as a batch normalisation in evaluation: gain * x + offset."""
+
+    gain_M: np.ndarray
+    offset_M: np.ndarray
+
+
+class Slot(NamedTuple):
+    """A leaf that takes a layer's intercept: its bias, or a sum's in the map behind it."""
+
+    path: str
+    order_M: np.ndarray  # where the leaf holds each of the layer's filters
+    gain_M: np.ndarray | None = None  # change of the leaf for an intercept of 1; None of a bias
+
+    def written(self, leaf: Any, intercept_M: Any) -> jax.Array:
+        """The leaf with this intercept; it replaces a bias, and is added to another leaf."""
+        flat = jnp.asarray(leaf).reshape(-1)
+        new = jnp.asarray(intercept_M, jnp.float32).reshape(-1)
+        if self.gain_M is not None:
+            new = flat[self.order_M] + jnp.asarray(self.gain_M, jnp.float32) * new
+        return flat.at[self.order_M].set(new.astype(flat.dtype)).reshape(jnp.shape(leaf))
+
+
+class Layer(NamedTuple):
+    """A layer of a model with its variables."""
+
+    name: str
+    view: PatchView
+    path: str  # of its kernel in the variables
+    affine: Affine | None  # None behind a normalisation by statistics of the data
+    slot: Slot | None  # None where an intercept has no place
+
+    def matrix(self, variables: Variables) -> np.ndarray:
+        """The kernel, [G, M, N]."""
+        return np.asarray(
+            self.view.matrix(jnp.asarray(read_leaf(variables, self.path))), np.float64
+        )
+
+
+def layer_of(
+    model: Any, variables: Variables, args: tuple, kwargs: Mapping[str, Any], name: str
+) -> Layer:
+    """A layer of a model, with the map of these variables; a ValueError if it has no patches."""
+    _, asked = ask_outside(model, variables, args, kwargs)
+    call, paths = asked.call, paths_of(asked.call, variables)
+    places = places_of(call.program, name)
+    views = [view_of(place) for place in places]
+    kernels = {kernel_argument(place) for place in places}
+    (argument,) = kernels if len(kernels) == 1 else (None,)
+    if argument is None or not _alike(views, np.shape(call.leaves[argument])):
+        raise ValueError(
+            f"layer {name!r} reads its kernel in several ways, so it has no patches to be solved "
+            "from: leave it out of `layers`."
+        )
+    path = paths[argument]
+    assert path is not None, "parameters are variables"
+    consumer = consumers(call.program).get(name, NOTHING)
+    seen = [_behind(*each, paths, call.leaves) for each in zip(places, views, strict=True)]
+    affine, slot = seen[0]
+    if any(not _same(one, seen[0]) for one in seen[1:]):
+        affine, slot = None, None
+    return Layer(name, views[0], path, affine if consumer.affine else None, slot)
+
+
+def _alike(views: Sequence[PatchView], shape: tuple[int, ...]) -> bool:
+    """Whether all calls of a layer read the same matrix."""
+    if len(views) == 1:
+        return True
+    numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    return all(np.array_equal(v.matrix(numbers), views[0].matrix(numbers)) for v in views[1:])
+
+
+def _same(one, other):
+    a, b = (jax.tree.leaves(each) for each in (one, other))
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _behind(place: Place, view: PatchView, paths, leaves) -> tuple[Affine | None, Slot | None]:
+    """The map behind a call of a layer, and the leaf that takes its intercept."""
+    chain = Chain((), place.product.output)
+    if not place.outer:
+        chain = chain_of(place, place.body.users())
+    maps = maps_of(place, chain, leaves) if chain.links else [(np.ones(()), np.zeros(()))]
+    order_M = _order(place, view, place.product.output)
+
+    def per_filter(array):
+        if array.ndim == 0:
+            return np.full(place.product.filters, array)
+        shape = [n if label == "k" else 1 for n, label in _axes(place, place.product.output)]
+        return np.broadcast_to(array, shape).reshape(-1)[order_M]
+
+    affine = Affine(*(per_filter(array) for array in maps[-1]))
+    adds = [op for op in after(place) if op.name in ADDS]
+    if adds:
+        return affine, _bias(place, view, adds, paths)
+    for link, (gain, _) in zip(chain.links, maps, strict=False):
+        path = _leaf(place, link.number, place.product.output, paths)
+        if link.op.name in ("add", "sub") and path is not None:
+            sign = 1.0 if link.op.name == "add" else -1.0
+            return affine, Slot(path, order_M, sign * per_filter(gain))
+    return affine, None
+
+
+def _bias(place, view, adds, paths) -> Slot:
+    if len(adds) == 1:
+        (op,) = adds
+        (number,) = (i for i in op.ins if place.body.kinds[i].what != "data")
+        path = _leaf(place, number, op.outs[0], paths)
+        if path is not None:
+            return Slot(path, _order(place, view, op.outs[0]))
+    raise ValueError(
+        f"layer {place.product.layer!r} adds parameters to its product that are no bias with one "
+        "number per filter: leave it out of `layers`."
+    )
+
+
+def _axes(place: Place, number: int) -> list[tuple[int, str]]:
+    """Sizes and meanings of an array's axes, of one between the product and the output."""
+    labels = labels_along(place).get(number, [])
+    return list(zip(place.body.avals[number].shape, labels, strict=bool(labels)))
+
+
+def _order(place: Place, view: PatchView, number: int) -> np.ndarray:
+    """The index, among an array's filters as they lie, of each filter of the view."""
+    body, axes = place.body, _axes(place, number)
+    shape = body.avals[number].shape
+    own = [n if label == "k" else 1 for n, label in axes]
+    ops = after(place)
+    made = [place.op.outs[0], *(op.outs[0] for op in ops)]
+    rest = ops[made.index(number) :]
+
+    @jax.jit
+    def read(index):
+        out = jnp.broadcast_to(index, shape)
+        for op in rest:
+            if op.name == "transpose":
+                out = out.transpose(op.eqn.params["permutation"])
+            else:
+                out = out.reshape(body.avals[op.outs[0]].shape)
+        return view.outputs(out, jnp.zeros((1,), jnp.int32))
+
+    return np.asarray(read(np.arange(np.prod(own, dtype=int)).reshape(own))).reshape(-1)
+
+
+def _leaf(place: Place, number: int, at: int, paths: Sequence[str | None]) -> str | None:
+    """The path of the leaf that an array is, if it has one element for each filter of `at`."""
+    body, axes = place.body, _axes(place, at)
+    filters = {i for i, (_, label) in enumerate(axes) if label == "k"}
+    if not axes or not varying(body, number) <= filters:
+        return None
+    while (maker := body.makers.get(number)) is not None:
+        if maker.name not in _LAYOUT:
+            return None
+        (number,) = maker.ins
+    argument = place.argument(number)
+    size = np.prod(body.avals[number].shape, dtype=int)
+    if argument is None or size != np.prod([axes[i][0] for i in filters], dtype=int):
+        return None
+    return paths[argument]
