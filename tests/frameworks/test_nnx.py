@@ -176,6 +176,27 @@ def test_sites_are_named_by_paths_and_attention_by_the_kernels_that_feed_it():
     ]
 
 
+def test_sums_and_caches_are_read():
+    class Residual(nnx.Module):
+        def __init__(self):
+            self.attn = nnx.MultiHeadAttention(2, 6, decode=True, rngs=nnx.Rngs(0))
+            self.attn.init_cache((1, 3, 6))
+
+        def __call__(self, x):
+            return x + self.attn(x)
+
+    x = X[:1, :1]
+    rules = [bj.rule(".*", bj.uniform())]
+    model = bj.quantize(Residual(), rules, x, sums=True)
+    function, variables = model.functional()
+    assert {"attn/product1/right", "attn/sum0/left"} <= set(bj.site_costs(function, x))
+    assert variables["cache"]["attn"]["cached_key"].shape == (1, 3, 2, 3)
+    for _ in range(2):
+        model(x)
+    assert int(model.model.attn.cache_index[...]) == 2
+    assert model.model.attn.cached_key[0, 1].any() and not model.model.attn.cached_key[0, 2].any()
+
+
 def test_costs_are_those_of_the_linen_twin():
     function, _ = bj.quantize(Net()).functional()
     assert bj.site_costs(function, X) == bj.site_costs(Twin(), X)
