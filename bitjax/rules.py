@@ -68,13 +68,17 @@ def quantizer_of(rules: Rules, site: str) -> Quantizer | None:
     return matched.quantizer if matched else None
 
 
-def check_rules(rules: Rules, sites: Iterable[str], unread: Iterable[Any] = ()) -> None:
+def check_rules(
+    rules: Rules, sites: Iterable[str], unread: Iterable[Any] = (), idle: Iterable[str] = ()
+) -> None:
     """A ValueError where a rule decides for no site; it lists the nearest names."""
-    # `unread` is work without sites, by its `scope` and `why`.
-    sites = list(sites)
+    # `unread` is work without sites, by its `scope` and `why`; `idle` are layers whose parameters
+    # no product reads, such as normalisations. What is float may be said to be.
+    sites, idle = list(dict.fromkeys(sites)), list(idle)
     used = {id(matched) for site in sites if (matched := find(rules, site))}
     for candidate in rules:
-        if id(candidate) in used:
+        asleep = next((layer for layer in idle if _names(candidate.pattern, layer)), None)
+        if id(candidate) in used or (asleep and candidate.quantizer is None):
             continue
         shadow = next((s for s in sites if re.fullmatch(candidate.pattern, s)), None)
         opaque = next((u for u in unread if _names(candidate.pattern, u.scope)), None)
@@ -90,6 +94,8 @@ def check_rules(rules: Rules, sites: Iterable[str], unread: Iterable[Any] = ()) 
                 f"it names {opaque.scope!r}, whose work cannot be quantized ({opaque.why}): leave "
                 "it out, or compute it with products that JAX can differentiate"
             )
+        elif asleep:
+            reason = f"it names {asleep!r}, whose parameters no product reads"
         else:
             reason = "it matches no site in full"
         raise ValueError(

@@ -189,7 +189,7 @@ def _rules(net: Model, program: Program) -> tuple[Model, list[Finding]]:
     rules = list(net.rules)
     while rules:
         try:
-            check_rules(rules, program.sites, program.unread)
+            check_rules(rules, program.sites, program.unread, program.idle)
             break
         except ValueError as error:
             text = str(error)

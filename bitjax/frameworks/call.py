@@ -94,7 +94,7 @@ def run(
         key=asked.key, watch=watch, modules=modules,
     )  # fmt: skip
     if creating:
-        check_rules(model.rules, program.sites, program.unread)
+        check_rules(model.rules, program.sites, program.unread, program.idle)
         check_masks(model.rules, program.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:

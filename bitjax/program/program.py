@@ -42,6 +42,14 @@ class Program(NamedTuple):
         return found
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """The modules whose parameters no product reads, such as normalisations."""
+        layers = {site.layer for site in self.sites.values()}
+        leaves = (leaf for i in self.body.ins for leaf in self.body.kinds[i].leaves)
+        owners = dict.fromkeys(leaf.path.rpartition("/")[0] for leaf in leaves)
+        return tuple(name for name in owners if name not in layers)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of all products, of all examples together."""
         return self.reached + sum(part.macs for part in self.unread)
