@@ -9,9 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bitjax.frameworks.calibrate import Variables, observe, raise_nonfinite
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.kinds import advice, is_wrapped
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import compile_quickly, jit_arrays
-from bitjax.frameworks.plain import Function
 from bitjax.frameworks.shapes import one_key
 from bitjax.variables import QUANT, STATS, floats_of
 
@@ -19,7 +17,7 @@ _NEW = (QUANT, STATS)
 
 
 def attach(
-    model: Quantized | Function, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+    model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
 ) -> Variables:
     """Adds the variables of a model's quantizers to those of a float or otherwise quantized model.
 

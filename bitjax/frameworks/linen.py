@@ -54,7 +54,7 @@ class Quantized(nn.Module):
         later, a site has no variables.
 
     Example:
-      >>> import bitjax as bj, jax.numpy as jnp
+      >>> import bitjax as bj, jax, jax.numpy as jnp
       >>> model = Quantized(nn.Dense(2), [bj.rule(".*", bj.uniform(bits=8))])
       >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
       >>> sorted(variables), float(variables["quant"]["kernel"]["bits"])

@@ -76,7 +76,7 @@ class Function:
         params: Any,
         state: Mapping[str, Any],
         *args: Any,
-        train: bool = False,
+        train: bool | None = None,
         update: bool = False,
         key: Any = None,
         **kwargs: Any,
@@ -88,12 +88,13 @@ class Function:
           state: what `init` or a call gave.
           *args: further arguments of the function.
           train: whether batches' own statistics quantize; passed on if the function takes it.
+            None reads it from a `train`, `training` or `deterministic` of the function.
           update: whether statistics move.
           key: a PRNG key for quantizers that draw in training.
           **kwargs: keyword arguments of the function.
         """
         variables = {"params": params, **state}
-        kwargs = {**kwargs, "train": train}
+        kwargs = kwargs if train is None else {**kwargs, "train": train}
         asked = self.ask(variables, args, kwargs, rngs={QUANT: key})
         ran = run(self, asked, variables, mutable=update)
         return ran.out, {**state, **ran.collections(variables)}
