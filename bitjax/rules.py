@@ -76,10 +76,12 @@ def check_rules(
     # `unread` is work without sites, by its `scope`, `why` and the `layers` of its parameters;
     # `idle` are the paths of parameters that no site holds.
     sites, unread, idle = list(dict.fromkeys(sites)), list(unread), list(idle)
+    layers = {site.rpartition("/")[0] for site in sites}
+    apart = [path for path in idle if path.rpartition("/")[0] not in layers]
     used = {id(matched) for site in sites if (matched := find(rules, site))}
     for candidate in rules:
-        # What is float already may be said to be.
-        float_anyway = candidate.quantizer is None and _asleep(candidate, idle)
+        # What is float already, such as a normalisation, may be said to be.
+        float_anyway = candidate.quantizer is None and _asleep(candidate, apart)
         if id(candidate) not in used and not float_anyway:
             reason = _reason(candidate, rules, sites, unread, idle)
             raise ValueError(
