@@ -23,6 +23,9 @@ class Asked(NamedTuple):
     key: jax.Array | None = None  # of quantizers that draw
 
 
+Given = tuple[tuple, Mapping[str, Any]]  # a call's arguments
+
+
 class Model(Protocol):
     """A model with rules, as an adapter of its framework gives it."""
 
@@ -51,6 +54,9 @@ class Model(Protocol):
         mutable: Any = (),
     ) -> Asked:
         """The program of a call; `mutable` are collections of the float model that may change."""
+
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any], **method: Any) -> Given | None:
+        """The arguments of the training call; None if these are, or if there is no other call."""
 
 
 class Ran(NamedTuple):
@@ -82,8 +88,10 @@ def run(
     mutable: bool = False,
     watch: Watch | None = None,
     modules: Leaving | None = None,
+    later: Asked | None = None,
 ) -> Ran:
     """Runs a call: `mutable` statistics are kept, and missing variables made while `creating`."""
+    # `later` is another call whose sites' variables are made too.
     program = asked.call.program
     # New variables start from this batch, so there is no moving average to update.
     moving = not creating or asked.train
@@ -94,8 +102,10 @@ def run(
         key=asked.key, watch=watch, modules=modules,
     )  # fmt: skip
     if creating:
-        check_rules(model.rules, program.sites, program.unread)
-        check_masks(model.rules, program.sites.values())
+        more = later.call.program if later else program
+        sites = {**more.sites, **program.sites}
+        check_rules(model.rules, sites, (*program.unread, *more.unread))
+        check_masks(model.rules, sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)
@@ -103,4 +113,17 @@ def run(
     out, changed = asked.call.result(flat)
     records = [(state.names[i], state.records[i]) for i in sorted(state.records)]
     unseen = tuple(dict.fromkeys(state.unseen))
-    return Ran(out, changed, state.quant, state.stats, records, unseen)
+    ran = Ran(out, changed, state.quant, state.stats, records, unseen)
+    return ran if later is None else _joined(model, ran, program.sites, later, variables)
+
+
+def _joined(model, ran, sites, later, variables):
+    """What a call gave, with the variables of the sites that only a later one has."""
+    # As an evaluation, so that these ranges start like all others and no statistics move.
+    given = {**variables, **ran.collections(variables)}
+    other = run(model, later._replace(train=False), given, creating=True, mutable=True)
+    quant, stats = (
+        {**flat, **{name: leaves for name, leaves in more.items() if name not in sites}}
+        for flat, more in ((ran.quant, other.quant), (ran.stats, other.stats))
+    )
+    return ran._replace(quant=quant, stats=stats)

@@ -33,6 +33,7 @@ from bitjax.program.values import (
     Unread,
 )
 
+
 def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
     """Reads a closed jaxpr whose flat arguments are of these kinds."""
     # `root`: how many parts of every name stack say nothing, such as the class of a Linen model.
