@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables
 from bitjax.program.trace import Call, Traced
 from bitjax.rules import Rules
@@ -125,6 +125,12 @@ class NNXFunction:
     def clone(self, **changes: Any) -> "NNXFunction":
         """The model with other settings."""
         return replace(self, **changes)
+
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The arguments of the training call; None if these are."""
+        if split_train(self.called, args, kwargs)[1]:
+            return None
+        return as_training(self.called, args, kwargs) or (args, {**kwargs, "train": True})
 
     def ask(
         self,

@@ -6,9 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables, run
 from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
+from bitjax.frameworks.later import later_call
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
 from bitjax.variables import QUANT
@@ -69,7 +70,9 @@ class Function:
         model = self.with_rules(self.rules)
         variables = {"params": params}
         asked = model.ask(variables, args, kwargs)
-        return run(model, asked, variables, creating=True, mutable=True).collections({})
+        later = later_call(model, asked, variables, args, kwargs, {})
+        ran = run(model, asked, variables, creating=True, mutable=True, later=later)
+        return ran.collections({})
 
     def apply(
         self,
@@ -106,6 +109,12 @@ class Function:
     def clone(self, **changes: Any) -> "Function":
         """The function with other settings."""
         return replace(self, **changes)
+
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The arguments of the training call; None if these are, or if there is no other call."""
+        # The parameters come first.
+        given = as_training(self.fn, (None, *args), kwargs)
+        return given and (given[0][1:], given[1])
 
     def ask(
         self,
