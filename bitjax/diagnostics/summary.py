@@ -8,14 +8,15 @@ import numpy as np
 
 from bitjax.costs import measures as cost
 from bitjax.costs.site import Costs
-from bitjax.frameworks.models import float_model, rules_of
-from bitjax.frameworks.shapes import one_key
-from bitjax.frameworks.costs import costs_with
+from bitjax.frameworks.models import rules_of
+from bitjax.frameworks.shapes import program_of
 from bitjax.frameworks.targets import TARGETS, is_stored, plan_layers
+from bitjax.program.costs import costs_of
 from bitjax.rules import quantizer_of
-from bitjax.variables import QUANT, floats_of, site_name
+from bitjax.variables import QUANT, floats_of
 
 _WIDTH = 100  # characters of a line of plain text
+_PLACES = 4  # that are not reached and have a line of their own
 
 
 class SiteRow(NamedTuple):
@@ -74,9 +75,13 @@ def summary(
 ) -> str:
     """Prints a table of a model's sites and their total costs.
 
+    What no site reaches is listed last: where it is computed, the operation that holds it or why it
+    cannot be quantized, and its share of the multiply-adds.
+
     Args:
-      model: a Linen module, wrapped in `Quantized` or not.
-      variables: all collections of the model.
+      model: a Linen module or a function of parameters, wrapped or not.
+      variables: all collections of the model; those of a function are `{"params": its parameters}`
+        and what quantizers learned and observed.
       *args: positional arguments of the model, only traced; the leading axis is the batch.
       file: the file to print to; standard output by default.
       **kwargs: keyword arguments of the model.
@@ -96,11 +101,14 @@ def summary(
     """
     from rich.console import Console, Group
 
-    costs = costs_with(model, variables, args, kwargs)
+    program, batch = program_of(model, args, kwargs, variables)
+    costs = costs_of(program, batch)
     rows = site_rows(model, variables, costs)
     parts = [_table(rows), *_totals(model, variables, costs)]
     parts += _targets(model, variables, costs, args, kwargs)
-    parts += _not_reached(model, variables, costs, rows, args, kwargs)
+    if any(row.shared for row in rows):
+        parts.append("* an earlier site reads the same tensor, which is stored once")
+    parts += _not_reached(program, batch)
     plain = io.StringIO()
     # Without this, rich would print a file's text to the notebook.
     printed = Console(file=file, force_jupyter=None if file is None else False)
@@ -192,20 +200,24 @@ def _targets(model, variables, costs, args, kwargs):
     return lines
 
 
-def _not_reached(model, variables, costs, rows, args, kwargs):
-    lines = []
-    if any(row.shared for row in rows):
-        lines.append("* an earlier site reads the same tensor, which is stored once")
-    net = float_model(model)
-    asked = net.ask(floats_of(variables), args, kwargs, rngs=one_key(), mutable=True)
-    program = asked.call.program
-    by_place: dict[tuple[str, str], int] = {}
+def _not_reached(program, batch):
+    """What no site reaches, by place and reason, the largest first."""
+    places: dict[tuple[str, str], int] = {}
     for part in program.unread:
         place = part.scope or "the model itself", part.why
-        by_place[place] = by_place.get(place, 0) + part.macs
-    for (scope, why), macs in sorted(by_place.items(), key=lambda item: -item[1]):
-        share = 100 * macs / max(1, program.macs)
-        lines.append(f"not reached: {scope} ({why}), {share:.1f} % of the MACs")
+        places[place] = places.get(place, 0) + part.macs
+    total = sum(places.values())
+    if not total:
+        return []
+
+    def line(name, macs):
+        return f"{name}, {100 * macs / program.macs:.1f} %"
+
+    largest = sorted(places.items(), key=lambda item: -item[1])
+    lines = [line(f"not reached       {_metric(total / batch)} MACs", total)]
+    lines += [line(f"  {scope} ({why})", macs) for (scope, why), macs in largest[:_PLACES]]
+    if rest := largest[_PLACES:]:
+        lines.append(line(f"  {len(rest)} more", sum(macs for _, macs in rest)))
     return lines
 
 

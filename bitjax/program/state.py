@@ -99,7 +99,7 @@ class Mode(NamedTuple):
 
 
 class State:
-    """Variables by site; a body of control flow enters with a part, and leaves with what changed."""
+    """Variables by site; a body of control flow takes a part of them, and leaves what changed."""
 
     def __init__(
         self,

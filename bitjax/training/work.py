@@ -20,8 +20,8 @@ from bitjax.data import (
     train_batches,
 )
 from bitjax.frameworks.attach import attach
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.linen import Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.training.parallel import Placement, placement
 from bitjax.training.settings import Settings, check_place, check_settings

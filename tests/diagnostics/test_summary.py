@@ -9,8 +9,9 @@ import pytest
 
 from bitjax.diagnostics.summary import site_rows, summary
 from bitjax.frameworks.attach import attach
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.plain import Function
 from bitjax.models.mlp import MLP
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.uniform import uniform
@@ -124,22 +125,64 @@ def test_scanned_layers_are_counted():
     assert row in lines(text)
 
 
-def test_what_is_not_reached_is_said():
-    class Raw(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return x @ self.param("kernel", nn.initializers.lecun_normal(), (32, 8))
-
+def test_a_tensor_that_two_layers_read_is_marked():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(8, name="left")(x) + nn.Dense(8, name="right")(x) + Raw(name="raw")(x)
+            return nn.Dense(8, name="left")(x) + nn.Dense(8, name="right")(x)
 
     text = summary(Net(), Net().init(jax.random.key(0), X), X, file=io.StringIO())
-    assert "not reached: 256 of 768 MACs (33.3 %) run outside the sites" in text
-    assert "not reached: raw/kernel: layers that compute without Flax's promote_dtype" in text
     assert "right/input float 32 32* 128 B" in lines(text)  # read by `left` already
     assert "* an earlier site reads the same tensor" in text
+
+
+@jax.custom_vjp
+def opaque(x, w):
+    return x @ w
+
+
+opaque.defvjp(lambda x, w: (x @ w, (x, w)), lambda rest, g: (g @ rest[1].T, rest[0].T @ g))
+
+
+class Custom(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return opaque(x, self.param("kernel", nn.initializers.lecun_normal(), (32, 8)))
+
+
+def test_what_is_not_reached_is_said_with_its_place_reason_and_share():
+    class Net(nn.Module):
+        places: int = 1
+
+        @nn.compact
+        def __call__(self, x):
+            # Each of these two is a third of the work. A bias reaches no product and has no line.
+            y = nn.Dense(8, name="dense")(x) + x @ jnp.eye(32, 8)
+            return y + sum(Custom(name=f"raw{i}")(x) for i in range(self.places)) / self.places
+
+    text = summary(Net(), Net().init(jax.random.key(0), X), X, file=io.StringIO())
+    assert text.splitlines()[-3:] == [
+        "not reached       512 MACs, 66.7 %",
+        "  the model itself (constant), 33.3 %",
+        "  raw0 (custom_vjp_call), 33.3 %",
+    ]
+    many = Net(places=6)
+    text = summary(many, many.init(jax.random.key(0), X), X, file=io.StringIO())
+    assert len(text.partition("not reached")[2].splitlines()) == 6
+    assert text.splitlines()[-1] == "  3 more, 37.5 %"
+
+
+def test_a_plain_function_has_a_table_with_both_sides_of_its_products():
+    def attend(params, x):
+        return (x @ params["q"]["w"]) @ jnp.swapaxes(x, 1, 2)
+
+    x = jnp.ones((2, 5, 4))
+    net = Function(attend, [rule("q/.*", uniform(bits=4))])
+    variables = {"params": {"q": {"w": jnp.ones((4, 4))}}}
+    text = summary(net, attach(net, variables, x), x, file=io.StringIO())
+    assert "q/kernel uniform 4 tensor 16 80 8 B 1.2 %" in lines(text)
+    assert "product0/right float 32 20* 100 80 B 98.8 %" in lines(text)
+    assert "not reached" not in text
 
 
 def test_a_site_without_variables_is_an_error():

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.program.patches import draw_places, patch_view
 from bitjax.frameworks.probe import probe
+from bitjax.program.patches import draw_places, patch_view
 
 LAYERS = {
     "conv": (nn.Conv(6, (3, 3)), (2, 7, 6, 4)),
