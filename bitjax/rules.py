@@ -74,31 +74,35 @@ def check_rules(
 ) -> None:
     """A ValueError where a rule decides for no site; it lists the nearest names."""
     # `unread` is work without sites, by its `scope`, `why` and the `layers` of its parameters;
-    # `idle` are the paths of parameters that no site holds.
+    # `idle` are the paths of parameters that no site holds. What is float may be said to be.
     sites, unread, idle = list(dict.fromkeys(sites)), list(unread), list(idle)
-    layers = {site.rpartition("/")[0] for site in sites}
-    apart = [path for path in idle if path.rpartition("/")[0] not in layers]
     used = {id(matched) for site in sites if (matched := find(rules, site))}
     for candidate in rules:
-        # What is float already, such as a normalisation, may be said to be.
-        float_anyway = candidate.quantizer is None and _asleep(candidate, apart)
-        if id(candidate) not in used and not float_anyway:
-            reason = _reason(candidate, rules, sites, unread, idle)
-            raise ValueError(
-                f"rule {candidate.pattern!r} does nothing: {reason}. "
-                f"{_nearest(candidate, sites, unread)}"
-            )
-
-
-def _reason(candidate, rules, sites, unread, idle):
-    """Why a rule does nothing."""
-    shadow = next((s for s in sites if _matches(candidate, s)), None)
-    if shadow:
-        decided = find(rules, shadow)
-        assert decided is not None, "a site that a rule matches is decided by one"
-        return (
-            f"every site it names is decided by an earlier rule ({shadow!r} by {decided.pattern!r})"
+        if id(candidate) in used:
+            continue
+        shadowed = _shadowed(candidate, rules, sites)
+        float_already = _outside(candidate, unread, idle)
+        if candidate.quantizer is None and float_already and not shadowed:
+            continue
+        reason = shadowed or float_already or "it matches no site in full"
+        raise ValueError(
+            f"rule {candidate.pattern!r} does nothing: {reason}. "
+            f"{_nearest(candidate, sites, unread)}"
         )
+
+
+def _shadowed(candidate, rules, sites):
+    """That earlier rules decide for all of a rule's sites, as text, or None."""
+    shadow = next((s for s in sites if _matches(candidate, s)), None)
+    if shadow is None:
+        return None
+    decided = find(rules, shadow)
+    assert decided is not None, "a site that a rule matches is decided by one"
+    return f"every site it names is decided by an earlier rule ({shadow!r} by {decided.pattern!r})"
+
+
+def _outside(candidate, unread, idle):
+    """That a rule names what has no site, as text, or None."""
     for work in unread:
         for name in (*filter(None, [work.scope]), *work.layers):
             if _names(candidate.pattern, name):
@@ -106,18 +110,15 @@ def _reason(candidate, rules, sites, unread, idle):
                     f"it names {name or 'kernel'!r}, whose work cannot be quantized ({work.why}): "
                     "leave it out, or compute it with products of floats that JAX differentiates"
                 )
-    if path := _asleep(candidate, idle):
-        return f"it names the parameter {path!r}, which no product reads"
-    return "it matches no site in full"
-
-
-def _asleep(candidate, idle):
-    """The first parameter that a rule names and no product reads."""
     for path in idle:
-        owners = [name for name in (path, path.rpartition("/")[0]) if name]
-        if _matches(candidate, path) or any(_names(candidate.pattern, name) for name in owners):
-            return path
+        named = (_names(candidate.pattern, name) for name in (path, _parent(path)) if name)
+        if re.fullmatch(candidate.pattern, path) or any(named):
+            return f"it names the parameter {path!r}, which no product reads"
     return None
+
+
+def _parent(path):
+    return path.rpartition("/")[0]
 
 
 def check_masks(rules: Rules, sites: Iterable[Any]) -> None:
