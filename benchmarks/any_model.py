@@ -20,7 +20,7 @@ import jax
 
 from benchmarks.timing import machine
 from benchmarks.zoo import quantized
-from benchmarks.zoo.case import Builder, Case, Missing, pure
+from benchmarks.zoo.case import Builder, Missing, pure
 from benchmarks.zoo.macs import products, total
 from experiments.tabulate import insert
 
@@ -108,8 +108,8 @@ def report(rows: Sequence[dict[str, Any]], skipped: Mapping[str, int]) -> str:
     sites = sum(row["quantized"] for row in learned)
     exact, lost = (sum(len(row[key]) for row in learned) for key in ("exact", "lost"))
     lines = [
-        f"{len(rows)} models, {whole} of them with every MAC reached. Of {sites} learned "
-        f"bitlengths {sites - exact - lost} have a gradient, {exact} change nothing, {lost} are lost.",
+        f"{len(rows)} models, {whole} of them with every MAC reached. Bitlengths: {sites} learned,",
+        f"{sites - exact - lost} with a gradient, {exact} that change nothing, {lost} lost.",
         "",
         table(rows),
         "",
