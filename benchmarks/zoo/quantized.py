@@ -230,12 +230,12 @@ def gradients(trial: Trial) -> Columns:
     _, _, arrays = pure(case)
     others = {name: tree for name, tree in variables.items() if name != "quant"}
 
-    def value(quant):
+    def value(quant, others, arrays):
         return loss(apply({**others, "quant": quant}, arrays))
 
     step = jax.jit(jax.value_and_grad(value), compiler_options=QUICKLY)
     quant = variables["quant"]
-    before, gradient = step(quant)
+    before, gradient = step(quant, others, arrays)
     exact, lost, broken = [], [], []
     errors = None
     for name, own in bj.bits_of(gradient).items():
@@ -244,7 +244,8 @@ def gradients(trial: Trial) -> Columns:
         elif not np.asarray(own).all():
             leaf = f"{name}/bits"
             bits = bj.bits_of(quant)[name]
-            tried = [step(write_site(quant, leaf, jnp.full_like(bits, n)))[0] for n in (2, 3, 6)]
+            other = [write_site(quant, leaf, jnp.full_like(bits, n)) for n in (2, 3, 6)]
+            tried = [step(changed, others, arrays)[0] for changed in other]
             errors = _errors(case, model, variables) if errors is None else errors
             # Some step of a scan may be without a gradient, and the others not.
             same = all(x == before for x in tried) or errors.get(name, 1.0) == 0.0

@@ -28,6 +28,11 @@ def test_a_small_model_of_any_kind_is_read_in_full_and_stays_itself(name):
     assert quantized.floats(small) == {"tree kept": "yes", "equal to float": "yes"}
 
 
+@pytest.mark.parametrize("name", ["a cache", 'method="encode"', "statistics as an argument"])
+def test_tools_take_a_call_that_is_not_of_an_array_alone(name):
+    assert set(quantized.tools(trial(name)).values()) == {"ok"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_small_model_of_any_kind_learns_its_bits(name):
