@@ -16,9 +16,9 @@ import numpy as np
 import bitjax as bj
 from benchmarks.timing import Ratio, interleave, machine, median, ratios, show
 from bitjax import methods
+from bitjax.frameworks.costs import site_costs
 from bitjax.launch.build import build_rules
 from bitjax.launch.registry import plain
-from bitjax.frameworks.costs import site_costs
 from bitjax.methods.base import Stage
 from bitjax.models import resnet20
 from bitjax.training.state import TrainState, initial_state

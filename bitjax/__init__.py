@@ -27,11 +27,11 @@ from bitjax.diagnostics.summary import summary as summary
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate
 from bitjax.frameworks.calibrate import reestimate_batch_stats as reestimate_batch_stats
+from bitjax.frameworks.costs import site_costs as site_costs
+from bitjax.frameworks.costs import total_macs as total_macs
 from bitjax.frameworks.linen import Quantized as Quantized
 from bitjax.frameworks.nnx import quantize as quantize
 from bitjax.frameworks.plain import Function as Function
-from bitjax.frameworks.costs import site_costs as site_costs
-from bitjax.frameworks.costs import total_macs as total_macs
 from bitjax.frameworks.tap import tap as tap
 from bitjax.quantizers.base import Axes as Axes
 from bitjax.quantizers.base import Batch as Batch

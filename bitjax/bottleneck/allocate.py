@@ -14,9 +14,9 @@ from bitjax.bottleneck.rates import COSTS, Curve, allocate_rates, check_rate, eq
 from bitjax.bottleneck.sensitivity import fisher
 from bitjax.costs.site import Costs
 from bitjax.frameworks.calibrate import calibrate
-from bitjax.frameworks.models import float_model
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.costs import costs_with
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.models import float_model
 from bitjax.quantizers.base import Planes, check_choice
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
-from bitjax.frameworks.call import Asked, Model, run
+from bitjax.frameworks.call import Asked, Model, check_programs, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import compile_quickly, jit_arrays
@@ -20,7 +20,7 @@ from bitjax.program.naming import path_of
 from bitjax.program.state import Seen
 from bitjax.program.values import Site
 from bitjax.quantizers.grid import widen
-from bitjax.rules import check_rules, quantizer_of
+from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_name
 
 _MOSTLY_ZERO = 0.99
@@ -188,12 +188,10 @@ def _rules(net: Model, asked: Asked, later: Asked | None) -> tuple[Model, list[F
     """The model with the rules that do something, and a finding for each of the others."""
     found: list[Finding] = []
     programs = [one.call.program for one in (asked, later) if one is not None]
-    sites = list(dict.fromkeys(site for program in programs for site in program.sites))
-    unread = [part for program in programs for part in program.unread]
     rules = list(net.rules)
     while rules:
         try:
-            check_rules(rules, sites, unread)
+            check_programs(rules, programs)
             break
         except ValueError as error:
             text = str(error)

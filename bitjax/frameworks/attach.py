@@ -11,18 +11,14 @@ from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import first_nonfinite
 from bitjax.frameworks.kinds import advice, is_wrapped
 from bitjax.frameworks.later import later_call, later_sites
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import compile_quickly, jit_arrays
-from bitjax.frameworks.plain import Function
 from bitjax.frameworks.shapes import one_key
 from bitjax.variables import QUANT, STATS, floats_of
 
 _NEW = (QUANT, STATS)
 
 
-def attach(
-    model: Quantized | Function, variables: Mapping[str, Any], *args: Any, **kwargs: Any
-) -> Variables:
+def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Variables:
     """Adds the variables of a model's quantizers to those of a float or otherwise quantized model.
 
     A leaf that is there stays if the site's quantizer has one of the same name and shape. Missing

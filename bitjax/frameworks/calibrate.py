@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bitjax.frameworks.call import run
+from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.norms import batch_statistics
-from bitjax.frameworks.plain import Function
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
@@ -21,7 +20,7 @@ Variables = dict[str, Any]
 
 
 def calibrate(
-    model: Quantized | Function,
+    model: Model,
     variables: Mapping[str, Any],
     batches: Iterable[Any],
     **kwargs: Any,

@@ -1,12 +1,12 @@
 """One call of a model, whatever its framework: its program, and how it runs with quantizers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from bitjax.program.program import run_creating, run_with
+from bitjax.program.program import Program, run_creating, run_with
 from bitjax.program.state import Flat, Leaving, Mode, State, Watch
 from bitjax.program.trace import Call
 from bitjax.rules import Rules, check_masks, check_rules
@@ -102,10 +102,10 @@ def run(
         key=asked.key, watch=watch, modules=modules,
     )  # fmt: skip
     if creating:
-        more = later.call.program if later else program
-        sites = {**more.sites, **program.sites}
-        check_rules(model.rules, sites, (*program.unread, *more.unread))
-        check_masks(model.rules, sites.values())
+        programs = [one.call.program for one in (asked, later) if one is not None]
+        check_programs(model.rules, programs)
+        for one in programs:
+            check_masks(model.rules, one.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)
@@ -127,3 +127,11 @@ def _joined(model, ran, sites, later, variables):
         for flat, more in ((ran.quant, other.quant), (ran.stats, other.stats))
     )
     return ran._replace(quant=quant, stats=stats)
+
+
+def check_programs(rules: Rules, programs: Sequence[Program]) -> None:
+    """A ValueError where a rule decides for no site of any of a model's calls."""
+    sites = dict.fromkeys(site for program in programs for site in program.sites)
+    unread = [part for program in programs for part in program.unread]
+    idle = [path for path in programs[0].idle if all(path in one.idle for one in programs)]
+    check_rules(rules, sites, unread, idle)

@@ -48,6 +48,9 @@ class Quantized(nn.Module):
         and of batch normalisations are merged.
       parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too: `<module>/sum0/left` and `right`.
+      calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
+        `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
+        before it can name one.
 
     Raises:
       TypeError: the model is no Linen module; the message says what to call.
@@ -55,7 +58,7 @@ class Quantized(nn.Module):
         later, a site has no variables.
 
     Example:
-      >>> import bitjax as bj, jax.numpy as jnp
+      >>> import bitjax as bj, jax, jax.numpy as jnp
       >>> model = Quantized(nn.Dense(2), [bj.rule(".*", bj.uniform(bits=8))])
       >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
       >>> sorted(variables), float(variables["quant"]["kernel"]["bits"])
@@ -67,6 +70,7 @@ class Quantized(nn.Module):
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+    calls: str = "shared"
 
     def __post_init__(self):
         if not isinstance(self.model, nn.Module):
@@ -134,7 +138,7 @@ class Quantized(nn.Module):
     @nn.nowrap
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Quantized":
         """The model under other rules."""
-        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums)
+        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums, calls=self.calls)
 
     @nn.nowrap
     def as_training(self, args: tuple, kwargs: Mapping[str, Any], method: Any = None) -> Any:
@@ -177,10 +181,10 @@ class Quantized(nn.Module):
                 )  # fmt: skip
             return found if inner is not False else (found, {})
 
-        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around, self.sums)
+        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, _hashable(key), params, (neutral, keys), (data, args, given),
-            root=1, sums=self.sums,
+            function, _hashable((*key, self.sums, self.calls)), params, (neutral, keys),
+            (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
 
@@ -202,9 +206,11 @@ def _without_own(mutable):
     """The collections that may change, without those of the quantizers."""
     if isinstance(mutable, str):
         mutable = [mutable]
+    if not mutable:  # an empty list, which Flax takes as False, would be another program
+        return False
     if isinstance(mutable, bool) or not isinstance(mutable, list | tuple | set | frozenset):
         return mutable
-    return [name for name in mutable if name not in _OWN]
+    return [name for name in mutable if name not in _OWN] or False
 
 
 def _method(method):

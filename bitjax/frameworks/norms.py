@@ -25,7 +25,7 @@ def synchronised(axis_name: str | None) -> Callable[..., Any]:
 
 
 def batch_statistics() -> Callable[..., Any]:
-    """An interceptor: normalisations use their batch, and keep the mean of all calls' statistics."""
+    """An interceptor: normalisations use their batch, and keep the mean over their calls."""
     calls: dict[tuple[str, ...], int] = {}
 
     def interceptor(next_fun, args, kwargs, context):

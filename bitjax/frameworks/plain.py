@@ -32,6 +32,9 @@ class Function:
       axis_name: the device axis over which statistics are merged.
       parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too.
+      calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
+        `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
+        before it can name one.
 
     Raises:
       TypeError: `fn` is no function of parameters; the message says what to call.
@@ -54,6 +57,7 @@ class Function:
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+    calls: str = "shared"
 
     def __post_init__(self):
         fn = self.fn
@@ -75,7 +79,7 @@ class Function:
         params: Any,
         state: Mapping[str, Any],
         *args: Any,
-        train: bool = False,
+        train: bool | None = None,
         update: bool = False,
         key: Any = None,
         **kwargs: Any,
@@ -87,12 +91,13 @@ class Function:
           state: what `init` or a call gave.
           *args: further arguments of the function.
           train: whether batches' own statistics quantize; passed on if the function takes it.
+            None reads it from a `train`, `training` or `deterministic` of the function.
           update: whether statistics move.
           key: a PRNG key for quantizers that draw in training.
           **kwargs: keyword arguments of the function.
         """
         variables = {"params": params, **state}
-        kwargs = {**kwargs, "train": train}
+        kwargs = kwargs if train is None else {**kwargs, "train": train}
         asked = self.ask(variables, args, kwargs, rngs={QUANT: key})
         ran = run(self, asked, variables, mutable=update)
         return ran.out, {**state, **ran.collections(variables)}
@@ -144,5 +149,6 @@ class Function:
             args = [a if i in neutral else b for i, (a, b) in enumerate(both)]
             return fn(params, *args, **data[1], **apart[1]), {}
 
-        call = _TRACED(function, (fn, neutral, self.sums), first, apart, data, sums=self.sums)
+        key = (fn, neutral, self.sums, self.calls)
+        call = _TRACED(function, key, first, apart, data, sums=self.sums, calls=self.calls)
         return Asked(call, train, (rngs or {}).get(QUANT))

@@ -43,8 +43,8 @@ def tap(
       `{layer: Tapped}` in forward order.
 
     Raises:
-      ValueError: the pattern is not a regular expression or matches no layer; or a layer is computed
-        in a loop or a branch.
+      ValueError: the pattern is not a regular expression or matches no layer; or a layer is
+        computed in a loop or a branch.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp

@@ -10,9 +10,9 @@ import numpy as np
 
 import bitjax as bj
 from bitjax import data, methods
+from bitjax.frameworks.linen import Quantized
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make, plain
 from bitjax.launch.start import find_start, load_start
-from bitjax.frameworks.linen import Quantized
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
 from bitjax.training.parallel import Placement

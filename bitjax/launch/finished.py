@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitjax.launch.build import build_work
 from bitjax.frameworks.linen import Quantized
+from bitjax.launch.build import build_work
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.folder import read_config
 from bitjax.training.work import Work

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from bitjax.program.values import Site
 from bitjax.quantizers.base import Batch, Params, Quantizer, Stats
 
+_WIDEST = {"clip_max": jnp.maximum, "clip_min": jnp.minimum}
+
 
 class Pending(NamedTuple):
     """What the calls of a batch measured so far."""
@@ -31,18 +33,23 @@ def nothing(quantizer: Quantizer, params: Params, stats: Stats, site: Site) -> P
 
 
 def merge(before: Pending, batch: Batch, elements: int) -> Pending:
-    """With one more call; means count by their elements."""
+    """With one more call; means count by their elements, and ranges are as wide as the widest."""
     weight = before.weight + elements
     old, new = before.batch, batch
 
-    def mean(a, b):
+    def mean(path, a, b):
+        # Devices see parts of one distribution, calls do not: the mean of two fitted ranges would
+        # cut off most of a call that is much wider than the others.
+        widest = _WIDEST.get(path[-1].key)
+        if widest is not None:
+            return jnp.where(before.weight > 0, widest(a, b), b)
         return a + (b - a) * (elements / weight)
 
     merged = Batch(
         jax.tree.map(jnp.maximum, old.max, new.max),
         jax.tree.map(jnp.minimum, old.min, new.min),
         jax.tree.map(jnp.add, old.sum, new.sum),
-        jax.tree.map(mean, old.mean, new.mean),
+        jax.tree_util.tree_map_with_path(mean, old.mean, new.mean),
     )
     return Pending(weight, merged)
 
@@ -64,6 +71,11 @@ def together(site: Site, calls: list[jax.Array]) -> jax.Array:
     whole = jnp.concatenate(rows)
     wide = whole.reshape(len(whole), *(1,) * (rank - 2), -1)
     return jnp.moveaxis(wide, -1, axis)
+
+
+def wider(a: jax.Array, b: jax.Array) -> jax.Array:
+    """That one of two calls which has the largest element."""
+    return jnp.where(jnp.max(jnp.abs(b)) > jnp.max(jnp.abs(a)), b, a)
 
 
 def flat_steps(site: Site, x: Any) -> jax.Array:

@@ -1,6 +1,7 @@
 """Names of layers: paths of parameters, and the scopes that a framework gives operations."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ def layers_of(leaves: Iterable[Leaf]) -> dict[str, str]:
     """`{leaf's path: layer}`: the path without a last part such as `kernel`."""
     # Where two leaves would name the same layer, each of them keeps its whole path.
     paths = [leaf.path for leaf in leaves]
+    twice = next((path for path, count in Counter(paths).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"two parameters have the path {twice!r}, by which rules and variables would take one "
+            "for the other: let no key hold a '/', and no two keys be the same as text."
+        )
     short = {path: _short(path) for path in paths}
     claims: dict[str, int] = {}
     for path in paths:
@@ -36,8 +43,9 @@ def _short(path):
 def scope_of(stack: str, root: int) -> str:
     """The module path in a name stack, without its first `root` parts and without einsums."""
     parts = [_WRAPPED.sub(r"\1", part) for part in _split(stack)[root:]]
-    # `encoder.encode` is another method than `__call__`, of the module `encoder`.
-    parts = [part.partition(".")[0] for part in parts if "->" not in part and "(" not in part]
+    # `encoder.encode` is another method than `__call__`, of the module `encoder`. A name with more
+    # dots is that of a class, as Equinox gives it: it does not tell layers apart.
+    parts = [p.partition(".")[0] for p in parts if not ("->" in p or "(" in p or p.count(".") > 1)]
     return "/".join(part for part in parts if part)
 
 

@@ -75,16 +75,18 @@ def moves_of(layer: str, forward: Callable[[Any], Any], parameter: Any) -> Moves
     size = math.prod(parameter.shape)
     # Every element carries its number: from 1, as a mask makes 0, and by digits of 8 bits, as a
     # cast to bfloat16 keeps no more.
-    number = np.arange(1, size + 1).reshape(parameter.shape)
+    number = np.arange(1, size + 1, dtype=np.int32).reshape(parameter.shape)
     found, shape = np.zeros(()), ()
     # Also during a trace the numbers are wanted now.
     with jax.ensure_compile_time_eval():
         for shift in range(0, size.bit_length(), 8):
             moved = forward(jnp.asarray((number >> shift) & 255, parameter.dtype))
             found, shape = found + np.asarray(moved, np.float64) * 2.0**shift, moved.shape
-    there = found.reshape(-1)
-    back = np.argsort(there)
-    if not np.array_equal(there[back], number.reshape(-1)):
+    there, back = found.reshape(-1), np.zeros(size, np.int32)
+    inside = there.size == size and ((there >= 1) & (there <= size)).all()
+    if inside:
+        back[there.astype(np.int32) - 1] = np.arange(size)
+    if not inside or not np.array_equal(there[back], number.reshape(-1)):
         raise _no_patches(layer, "computes with other elements than its parameter's")
     order = there.astype(np.int32) - 1
     if np.array_equal(order, np.arange(size)):

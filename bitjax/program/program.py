@@ -42,6 +42,20 @@ class Program(NamedTuple):
         return found
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """The paths of parameters that no site holds."""
+        held = {
+            leaf.path
+            for body in self.body.all()
+            for op in body.ops
+            for operand in (op.product.operands.values() if op.product is not None else ())
+            for number in operand.origins
+            for leaf in body.kinds[number].leaves
+        }
+        paths = (leaf.path for i in self.body.ins for leaf in self.body.kinds[i].leaves)
+        return tuple(path for path in paths if path not in held)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds of all products, of all examples together."""
         return self.reached + sum(part.macs for part in self.unread)

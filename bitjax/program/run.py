@@ -134,6 +134,7 @@ def _while(op, given, state):
     if state.creating:  # a loop that makes variables must run once
         run_body(op.bodies[0], [*fixed, *carry], state)
     test, outside = jcore.jaxpr_as_fun(params["cond_jaxpr"]), state.take(op.inner)
+    outside = outside._replace(inputs={n: state.inputs[n] for n in op.inner if n in state.inputs})
 
     def body(carry):
         carry, before = carry

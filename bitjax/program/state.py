@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated
+from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated, wider
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Params, Quantizer, Stats, reduce_batch
 from bitjax.quantizers.ste import scale_gradient
@@ -34,6 +34,10 @@ class Seen(NamedTuple):
     tensors: Mapping[str, jax.Array]  # by role, as the product read them
     uses: Mapping[str, Use]  # by role, where the site is quantized
     out: Any  # what the layer gave
+
+    def site(self, role: str) -> str:
+        """The site's name of a role."""
+        return next(o.site.name for o in self.product.operands.values() if o.role == role)
 
     def raw(self, role: str) -> jax.Array:
         """The tensor of a role before quantization."""
@@ -95,7 +99,7 @@ class Mode(NamedTuple):
 
 
 class State:
-    """Variables by site; a body of control flow enters with a part, and leaves with what changed."""
+    """Variables by site; a body of control flow takes a part of them, and leaves what changed."""
 
     def __init__(
         self,
@@ -164,7 +168,8 @@ class State:
 
     def changing(self, carried: Carried) -> Carried:
         """Of these variables, what a batch changes."""
-        return Carried(stats=carried.stats if self.mode.mutable else {}, pending=carried.pending)
+        stats = carried.stats if self.mode.mutable else {}
+        return Carried(stats=stats, pending=carried.pending, inputs=carried.inputs)
 
     def enter(self, carried: Carried, *, looping: bool = False, fold: Any = None) -> "State":
         """The state of a body that takes these variables."""
@@ -176,6 +181,7 @@ class State:
         )  # fmt: skip
         inner.given, inner.names, inner.unseen = self.given, self.names, self.unseen
         inner.pending, inner.looping = dict(carried.pending), looping or self.looping
+        inner.inputs = dict(carried.inputs)
         return inner
 
     def leave(self, names: Iterable[str]) -> Carried:
@@ -253,8 +259,10 @@ class State:
             x = x.astype(jnp.float32)
         if site.name not in self.quant:
             self._create(quantizer, site, x)
-        elif self.creating and self._collects(site.name):
-            self.inputs.setdefault(site.name, []).append(x)
+        if self.mode.creating and self._collects(site.name):
+            # Float for now: what the first call's range cuts would be missing in the next call's.
+            self._collect(site.name, x)
+            return x
         params, stats = self.quant[site.name], {}
         if quantizer.measure is not None and quantizer.update is not None:
             observe = self._kernel_range if site.role == "kernel" else self._input_range
@@ -277,8 +285,13 @@ class State:
         self.quant[site.name], stats = quantizer.init(x, site.axes)
         if quantizer.measure is not None:
             self.stats[site.name] = stats
-        if self._collects(site.name):
-            self.inputs[site.name] = [x]
+
+    def _collect(self, name, x):
+        calls = self.inputs.get(name, [])
+        if not self.looping:
+            self.inputs[name] = [*calls, x]
+        elif calls:  # a loop can carry the widest of its calls, not all of them
+            self.inputs[name] = [wider(c, x) if c.shape == x.shape else c for c in calls]
 
     def _kernel_range(self, quantizer, site, params, x):
         # A kernel's range is that of the kernel itself, without history. It is stored only for
@@ -294,7 +307,7 @@ class State:
         if site.name not in self.stats:
             raise ValueError(missing(site.name, STATS))
         stats = self.stats[site.name]
-        if not (self.mode.moves or self.mode.train):
+        if not (self.mode.moves or self.mode.train) or x.size == 0:
             return stats
         batch = reduce_batch(quantizer.measure(params, stats, x), self.mode.axis_name)
         if site.name in self.pending:

@@ -399,7 +399,9 @@ def test_a_layer_that_is_called_twice_observes_both_calls():
     _, updates = apply(model, variables, X, train=True, mutable=["quant_stats"])
     before, after = variables["quant_stats"], updates["quant_stats"]
     assert float(after["body_1"]["input"]["count"]) == 1  # once for a batch
-    assert float(after["body_1"]["input"]["clip_max"]) == float(before["body_1"]["input"]["clip_max"])
+    assert float(after["body_1"]["input"]["clip_max"]) == float(
+        before["body_1"]["input"]["clip_max"]
+    )
 
 
 class Spread(nn.Module):

@@ -8,10 +8,10 @@ import pytest
 
 from bitjax.costs.measures import bits_of
 from bitjax.frameworks.attach import attach
-from bitjax.frameworks.finite import first_nonfinite
-from bitjax.frameworks.probe import probe
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.costs import site_costs
+from bitjax.frameworks.finite import first_nonfinite
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.probe import probe
 from bitjax.frameworks.tap import tap
 from bitjax.quantizers.uniform import lsq, uniform
 from bitjax.rules import rule

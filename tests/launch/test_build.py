@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from bitjax.frameworks.visit import Visitor
 from ml_collections import ConfigDict
 
 import bitjax as bj
 from bitjax.launch.build import build_data, build_method, build_rules, build_work, open_folder
 from bitjax.launch.registry import MODELS, make, plain
 from bitjax.launch.start import find_start, load_start
-from bitjax.frameworks.visit import Visitor
 from bitjax.models import ImageNetResNet
 from bitjax.rules import quantizer_of
 from bitjax.runs.checkpoint import Checkpoints

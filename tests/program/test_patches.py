@@ -4,13 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
 from bitjax.program.patches import draw_places, moves_of, patch_view
 
 RNG = np.random.default_rng(0)
+# Every example compiles a program: 20 of them in any profile, and no search for a smaller failure.
+FEW = settings(max_examples=20, phases=[Phase.explicit, Phase.generate])
 
 
 def whole(shape):
@@ -67,8 +69,7 @@ def hold(eqn, which, examples, axis):
     assert isinstance(matrix, np.ndarray) and matrix.dtype == np.float64
 
 
-# Every example compiles a program, so that more of them belong to no profile.
-@settings(max_examples=20)
+@FEW
 @given(st.data())
 def test_patches_times_the_matrix_are_a_convolutions_outputs(data):
     def draw(low, high):
@@ -110,8 +111,7 @@ def test_patches_times_the_matrix_are_a_convolutions_outputs(data):
     hold(eqn, 1, examples, specs[0].index("N"))
 
 
-# Every example compiles a program, so that more of them belong to no profile.
-@settings(max_examples=20)
+@FEW
 @given(st.data())
 def test_patches_times_the_matrix_are_a_products_outputs(data):
     batch, contract = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
@@ -209,11 +209,14 @@ def test_a_view_through_moves_speaks_of_the_parameter():
         lambda p: p.at[0, 0].set(0),  # a mask
         lambda p: jnp.concatenate([p, p]),
         lambda p: p[1:],
+        lambda p: p[:0],
         lambda p: jnp.broadcast_to(p[:1], p.shape),
         lambda p: -p,
         lambda p: p * 1.001,
         lambda p: p + 1,
         lambda p: p / p.sum(),
+        lambda p: p * jnp.nan,
+        lambda p: p.at[0, 1].set(p[0, 0]),
     ],
 )
 def test_an_operand_with_other_elements_than_its_parameter_is_refused(forward):
