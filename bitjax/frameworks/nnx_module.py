@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bitjax.frameworks.arguments import said_train
 from bitjax.frameworks.call import Asked, run
 from bitjax.frameworks.kinds import advice
+from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.nnx_function import NNXFunction, called, functional, split
 from bitjax.quantizers.base import is_learned
@@ -50,8 +51,9 @@ class QuantizedModule(nnx.Module):
     # began without variables static.
     rngs: nnx.Rngs | None = None
 
-    def __init__(self, model: nnx.Module, rules: Rules):
+    def __init__(self, model: nnx.Module, rules: Rules, sums: bool):
         self.model = model
+        self.sums = sums
         self._static = Static(rules)
         self.axis_name: str | None = None
         self.use_running_average = not _trains(model)
@@ -65,7 +67,7 @@ class QuantizedModule(nnx.Module):
         train = not self.use_running_average if said is None else said
         variables = {**trees, QUANT: _arrays(self.quant), STATS: _arrays(self.quant_stats)}
         key = self.rngs.quant() if self.rngs is not None and train else None
-        asked = Asked(net.call(trees, args, given, False), train, key)
+        asked = Asked(net.call(trees, args, given, self.sums), train, key)
         # Only the rules and settings of the function are asked for: the call is known.
         settings = NNXFunction(net, net, None, None, self.rules, self.axis_name)
         ran = run(settings, asked, variables, mutable=train)
@@ -89,7 +91,7 @@ class QuantizedModule(nnx.Module):
           `(function, variables)`; the collections are `params`, `batch_stats`, `cache`, `others`,
           `quant` and `quant_stats`, as far as there are any.
         """
-        function, trees = functional(self.model, self.rules, self.axis_name)
+        function, trees = functional(self.model, self.rules, self.axis_name, self.sums)
         own = {QUANT: _arrays(self.quant), STATS: _arrays(self.quant_stats)}
         return function, {**trees, **{name: tree for name, tree in own.items() if tree}}
 
@@ -110,7 +112,8 @@ class QuantizedModule(nnx.Module):
 
     def _put(self, collection: str, tree: Mapping[str, Any]) -> None:
         """Sets the arrays of one of the two collections; makes variables where paths changed."""
-        old, new = flatten_dict(getattr(self, collection)), flatten_dict(tree)
+        old: dict[Any, Any] = flatten_dict(getattr(self, collection))
+        new = flatten_dict(tree)
         if set(old) != set(new):
             made = {path: self._variable(collection, path)(value) for path, value in new.items()}
             setattr(self, collection, nnx.data(unflatten_dict(made)))
@@ -127,7 +130,9 @@ class QuantizedModule(nnx.Module):
         return Learned if quantizer is not None and is_learned(quantizer, path[-1]) else Fixed
 
 
-def quantized(model: Any, rules: Rules, batch: tuple, kwargs: Mapping[str, Any]) -> QuantizedModule:
+def quantized(
+    model: Any, rules: Rules, batch: tuple, kwargs: Mapping[str, Any], sums: bool
+) -> QuantizedModule:
     """The module, with variables that start from a batch."""
     if isinstance(model, QuantizedModule):
         raise TypeError("`model` is quantized already: call bitjax.quantize(model.model, ...).")
@@ -138,13 +143,16 @@ def quantized(model: Any, rules: Rules, batch: tuple, kwargs: Mapping[str, Any])
             "bitjax.quantize needs a batch behind the rules, since ranges start from it: "
             "bitjax.quantize(model, rules, x)."
         )
-    made = QuantizedModule(model, rules)
+    made = QuantizedModule(model, rules, sums)
     if rules:
-        function, trees = functional(model, rules, None)
+        function, trees = functional(model, rules, None, sums)
 
         def create(trees, args, kwargs):
-            asked = function.ask(trees, args, kwargs, rngs={QUANT: jax.random.key(0)})
-            return run(function, asked, trees, creating=True, mutable=True).collections({})
+            rngs = {QUANT: jax.random.key(0)}
+            asked = function.ask(trees, args, kwargs, rngs=rngs)
+            later = later_call(function, asked, trees, args, kwargs, rngs)
+            ran = run(function, asked, trees, creating=True, mutable=True, later=later)
+            return ran.collections({})
 
         made.update(jit_arrays(create, trees, batch, dict(kwargs), **compile_quickly()))
     return made

@@ -6,9 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables, run
 from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
+from bitjax.frameworks.later import later_call
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
 from bitjax.variables import QUANT
@@ -69,14 +70,16 @@ class Function:
         model = self.with_rules(self.rules)
         variables = {"params": params}
         asked = model.ask(variables, args, kwargs)
-        return run(model, asked, variables, creating=True, mutable=True).collections({})
+        later = later_call(model, asked, variables, args, kwargs, {})
+        ran = run(model, asked, variables, creating=True, mutable=True, later=later)
+        return ran.collections({})
 
     def apply(
         self,
         params: Any,
         state: Mapping[str, Any],
         *args: Any,
-        train: bool = False,
+        train: bool | None = None,
         update: bool = False,
         key: Any = None,
         **kwargs: Any,
@@ -88,12 +91,13 @@ class Function:
           state: what `init` or a call gave.
           *args: further arguments of the function.
           train: whether batches' own statistics quantize; passed on if the function takes it.
+            None reads it from a `train`, `training` or `deterministic` of the function.
           update: whether statistics move.
           key: a PRNG key for quantizers that draw in training.
           **kwargs: keyword arguments of the function.
         """
         variables = {"params": params, **state}
-        kwargs = {**kwargs, "train": train}
+        kwargs = kwargs if train is None else {**kwargs, "train": train}
         asked = self.ask(variables, args, kwargs, rngs={QUANT: key})
         ran = run(self, asked, variables, mutable=update)
         return ran.out, {**state, **ran.collections(variables)}
@@ -105,6 +109,12 @@ class Function:
     def clone(self, **changes: Any) -> "Function":
         """The function with other settings."""
         return replace(self, **changes)
+
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The arguments of the training call; None if these are, or if there is no other call."""
+        # The parameters come first.
+        given = as_training(self.fn, (None, *args), kwargs)
+        return given and (given[0][1:], given[1])
 
     def ask(
         self,

@@ -29,7 +29,7 @@ def program_of(
     elif isinstance(net, Quantized):
         variables = shapes_of(net, args, kwargs)
     else:
-        variables = net.shapes
+        variables = getattr(net, "shapes", {})  # NNX's, which has its variables before a call
     return net.ask(variables, args, kwargs, rngs=one_key(), mutable=True).call.program, batch
 
 

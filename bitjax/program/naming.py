@@ -43,8 +43,9 @@ def _short(path):
 def scope_of(stack: str, root: int) -> str:
     """The module path in a name stack, without its first `root` parts and without einsums."""
     parts = [_WRAPPED.sub(r"\1", part) for part in _split(stack)[root:]]
-    # `encoder.encode` is another method than `__call__`, of the module `encoder`.
-    parts = [part.partition(".")[0] for part in parts if "->" not in part and "(" not in part]
+    # `encoder.encode` is another method than `__call__`, of the module `encoder`. A name with more
+    # dots is that of a class, as Equinox gives it: it does not tell layers apart.
+    parts = [p.partition(".")[0] for p in parts if not ("->" in p or "(" in p or p.count(".") > 1)]
     return "/".join(part for part in parts if part)
 
 

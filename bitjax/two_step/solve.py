@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.frameworks.call import Model
 from bitjax.frameworks.leaves import read_leaf, write_leaf
-from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import as_model
-from bitjax.frameworks.plain import Function
 from bitjax.frameworks.targets import float_kernels, levels_of, plan_layers
 from bitjax.two_step.data import collect, moments_of, sampler
 from bitjax.two_step.fits import (
@@ -58,7 +57,7 @@ class Report(NamedTuple):
 
 
 def solve_layers(
-    model: Quantized | Function,
+    model: Model,
     variables: Variables,
     batches: Iterable[Any] | Callable[[], Iterable[Any]],
     *,
