@@ -252,7 +252,10 @@ class _Reader:
         """The operand with the sites as the first product that read them has them."""
         origins = {}
         for number, site in operand.origins.items():
-            origins[number] = self.sites.setdefault(site.name, site)
+            known = self.sites.setdefault(site.name, site)
+            if site.masked and not known.masked:  # an earlier product read it as it is
+                self.sites[site.name] = known = known._replace(masked=True)
+            origins[number] = known
             first = self.readers.setdefault((id(body), number), site.name)
             self.sources.setdefault(site.name, first)
             own = {step.scan for step in origins[number].steps}
