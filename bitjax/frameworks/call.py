@@ -92,6 +92,16 @@ def run(
 ) -> Ran:
     """Runs a call: `mutable` statistics are kept, and missing variables made while `creating`."""
     # `later` is another call whose sites' variables are made too.
+    if creating:
+        programs = [one.call.program for one in (asked, later) if one is not None]
+        check_programs(model.rules, programs)
+        for program in programs:
+            check_masks(model.rules, program.sites.values())
+    ran = _run(model, asked, variables, creating, mutable, watch, modules)
+    return ran if later is None else _joined(model, ran, asked, later, variables)
+
+
+def _run(model, asked, variables, creating, mutable, watch=None, modules=None) -> Ran:
     program = asked.call.program
     # New variables start from this batch, so there is no moving average to update.
     moving = not creating or asked.train
@@ -102,10 +112,6 @@ def run(
         key=asked.key, watch=watch, modules=modules,
     )  # fmt: skip
     if creating:
-        programs = [one.call.program for one in (asked, later) if one is not None]
-        check_programs(model.rules, programs)
-        for one in programs:
-            check_masks(model.rules, one.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)
@@ -113,15 +119,15 @@ def run(
     out, changed = asked.call.result(flat)
     records = [(state.names[i], state.records[i]) for i in sorted(state.records)]
     unseen = tuple(dict.fromkeys(state.unseen))
-    ran = Ran(out, changed, state.quant, state.stats, records, unseen)
-    return ran if later is None else _joined(model, ran, program.sites, later, variables)
+    return Ran(out, changed, state.quant, state.stats, records, unseen)
 
 
-def _joined(model, ran, sites, later, variables):
+def _joined(model, ran, asked, later, variables):
     """What a call gave, with the variables of the sites that only a later one has."""
     # As an evaluation, so that these ranges start like all others and no statistics move.
     given = {**variables, **ran.collections(variables)}
-    other = run(model, later._replace(train=False), given, creating=True, mutable=True)
+    other = _run(model, later._replace(train=False), given, True, True)
+    sites = asked.call.program.sites
     quant, stats = (
         {**flat, **{name: leaves for name, leaves in more.items() if name not in sites}}
         for flat, more in ((ran.quant, other.quant), (ran.stats, other.stats))
