@@ -166,7 +166,9 @@ def test_sites_are_named_by_paths_and_attention_by_the_kernels_that_feed_it():
                 x = x + layer(x)
             return x
 
-    function, _ = bj.quantize(Two()).functional()
+    function, variables = bj.quantize(Two()).functional()
+    scores = bj.tap(function, variables, X, layers="layers/1/product0")["layers/1/product0"]
+    assert scores.left.size == scores.right.size == X.size and scores.kernel is None
     found = [name for name in bj.site_costs(function, X) if "product" in name]
     assert found == [
         f"{layer}/product{i}/{side}"
