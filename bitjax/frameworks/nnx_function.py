@@ -126,6 +126,15 @@ class NNXFunction:
         """The model with other settings."""
         return replace(self, **changes)
 
+    def normalising(self) -> "NNXFunction":
+        """The model in evaluation, but for batch normalisations, which use and keep their batch."""
+        model = self.evaluating.merge(self.shapes)
+        model.set_attributes(
+            nnx.BatchNorm, use_running_average=False, momentum=0.0, axis_name=None,
+            raise_if_not_found=False,
+        )  # fmt: skip
+        return replace(self, evaluating=split(model)[0])
+
     def ask(
         self,
         variables: Variables,

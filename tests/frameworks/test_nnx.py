@@ -360,6 +360,15 @@ def test_tools_take_the_function_and_update_takes_what_they_return():
     assert float(model.functional()[1]["quant_stats"]["layers"]["0"]["input"]["count"]) == 2.0
 
 
+def test_statistics_of_normalisations_are_estimated_anew_as_in_linen():
+    function, variables = bj.quantize(Net()).functional()
+    found = bj.reestimate_batch_stats(function, variables, [X, 2 * X])
+    floats = {name: variables[name] for name in ("params", "batch_stats")}
+    close(
+        found["batch_stats"], bj.reestimate_batch_stats(Twin(), floats, [X, 2 * X])["batch_stats"]
+    )
+
+
 def test_the_function_evaluates_unless_it_is_told_to_train():
     model = small()
     function, variables = model.functional()
