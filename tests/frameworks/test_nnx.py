@@ -282,12 +282,14 @@ def test_dropout_draws_another_mask_every_call():
     assert not jnp.array_equal(call(model, X), call(model, X))
 
 
-def test_variables_that_a_call_makes_are_kept():
+def test_variables_and_arrays_that_a_call_makes_are_kept():
     class Keeps(nnx.Module):
         def __init__(self):
-            self.linear = nnx.Linear(6, 2, rngs=nnx.Rngs(0))
+            self.linear = nnx.WeightNorm(nnx.Linear(6, 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+            self.calls = jnp.int32(0)  # an array without a Variable
 
         def __call__(self, x):
+            self.calls = self.calls + 1
             self.seen = nnx.Intermediate(x[0, 0, 0])
             return self.linear(x)
 
@@ -295,6 +297,7 @@ def test_variables_that_a_call_makes_are_kept():
     for factor in (1.0, 3.0):
         model(factor * X)
         assert float(model.model.seen[...]) == pytest.approx(float(factor * X[0, 0, 0]))
+    assert int(model.model.calls) == 2
 
 
 def test_a_model_in_evaluation_may_be_closed_over_by_jit():
