@@ -160,6 +160,8 @@ class Quantized(nn.Module):
         """The program of a call; `around` intercepts the methods of the model's modules."""
         # A field that is bound would bring its scope along.
         model = self.model.clone(parent=None, name=None)
+        kwargs = dict(kwargs)
+        method = kwargs.pop("method", method)  # of the tools, which hand keywords on
         given, train = split_train(_called(model, method), args, kwargs)
         own = nn.meta.unbox(dict(variables))
         params = own.pop("params", {})

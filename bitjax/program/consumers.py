@@ -5,7 +5,6 @@ quantizer need only be right behind that quantizer. A layer whose output is adde
 be right itself. Two-step quantization (Wang et al., CVPR 2018) solves the two differently.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,12 +45,13 @@ def consumers(program: Program) -> dict[str, Consumer]:
     several times what holds of all calls.
     """
     found: dict[str, list[Consumer]] = {}
-    for body, top in _bodies(program.body):
+    for body in program.body.all():
         walk = _Walk(body, program.root)
         for op in body.ops:
             if op.product is not None and kernels_of(op):
                 own = walk.consumer(op)
-                own = own if top else Consumer(own.norm, None, own.norm is None)
+                if body is not program.body:
+                    own = Consumer(own.norm, None, own.norm is None)
                 found.setdefault(op.product.layer, []).append(own)
     return {layer: _of_all(calls) for layer, calls in found.items()}
 
@@ -67,13 +67,6 @@ def addend_of(program: Program, layer: str) -> int:
     if len(found) != 1 or found[0] is None:
         raise ValueError(f"layer {layer!r} is not read by one sum alone.")
     return found[0]
-
-
-def _bodies(body: Body, top: bool = True) -> Iterator[tuple[Body, bool]]:
-    yield body, top
-    for op in body.ops:
-        for inner in op.bodies:
-            yield from _bodies(inner, top=False)
 
 
 def _of_all(calls):

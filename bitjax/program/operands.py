@@ -1,15 +1,15 @@
 """Follows a product's operands back to where they are quantized, and its result to its output."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from bitjax.program.body import Body, Op
 from bitjax.program.labels import MOVES, TAKES, Labels, axes_of, labels_before
-from bitjax.program.macs import PRODUCTS
+from bitjax.program.macs import multiplies
 from bitjax.program.naming import common
-from bitjax.program.values import Operand, Site, Step
+from bitjax.program.values import KERNEL_NAMES, Kind, Operand, Site, Step
 
 # What a layer does to its product besides adding a bias.
 _AFTERWARDS = ("reshape", "convert_element_type", "squeeze", "expand_dims", "copy", "transpose")
@@ -50,7 +50,30 @@ def tensor_of(
     def site(number: int, labels: Labels) -> Site:
         return _site(layer, role, body.avals[number], labels, steps)
 
-    return _follow(body, op, position, labels, "data", may_pass, site)
+    what = body.kinds[op.ins[position]].what  # parameters, where learned queries are the input
+    return _follow(body, op, position, labels, what, may_pass, site)
+
+
+def kernel_among(kinds: Sequence[Kind]) -> int | None:
+    """Which operand of a product is the kernel of a layer that parameters are the input of."""
+    # Learned queries are projected like data. But a kernel that is computed of several parameters
+    # of its layer, as `W + A @ B` is, stays one kernel.
+    if any(kind.what != "param" for kind in kinds):
+        return None
+    found = [
+        i for i, kind in enumerate(kinds)
+        if len(kind.leaves) == 1 and kind.leaves[0].path.rpartition("/")[2] in KERNEL_NAMES
+    ]  # fmt: skip
+    if len(found) != 1:
+        return None
+    (k,) = found
+    around = _parent(kinds[k].leaves[0].path)
+    beside = any(_inside(leaf.path, around) for leaf in kinds[1 - k].leaves)
+    return None if beside else k
+
+
+def _inside(path, module):
+    return not module or path.startswith(f"{module}/")
 
 
 def kernels_of(op: Op) -> list[int]:
@@ -158,7 +181,7 @@ def sources_of(body: Body, number: int) -> frozenset[int]:
         maker = body.makers.get(i)
         if body.kinds[i].what != "data":
             continue
-        if maker is None or maker.name in PRODUCTS or maker.bodies:
+        if maker is None or multiplies(maker.eqn) or maker.bodies:
             found.add(i)
             continue
         new = set(maker.ins) - seen

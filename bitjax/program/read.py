@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
-from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of, total_of
+from bitjax.program.macs import bodies_of, has, macs_of, multiplies, total_of
 from bitjax.program.masks import masks
-from bitjax.program.naming import layers_of, scope_of
+from bitjax.program.naming import layers_of, prefixes, scope_of
 from bitjax.program.operands import (
+    kernel_among,
     kernel_of,
     leaving,
     output_of,
@@ -67,6 +68,7 @@ class _Reader:
 
     def __init__(self, layers: Mapping[str, str], root: int, sums: bool, each: bool):
         self.layers, self.root, self.sums, self.each = layers, root, sums, each
+        self.modules = prefixes(layers)
         self.sites: dict[str, Site] = {}
         self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
         self.products: list[Product] = []
@@ -108,7 +110,7 @@ class _Reader:
             self._product(body, op, around)
 
     def _scope(self, op: Op) -> str:
-        return scope_of(op.scope, self.root)
+        return scope_of(op.scope, self.root, self.modules)
 
     # ---- control flow ---------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class _Reader:
 
     def _product(self, body, op, around):
         kinds = [body.kinds[i] for i in op.ins]
-        if op.name in PRODUCTS:
+        if multiplies(op.eqn):
             self._multiply(body, op, kinds, around)
         elif op.name == "gather" and kinds[0].leaves and kinds[1] == DATA:
             table = body.avals[op.ins[0]]
@@ -186,9 +188,10 @@ class _Reader:
         labels = product_labels(op.eqn)
         kind = "dot" if op.name == "dot_general" else "conv"
         operands: dict[int, Operand] = {}
-        params = [i for i in (0, 1) if kinds[i].leaves]
-        if params:
-            (k,) = params
+        k = kernel_among(kinds)
+        if k is None:
+            k = next((i for i in (0, 1) if kinds[i].leaves), None)
+        if k is not None:
             operands[k] = self._kernel(body, op, k, labels[k], around)
             layer, steps = operands[k].site.layer, operands[k].site.steps
             operands[1 - k] = self._tensor(
@@ -219,7 +222,10 @@ class _Reader:
         self._found(op, "sum", layer, operands, 0, around)
 
     def _numbered(self, body, op, what):
-        scope = self._scope(op) or scope_from_kernels(body, op)
+        scope = self._scope(op)
+        if scope.partition("/")[0] not in self.modules:
+            # Other scopes than modules, or a module without a name, which has that of its class.
+            scope = scope_from_kernels(body, op) or scope
         stem = f"{scope}/{what}" if scope else what
         count = self.counts.get(stem, 0)
         self.counts[stem] = count + 1
@@ -252,7 +258,10 @@ class _Reader:
         """The operand with the sites as the first product that read them has them."""
         origins = {}
         for number, site in operand.origins.items():
-            origins[number] = self.sites.setdefault(site.name, site)
+            known = self.sites.setdefault(site.name, site)
+            if site.masked and not known.masked:  # an earlier product read it as it is
+                self.sites[site.name] = known = known._replace(masked=True)
+            origins[number] = known
             first = self.readers.setdefault((id(body), number), site.name)
             self.sources.setdefault(site.name, first)
             own = {step.scan for step in origins[number].steps}
@@ -267,6 +276,8 @@ def _kind(body, op):
     kinds = [body.kinds[i] for i in op.ins]
     if any(kind.what == "data" for kind in kinds):
         return DATA
+    if multiplies(op.eqn) and kernel_among(kinds) is not None:
+        return DATA
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
     if not leaves:
         return NEUTRAL
@@ -280,7 +291,7 @@ def _unreadable(body, op, kinds):
     if "transpose(" in op.scope:
         return "derivative"  # of a function that differentiates inside: cotangents are no inputs
     whats = {kind.what for kind in kinds}
-    if "data" not in whats or "neutral" in whats:
+    if ("data" not in whats or "neutral" in whats) and kernel_among(kinds) is None:
         return "constant"  # parameters alone, or a fixed table such as the patches of a window
     dtypes = [body.avals[i].dtype for i in op.ins]
     if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
