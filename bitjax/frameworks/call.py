@@ -23,7 +23,7 @@ class Asked(NamedTuple):
     key: jax.Array | None = None  # of quantizers that draw
 
 
-Given = tuple[tuple, Mapping[str, Any]]  # a call's arguments
+Given = tuple[tuple, dict[str, Any]]  # a call's arguments
 
 
 class Model(Protocol):
@@ -55,7 +55,7 @@ class Model(Protocol):
     ) -> Asked:
         """The program of a call; `mutable` are collections of the float model that may change."""
 
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any], **method: Any) -> Given | None:
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Given | None:
         """The arguments of the training call; None if these are, or if there is no other call."""
 
 
