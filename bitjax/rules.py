@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from bitjax.quantizers.base import Quantizer
 
 ROLES = ("kernel", "input")
+_CALL = re.compile(r"@\d+$")  # of the input of a call that has a site of its own
 _FEW = 12  # sites that a message lists
 
 
@@ -57,7 +58,7 @@ def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
 def find(rules: Rules, site: str) -> Rule | None:
     """The first rule that matches a site, or None."""
     for candidate in rules:
-        if re.fullmatch(candidate.pattern, site):
+        if _matches(candidate, site):
             return candidate
     return None
 
@@ -72,35 +73,52 @@ def check_rules(
     rules: Rules, sites: Iterable[str], unread: Iterable[Any] = (), idle: Iterable[str] = ()
 ) -> None:
     """A ValueError where a rule decides for no site; it lists the nearest names."""
-    # `unread` is work without sites, by its `scope` and `why`; `idle` are layers whose parameters
-    # no product reads, such as normalisations. What is float may be said to be.
-    sites, idle = list(dict.fromkeys(sites)), list(idle)
+    # `unread` is work without sites, by its `scope`, `why` and the `layers` of its parameters;
+    # `idle` are the paths of parameters that no site holds. What is float may be said to be.
+    sites, unread, idle = list(dict.fromkeys(sites)), list(unread), list(idle)
     used = {id(matched) for site in sites if (matched := find(rules, site))}
     for candidate in rules:
-        asleep = next((layer for layer in idle if _names(candidate.pattern, layer)), None)
-        if id(candidate) in used or (asleep and candidate.quantizer is None):
+        if id(candidate) in used:
             continue
-        shadow = next((s for s in sites if re.fullmatch(candidate.pattern, s)), None)
-        opaque = next((u for u in unread if _names(candidate.pattern, u.scope)), None)
-        if shadow:
-            decided = find(rules, shadow)
-            assert decided is not None, "a site that a rule matches is decided by one"
-            reason = (
-                f"every site it names is decided by an earlier rule ({shadow!r} by "
-                f"{decided.pattern!r})"
-            )
-        elif opaque:
-            reason = (
-                f"it names {opaque.scope!r}, whose work cannot be quantized ({opaque.why}): leave "
-                "it out, or compute it with products that JAX can differentiate"
-            )
-        elif asleep:
-            reason = f"it names {asleep!r}, whose parameters no product reads"
-        else:
-            reason = "it matches no site in full"
+        shadowed = _shadowed(candidate, rules, sites)
+        float_already = _outside(candidate, unread, idle)
+        if candidate.quantizer is None and float_already and not shadowed:
+            continue
+        reason = shadowed or float_already or "it matches no site in full"
         raise ValueError(
-            f"rule {candidate.pattern!r} does nothing: {reason}. {_nearest(candidate, sites)}"
+            f"rule {candidate.pattern!r} does nothing: {reason}. "
+            f"{_nearest(candidate, sites, unread)}"
         )
+
+
+def _shadowed(candidate, rules, sites):
+    """That earlier rules decide for all of a rule's sites, as text, or None."""
+    shadow = next((s for s in sites if _matches(candidate, s)), None)
+    if shadow is None:
+        return None
+    decided = find(rules, shadow)
+    assert decided is not None, "a site that a rule matches is decided by one"
+    return f"every site it names is decided by an earlier rule ({shadow!r} by {decided.pattern!r})"
+
+
+def _outside(candidate, unread, idle):
+    """That a rule names what has no site, as text, or None."""
+    for work in unread:
+        for name in (*filter(None, [work.scope]), *work.layers):
+            if _names(candidate.pattern, name):
+                return (
+                    f"it names {name or 'kernel'!r}, whose work cannot be quantized ({work.why}): "
+                    "leave it out, or compute it with products of floats that JAX differentiates"
+                )
+    for path in idle:
+        named = (_names(candidate.pattern, name) for name in (path, _parent(path)) if name)
+        if re.fullmatch(candidate.pattern, path) or any(named):
+            return f"it names the parameter {path!r}, which no product reads"
+    return None
+
+
+def _parent(path):
+    return path.rpartition("/")[0]
 
 
 def check_masks(rules: Rules, sites: Iterable[Any]) -> None:
@@ -116,12 +134,22 @@ def check_masks(rules: Rules, sites: Iterable[Any]) -> None:
             )
 
 
-def _names(pattern, scope):
-    return any(re.fullmatch(pattern, f"{scope}/{role}") for role in ROLES) if scope else False
+def _matches(candidate, site):
+    """Whether a rule names a site: in full, or as one of all calls of its layer."""
+    names = dict.fromkeys((site, _CALL.sub("", site)))
+    return any(re.fullmatch(candidate.pattern, name) for name in names)
 
 
-def _nearest(candidate, sites):
+def _names(pattern, layer):
+    """Whether a pattern names a site that a layer would have."""
+    roles = (f"{layer}/{role}" if layer else role for role in ROLES)
+    return any(re.fullmatch(pattern, site) for site in roles)
+
+
+def _nearest(candidate, sites, unread):
     """The sites whose names are most like a pattern, or all where they are few."""
+    if not sites and unread:
+        return "The model has no sites: none of its products can be quantized."
     if not sites:
         return "The model has no sites: nothing in it multiplies data by parameters."
     if len(sites) <= _FEW:

@@ -48,7 +48,12 @@ def as_args(batch: Any) -> tuple:
 def pick(tree: Mapping[str, Any], sites: Iterable[str]) -> dict[str, dict[str, Any]]:
     """`{site: its leaves}` of the sites that a collection has."""
     found = {site: read_site(tree, site, None) for site in sites}
-    return {site: dict(leaves) for site, leaves in found.items() if leaves is not None}
+    # A layer may be called `input` or `kernel`: what lies deeper is not this site's.
+    return {
+        site: {name: x for name, x in leaves.items() if not isinstance(x, Mapping)}
+        for site, leaves in found.items()
+        if leaves is not None
+    }
 
 
 def nest(flat: Mapping[str, Any], tree: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -60,5 +65,6 @@ def nest(flat: Mapping[str, Any], tree: Mapping[str, Any] | None = None) -> dict
         for name in layers:
             node[name] = dict(node.get(name, {}))
             node = node[name]
-        node[role] = dict(leaves)
+        deeper = {n: x for n, x in node.get(role, {}).items() if isinstance(x, Mapping)}
+        node[role] = {**deeper, **leaves}
     return nested

@@ -94,9 +94,9 @@ def rows(
     import jax.numpy as jnp
 
     import bitjax as bj
-    from bitjax.frameworks.targets import affine_of, float_kernels, levels_of, plan_layers
+    from bitjax.frameworks.targets import float_kernels, levels_of, plan_layers
     from bitjax.two_step.data import merge, moments_of, sampler, sums_of
-    from bitjax.variables import read_site
+    from bitjax.two_step.layer import layer_of
 
     stages = {stage.name: stage for stage in work.method.stages}
     model = bj.Quantized(work.model, stages["transform"].rules)
@@ -104,16 +104,13 @@ def rows(
     if stages["codes"].prepare is not None:
         (variables,) = stages["codes"].prepare(work.context(0, variables, say), variables, 0)
     batches = list(work.batches(args.batches + args.held_out, False))
-    plans = plan_layers(model, variables, work.costs, (batches[0],))
-    teacher = model.clone(rules=float_kernels(model.rules))
+    plans = plan_layers(model, variables, (batches[0],))
+    teacher = model.with_rules(float_kernels(model.rules))
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in WAYS}
     for index, plan in enumerate(plans):
-        taken = sampler(
-            teacher, teacher, plan.layer, variables, (batches[0],), per_example=args.positions
-        )
-        seen = [
-            taken.take(variables, variables, (b,), jax.random.key(i)) for i, b in enumerate(batches)
-        ]
+        layer = layer_of(teacher, variables, (batches[0],), {}, plan.layer)
+        take = sampler(teacher, teacher, plan.layer, {}, per_example=args.positions)
+        seen = [take(variables, variables, (b,), jax.random.key(i)) for i, b in enumerate(batches)]
         sums = None
         for x, z, _ in seen[: args.batches]:
             sums = merge(sums, sums_of(x, z))
@@ -122,9 +119,7 @@ def rows(
             [jnp.concatenate([pair[i][0] for pair in part]) for i in (0, 1)]
             for part in (seen[: args.batches], seen[args.batches :])
         )
-        kernel = read_site(variables["params"], plan.layer)["kernel"]
-        float_MxN = np.asarray(taken.view.matrix(kernel), np.float64)[0]
-        affine = affine_of(variables, plan.consumer, len(float_MxN))
+        float_MxN, affine = layer.matrix(variables)[0], layer.affine
         levels = levels_of(model.rules, variables, plan.consumer.site or "")
         levels = levels if plan.target == "codes" else None
         fits = _fits_of(moments_of(sums, 0, intercept=True), x, z, float_MxN, affine, levels)

@@ -71,7 +71,7 @@ def test_a_layer_of_the_users_own_has_sites_like_any_other():
 
 
 def test_a_rule_for_a_normalisation_is_an_error_and_a_broad_one_passes_it_by():
-    with pytest.raises(ValueError, match="names 'norm', whose parameters no product reads"):
+    with pytest.raises(ValueError, match="names the parameter 'norm/.*', which no product reads"):
         init(rule("norm/.*", Q4))
     assert list(init(rule("(?!raw).*", Q4))["quant"]) == ["dense"]
     init(rule("norm/.*", None), rule("dense/.*", Q4))  # what is float already may be said to be

@@ -13,7 +13,6 @@ from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
 from bitjax.frameworks.calibrate import numbered, raise_nonfinite
 from bitjax.frameworks.probe import probe
 from bitjax.program.state import Seen
-from bitjax.variables import site_name
 
 
 def site_histograms(
@@ -58,7 +57,7 @@ def site_histograms(
     every: dict[str, None] = {}
 
     def on_layer(seen: Seen):
-        names = {role: site_name(seen.product.layer, role) for role in seen.tensors}
+        names = {role: seen.site(role) for role in seen.tensors}
         every.update(dict.fromkeys(names.values()))
         chosen = {n: seen.raw(role) for role, n in names.items() if wanted.fullmatch(n)}
         if per_example:

@@ -6,7 +6,7 @@ bitjax inspect runs/digits-bitpruning
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from bitjax.frameworks.probe import probe
 from bitjax.launch.finished import load_run
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
 from bitjax.runs.records import RunRecord, read_runs
-from bitjax.variables import site_name
 
 
 class _SiteLook(NamedTuple):
@@ -49,21 +48,18 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, _SiteLook
             q, params, stats = use.quantizer, use.params, use.stats
             x_hat = q.apply(params, stats, use.x, train=False)
             own = vitals(q, params, stats, use.x)
-            found[role] = jnp.stack([jnp.mean(own.saturated), jnp.mean(x_hat == 0)])
+            found[seen.site(role)] = jnp.stack([jnp.mean(own.saturated), jnp.mean(x_hat == 0)])
         return found
-
-    records: list[tuple[str, Any]] = []
 
     def look(variables, x):
         seen = probe(model, variables, (x,), {}, on_layer)
-        records[:] = [(name, None) for name, _ in seen.records]
         return [found for _, found in seen.records]
 
     outcome = jit_arrays(look, variables, x, **compile_quickly())
     looks = {
-        site_name(name, role): _SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
-        for (name, _), found in zip(records, jax.device_get(outcome), strict=True)
-        for role, pair in found.items()
+        site: _SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
+        for found in jax.device_get(outcome)
+        for site, pair in found.items()
     }
     return looks, doctor_report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
 

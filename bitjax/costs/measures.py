@@ -200,9 +200,21 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
     """
     mean = site_bits(bits, costs)
     chosen = set(costs if sites is None else sites)
+    calls: dict[str, list[str]] = {}  # a layer's inputs, where each of its calls has its own
+    for site, cost in costs.items():
+        if cost.role in ("input", "left"):
+            calls.setdefault(cost.layer, []).append(site)
+
+    def of_input(layer):
+        found = calls.get(layer)
+        if not found:
+            return FLOAT_BITS
+        total = sum(costs[site].macs for site in found)
+        return sum(mean[site] * (costs[site].macs / total if total else 1.0) for site in found)
+
     return sum(
-        (mean[kernel] * (mean[site] if site else FLOAT_BITS)).mean() * costs[kernel].macs
-        for kernel, site in layer_pairs(costs).values()
+        (mean[kernel] * of_input(layer)).mean() * costs[kernel].macs
+        for layer, (kernel, _) in layer_pairs(costs).items()
         if kernel in chosen
     )
 

@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
-from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.call import Asked, Model, check_programs, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
+from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import ask_outside, probe
+from bitjax.frameworks.shapes import one_key
 from bitjax.program.naming import path_of
-from bitjax.program.program import Program
 from bitjax.program.state import Seen
 from bitjax.program.values import Site
 from bitjax.quantizers.grid import widen
-from bitjax.rules import check_rules, quantizer_of
+from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_name
 
 _MOSTLY_ZERO = 0.99
@@ -82,7 +83,7 @@ def doctor(
     args, variables = as_args(batch), nn.meta.unbox(dict(variables))
     net, asked = ask_outside(model, variables, args, kwargs)
     program = asked.call.program
-    net, idle = _rules(net, program)
+    net, idle = _rules(net, asked, later_call(net, asked, variables, args, kwargs, one_key()))
     objective = loss or _default_loss
     seen = _run(net, variables, args, kwargs, labels, objective)
     if not seen.finite:
@@ -183,13 +184,14 @@ def _run(net, variables, args, kwargs, labels, objective) -> _Ran:
     return _Ran(uses, gradients, whole, tuple(unseen), any(training))
 
 
-def _rules(net: Model, program: Program) -> tuple[Model, list[Finding]]:
+def _rules(net: Model, asked: Asked, later: Asked | None) -> tuple[Model, list[Finding]]:
     """The model with the rules that do something, and a finding for each of the others."""
     found: list[Finding] = []
+    programs = [one.call.program for one in (asked, later) if one is not None]
     rules = list(net.rules)
     while rules:
         try:
-            check_rules(rules, program.sites, program.unread, program.idle)
+            check_programs(rules, programs)
             break
         except ValueError as error:
             text = str(error)

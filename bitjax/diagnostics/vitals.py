@@ -14,7 +14,6 @@ from bitjax.program.values import Product
 from bitjax.quantizers.base import Params, Quantizer, Stats
 from bitjax.quantizers.grid import steps, widen
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import site_name
 
 # Share of the squared error from which on the range is to blame. At the best range it is about a
 # half, and at 2 bits that leaves more than 5 % of the elements outside.
@@ -63,7 +62,7 @@ def vitals(
 
 
 def hand_out(seen: Seen) -> dict[str, Any]:
-    """The leaves and tensors of a layer's call that `site_vitals` needs, for `probe`."""
+    """The leaves and tensors of a layer's call that `site_vitals` needs, by site, for `probe`."""
     # The tensors are handed out whole: sites of one shape and quantizer then share one compilation,
     # and the program that is differentiated stays as small as it is. But a kernel that all steps of
     # a scan share would be handed out by each of them: of that one, the figures.
@@ -71,7 +70,7 @@ def hand_out(seen: Seen) -> dict[str, Any]:
     for role, use in seen.uses.items():
         given = jax.lax.stop_gradient((use.params, use.stats, use.x))
         shared = role == "kernel" and _is_shared(seen.product)
-        found[role] = vitals(use.quantizer, *given, use.train) if shared else given
+        found[seen.site(role)] = vitals(use.quantizer, *given, use.train) if shared else given
     return found
 
 
@@ -86,9 +85,8 @@ def site_vitals(
     """The vitals of every quantized site, from (layer, `hand_out`'s record, scans around it)."""
     compiled: dict[tuple[int, int], Any] = {}
     found = {}
-    for name, uses, depth in records:
-        for role, use in uses.items():
-            site = site_name(name, role)
+    for _, uses, depth in records:
+        for site, use in uses.items():
             if isinstance(use, Vitals):
                 found[site] = jax.tree.map(np.asarray, use)
                 continue

@@ -4,6 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# Arguments that say whether a call trains, and their values where it does.
+_NAMES = {"train": True, "training": True, "deterministic": False}
+
 
 def split_train(
     function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
@@ -17,13 +20,9 @@ def said_train(
     function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool | None]:
     """As `split_train`, with None where the call does not say whether it trains."""
-    # `train=`, `training=` or `deterministic=`, or their defaults. `train` is taken off where the
-    # function does not accept it.
+    # Or whether its defaults say so. `train` is taken off where the function does not accept it.
     kwargs = dict(kwargs)
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some functions written in C have no signature
-        signature = inspect.signature(lambda *args: None)
+    signature = _signature(function)
     parameters = signature.parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     train = None if takes_any or "train" in parameters else kwargs.pop("train", None)
@@ -33,7 +32,30 @@ def said_train(
         given = {**kwargs, **bound.arguments}
     except TypeError:
         given = kwargs  # the call itself will say what is wrong
-    for name in ("train", "training", "deterministic"):
+    for name, training in _NAMES.items():
         if train is None and given.get(name) is not None:
-            train = not given[name] if name == "deterministic" else given[name]
+            train = bool(given[name]) == training
     return kwargs, None if train is None else bool(train)
+
+
+def as_training(
+    function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
+) -> tuple[tuple, dict[str, Any]] | None:
+    """The arguments with which a function trains; None if these do, or it is not told by them."""
+    signature = _signature(function)
+    name = next((name for name in _NAMES if name in signature.parameters), None)
+    if name is None or split_train(function, args, kwargs)[1]:
+        return None
+    try:
+        bound = signature.bind_partial(*args, **kwargs)
+    except TypeError:
+        return None  # the call itself says what is wrong
+    bound.arguments[name] = _NAMES[name]
+    return bound.args, bound.kwargs
+
+
+def _signature(function):
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        return inspect.signature(lambda *args: None)

@@ -8,7 +8,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.frameworks.calibrate import Variables, observe, raise_nonfinite
 from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.finite import first_nonfinite
 from bitjax.frameworks.kinds import advice, is_wrapped
+from bitjax.frameworks.later import later_call, later_sites
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.shapes import one_key
 from bitjax.variables import QUANT, STATS, floats_of
@@ -16,15 +18,15 @@ from bitjax.variables import QUANT, STATS, floats_of
 _NEW = (QUANT, STATS)
 
 
-def attach(
-    model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
-) -> Variables:
+def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Variables:
     """Adds the variables of a model's quantizers to those of a float or otherwise quantized model.
 
     A leaf that is there stays if the site's quantizer has one of the same name and shape. Missing
     leaves are made; leaves and sites that are gone are dropped. A new leaf is fitted to this batch,
     to the tensor behind all the quantizers before it, at the bits that its quantizer starts from
-    (even if the site keeps other bits). Its history begins with this batch.
+    (even if the site keeps other bits). Its history begins with this batch. Sites that only the
+    training call has, as an auxiliary classifier's, start from that call; the float parameters
+    must have been made with `train=True`.
 
     Args:
       model: the wrapped model. The variables of a function are `{"params": its parameters}`.
@@ -55,7 +57,8 @@ def attach(
     # New dicts, so that a change to one set of variables leaves the other one alone.
     floats = jax.tree.map(lambda x: x, floats_of(variables))
     old: dict[str, dict[Any, Any]] = {n: flatten_dict(variables.get(n, {})) for n in _NEW}
-    want = _structure(net, floats, args, kwargs)
+    only = _later(net, floats, args, kwargs)
+    want = _shapes(_structure(net, floats, args, kwargs, only))
     kept = {
         name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
         for name in _NEW
@@ -65,7 +68,7 @@ def attach(
         def fill(given):
             """Makes the missing leaves, with the sites of `given` as they are."""
             tree = {name: unflatten_dict(given[name]) for name in _NEW}
-            made = _made(net, {**floats, **tree}, args, kwargs)
+            made = _made(net, {**floats, **tree}, args, kwargs, only)
             return {name: {p: kept[name].get(p, x) for p, x in made[name].items()} for name in _NEW}
 
         whole = _whole_sites(kept, want)
@@ -76,8 +79,7 @@ def attach(
             given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
             full = fill(given)
         tree = {name: unflatten_dict(full[name]) for name in _NEW}
-        moved, finite = observe(net, {**floats, **tree}, args, kwargs)
-        moved = flatten_dict(moved)
+        moved, finite = _moved(net, {**floats, **tree}, args, kwargs, only)
         stats = {p: kept[STATS].get(p, moved.get(p, x)) for p, x in full[STATS].items()}
         return {QUANT: full[QUANT], STATS: stats}, finite
 
@@ -86,24 +88,58 @@ def attach(
     result = {name: unflatten_dict({**made[name], **kept[name]}) for name in _NEW}
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
     if not finite:
+        if only and first_nonfinite(model, result, *args, **kwargs) is None:
+            args, kwargs = net.as_training(args, kwargs)
         raise_nonfinite("the batch", model, result, args, kwargs)
     return result
 
 
-def _made(net, variables, args, kwargs):
+def attached_shapes(
+    model: Any, floats: Mapping[str, Any], args: tuple, kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The shapes of `quant` and `quant_stats` as `attach` makes them, computing nothing."""
+    net = model.with_rules(model.rules)
+    flat = _structure(net, floats, args, kwargs, _later(net, floats, args, kwargs))
+    return {name: unflatten_dict(leaves) for name, leaves in flat.items() if leaves}
+
+
+def _later(net, floats, args, kwargs):
+    """The sites that only the training call has."""
+    asked = net.ask(floats, args, kwargs, rngs=one_key())
+    return later_sites(asked, later_call(net, asked, floats, args, kwargs, one_key()))
+
+
+def _made(net, variables, args, kwargs, only):
     """The quantizers' leaves by path; those that are missing are made."""
     asked = net.ask(variables, args, kwargs, rngs=one_key())
-    found = run(net, asked, variables, creating=True, mutable=True).collections({})
+    later = later_call(net, asked, variables, args, kwargs, one_key()) if only else None
+    ran = run(net, asked, variables, creating=True, mutable=True, later=later)
+    found = ran.collections({})
     return {name: flatten_dict(found.get(name, {})) for name in _NEW}
 
 
-def _structure(net, floats, args, kwargs):
-    """The shapes of the quantizers' leaves; raises for a rule that does nothing."""
+def _moved(net, variables, args, kwargs, only):
+    """The statistics behind the batch by path, and whether all tensors are finite."""
+    moved, finite = observe(net, variables, args, kwargs)
+    moved = flatten_dict(moved)
+    if only:
+        more, also = observe(net, variables, *net.as_training(args, kwargs))
+        more = flatten_dict(more)
+        moved |= {path: x for path, x in more.items() if "/".join(path[:-1]) in only}
+        finite &= also
+    return moved, finite
+
+
+def _structure(net, floats, args, kwargs, only):
+    """The quantizers' leaves as shapes; raises for a rule that does nothing."""
 
     def make(floats, args, kwargs):
-        return _made(net, floats, args, kwargs)
+        return _made(net, floats, args, kwargs, only)
 
-    flat = jit_arrays(make, floats, args, kwargs, over=jax.eval_shape)
+    return jit_arrays(make, floats, args, kwargs, over=jax.eval_shape)
+
+
+def _shapes(flat):
     return {name: {path: x.shape for path, x in flat[name].items()} for name in _NEW}
 
 

@@ -69,13 +69,20 @@ def calibrate(
     def step(others, stats, args):
         return observe(averaging, {**others, STATS: stats}, args, kwargs)
 
-    stats = jax.tree_util.tree_map_with_path(restart, dict(variables.get(STATS, {})))
+    def keep(path, old, new):
+        # Of a site that no batch reached, the history stays: only the training call may have it.
+        return jnp.where(new > 0, new, old) if path[-1].key == "count" else new
+
+    before = dict(variables.get(STATS, {}))
+    stats = jax.tree_util.tree_map_with_path(restart, before)
     for index, args in numbered(batches, "calibrate"):
         updated, finite = step(others, stats, args)
         if not finite:
             raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, args, kwargs)
         stats = updated
-    return {**variables, STATS: stats} if stats else dict(variables)
+    if not stats:
+        return dict(variables)
+    return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
 
 
 def reestimate_batch_stats(

@@ -1,12 +1,12 @@
 """One call of a model, whatever its framework: its program, and how it runs with quantizers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from bitjax.program.program import run_creating, run_with
+from bitjax.program.program import Program, run_creating, run_with
 from bitjax.program.state import Flat, Leaving, Mode, State, Watch
 from bitjax.program.trace import Call
 from bitjax.rules import Rules, check_masks, check_rules
@@ -21,6 +21,9 @@ class Asked(NamedTuple):
     call: Call  # its result is (output, changed collections of the float model)
     train: bool  # whether the call trains
     key: jax.Array | None = None  # of quantizers that draw
+
+
+Given = tuple[tuple, Mapping[str, Any]]  # a call's arguments
 
 
 class Model(Protocol):
@@ -52,6 +55,9 @@ class Model(Protocol):
     ) -> Asked:
         """The program of a call; `mutable` are collections of the float model that may change."""
 
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any], **method: Any) -> Given | None:
+        """The arguments of the training call; None if these are, or if there is no other call."""
+
 
 class Ran(NamedTuple):
     """What a call gave."""
@@ -82,8 +88,10 @@ def run(
     mutable: bool = False,
     watch: Watch | None = None,
     modules: Leaving | None = None,
+    later: Asked | None = None,
 ) -> Ran:
     """Runs a call: `mutable` statistics are kept, and missing variables made while `creating`."""
+    # `later` is another call whose sites' variables are made too.
     program = asked.call.program
     # New variables start from this batch, so there is no moving average to update.
     moving = not creating or asked.train
@@ -94,8 +102,10 @@ def run(
         key=asked.key, watch=watch, modules=modules,
     )  # fmt: skip
     if creating:
-        check_rules(model.rules, program.sites, program.unread, program.idle)
-        check_masks(model.rules, program.sites.values())
+        programs = [one.call.program for one in (asked, later) if one is not None]
+        check_programs(model.rules, programs)
+        for one in programs:
+            check_masks(model.rules, one.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)
@@ -103,4 +113,25 @@ def run(
     out, changed = asked.call.result(flat)
     records = [(state.names[i], state.records[i]) for i in sorted(state.records)]
     unseen = tuple(dict.fromkeys(state.unseen))
-    return Ran(out, changed, state.quant, state.stats, records, unseen)
+    ran = Ran(out, changed, state.quant, state.stats, records, unseen)
+    return ran if later is None else _joined(model, ran, program.sites, later, variables)
+
+
+def _joined(model, ran, sites, later, variables):
+    """What a call gave, with the variables of the sites that only a later one has."""
+    # As an evaluation, so that these ranges start like all others and no statistics move.
+    given = {**variables, **ran.collections(variables)}
+    other = run(model, later._replace(train=False), given, creating=True, mutable=True)
+    quant, stats = (
+        {**flat, **{name: leaves for name, leaves in more.items() if name not in sites}}
+        for flat, more in ((ran.quant, other.quant), (ran.stats, other.stats))
+    )
+    return ran._replace(quant=quant, stats=stats)
+
+
+def check_programs(rules: Rules, programs: Sequence[Program]) -> None:
+    """A ValueError where a rule decides for no site of any of a model's calls."""
+    sites = dict.fromkeys(site for program in programs for site in program.sites)
+    unread = [part for program in programs for part in program.unread]
+    idle = [path for path in programs[0].idle if all(path in one.idle for one in programs)]
+    check_rules(rules, sites, unread, idle)

@@ -12,7 +12,8 @@ def site_costs(model: Any, *args: Any, **kwargs: Any) -> dict[str, SiteCost]:
     """Measures every site of a model by tracing one forward pass; computes nothing.
 
     A layer that is called several times counts its MACs each time, and a scanned body as often as
-    it runs. Zeros of padding count.
+    it runs. Zeros of padding count. What only the training call computes, such as an auxiliary
+    classifier, does not, unless that call is asked for with `train=True`.
 
     Args:
       model: a Linen module or `bitjax.Function`, with rules or without; the costs are the same.

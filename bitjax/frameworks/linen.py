@@ -6,9 +6,10 @@ from typing import Any
 import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables, run
 from bitjax.frameworks.kinds import advice
+from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
@@ -36,6 +37,9 @@ class Quantized(nn.Module):
     only where `quant_stats` is mutable. Outside training, the moving averages quantize. A layer
     that is called several times has one range, which covers all of its calls.
 
+    Sites that only the training call has, as an auxiliary classifier's, get their variables from
+    `bitjax.attach` beside float parameters that were made with `train=True`.
+
     Attributes:
       model: any Linen module.
       rules: the rules, from `bitjax.rule`. The first one that matches a site decides; a site that
@@ -44,6 +48,9 @@ class Quantized(nn.Module):
         and of batch normalisations are merged.
       parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too: `<module>/sum0/left` and `right`.
+      calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
+        `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
+        before it can name one.
 
     Raises:
       TypeError: the model is no Linen module; the message says what to call.
@@ -63,6 +70,7 @@ class Quantized(nn.Module):
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+    calls: str = "shared"
 
     def __post_init__(self):
         if not isinstance(self.model, nn.Module):
@@ -85,7 +93,8 @@ class Quantized(nn.Module):
         variables = self.model.init(rngs, *args, method=_method(method), **given)
         model = self.clone(axis_name=None)
         asked = model.ask(variables, args, kwargs, rngs=rngs, mutable=True, method=method)
-        ran = run(model, asked, variables, creating=True, mutable=True)
+        later = later_call(model, asked, variables, args, kwargs, rngs, method=method)
+        ran = run(model, asked, variables, creating=True, mutable=True, later=later)
         return ran.out, {**variables, **ran.collections({})}
 
     @nn.nowrap
@@ -129,7 +138,12 @@ class Quantized(nn.Module):
     @nn.nowrap
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Quantized":
         """The model under other rules."""
-        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums)
+        return Quantized(self.model, tuple(rules), axis_name, sums=self.sums, calls=self.calls)
+
+    @nn.nowrap
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any], method: Any = None) -> Any:
+        """The arguments of the training call; None if these are, or if there is no other call."""
+        return as_training(_called(self.model, method), args, kwargs)
 
     @nn.nowrap
     def ask(
@@ -167,10 +181,10 @@ class Quantized(nn.Module):
                 )  # fmt: skip
             return found if inner is not False else (found, {})
 
-        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around, self.sums)
+        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, _hashable(key), params, (neutral, keys), (data, args, given),
-            root=1, sums=self.sums,
+            function, _hashable((*key, self.sums, self.calls)), params, (neutral, keys),
+            (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
 
@@ -192,9 +206,11 @@ def _without_own(mutable):
     """The collections that may change, without those of the quantizers."""
     if isinstance(mutable, str):
         mutable = [mutable]
+    if not mutable:  # an empty list, which Flax takes as False, would be another program
+        return False
     if isinstance(mutable, bool) or not isinstance(mutable, list | tuple | set | frozenset):
         return mutable
-    return [name for name in mutable if name not in _OWN]
+    return [name for name in mutable if name not in _OWN] or False
 
 
 def _method(method):

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables
 from bitjax.program.trace import Call, Traced
 from bitjax.rules import Rules
@@ -136,6 +136,12 @@ class NNXFunction:
             raise_if_not_found=False,
         )  # fmt: skip
         return replace(self, evaluating=split(model)[0])
+
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The arguments of the training call; None if these are."""
+        if split_train(self.called, args, kwargs)[1]:
+            return None
+        return as_training(self.called, args, kwargs) or (args, {**kwargs, "train": True})
 
     def ask(
         self,

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bitjax.frameworks.arguments import said_train
 from bitjax.frameworks.call import Asked, run
 from bitjax.frameworks.kinds import advice
+from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.nnx_function import NNXFunction, called, functional, split
 from bitjax.quantizers.base import is_learned
@@ -147,8 +148,11 @@ def quantized(
         function, trees = functional(model, rules, None, sums)
 
         def create(trees, args, kwargs):
-            asked = function.ask(trees, args, kwargs, rngs={QUANT: jax.random.key(0)})
-            return run(function, asked, trees, creating=True, mutable=True).collections({})
+            rngs = {QUANT: jax.random.key(0)}
+            asked = function.ask(trees, args, kwargs, rngs=rngs)
+            later = later_call(function, asked, trees, args, kwargs, rngs)
+            ran = run(function, asked, trees, creating=True, mutable=True, later=later)
+            return ran.collections({})
 
         made.update(jit_arrays(create, trees, batch, dict(kwargs), **compile_quickly()))
     return made

@@ -6,9 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 
-from bitjax.frameworks.arguments import split_train
+from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Variables, run
 from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
+from bitjax.frameworks.later import later_call
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules
 from bitjax.variables import QUANT
@@ -31,6 +32,9 @@ class Function:
       axis_name: the device axis over which statistics are merged.
       parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too.
+      calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
+        `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
+        before it can name one.
 
     Raises:
       TypeError: `fn` is no function of parameters; the message says what to call.
@@ -53,6 +57,7 @@ class Function:
     axis_name: str | None = None
     parts: int = 1
     sums: bool = False
+    calls: str = "shared"
 
     def __post_init__(self):
         fn = self.fn
@@ -65,7 +70,9 @@ class Function:
         model = self.with_rules(self.rules)
         variables = {"params": params}
         asked = model.ask(variables, args, kwargs)
-        return run(model, asked, variables, creating=True, mutable=True).collections({})
+        later = later_call(model, asked, variables, args, kwargs, {})
+        ran = run(model, asked, variables, creating=True, mutable=True, later=later)
+        return ran.collections({})
 
     def apply(
         self,
@@ -103,6 +110,12 @@ class Function:
         """The function with other settings."""
         return replace(self, **changes)
 
+    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+        """The arguments of the training call; None if these are, or if there is no other call."""
+        # The parameters come first.
+        given = as_training(self.fn, (None, *args), kwargs)
+        return given and (given[0][1:], given[1])
+
     def ask(
         self,
         variables: Variables,
@@ -136,5 +149,6 @@ class Function:
             args = [a if i in neutral else b for i, (a, b) in enumerate(both)]
             return fn(params, *args, **data[1], **apart[1]), {}
 
-        call = _TRACED(function, (fn, neutral, self.sums), first, apart, data, sums=self.sums)
+        key = (fn, neutral, self.sums, self.calls)
+        call = _TRACED(function, key, first, apart, data, sums=self.sums, calls=self.calls)
         return Asked(call, train, (rngs or {}).get(QUANT))

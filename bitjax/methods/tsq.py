@@ -10,9 +10,12 @@ from bitjax.frameworks.targets import float_kernels, is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.labels import FROZEN, default_labels
 from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
+from bitjax.program.naming import layers_of, path_of
+from bitjax.program.values import Leaf
 from bitjax.rules import Rules, quantizer_of
 from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.solve import solve_each
+from bitjax.variables import QUANT, read_site, site_name
 
 TRAINED = ("scales", "straight_through")
 
@@ -175,10 +178,18 @@ def _held(rules: Rules) -> Rules:
 def _frozen_codes(rules: Rules) -> Callable[[Any], Any]:
     """`default_labels` with kernels of stored scales frozen: only what surrounds codes moves."""
 
-    def label(path, name):
-        if path[0].key != "params" or path[-1].key != "kernel":
-            return name
-        quantizer = quantizer_of(rules, "/".join(key.key for key in path[1:]))
-        return FROZEN if is_stored(quantizer) else name
+    def labels(trained):
+        leaves = jax.tree_util.tree_leaves_with_path(trained["params"])
+        layers = layers_of(Leaf(path_of(path), leaf.size) for path, leaf in leaves)
 
-    return lambda trained: jax.tree_util.tree_map_with_path(label, default_labels(trained))
+        def label(path, name):
+            if path[0].key != "params":
+                return name
+            site = site_name(layers[path_of(path[1:])], "kernel")
+            # Of all leaves only kernels have variables of such a site.
+            kernel = read_site(trained.get(QUANT, {}), site, None) is not None
+            return FROZEN if kernel and is_stored(quantizer_of(rules, site)) else name
+
+        return jax.tree_util.tree_map_with_path(label, default_labels(trained))
+
+    return labels

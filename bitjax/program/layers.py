@@ -198,9 +198,8 @@ def varying(body: Body, number: int) -> set[int]:
         return {to[i] for i in varying(body, maker.ins[0])}
     if maker.name in MOVES and len(maker.ins) == 1:
         before = body.avals[maker.ins[0]].shape
-        if tuple(before) == tuple(shape):
-            return varying(body, maker.ins[0])
-        return axes
+        moved = maker.name in ("transpose", "rev") or tuple(before) != tuple(shape)
+        return axes if moved else varying(body, maker.ins[0])
     if maker.name in _ELEMENTWISE:
         return {axis for i in maker.ins for axis in varying(body, i)}
     return axes

@@ -1,6 +1,7 @@
 """Names of layers: paths of parameters, and the scopes that a framework gives operations."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ def layers_of(leaves: Iterable[Leaf]) -> dict[str, str]:
     """`{leaf's path: layer}`: the path without a last part such as `kernel`."""
     # Where two leaves would name the same layer, each of them keeps its whole path.
     paths = [leaf.path for leaf in leaves]
+    twice = next((path for path, count in Counter(paths).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"two parameters have the path {twice!r}, by which rules and variables would take one "
+            "for the other: let no key hold a '/', and no two keys be the same as text."
+        )
     short = {path: _short(path) for path in paths}
     claims: dict[str, int] = {}
     for path in paths:

@@ -43,11 +43,17 @@ class Program(NamedTuple):
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """The modules whose parameters no product reads, such as normalisations."""
-        layers = {site.layer for site in self.sites.values()}
-        leaves = (leaf for i in self.body.ins for leaf in self.body.kinds[i].leaves)
-        owners = dict.fromkeys(leaf.path.rpartition("/")[0] for leaf in leaves)
-        return tuple(name for name in owners if name not in layers)
+        """The paths of parameters that no site holds."""
+        held = {
+            leaf.path
+            for body in self.body.all()
+            for op in body.ops
+            for operand in (op.product.operands.values() if op.product is not None else ())
+            for number in operand.origins
+            for leaf in body.kinds[number].leaves
+        }
+        paths = (leaf.path for i in self.body.ins for leaf in self.body.kinds[i].leaves)
+        return tuple(path for path in paths if path not in held)
 
     @property
     def macs(self) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
-from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of
+from bitjax.program.macs import PRODUCTS, bodies_of, has, macs_of, total_of
 from bitjax.program.masks import masks
 from bitjax.program.naming import layers_of, scope_of
 from bitjax.program.operands import (
@@ -32,13 +32,24 @@ from bitjax.program.values import (
     Step,
     Unread,
 )
+from bitjax.quantizers.base import check_choice
 
 
-def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = False) -> Program:
+def read(
+    closed: Any,
+    kinds: Sequence[Kind],
+    *,
+    root: int = 0,
+    sums: bool = False,
+    calls: str = "shared",
+) -> Program:
     """Reads a closed jaxpr whose flat arguments are of these kinds."""
     # `root`: how many parts of every name stack say nothing, such as the class of a Linen model.
     # `sums`: whether the addends of residual sums are sites too.
-    reader = _Reader(layers_of(leaf for kind in kinds for leaf in kind.leaves), root, sums)
+    # `calls`: whether all calls of a layer have one input site, `shared`, or `each` its own.
+    check_choice(calls, ("shared", "each"), "calls")
+    layers = layers_of(leaf for kind in kinds for leaf in kind.leaves)
+    reader = _Reader(layers, root, sums, calls == "each")
     body = reader.body(closed, kinds, "", ())
     return Program(
         body,
@@ -54,8 +65,8 @@ def read(closed: Any, kinds: Sequence[Kind], *, root: int = 0, sums: bool = Fals
 class _Reader:
     """What is known of a program while it is read."""
 
-    def __init__(self, layers: Mapping[str, str], root: int, sums: bool):
-        self.layers, self.root, self.sums = layers, root, sums
+    def __init__(self, layers: Mapping[str, str], root: int, sums: bool, each: bool):
+        self.layers, self.root, self.sums, self.each = layers, root, sums, each
         self.sites: dict[str, Site] = {}
         self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
         self.products: list[Product] = []
@@ -118,11 +129,13 @@ class _Reader:
             # A loop runs more than once, so its sites count as used several times.
             loop = (*around, Step(id(op), UNKNOWN)) if op.name == "while" else around
             branches = branches_of(op.eqn, kinds)
+            if op.name == "while" and (tests := total_of(op.eqn.params["cond_jaxpr"].jaxpr)):
+                taken = kinds[: op.eqn.params["cond_nconsts"]]
+                self._leave(op, taken, "the condition of a while loop", tests, around)
             found = branches and [(sub, own, loop) for sub, own in branches]
         if found is None:
             if macs:
-                times = _times(around)
-                self.unread.append(Unread(self._scope(op), op.name, macs * times))
+                self._leave(op, kinds, op.name, macs, around)
             return None
         before = set(self.calls)
         marks = dict(self.calls)
@@ -132,6 +145,12 @@ class _Reader:
         if op.name in REMAT:
             return [op.bodies[0].kinds[i] for i in op.bodies[0].outs]
         return [DATA] * len(op.eqn.outvars)
+
+    def _leave(self, op, kinds, why, macs, around):
+        """Notes work that no site reaches."""
+        layers = dict.fromkeys(self.layers[leaf.path] for kind in kinds for leaf in kind.leaves)
+        times = _times(around)
+        self.unread.append(Unread(self._scope(op), why, macs * times, tuple(layers)))
 
     def _scan(self, op, kinds, around):
         constants, carries = scan_counts(op.eqn)
@@ -159,10 +178,10 @@ class _Reader:
             self._sum(body, op, around)
 
     def _multiply(self, body, op, kinds, around):
-        macs, scope = macs_of(op.eqn), self._scope(op)
+        macs = macs_of(op.eqn)
         why = _unreadable(body, op, kinds)
         if why:
-            self.unread.append(Unread(scope, why, macs * _times(around)))
+            self._leave(op, kinds, why, macs, around)
             return
         labels = product_labels(op.eqn)
         kind = "dot" if op.name == "dot_general" else "conv"
@@ -222,6 +241,11 @@ class _Reader:
 
     def _tensor(self, body, op, position, labels, layer, role, steps, around):
         operand = tensor_of(body, op, position, labels, layer, role, steps)
+        if self.each and role == "input":
+            self.counts[layer] = call = self.counts.get(layer, 0) + 1
+            ending = f"@{call}" if call > 1 else ""
+            own = {i: s._replace(name=s.name + ending) for i, s in operand.origins.items()}
+            operand = operand._replace(origins=own)
         return self._keep(body, operand, around)
 
     def _keep(self, body, operand, around):
@@ -258,8 +282,13 @@ def _unreadable(body, op, kinds):
     whats = {kind.what for kind in kinds}
     if "data" not in whats or "neutral" in whats:
         return "constant"  # parameters alone, or a fixed table such as the patches of a window
-    floats = (jnp.issubdtype(body.avals[i].dtype, jnp.floating) for i in op.ins)
-    return "" if all(floats) else "integers"
+    dtypes = [body.avals[i].dtype for i in op.ins]
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+        return "complex numbers"
+    # Integers of data may meet a float kernel: they are quantized as floats.
+    floats = [jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes]
+    whole = any(not f and body.kinds[i].leaves for f, i in zip(floats, op.ins, strict=False))
+    return "integers" if whole or not any(floats) else ""
 
 
 def _times(steps):

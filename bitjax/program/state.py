@@ -35,6 +35,10 @@ class Seen(NamedTuple):
     uses: Mapping[str, Use]  # by role, where the site is quantized
     out: Any  # what the layer gave
 
+    def site(self, role: str) -> str:
+        """The site's name of a role."""
+        return next(o.site.name for o in self.product.operands.values() if o.role == role)
+
     def raw(self, role: str) -> jax.Array:
         """The tensor of a role before quantization."""
         return self.uses[role].x if role in self.uses else self.tensors[role]
@@ -303,7 +307,7 @@ class State:
         if site.name not in self.stats:
             raise ValueError(missing(site.name, STATS))
         stats = self.stats[site.name]
-        if not (self.mode.moves or self.mode.train):
+        if not (self.mode.moves or self.mode.train) or x.size == 0:
             return stats
         batch = reduce_batch(quantizer.measure(params, stats, x), self.mode.axis_name)
         if site.name in self.pending:

@@ -13,6 +13,14 @@ from bitjax.program.program import Program
 from bitjax.program.read import read
 from bitjax.program.values import DATA, NEUTRAL, Kind, Leaf
 
+# What JAX raises where Python asks for a number that only a run has.
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_NOT_THE_MODEL = ("jax", "flax", "bitjax.program", "bitjax.frameworks")
 _MOST = 128  # functions, and programs, that are kept
 
 
@@ -50,6 +58,7 @@ class Traced:
         *,
         root: int = 0,
         sums: bool = False,
+        calls: str = "shared",
     ) -> Call:
         """Reads `function(params, neutral, data)`; leaves that are no arrays are static.
 
@@ -67,7 +76,10 @@ class Traced:
         # A new function where nothing may be kept: JAX's cache goes by identity.
         whole = None if key is None else (key, tree, static)
         jitted = _keep(self.functions, whole, lambda: jax.jit(flat))
-        traced = jitted.trace(params, neutral, arrays)
+        try:
+            traced = jitted.trace(params, neutral, arrays)
+        except _NEEDS_VALUES as error:
+            raise ValueError(_decides_by_values(error)) from error
         arguments = params, neutral, arrays
         out = jax.tree.structure(traced.out_info)
         closed, kept = traced.jaxpr, id(traced.jaxpr)
@@ -79,9 +91,25 @@ class Traced:
         kinds = [*_params(params), *[NEUTRAL] * len(jax.tree.leaves(neutral))]
         kinds += [NEUTRAL if _is_key(x) else DATA for x in arrays]
         _, program = _keep(
-            self.programs, kept, lambda: (closed, read(closed, kinds, root=root, sums=sums))
+            self.programs,
+            kept,
+            lambda: (closed, read(closed, kinds, root=root, sums=sums, calls=calls)),
         )
         return Call(program, arguments, out)
+
+
+def _decides_by_values(error):
+    """Where a function's Python depends on values, and what to do about it."""
+    name, place, step = "the model", "", error.__traceback__
+    while step is not None:
+        module, code = step.tb_frame.f_globals.get("__name__", ""), step.tb_frame.f_code
+        if not any(module == own or module.startswith(f"{own}.") for own in _NOT_THE_MODEL):
+            name, place = repr(code.co_qualname), f" ({code.co_filename}:{step.tb_lineno})"
+        step = step.tb_next
+    return (
+        f"{name}{place} needs the values of an array in Python, but a model is traced by shapes: "
+        "choose with jnp.where or jax.lax.cond, and compute with jax.numpy."
+    )
 
 
 class _Static:
@@ -105,6 +133,8 @@ class _Static:
 
 
 def _is_array(x):
+    if isinstance(x, np.bool_):  # a flag such as `train`, by which a model chooses in Python
+        return False
     return isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 

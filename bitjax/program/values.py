@@ -89,3 +89,4 @@ class Unread(NamedTuple):
     scope: str  # where it is computed
     why: str  # the primitive, or `constant`, `derivative`
     macs: int  # of all examples together
+    layers: tuple[str, ...] = ()  # of the parameters that it takes

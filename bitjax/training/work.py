@@ -19,7 +19,7 @@ from bitjax.data import (
     train_batch,
     train_batches,
 )
-from bitjax.frameworks.attach import attach
+from bitjax.frameworks.attach import attach, attached_shapes
 from bitjax.frameworks.costs import site_costs
 from bitjax.frameworks.linen import Quantized
 from bitjax.methods.base import Context, Method, Stage
@@ -28,7 +28,7 @@ from bitjax.training.settings import Settings, check_place, check_settings
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_eval_step, make_train_step
 from bitjax.training.task import Task, classification
-from bitjax.variables import QUANT, STATS, as_args, floats_of
+from bitjax.variables import as_args, floats_of
 
 Variables = Mapping[str, Any]
 
@@ -183,8 +183,7 @@ class Work(NamedTuple):
         # Of the shape alone: the images themselves may have to be decoded.
         batch = {"image": jax.ShapeDtypeStruct((2, *self.dataset.image_shape), np.uint8)}
         args, kwargs = jax.eval_shape(lambda batch: self.inputs(None, batch), batch)
-        fresh = jax.eval_shape(lambda *args: model.init(self.key, *args, **kwargs), *args)
-        return {**shapes, **{name: fresh[name] for name in (QUANT, STATS) if name in fresh}}
+        return {**shapes, **attached_shapes(model, shapes, args, kwargs)}
 
     def state_shapes(self, index: int) -> Any:
         """Shapes of the state of a stage, computing nothing."""

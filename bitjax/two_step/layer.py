@@ -24,7 +24,10 @@ from bitjax.program.layers import (
 from bitjax.program.patches import PatchView
 
 Variables = Mapping[str, Any]
-_LAYOUT = ("reshape", "broadcast_in_dim", "convert_element_type", "squeeze", "expand_dims", "copy")
+_LAYOUT = (
+    "reshape", "broadcast_in_dim", "transpose", "convert_element_type", "squeeze", "expand_dims",
+    "copy",
+)  # fmt: skip
 
 
 class Affine(NamedTuple):
@@ -123,10 +126,10 @@ def _behind(place: Place, view: PatchView, paths, leaves) -> tuple[Affine | None
     if adds:
         return affine, _bias(place, view, adds, paths)
     for link, (gain, _) in zip(chain.links, maps, strict=False):
-        path = _leaf(place, link.number, place.product.output, paths)
-        if link.op.name in ("add", "sub") and path is not None:
+        leaf = _leaf(place, link.number, place.product.output, paths)
+        if link.op.name in ("add", "sub") and leaf is not None:
             sign = 1.0 if link.op.name == "add" else -1.0
-            return affine, Slot(path, order_M, sign * per_filter(gain))
+            return affine, Slot(leaf[0], leaf[1][order_M], sign * per_filter(gain))
     return affine, None
 
 
@@ -134,9 +137,9 @@ def _bias(place, view, adds, paths) -> Slot:
     if len(adds) == 1:
         (op,) = adds
         (number,) = (i for i in op.ins if place.body.kinds[i].what != "data")
-        path = _leaf(place, number, op.outs[0], paths)
-        if path is not None:
-            return Slot(path, _order(place, view, op.outs[0]))
+        leaf = _leaf(place, number, op.outs[0], paths)
+        if leaf is not None:
+            return Slot(leaf[0], leaf[1][_order(place, view, op.outs[0])])
     raise ValueError(
         f"layer {place.product.layer!r} adds parameters to its product that are no bias with one "
         "number per filter: leave it out of `layers`."
@@ -171,18 +174,30 @@ def _order(place: Place, view: PatchView, number: int) -> np.ndarray:
     return np.asarray(read(np.arange(np.prod(own, dtype=int)).reshape(own))).reshape(-1)
 
 
-def _leaf(place: Place, number: int, at: int, paths: Sequence[str | None]) -> str | None:
-    """The path of the leaf that an array is, if it has one element for each filter of `at`."""
+def _leaf(place: Place, number: int, at: int, paths) -> tuple[str, np.ndarray] | None:
+    """The leaf that an array is, if it has one element for each filter of `at`: path and indices.
+
+    The indices say where the leaf holds the filters of `at`, as they lie.
+    """
     body, axes = place.body, _axes(place, at)
     filters = {i for i, (_, label) in enumerate(axes) if label == "k"}
     if not axes or not varying(body, number) <= filters:
         return None
+    makers = []
     while (maker := body.makers.get(number)) is not None:
         if maker.name not in _LAYOUT:
             return None
+        makers.append(maker)
         (number,) = maker.ins
-    argument = place.argument(number)
-    size = np.prod(body.avals[number].shape, dtype=int)
+    argument, shape = place.argument(number), body.avals[number].shape
+    size = np.prod(shape, dtype=int)
     if argument is None or size != np.prod([axes[i][0] for i in filters], dtype=int):
         return None
-    return paths[argument]
+    index = jnp.arange(size).reshape(shape)
+    for maker in reversed(makers):
+        if maker.name != "convert_element_type":
+            (index,) = maker([index])
+    # One element along the axes of places, of an array that may be broadcast by its addition.
+    index = index[tuple(slice(None) if i in filters else slice(0, 1) for i in range(index.ndim))]
+    path = paths[argument]
+    return None if path is None or index.size != size else (path, np.asarray(index).reshape(-1))

@@ -345,8 +345,8 @@ def test_keyword_and_dict_inputs_are_arguments_of_one_trace():
 @pytest.mark.parametrize(
     ("model", "variables", "message"),
     [
-        (nn.Dense, FLOAT, "`model` must be a Linen module, a function"),
-        ("net", FLOAT, "`model` must be a Linen module, a function"),
+        (nn.Dense, FLOAT, "`model` is the class Dense: give an instance"),
+        ("net", FLOAT, "`model` is 'net': call bitjax.Quantized"),
         (attend, PLAIN, "variables of a function are {'params': its parameters"),
     ],
 )

@@ -14,7 +14,7 @@ from bitjax.two_step.data import addend
 
 
 def of(model, *shape):
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     return consumers(program_of(model, (x,), {})[0])
 
 
@@ -57,7 +57,7 @@ class Branches(nn.Module):
         if self.kind == "straight":
             return nn.Dense(2, name="a")(y.reshape(len(y), 2, 2).reshape(len(y), 4))
         if self.kind == "sum":
-            return nn.Dense(2, name="a")(nn.relu(y + jnp.arange(len(y), dtype=y.dtype)[:, None]))
+            return nn.Dense(2, name="a")(nn.relu(y + jnp.arange(1.0 * y.size).reshape(y.shape)))
         if self.kind == "scaled before":
             return nn.Dense(2, name="a")(nn.relu(3.0 - y * jnp.arange(4.0)))
         if self.kind == "scaled":

@@ -20,7 +20,7 @@ def test_any_model_is_taken_with_its_rules_and_a_float_one_has_none():
 
 @pytest.mark.parametrize("model", [nn.Dense, {"params": 1}, "resnet"])
 def test_what_is_no_model_is_one_clear_line(model):
-    with pytest.raises(TypeError, match="^`model` must be a Linen module, .* got [^\n]*$"):
+    with pytest.raises(TypeError, match=r"^`model` is [^\n]*: (give|call) [^\n]*$"):
         as_model(model)
 
 

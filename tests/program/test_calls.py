@@ -223,3 +223,44 @@ def test_batch_statistics_are_the_mean_of_both_calls():
     calls = [c for x in batches for c in (x, 3.0 * x + 1.0)]
     np.testing.assert_allclose(stats["mean"], np.mean([c.mean(0) for c in calls], 0), atol=1e-5)
     np.testing.assert_allclose(stats["var"], np.mean([c.var(0) for c in calls], 0), rtol=1e-4)
+
+
+class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.Dense(4, name="dense")
+        return jnp.stack([dense(x), dense(100.0 * x)])
+
+
+@pytest.mark.parametrize("name", OF_ALL)
+def test_by_request_each_call_has_a_range_of_its_own(name):
+    net = bj.Quantized(Twice(), [bj.rule(".*/input", QUANTIZERS[name])], calls="each")
+    variables = jax.jit(net.init)(jax.random.key(0), X)
+    exact = Twice().apply({"params": variables["params"]}, X)
+    out = jax.jit(net.apply)(variables, X)
+    for one, other in zip(out, np.asarray(exact), strict=True):  # the small call by itself
+        assert error(one, other) < 0.02
+    collection, leaf = {"lsq": ("quant", "scale"), "uniform": ("quant_stats", "clip_max")}[name]
+    found = variables[collection]["dense"]
+    assert sorted(found) == ["input", "input@2"]
+    np.testing.assert_allclose(found["input@2"][leaf], 100.0 * found["input"][leaf], rtol=0.03)
+
+
+def test_rules_name_each_call_or_all_of_them():
+    rules = [bj.rule("dense/input@2", bj.lsq(2)), bj.rule("dense/(kernel|input)", bj.lsq(4))]
+    net = bj.Quantized(Twice(), rules, calls="each")
+    quant = jax.eval_shape(net.init, jax.random.key(0), X)["quant"]["dense"]
+    assert sorted(quant) == ["input", "input@2", "kernel"]
+    costs = bj.site_costs(net, X)
+    assert {site: (c.macs, c.role) for site, c in costs.items()} == {
+        "dense/kernel": (32, "kernel"),
+        "dense/input": (16, "input"),
+        "dense/input@2": (16, "input"),
+    }
+    bits = {"dense/kernel": 4.0, "dense/input": 4.0, "dense/input@2": 2.0}
+    assert float(bj.bops(bits, costs)) == 16 * 4 * 4 + 16 * 4 * 2
+    shared = bj.Quantized(Twice(), rules)
+    with pytest.raises(ValueError, match="rule 'dense/input@2' does nothing"):
+        jax.eval_shape(shared.init, jax.random.key(0), X)
+    with pytest.raises(ValueError, match=r"`calls` must be one of \['shared', 'each'\]"):
+        jax.eval_shape(net.clone(calls="own").init, jax.random.key(0), X)

@@ -161,9 +161,9 @@ def test_the_doctor_says_that_masked_attention_comes_back():
 
     def said(quantizer):
         model = bj.Function(attention, [bj.rule("product1/left", quantizer)])
-        return doctor(model, bj.attach(model, variables, x), x)
+        found = doctor(model, bj.attach(model, variables, x), x)
+        return [f for f in found if "what a mask takes away comes back" in f.message]
 
     (finding,) = said(bj.bitlength(4.0, range="learned"))
     assert (finding.level, finding.site) == ("warning", "product1/left")
-    assert "what a mask takes away comes back" in finding.message
     assert not said(bj.bitlength(4.0, range="learned", zero_on_grid=True))
