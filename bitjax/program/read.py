@@ -137,16 +137,14 @@ class _Reader:
             if op.name == "while" and (tests := total_of(op.eqn.params["cond_jaxpr"].jaxpr)):
                 taken = kinds[: op.eqn.params["cond_nconsts"]]
                 self._leave(op, taken, "the condition of a while loop", tests, around)
-            found = branches and [(sub, own, loop) for sub, own in branches]
+            found = None if branches is None else [(sub, own, loop) for sub, own in branches]
         if found is None:
             if macs:
                 self._leave(op, kinds, op.name, macs, around)
             return None
-        before = set(self.calls)
-        marks = dict(self.calls)
+        before = dict(self.calls)
         op.bodies = tuple(self.body(sub, own, op.scope, steps) for sub, own, steps in found)
-        touched = [n for n in self.calls if n not in before or self.calls[n] != marks[n]]
-        op.inner = tuple(touched)
+        op.inner = tuple(n for n, count in self.calls.items() if count != before.get(n))
         if op.name in REMAT:
             return [op.bodies[0].kinds[i] for i in op.bodies[0].outs]
         return [DATA] * len(op.eqn.outvars)
@@ -283,7 +281,7 @@ def _kind(body, op):
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
     if not leaves:
         return NEUTRAL
-    steps = max((kind.steps for kind in kinds), key=len)
+    steps: tuple[Step, ...] = max((kind.steps for kind in kinds), key=len)
     masked = any(kind.masked for kind in kinds) or masks(body, op)
     return Kind("param", leaves, steps, masked)
 
