@@ -108,7 +108,7 @@ def report(rows: Sequence[dict[str, Any]], skipped: Mapping[str, int]) -> str:
     exact, lost = (sum(len(row[key]) for row in learned) for key in ("exact", "lost"))
     lines = [
         f"{len(rows)} models, {whole} of them with every MAC reached. Of {sites} learned "
-        f"bitlengths {sites - exact - lost} have a gradient, {exact} change nothing, {lost} are lost.",
+        f"bitlengths {sites - exact - lost} have a gradient, {exact} change nothing, {lost} lost.",
         "",
         table(rows),
         "",

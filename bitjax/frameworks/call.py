@@ -23,7 +23,7 @@ class Asked(NamedTuple):
     key: jax.Array | None = None  # of quantizers that draw
 
 
-Given = tuple[tuple, dict[str, Any]]  # a call's arguments
+Given = tuple[tuple, Mapping[str, Any]]  # a call's arguments
 
 
 class Model(Protocol):
@@ -50,12 +50,15 @@ class Model(Protocol):
         args: tuple,
         kwargs: Mapping[str, Any],
         *,
-        rngs: Mapping[str, Any] | None = None,
+        rngs: Any = None,
         mutable: Any = (),
+        method: Any = None,
     ) -> Asked:
         """The program of a call; `mutable` are collections of the float model that may change."""
 
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Given | None:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are, or if there is no other call."""
 
 

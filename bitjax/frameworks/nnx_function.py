@@ -128,8 +128,11 @@ class NNXFunction:
         """The model with other settings."""
         return replace(self, **changes)
 
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are."""
+        del method  # only calls are quantized
         if split_train(self.called, args, kwargs)[1]:
             return None
         return as_training(self.called, args, kwargs) or (args, {**kwargs, "train": True})
@@ -149,11 +152,12 @@ class NNXFunction:
         args: tuple,
         kwargs: Mapping[str, Any],
         *,
-        rngs: Mapping[str, Any] | None = None,
+        rngs: Any = None,
         mutable: Any = (),
+        method: Any = None,
     ) -> Asked:
         """The program of a call; `train=True` takes the model as `train()` leaves it."""
-        del mutable  # what a call changes of the model is among its results
+        del mutable, method  # what a call changes of the model is among its results
         given, train = split_train(self.called, args, kwargs)
         net = self.training if train else self.evaluating
         call = net.call(variables, args, given, self.sums)

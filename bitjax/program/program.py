@@ -22,7 +22,6 @@ class Program(NamedTuple):
     unread: tuple[Unread, ...]  # work that no site reaches
     calls: Mapping[str, int]  # how often each site's quantizer is used in a run
     sources: Mapping[str, str]  # by site, the first site that reads the same tensor
-    root: int = 0  # how many parts of every name stack say nothing
 
     def run(self, leaves: Sequence[Any], state: State) -> list[jax.Array]:
         """The function's flat results for these flat arguments; `state` replaces its sites."""

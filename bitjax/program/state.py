@@ -1,7 +1,7 @@
 """The quantizers of a running program: replaces tensors, and keeps what it learns of them."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -69,17 +69,22 @@ class Carried(NamedTuple):
 
     def joined(self, other: "Carried") -> "Carried":
         """Both parts together."""
-        return Carried(*({**a, **b} for a, b in zip(self, other, strict=True)))
+        return _each(lambda mine, its: {**mine, **its}, self, other)
 
     def only(self, before: "Carried") -> "Carried":
         """The entries that were there before."""
-        pairs = zip(self, before, strict=True)
-        return Carried(*({name: new[name] for name in old} for new, old in pairs))
+        return _each(lambda new, old: {name: new[name] for name in old}, self, before)
 
     def without(self, before: "Carried") -> "Carried":
         """The entries that were not."""
-        pairs = zip(self, before, strict=True)
-        return Carried(*({n: x for n, x in new.items() if n not in old} for new, old in pairs))
+        return _each(
+            lambda new, old: {name: x for name, x in new.items() if name not in old}, self, before
+        )
+
+
+def _each(function: Callable[[Any, Any], Any], one: Carried, other: Carried) -> Carried:
+    """A function of two dicts, for each kind of them."""
+    return Carried(*(function(a, b) for a, b in zip(one, other, strict=True)))
 
 
 class Mode(NamedTuple):
