@@ -89,7 +89,7 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
     if not finite:
         if only and first_nonfinite(model, result, *args, **kwargs) is None:
-            args, kwargs = net.as_training(args, kwargs) or (args, kwargs)
+            args, kwargs = net.as_training(args, kwargs) or (args, dict(kwargs))
         raise_nonfinite("the batch", model, result, args, kwargs)
     return result
 
