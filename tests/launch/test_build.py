@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from bitjax.frameworks.visit import Visitor
 from ml_collections import ConfigDict
 
 import bitjax as bj
+from bitjax.frameworks.probe import probe
 from bitjax.launch.build import build_data, build_method, build_rules, build_work, open_folder
 from bitjax.launch.registry import MODELS, make, plain
 from bitjax.launch.start import find_start, load_start
@@ -479,15 +479,14 @@ def test_the_rules_of_bitpruning_give_a_sign_where_the_network_has_one(name, mon
     x = np.random.default_rng(0).normal(size=(4, side, side, 3)).astype(np.float32)
     model, least = bj.Quantized(make(MODELS, "model", spec["model"])), {}
 
-    class Least(Visitor):
-        def tensors(self, layer, tensors):
-            least[layer.site("input")] = tensors["input"].min()
-            return tensors
+    def watch(seen):
+        if "input" in seen.tensors:
+            least[f"{seen.product.layer}/input"] = seen.tensors["input"].min()
 
     @jax.jit
     def run(x):
         variables = model.init(jax.random.key(0), x)
-        model.apply(variables, Least(), (x,), {}, method="observe")
+        probe(model, variables, (x,), {}, watch)
         return dict(least)
 
     found = {site: value < 0 for site, value in run(x).items()}
