@@ -117,13 +117,7 @@ def _later(net, floats, args, kwargs):
 
 def _made(net, variables, args, kwargs, only):
     """The quantizers' leaves by path; those that are missing are made."""
-<<<<<<< HEAD
-    # A cache changes whenever it is used; what changes is not kept.
-    mutable = [name for name in variables if name not in ("params", *_NEW)]
-    asked = net.ask(variables, args, kwargs, rngs=one_key(), mutable=mutable)
-=======
     asked = _asked(net, variables, args, kwargs)
->>>>>>> 650899d697a1c010df29d7753391fe713a925e1e
     later = later_call(net, asked, variables, args, kwargs, one_key()) if only else None
     ran = run(net, asked, variables, creating=True, mutable=True, later=later)
     found = ran.collections({})

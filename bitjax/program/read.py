@@ -68,10 +68,7 @@ class _Reader:
     def __init__(self, layers: Mapping[str, str], root: int, sums: bool, each: bool):
         self.layers, self.root, self.sums, self.each = layers, root, sums, each
         self.modules = prefixes(layers)
-<<<<<<< HEAD
         self.paths: dict[str, str] = {}  # of modules, by name stack
-=======
->>>>>>> 650899d697a1c010df29d7753391fe713a925e1e
         self.sites: dict[str, Site] = {}
         self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
         self.products: list[Product] = []
