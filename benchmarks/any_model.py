@@ -20,7 +20,7 @@ import jax
 
 from benchmarks.timing import machine
 from benchmarks.zoo import quantized
-from benchmarks.zoo.case import Builder, Case, Missing, pure
+from benchmarks.zoo.case import Builder, Missing, pure
 from benchmarks.zoo.macs import products, total
 from experiments.tabulate import insert
 
