@@ -20,8 +20,8 @@ import jax
 
 from benchmarks.timing import machine
 from benchmarks.zoo import quantized
-from benchmarks.zoo.case import Builder, Case, Missing, pure
-from benchmarks.zoo.macs import Product, products, total
+from benchmarks.zoo.case import Builder, Missing, pure
+from benchmarks.zoo.macs import products, total
 from experiments.tabulate import insert
 
 SOURCES = ("flax_examples", "vision", "huggingface", "others", "smallest")
@@ -58,15 +58,16 @@ def try_model(name: str, build: Builder, parts: Sequence[str] = PARTS) -> dict[s
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "MACs": total(found) // case.examples,
     }
+    trial = quantized.Trial(case, found)
     for part in parts:
-        row |= _tried(getattr(quantized, part), case, found)
+        row |= _tried(getattr(quantized, part), trial)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def _tried(columns: Callable[..., dict[str, Any]], case: Case, found: list[Product]) -> Any:
+def _tried(columns: Callable[[quantized.Trial], dict[str, Any]], trial: quantized.Trial) -> Any:
     """The columns, or the first line of the error under the function's name."""
     try:
-        return columns(case, found)
+        return columns(trial)
     except Exception as error:  # whatever a model does, the others are tried
         return {
             f"{columns.__name__} error": quantized.one_line(error),
@@ -130,26 +131,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Tries what the flags say, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a part of the names to try")
-    parser.add_argument("--json", default="", help="where to write the rows, errors with them")
+    parser.add_argument("--json", default="", help="a file of rows, to which these are added")
     parser.add_argument("--parts", default=",".join(PARTS), help="groups of columns, in this order")
     parser.add_argument("--page", default="", help="a page whose table is replaced")
     flags = parser.parse_args(arguments)
-    rows, skipped = [], Counter()
+    kept = Path(flags.json) if flags.json else None
+    before = json.loads(kept.read_text()) if kept and kept.exists() else []
+    rows, skipped = {row["model"]: row for row in before}, Counter()
     for name, build in cases(flags.only):
         try:
-            rows.append(try_model(name, build, flags.parts.split(",")))
+            row = try_model(name, build, flags.parts.split(","))
         except Missing as missing:
             skipped[f"{missing}"] += 1
             continue
         except Exception as error:  # the float model itself
             line = quantized.one_line(error)
-            rows.append({"model": name, "float error": line, "float trace": _trace(error)})
-        print(f"# {name}: {quantized.outcome(rows[-1])}", flush=True)
-        if flags.json:
-            with open(flags.json, "w") as file:
-                json.dump(rows, file, indent=1)
+            row = {"model": name, "float error": line, "float trace": _trace(error)}
+        rows[name] = {**rows.get(name, {}), **row}
+        print(f"# {name}: {quantized.outcome(row)}", flush=True)
+        if kept:
+            kept.write_text(json.dumps(list(rows.values()), indent=1))
         jax.clear_caches()
-    text = report(rows, skipped)
+    text = report(list(rows.values()), skipped)
     print(f"\n{text}")
     if flags.page:
         insert(Path(flags.page), text, "any model")

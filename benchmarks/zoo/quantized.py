@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -41,11 +42,18 @@ def arguments(case: Case) -> tuple[tuple, dict[str, Any]]:
     return case.outside or case.args, more
 
 
-def attached(case: Case) -> tuple[Any, Any]:
-    """The model under rules, and its variables with those of the quantizers."""
-    model, variables = for_tools(case, rules())
-    args, more = arguments(case)
-    return model, bj.attach(model, variables, *args, **more)
+class Trial:
+    """A case that is tried: its model under rules and with quantizers is made once."""
+
+    def __init__(self, case: Case, found: list[Product]):
+        self.case, self.found = case, found
+
+    @cached_property
+    def attached(self) -> tuple[Any, Any]:
+        """The model under rules, and its variables with those of the quantizers."""
+        model, variables = for_tools(self.case, rules())
+        args, more = arguments(self.case)
+        return model, bj.attach(model, variables, *args, **more)
 
 
 def applied(case: Case, rules: Any) -> Callable[[Any, list[jax.Array]], Any]:
@@ -86,8 +94,9 @@ def _nnx(case, rules):
     return call
 
 
-def sites(case: Case, found: list[Product]) -> Columns:
+def sites(trial: Trial) -> Columns:
     """The number of sites, the share of MACs that they reach, and what they do not reach."""
+    case, whole = trial.case, total(trial.found)
     model, variables = for_tools(case, ())
     args, more = arguments(case)
     program, batch = program_of(model, args, more, variables)
@@ -98,16 +107,16 @@ def sites(case: Case, found: list[Product]) -> Columns:
     rest = [f"{macs / program.macs:.2%} {why}" for why, macs in unread.items()]
     return {
         "sites": len(program.sites),
-        "reached": program.reached * times / total(found),
+        "reached": program.reached * times / whole,
         "not reached": ", ".join(rest),
-        "counted alike": "yes" if program.macs * times == total(found) else "no",
+        "counted alike": "yes" if program.macs * times == whole else "no",
         "names": list(program.sites),
     }
 
 
-def floats(case: Case, found: list[Product]) -> Columns:
+def floats(trial: Trial) -> Columns:
     """Whether the model without rules is the float model: its parameters' tree, its output."""
-    del found
+    case = trial.case
     model, own = _float(case)
     variables, arrays = for_tools(case, ())[1], pure(case)[2]
     want = jax.jit(model, compiler_options=QUICKLY)(own, arrays)
@@ -174,28 +183,27 @@ def _part(some, whole):
     return all(name in whole and _part(sub, whole[name]) for name, sub in some.items())
 
 
-def tools(case: Case, found: list[Product]) -> Columns:
+def tools(trial: Trial) -> Columns:
     """Whether `attach`, `site_costs` and `summary` take the model."""
-    del found
+    case = trial.case
     model, variables = for_tools(case, rules())
     args, more = arguments(case)
     first = (case.variables,) if case.framework == "function" else ()
     made: list[Any] = []
     return {
-        "attach": _ok(lambda: made.append(attached(case)[1])),
+        "attach": _ok(lambda: made.append(trial.attached[1])),
         "site_costs": _ok(lambda: bj.site_costs(model, *first, *args, **more)),
         "summary": _ok(lambda: bj.summary(model, made[0], *args, file=io.StringIO(), **more)),
     }
 
 
-def checked(case: Case, found: list[Product]) -> Columns:
+def checked(trial: Trial) -> Columns:
     """Whether `doctor` takes the model, and what it finds."""
-    del found
-    args, more = arguments(case)
+    args, more = arguments(trial.case)
     findings: list[Any] = []
 
     def doctor():
-        model, made = attached(case)
+        model, made = trial.attached
         findings.extend(bj.doctor(model, made, args, **more))
 
     return {"doctor": _ok(doctor), "findings": [str(finding) for finding in findings]}
@@ -215,10 +223,9 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
 
 
-def gradients(case: Case, found: list[Product]) -> Columns:
+def gradients(trial: Trial) -> Columns:
     """Sites by what their bits' gradient is; a zero one is right where bits change nothing."""
-    del found
-    model, variables = attached(case)
+    case, (model, variables) = trial.case, trial.attached
     apply = applied(case, rules())
     _, _, arrays = pure(case)
     others = {name: tree for name, tree in variables.items() if name != "quant"}

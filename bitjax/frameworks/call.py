@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from bitjax.program.carried import Flat
 from bitjax.program.program import Program, run_creating, run_with
-from bitjax.program.state import Flat, Leaving, Mode, State, Watch
+from bitjax.program.state import Leaving, Mode, State, Watch
 from bitjax.program.trace import Call
 from bitjax.rules import Rules, check_masks, check_rules
 from bitjax.variables import QUANT, STATS, nest, pick

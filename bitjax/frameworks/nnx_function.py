@@ -10,7 +10,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.frameworks.arguments import as_training, split_train
-from bitjax.frameworks.call import Asked, Variables
+from bitjax.frameworks.call import Asked, Given, Variables
 from bitjax.program.trace import Call, Traced
 from bitjax.rules import Rules
 from bitjax.variables import QUANT, read_path

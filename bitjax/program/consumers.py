@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitjax.program.affine import Chain, chain_of
+from bitjax.program.affine import AFFINE, Chain, chain_of
 from bitjax.program.body import Body, Op, called
 from bitjax.program.layers import Place
 from bitjax.program.operands import kernels_of
@@ -160,14 +160,16 @@ class _Walk:
     def _normalisation(self, op: Op) -> str | None:
         """The path of what divides the output by its own statistics, as a LayerNorm does."""
         assert op.product is not None
-        own = {op.product.output}  # the output, cast or not
+        own = {op.product.output}  # the output, cast or moved by what depends on no data
         summed: set[int] = set()  # what depends on a sum over its elements
         derived: set[int] = set(own)
         centred: Op | None = None
         for reader in self.body.ops:
             if reader.product is not None or not derived.intersection(reader.ins):
                 continue
-            if own.intersection(reader.ins) and reader.name in _LAYOUT:
+            data = [i for i in reader.ins if self.body.kinds[i].what == "data"]
+            alone = len(data) == 1 and data[0] in own
+            if alone and (reader.name in _LAYOUT or reader.name in AFFINE):
                 own.update(reader.outs)
             if reader.name == "reduce_sum" or summed.intersection(reader.ins):
                 summed.update(reader.outs)

@@ -51,7 +51,7 @@ def scope_of(stack: str, root: int, modules: Container[str]) -> str:
     names: list[str] = []
     for part in _split(stack):
         part = _WRAPPED.sub(r"\1", part)
-        # A name with more than one dot is that of a class, as Equinox gives it.
+        # A name with more dots than one is that of a class, as Equinox gives it.
         if "->" in part or "(" in part or part.count(".") > 1:
             continue
         # `encoder.encode` is another method than `__call__`: of a child `encoder`, or of the module

@@ -7,8 +7,9 @@ import jax
 
 from bitjax.program.body import Body
 from bitjax.program.calls import together
+from bitjax.program.carried import Flat
 from bitjax.program.run import run_body
-from bitjax.program.state import Flat, State
+from bitjax.program.state import State
 from bitjax.program.values import Product, Site, Unread
 from bitjax.rules import quantizer_of
 

@@ -1,20 +1,19 @@
 """The quantizers of a running program: replaces tensors, and keeps what it learns of them."""
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated, wider
+from bitjax.program.carried import Carried, Flat
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Params, Quantizer, Stats, reduce_batch
 from bitjax.quantizers.ste import scale_gradient
 from bitjax.rules import Rules, quantizer_of
 from bitjax.variables import QUANT, STATS
-
-Flat = dict[str, dict[str, jax.Array]]  # by site, by leaf
 
 
 class Use(NamedTuple):
@@ -56,35 +55,6 @@ class Leaving(Protocol):
 
     def __call__(self, scope: str, out: Any) -> Any:
         """A tree of arrays to record of a module, or None."""
-
-
-class Carried(NamedTuple):
-    """The part of a state that enters a body, or leaves it."""
-
-    quant: Flat = {}
-    stats: Flat = {}
-    pending: dict[str, Any] = {}  # what a batch's calls so far measured, of sites with several
-    records: dict[int, Any] = {}
-    inputs: dict[str, list[jax.Array]] = {}  # what several calls read, while variables are made
-
-    def joined(self, other: "Carried") -> "Carried":
-        """Both parts together."""
-        return _each(lambda mine, its: {**mine, **its}, self, other)
-
-    def only(self, before: "Carried") -> "Carried":
-        """The entries that were there before."""
-        return _each(lambda new, old: {name: new[name] for name in old}, self, before)
-
-    def without(self, before: "Carried") -> "Carried":
-        """The entries that were not."""
-        return _each(
-            lambda new, old: {name: x for name, x in new.items() if name not in old}, self, before
-        )
-
-
-def _each(function: Callable[[Any, Any], Any], one: Carried, other: Carried) -> Carried:
-    """A function of two dicts, for each kind of them."""
-    return Carried(*(function(a, b) for a, b in zip(one, other, strict=True)))
 
 
 class Mode(NamedTuple):
