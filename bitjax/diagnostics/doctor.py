@@ -247,7 +247,8 @@ def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
 
 def _pruned(site, seen: Vitals) -> Iterator[Finding]:
     """Zeros that carry meaning, in a kernel or in masked attention, and do not stay zero."""
-    role, moved = site.rpartition("/")[2], float(np.max(seen.moved))
+    # Where every call has an input site of its own, the second one's is `input@2`.
+    role, moved = site.rpartition("/")[2].partition("@")[0], float(np.max(seen.moved))
     remedy = "use zero_on_grid=True, or a quantizer with a level 0.0 such as lsq or ternary"
     if role == "kernel" and moved > _PRUNED:
         message = f"has {100 * moved:.0f} % zeros, and pruned weights come back: {remedy}"

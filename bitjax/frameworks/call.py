@@ -24,7 +24,7 @@ class Asked(NamedTuple):
     key: jax.Array | None = None  # of quantizers that draw
 
 
-Given = tuple[tuple, Mapping[str, Any]]  # a call's arguments
+Given = tuple[tuple, dict[str, Any]]  # a call's arguments
 
 
 class Model(Protocol):

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bitjax.frameworks.call import Asked, Model, Variables
+from bitjax.frameworks.call import Asked, Variables
 from bitjax.variables import QUANT, STATS
 
 
 def later_call(
-    model: Model,
+    model: Any,
     asked: Asked,
     variables: Variables,
     args: tuple,
@@ -17,7 +17,8 @@ def later_call(
     *,
     method: Any = None,
 ) -> Asked | None:
-    """The training call of a model, if it has sites that the call `asked` has not."""
+    """The training call of a `Model`, if it has sites that the call `asked` has not."""
+    # `method` is which of a Linen module's methods is called.
     if not model.rules:
         return None
     given = model.as_training(args, kwargs, method)
