@@ -88,8 +88,9 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     result = {name: unflatten_dict({**made[name], **kept[name]}) for name in _NEW}
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
     if not finite:
-        if only and first_nonfinite(model, result, *args, **kwargs) is None:
-            args, kwargs = net.as_training(args, kwargs)
+        training = net.as_training(args, kwargs) if only else None
+        if training and first_nonfinite(model, result, *args, **kwargs) is None:
+            args, kwargs = training
         raise_nonfinite("the batch", model, result, args, kwargs)
     return result
 
@@ -103,15 +104,21 @@ def attached_shapes(
     return {name: unflatten_dict(leaves) for name, leaves in flat.items() if leaves}
 
 
+def _asked(net, variables, args, kwargs):
+    """A call that may change every other collection, as a cache does; the changes are dropped."""
+    mutable = [name for name in variables if name not in ("params", *_NEW)]
+    return net.ask(variables, args, kwargs, rngs=one_key(), mutable=mutable)
+
+
 def _later(net, floats, args, kwargs):
     """The sites that only the training call has."""
-    asked = net.ask(floats, args, kwargs, rngs=one_key())
+    asked = _asked(net, floats, args, kwargs)
     return later_sites(asked, later_call(net, asked, floats, args, kwargs, one_key()))
 
 
 def _made(net, variables, args, kwargs, only):
     """The quantizers' leaves by path; those that are missing are made."""
-    asked = net.ask(variables, args, kwargs, rngs=one_key())
+    asked = _asked(net, variables, args, kwargs)
     later = later_call(net, asked, variables, args, kwargs, one_key()) if only else None
     ran = run(net, asked, variables, creating=True, mutable=True, later=later)
     found = ran.collections({})

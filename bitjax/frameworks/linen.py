@@ -7,7 +7,7 @@ import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
 
 from bitjax.frameworks.arguments import as_training, split_train
-from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.frameworks.call import Asked, Given, Variables, run
 from bitjax.frameworks.kinds import advice
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
@@ -120,7 +120,7 @@ class Quantized(nn.Module):
         """Inside another module: on the variables and random streams of this module's scope."""
         scope = self.scope
         assert scope is not None, "a module that is called is bound"
-        rngs = {name: LazyRng(lazy.rng, lazy.suffix) for name, lazy in scope.rngs.items()}
+        rngs: dict[str, Any] = dict(scope.rngs)
         free = self.clone(parent=None, name=None)
         if self.is_initializing():
             out, changed = free.init_with_output(rngs, *args, **kwargs)
@@ -141,7 +141,9 @@ class Quantized(nn.Module):
         return Quantized(self.model, tuple(rules), axis_name, sums=self.sums, calls=self.calls)
 
     @nn.nowrap
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any], method: Any = None) -> Any:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are, or if there is no other call."""
         return as_training(_called(self.model, method), args, kwargs)
 
@@ -160,6 +162,8 @@ class Quantized(nn.Module):
         """The program of a call; `around` intercepts the methods of the model's modules."""
         # A field that is bound would bring its scope along.
         model = self.model.clone(parent=None, name=None)
+        kwargs = dict(kwargs)
+        method = kwargs.pop("method", method)  # of the tools, which hand keywords on
         given, train = split_train(_called(model, method), args, kwargs)
         own = nn.meta.unbox(dict(variables))
         params = own.pop("params", {})
@@ -173,7 +177,9 @@ class Quantized(nn.Module):
 
         def function(params, neutral, data):
             (others, keys), (more, args, kwargs) = neutral, data
-            rngs = {n: LazyRng(k, suffixes[n]) if n in suffixes else k for n, k in keys.items()}
+            rngs: Any = {
+                n: LazyRng(k, suffixes[n]) if n in suffixes else k for n, k in keys.items()
+            }
             with nn.intercept_methods(around or synchronised(axis_name)):
                 found = model.apply(
                     {"params": params, **others, **more}, *args,

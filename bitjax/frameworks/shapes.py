@@ -20,7 +20,10 @@ def program_of(
     if variables is None and isinstance(net, Function):
         # A function takes its parameters first, as it does when it is called.
         variables, args = {"params": args[0] if args else {}}, args[1:]
-    arrays = [x for x in jax.tree.leaves((args, dict(kwargs))) if hasattr(x, "shape")]
+    apart = net.neutral if isinstance(net, Function) else ()
+    data = [x for i, x in enumerate(args) if i not in apart]
+    data += [x for name, x in kwargs.items() if name not in apart]
+    arrays = [x for x in jax.tree.leaves(data) if hasattr(x, "shape")]
     batch = next((x.shape[0] for x in arrays if x.shape), 0)
     if not batch:
         raise ValueError("site_costs needs an argument with a batch axis of 1 or more.")

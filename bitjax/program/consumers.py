@@ -12,7 +12,6 @@ import numpy as np
 from bitjax.program.affine import AFFINE, Chain, chain_of
 from bitjax.program.body import Body, Op, called
 from bitjax.program.layers import Place
-from bitjax.program.naming import scope_of
 from bitjax.program.operands import kernels_of
 from bitjax.program.program import Program
 
@@ -46,7 +45,7 @@ def consumers(program: Program) -> dict[str, Consumer]:
     """
     found: dict[str, list[Consumer]] = {}
     for body in program.body.all():
-        walk = _Walk(body, program.root)
+        walk = _Walk(body)
         for op in body.ops:
             if op.product is not None and kernels_of(op):
                 own = walk.consumer(op)
@@ -58,7 +57,7 @@ def consumers(program: Program) -> dict[str, Consumer]:
 
 def addend_of(program: Program, layer: str) -> int:
     """The number of the array that a layer's normalised output is added to."""
-    walk = _Walk(program.body, program.root)
+    walk = _Walk(program.body)
     found = [
         walk.addend(chain_of(Place(walk.body, op), walk.users).end)
         for op in walk.body.ops
@@ -80,8 +79,8 @@ def _of_all(calls):
 class _Walk:
     """Follows an array forwards through a body."""
 
-    def __init__(self, body: Body, root: int):
-        self.body, self.root, self.users = body, root, body.users()
+    def __init__(self, body: Body):
+        self.body, self.users = body, body.users()
         self.sites_at: dict[int, list[str]] = {}  # the input sites at each array
         for op in body.ops:
             # The addends of a sum are sites of no layer: what is added is a sum, see `addend`.
@@ -147,7 +146,7 @@ class _Walk:
     def _module(self, op: Op, reader: Op) -> str | None:
         """The module of an operation, if the layer is not in it."""
         assert op.product is not None
-        scope = scope_of(reader.scope, self.root)
+        scope = reader.module
         around = f"{op.product.scope}/".startswith(f"{scope}/") if scope else True
         return None if around else scope
 

@@ -7,8 +7,18 @@ from typing import Any
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
+def multiplies(eqn: Any) -> bool:
+    """Whether an operation is a product with sums: a mask by einsum multiplies elements alone."""
+    if eqn.primitive.name != "dot_general":
+        return eqn.primitive.name in PRODUCTS
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    return len(contracted) > 0
+
+
 def macs_of(eqn: Any) -> int:
     """Multiply-adds of one product or convolution; products with padding's zeros count."""
+    if not multiplies(eqn):
+        return 0
     left, right = (v.aval for v in eqn.invars[:2])
     size = eqn.outvars[0].aval.size
     if eqn.primitive.name == "dot_general":

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from bitjax.program.values import LEAF_NAMES, Leaf
@@ -40,13 +40,27 @@ def _short(path):
     return head if last in LEAF_NAMES else path
 
 
-def scope_of(stack: str, root: int) -> str:
+def prefixes(paths: Iterable[str]) -> frozenset[str]:
+    """The paths of all modules around these parameters."""
+    split = [path.split("/") for path in paths]
+    return frozenset("/".join(parts[:n]) for parts in split for n in range(1, len(parts)))
+
+
+def scope_of(stack: str, root: int, modules: Container[str]) -> str:
     """The module path in a name stack, without its first `root` parts and without einsums."""
-    parts = [_WRAPPED.sub(r"\1", part) for part in _split(stack)[root:]]
-    # `encoder.encode` is another method than `__call__`, of the module `encoder`. A name with more
-    # dots is that of a class, as Equinox gives it: it does not tell layers apart.
-    parts = [p.partition(".")[0] for p in parts if not ("->" in p or "(" in p or p.count(".") > 1)]
-    return "/".join(part for part in parts if part)
+    names: list[str] = []
+    for part in _split(stack):
+        part = _WRAPPED.sub(r"\1", part)
+        # A name with more dots than one is that of a class, as Equinox gives it.
+        if "->" in part or "(" in part or part.count(".") > 1:
+            continue
+        # `encoder.encode` is another method than `__call__`: of a child `encoder`, or of the module
+        # itself, which stands in front of it already.
+        name, _, method = part.partition(".")
+        path = "/".join([*names[root:], name])
+        if name and not (method and names[-1:] == [name] and path not in modules):
+            names.append(name)
+    return "/".join(names[root:])
 
 
 def _split(stack):

@@ -1,15 +1,15 @@
 """Follows a product's operands back to where they are quantized, and its result to its output."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from bitjax.program.body import Body, Op
 from bitjax.program.labels import MOVES, TAKES, Labels, axes_of, labels_before
-from bitjax.program.macs import PRODUCTS
+from bitjax.program.macs import multiplies
 from bitjax.program.naming import common
-from bitjax.program.values import Operand, Site, Step
+from bitjax.program.values import KERNEL_NAMES, Kind, Operand, Site, Step
 
 # What a layer does to its product besides adding a bias.
 _AFTERWARDS = ("reshape", "convert_element_type", "squeeze", "expand_dims", "copy", "transpose")
@@ -50,7 +50,30 @@ def tensor_of(
     def site(number: int, labels: Labels) -> Site:
         return _site(layer, role, body.avals[number], labels, steps)
 
-    return _follow(body, op, position, labels, "data", may_pass, site)
+    what = body.kinds[op.ins[position]].what  # parameters, where learned queries are the input
+    return _follow(body, op, position, labels, what, may_pass, site)
+
+
+def kernel_among(kinds: Sequence[Kind]) -> int | None:
+    """Which operand of a product is the kernel of a layer that parameters are the input of."""
+    # Learned queries are projected like data. But a kernel that is computed of several parameters
+    # of its layer, as `W + A @ B` is, stays one kernel.
+    if any(kind.what != "param" for kind in kinds):
+        return None
+    found = [
+        i for i, kind in enumerate(kinds)
+        if len(kind.leaves) == 1 and kind.leaves[0].path.rpartition("/")[2] in KERNEL_NAMES
+    ]  # fmt: skip
+    if len(found) != 1:
+        return None
+    (k,) = found
+    around = _parent(kinds[k].leaves[0].path)
+    beside = any(_inside(leaf.path, around) for leaf in kinds[1 - k].leaves)
+    return None if beside else k
+
+
+def _inside(path, module):
+    return not module or path.startswith(f"{module}/")
 
 
 def kernels_of(op: Op) -> list[int]:
@@ -104,7 +127,7 @@ def _numbers(body, before):
     return all(jnp.issubdtype(body.avals[i].dtype, jnp.number) for i in before)
 
 
-def output_of(body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable[[Op], str]) -> int:
+def output_of(body: Body, users: Mapping[int, list[Op]], op: Op) -> int:
     """The array that a product's layer gives: behind its bias and its own casts and layout."""
     number = op.outs[0]
     product = op.product
@@ -115,24 +138,22 @@ def output_of(body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable
     own = {_parent(leaf.path) for o in kernels for i in o.origins for leaf in body.kinds[i].leaves}
     while number not in body.outs and len(readers := users.get(number, [])) == 1:
         (reader,) = readers
-        moved = reader.name in _AFTERWARDS and scope(reader) == product.scope
+        moved = reader.name in _AFTERWARDS and reader.module == product.scope
         if not moved and not (reader.name == "add" and _adds_bias(body, reader, number, own)):
             break
         number = reader.outs[0]
     return number
 
 
-def leaving(
-    body: Body, users: Mapping[int, list[Op]], scope: Callable[[Op], str]
-) -> dict[int, str]:
+def leaving(body: Body, users: Mapping[int, list[Op]]) -> dict[int, str]:
     """The arrays of data that leave a scope, by number, but for the outputs of products' layers."""
     found = {}
     for op in body.ops:
-        own = scope(op)
+        own = op.module
         for number in op.outs if own else ():
             if body.kinds[number].what != "data" or number in body.outputs:
                 continue
-            others = (scope(reader) for reader in users.get(number, ()))
+            others = (reader.module for reader in users.get(number, ()))
             if number in body.outs or not all(f"{s}/".startswith(f"{own}/") for s in others):
                 found[number] = own
     return found
@@ -158,7 +179,7 @@ def sources_of(body: Body, number: int) -> frozenset[int]:
         maker = body.makers.get(i)
         if body.kinds[i].what != "data":
             continue
-        if maker is None or maker.name in PRODUCTS or maker.bodies:
+        if maker is None or multiplies(maker.eqn) or maker.bodies:
             found.add(i)
             continue
         new = set(maker.ins) - seen

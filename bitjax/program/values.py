@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from bitjax.quantizers.base import Axes
 
 # Parts of a parameter's path that name no layer of their own: `conv1/kernel` belongs to `conv1`.
-LEAF_NAMES = ("kernel", "embedding", "weight", "w")
+KERNEL_NAMES = ("kernel", "weight", "w")
+LEAF_NAMES = (*KERNEL_NAMES, "embedding")
 
 
 UNKNOWN = -1
