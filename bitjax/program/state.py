@@ -319,7 +319,7 @@ class State:
 def missing(site: str, collection: str) -> str:
     """The message for a site whose variables were not given."""
     return (
-        f"site {site!r} has no {collection!r} variables: they are made by the wrapped model's init, "
-        "or beside a float checkpoint by bitjax.attach(model, variables, x); pass all of its "
+        f"site {site!r} has no {collection!r} variables: they are made by the model's init, or "
+        "beside a float checkpoint by bitjax.attach(model, variables, x); pass all of its "
         "collections to apply."
     )
