@@ -189,7 +189,7 @@ class Quantized(nn.Module):
 
         key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, _hashable((*key, self.sums, self.calls)), params, (neutral, keys),
+            function, (*key, self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
@@ -222,15 +222,6 @@ def _without_own(mutable):
 def _method(method):
     """The model's own method: of the wrapper's, `__call__` is the only one it has too."""
     return None if method in (None, "__call__", Quantized.__call__) else method
-
-
-def _hashable(key):
-    """The key, or None where one of the model's fields cannot be hashed."""
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
 
 
 def _called(model, method):

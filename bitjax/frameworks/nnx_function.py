@@ -70,11 +70,8 @@ class Net(NamedTuple):
             out = model(*args, **kwargs)
             return out, self._changed(model, before)
 
-        key = (self.graph, sums)
-        params = trees.get("params", {})
-        return _TRACED(
-            function, _hashable(key), params, neutral, (data, args, dict(kwargs)), sums=sums
-        )
+        params, given = trees.get("params", {}), (data, args, dict(kwargs))
+        return _TRACED(function, (self.graph, sums), params, neutral, given, sums=sums)
 
     def _state(self, trees, places):
         values = [(place, read_path(trees[place.collection], place.names)) for place in places]
@@ -196,12 +193,3 @@ def _values(model):
 
 def _value(variable):
     return variable.get_value() if isinstance(variable, nnx.Variable) else variable
-
-
-def _hashable(key):
-    """The key, or None where a model's attribute cannot be hashed."""
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
