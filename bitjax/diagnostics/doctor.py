@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
 from bitjax.frameworks.call import Asked, Model, check_programs, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.later import later_call
-from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.models import compile_quickly, jit_arrays, unboxed
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.program.naming import path_of
@@ -74,13 +73,14 @@ def doctor(
       The findings: rules first, then sites in forward order; empty if nothing is wrong.
 
     Example:
+      >>> import flax.linen as nn
       >>> import bitjax as bj
       >>> x = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
       >>> model = bj.Quantized(nn.Dense(2), [bj.rule("kernel", bj.uniform(bits=4))])
       >>> doctor(model, model.init(jax.random.key(0), x), x)
       ()
     """
-    args, variables = as_args(batch), nn.meta.unbox(dict(variables))
+    args, variables = as_args(batch), unboxed(variables)
     net, asked = ask_outside(model, variables, args, kwargs)
     program = asked.call.program
     net, idle = _rules(net, asked, later_call(net, asked, variables, args, kwargs, one_key()))
@@ -247,7 +247,8 @@ def _values(site, seen: Vitals, variables) -> Iterator[Finding]:
 
 def _pruned(site, seen: Vitals) -> Iterator[Finding]:
     """Zeros that carry meaning, in a kernel or in masked attention, and do not stay zero."""
-    role, moved = site.rpartition("/")[2], float(np.max(seen.moved))
+    # Where every call has an input site of its own, the second one's is `input@2`.
+    role, moved = site.rpartition("/")[2].partition("@")[0], float(np.max(seen.moved))
     remedy = "use zero_on_grid=True, or a quantizer with a level 0.0 such as lsq or ternary"
     if role == "kernel" and moved > _PRUNED:
         message = f"has {100 * moved:.0f} % zeros, and pruned weights come back: {remedy}"

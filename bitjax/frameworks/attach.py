@@ -88,8 +88,9 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     result = {name: unflatten_dict({**made[name], **kept[name]}) for name in _NEW}
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
     if not finite:
-        if only and first_nonfinite(model, result, *args, **kwargs) is None:
-            args, kwargs = net.as_training(args, kwargs)
+        training = net.as_training(args, kwargs) if only else None
+        if training and first_nonfinite(model, result, *args, **kwargs) is None:
+            args, kwargs = training
         raise_nonfinite("the batch", model, result, args, kwargs)
     return result
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
@@ -90,12 +91,12 @@ def reestimate_batch_stats(
     """Sets batch normalisations' statistics to plain averages over batches.
 
     Mean and variance are each the average of the batches' own, of all calls of a layer that is
-    called several times. The model runs as in evaluation,
-    without dropout and with inputs quantized by their observed ranges, so the statistics are those
-    of the network that will be evaluated. Only `nn.BatchNorm` uses the batch.
+    called several times (in NNX, of the last one). The model runs as in evaluation, without
+    dropout and with inputs quantized by their observed ranges, so the statistics are those of the
+    network that will be evaluated. Only `BatchNorm` uses the batch.
 
     Args:
-      model: a Linen module, wrapped in `Quantized` or not.
+      model: a Linen module, wrapped in `Quantized` or not, or an NNX model's function.
       variables: all collections of the model.
       batches: arrays, or tuples of the model's arguments.
       **kwargs: keyword arguments of the model, but not `train=True`.
@@ -119,8 +120,13 @@ def reestimate_batch_stats(
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     net = as_model(model)
     plain = net.with_rules(net.rules)
-    if before and not isinstance(plain, Quantized):
-        raise TypeError("reestimate_batch_stats knows Linen's normalisations only.")
+    around: dict[str, Any] = {}
+    if isinstance(plain, Quantized):
+        around["around"] = batch_statistics()
+    elif hasattr(plain, "normalising"):
+        plain = plain.normalising()
+    elif before:
+        raise TypeError("reestimate_batch_stats knows the normalisations of Linen and NNX only.")
 
     # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
     before = jax.tree.map(jnp.nan_to_num, before)
@@ -129,10 +135,12 @@ def reestimate_batch_stats(
     def step(others, mean, args, share):
         asked = plain.ask(
             {**others, "batch_stats": before}, args, kwargs,
-            rngs=one_key(), mutable=["batch_stats"], around=batch_statistics(),
+            rngs=one_key(), mutable=["batch_stats"], **around,
         )  # fmt: skip
-        updates = run(plain, asked, others).changed
-        return jax.tree.map(lambda m, new: m + (new - m) * share, mean, updates["batch_stats"])
+        # What no normalisation changes stays.
+        changed = flatten_dict(run(plain, asked, others).changed.get("batch_stats", {}))
+        new = unflatten_dict({**flatten_dict(before), **changed})
+        return jax.tree.map(lambda m, new: m + (new - m) * share, mean, new)
 
     mean = jax.tree.map(jnp.zeros_like, before)
     for index, args in numbered(batches, "reestimate_batch_stats"):

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from bitjax.program.carried import Flat
 from bitjax.program.program import Program, run_creating, run_with
-from bitjax.program.state import Flat, Leaving, Mode, State, Watch
+from bitjax.program.state import Leaving, Mode, State, Watch
 from bitjax.program.trace import Call
 from bitjax.rules import Rules, check_masks, check_rules
 from bitjax.variables import QUANT, STATS, nest, pick
@@ -23,7 +24,7 @@ class Asked(NamedTuple):
     key: jax.Array | None = None  # of quantizers that draw
 
 
-Given = tuple[tuple, Mapping[str, Any]]  # a call's arguments
+Given = tuple[tuple, dict[str, Any]]  # a call's arguments
 
 
 class Model(Protocol):
@@ -50,12 +51,15 @@ class Model(Protocol):
         args: tuple,
         kwargs: Mapping[str, Any],
         *,
-        rngs: Mapping[str, Any] | None = None,
+        rngs: Any = None,
         mutable: Any = (),
+        method: Any = None,
     ) -> Asked:
         """The program of a call; `mutable` are collections of the float model that may change."""
 
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any], **method: Any) -> Given | None:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are, or if there is no other call."""
 
 
@@ -92,6 +96,16 @@ def run(
 ) -> Ran:
     """Runs a call: `mutable` statistics are kept, and missing variables made while `creating`."""
     # `later` is another call whose sites' variables are made too.
+    if creating:
+        programs = [one.call.program for one in (asked, later) if one is not None]
+        check_programs(model.rules, programs)
+        for program in programs:
+            check_masks(model.rules, program.sites.values())
+    ran = _run(model, asked, variables, creating, mutable, watch, modules)
+    return ran if later is None else _joined(model, ran, asked, later, variables)
+
+
+def _run(model, asked, variables, creating, mutable, watch=None, modules=None) -> Ran:
     program = asked.call.program
     # New variables start from this batch, so there is no moving average to update.
     moving = not creating or asked.train
@@ -102,10 +116,6 @@ def run(
         key=asked.key, watch=watch, modules=modules,
     )  # fmt: skip
     if creating:
-        programs = [one.call.program for one in (asked, later) if one is not None]
-        check_programs(model.rules, programs)
-        for one in programs:
-            check_masks(model.rules, one.sites.values())
         flat, state = run_creating(program, asked.call.leaves, make, quant, stats)
     else:
         state = make(quant=quant, stats=stats)
@@ -113,15 +123,15 @@ def run(
     out, changed = asked.call.result(flat)
     records = [(state.names[i], state.records[i]) for i in sorted(state.records)]
     unseen = tuple(dict.fromkeys(state.unseen))
-    ran = Ran(out, changed, state.quant, state.stats, records, unseen)
-    return ran if later is None else _joined(model, ran, program.sites, later, variables)
+    return Ran(out, changed, state.quant, state.stats, records, unseen)
 
 
-def _joined(model, ran, sites, later, variables):
+def _joined(model, ran, asked, later, variables):
     """What a call gave, with the variables of the sites that only a later one has."""
     # As an evaluation, so that these ranges start like all others and no statistics move.
     given = {**variables, **ran.collections(variables)}
-    other = run(model, later._replace(train=False), given, creating=True, mutable=True)
+    other = _run(model, later._replace(train=False), given, True, True)
+    sites = asked.call.program.sites
     quant, stats = (
         {**flat, **{name: leaves for name, leaves in more.items() if name not in sites}}
         for flat, more in ((ran.quant, other.quant), (ran.stats, other.stats))

@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.models import compile_quickly, jit_arrays, unboxed
 from bitjax.frameworks.probe import probe
 from bitjax.program.naming import path_of
 from bitjax.program.state import Seen
@@ -60,7 +59,7 @@ def first_nonfinite(
 
     names: list[str] = []
     paths: list[tuple[str, ...]] = []
-    plain = nn.meta.unbox(dict(variables))
+    plain = unboxed(variables)
     flags, finite, whole = jit_arrays(run, plain, args, kwargs, **compile_quickly())
     bad = {path for path, flag in zip(paths, finite, strict=True) if not flag}
     found = first_bad(list(zip(names, flags, strict=True)), bad)

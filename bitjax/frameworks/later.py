@@ -3,28 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bitjax.frameworks.call import Asked, Model, Variables
+from bitjax.frameworks.call import Asked, Variables
 from bitjax.variables import QUANT, STATS
 
 
 def later_call(
-    model: Model,
+    model: Any,
     asked: Asked,
     variables: Variables,
     args: tuple,
     kwargs: Mapping[str, Any],
     rngs: Mapping[str, Any],
-    **method: Any,
+    *,
+    method: Any = None,
 ) -> Asked | None:
-    """The training call of a model, if it has sites that the call `asked` has not."""
+    """The training call of a `Model`, if it has sites that the call `asked` has not."""
+    # `method` is which of a Linen module's methods is called.
     if not model.rules:
         return None
-    given = model.as_training(args, kwargs, **method)
+    given = model.as_training(args, kwargs, method)
     if given is None:
         return None
     mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
     try:
-        later = model.ask(variables, *given, rngs=rngs, mutable=mutable, **method)
+        later = model.ask(variables, *given, rngs=rngs, mutable=mutable, method=method)
     except Exception:
         # It may need what nobody gave: parameters that a float init without `train=True` did not
         # make, further arguments, a device axis. Where it is called, it says so itself.

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.tree_util import DictKey
+from jax.tree_util import DictKey, SequenceKey
 
 from bitjax.program.naming import path_of
 from bitjax.program.trace import Call
@@ -22,10 +22,11 @@ def _path(path, variables):
     what, *rest = path
     if what.idx == 0:
         return "/".join(p for p in ("params", path_of(rest)) if p)
-    # Linen's neutral arrays are its other collections, and random keys.
-    if what.idx == 1 and rest[0] == jax.tree_util.SequenceKey(0) and len(rest) > 1:
-        own = rest[1:]
-        if isinstance(own[0], DictKey) and own[0].key in variables:
+    # Neutral arrays are the other collections; Linen has random keys beside them, and a function
+    # arguments, which are no variables.
+    if what.idx == 1:
+        own = rest[1:] if rest[0] == SequenceKey(0) else rest
+        if own and isinstance(own[0], DictKey) and own[0].key in variables:
             return path_of(own)
     return None
 

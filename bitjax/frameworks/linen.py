@@ -7,7 +7,7 @@ import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
 
 from bitjax.frameworks.arguments import as_training, split_train
-from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.frameworks.call import Asked, Given, Variables, run
 from bitjax.frameworks.kinds import advice
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
@@ -120,7 +120,7 @@ class Quantized(nn.Module):
         """Inside another module: on the variables and random streams of this module's scope."""
         scope = self.scope
         assert scope is not None, "a module that is called is bound"
-        rngs = {name: LazyRng(lazy.rng, lazy.suffix) for name, lazy in scope.rngs.items()}
+        rngs: dict[str, Any] = dict(scope.rngs)
         free = self.clone(parent=None, name=None)
         if self.is_initializing():
             out, changed = free.init_with_output(rngs, *args, **kwargs)
@@ -141,7 +141,9 @@ class Quantized(nn.Module):
         return Quantized(self.model, tuple(rules), axis_name, sums=self.sums, calls=self.calls)
 
     @nn.nowrap
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any], method: Any = None) -> Any:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are, or if there is no other call."""
         return as_training(_called(self.model, method), args, kwargs)
 
@@ -175,7 +177,9 @@ class Quantized(nn.Module):
 
         def function(params, neutral, data):
             (others, keys), (more, args, kwargs) = neutral, data
-            rngs = {n: LazyRng(k, suffixes[n]) if n in suffixes else k for n, k in keys.items()}
+            rngs: Any = {
+                n: LazyRng(k, suffixes[n]) if n in suffixes else k for n, k in keys.items()
+            }
             with nn.intercept_methods(around or synchronised(axis_name)):
                 found = model.apply(
                     {"params": params, **others, **more}, *args,
@@ -185,7 +189,7 @@ class Quantized(nn.Module):
 
         key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, _hashable((*key, self.sums, self.calls)), params, (neutral, keys),
+            function, (*key, self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
@@ -218,15 +222,6 @@ def _without_own(mutable):
 def _method(method):
     """The model's own method: of the wrapper's, `__call__` is the only one it has too."""
     return None if method in (None, "__call__", Quantized.__call__) else method
-
-
-def _hashable(key):
-    """The key, or None where one of the model's fields cannot be hashed."""
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
 
 
 def _called(model, method):

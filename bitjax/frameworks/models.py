@@ -1,6 +1,6 @@
 """Takes a model of any framework as one that has rules and can be asked for its program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +32,11 @@ def float_model(model: Any) -> Model:
 def rules_of(model: Any) -> Rules:
     """The rules of a wrapped model; none of a float one."""
     return as_model(model).rules
+
+
+def unboxed(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables without Linen's boxes, such as those that name axes for partitioning."""
+    return nn.meta.unbox(dict(variables))
 
 
 def compile_quickly() -> dict[str, Any]:

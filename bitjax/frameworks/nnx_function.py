@@ -10,7 +10,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.frameworks.arguments import as_training, split_train
-from bitjax.frameworks.call import Asked, Variables
+from bitjax.frameworks.call import Asked, Given, Variables
 from bitjax.program.trace import Call, Traced
 from bitjax.rules import Rules
 from bitjax.variables import QUANT, read_path
@@ -27,7 +27,7 @@ class Place(NamedTuple):
     collection: str
     names: tuple[str, ...]  # its path in that collection
     path: tuple[Any, ...]  # its path in the model, where a list counts by integers
-    empty: Any  # the nnx.Variable without its value
+    empty: Any  # the nnx.Variable without its value; None of an array that is an attribute itself
 
 
 class Net(NamedTuple):
@@ -70,15 +70,13 @@ class Net(NamedTuple):
             out = model(*args, **kwargs)
             return out, self._changed(model, before)
 
-        key = (self.graph, sums)
-        params = trees.get("params", {})
-        return _TRACED(
-            function, _hashable(key), params, neutral, (data, args, dict(kwargs)), sums=sums
-        )
+        params, given = trees.get("params", {}), (data, args, dict(kwargs))
+        return _TRACED(function, (self.graph, sums), params, neutral, given, sums=sums)
 
     def _state(self, trees, places):
+        values = [(place, read_path(trees[place.collection], place.names)) for place in places]
         return nnx.from_flat_state(
-            [(p.path, p.empty.copy(read_path(trees[p.collection], p.names))) for p in places]
+            [(p.path, x if p.empty is None else p.empty.copy(x)) for p, x in values]
         )
 
     def _changed(self, model, before):
@@ -100,8 +98,9 @@ def split(model: Any) -> tuple[Net, dict[str, Any]]:
     for path, variable in nnx.to_flat_state(state):
         collection = next((n for kind, n in _COLLECTIONS if isinstance(variable, kind)), _OTHERS)
         names = tuple(map(str, path))
-        places.append(Place(collection, names, path, variable.copy(None)))
-        flat.setdefault(collection, {})[names] = variable.get_value()
+        held = isinstance(variable, nnx.Variable)
+        places.append(Place(collection, names, path, variable.copy(None) if held else None))
+        flat.setdefault(collection, {})[names] = _value(variable)
     return Net(graph, tuple(places)), {name: unflatten_dict(tree) for name, tree in flat.items()}
 
 
@@ -126,11 +125,23 @@ class NNXFunction:
         """The model with other settings."""
         return replace(self, **changes)
 
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are."""
+        del method  # only calls are quantized
         if split_train(self.called, args, kwargs)[1]:
             return None
         return as_training(self.called, args, kwargs) or (args, {**kwargs, "train": True})
+
+    def normalising(self) -> "NNXFunction":
+        """The model in evaluation, but for batch normalisations, which use and keep their batch."""
+        model = self.evaluating.merge(self.shapes)
+        model.set_attributes(
+            nnx.BatchNorm, use_running_average=False, momentum=0.0, axis_name=None,
+            raise_if_not_found=False,
+        )  # fmt: skip
+        return replace(self, evaluating=split(model)[0])
 
     def ask(
         self,
@@ -138,11 +149,12 @@ class NNXFunction:
         args: tuple,
         kwargs: Mapping[str, Any],
         *,
-        rngs: Mapping[str, Any] | None = None,
+        rngs: Any = None,
         mutable: Any = (),
+        method: Any = None,
     ) -> Asked:
         """The program of a call; `train=True` takes the model as `train()` leaves it."""
-        del mutable  # what a call changes of the model is among its results
+        del mutable, method  # what a call changes of the model is among its results
         given, train = split_train(self.called, args, kwargs)
         net = self.training if train else self.evaluating
         call = net.call(variables, args, given, self.sums)
@@ -176,13 +188,8 @@ def _flat(model):
 
 
 def _values(model):
-    return {path: variable.get_value() for path, variable in _flat(model)}
+    return {path: _value(variable) for path, variable in _flat(model)}
 
 
-def _hashable(key):
-    """The key, or None where a model's attribute cannot be hashed."""
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
+def _value(variable):
+    return variable.get_value() if isinstance(variable, nnx.Variable) else variable

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from bitjax.frameworks.arguments import as_training, split_train
-from bitjax.frameworks.call import Asked, Variables, run
+from bitjax.frameworks.call import Asked, Given, Variables, run
 from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
 from bitjax.frameworks.later import later_call
 from bitjax.program.trace import Traced
@@ -110,8 +110,11 @@ class Function:
         """The function with other settings."""
         return replace(self, **changes)
 
-    def as_training(self, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    def as_training(
+        self, args: tuple, kwargs: Mapping[str, Any], method: Any = None
+    ) -> Given | None:
         """The arguments of the training call; None if these are, or if there is no other call."""
+        del method  # a function has no other methods
         # The parameters come first.
         given = as_training(self.fn, (None, *args), kwargs)
         return given and (given[0][1:], given[1])
@@ -122,11 +125,12 @@ class Function:
         args: tuple,
         kwargs: Mapping[str, Any],
         *,
-        rngs: Mapping[str, Any] | None = None,
+        rngs: Any = None,
         mutable: Any = (),
+        method: Any = None,
     ) -> Asked:
         """The program of a call."""
-        del mutable  # a plain function has no collections of its own
+        del mutable, method  # a plain function has no collections and no methods
         fn, neutral = self.fn, self.neutral
         if "params" not in variables:
             raise ValueError(

@@ -12,12 +12,15 @@ from bitjax.program.state import Seen
 
 
 class Tapped(NamedTuple):
-    """One layer's call."""
+    """One layer's call, or one product of two activations."""
 
-    input: jax.Array | None  # after quantization; None for a lookup
-    kernel: jax.Array  # after quantization
+    input: jax.Array | None  # after quantization; None for a lookup and between activations
+    kernel: jax.Array | None  # after quantization; None between activations
     output: Any  # what the layer returned
     norm: str | None = None  # the path of the normalisation that reads the output itself
+    # The two activations, after quantization, of a product such as attention's, or of a sum.
+    left: jax.Array | None = None
+    right: jax.Array | None = None
 
 
 def tap(
@@ -71,8 +74,8 @@ def tap(
     readers = consumers(asked.call.program)
     found = {
         name: Tapped(
-            record.get("input"), record["kernel"], record["output"],
-            readers.get(name, NOTHING).norm,
+            record.get("input"), record.get("kernel"), record["output"],
+            readers.get(name, NOTHING).norm, record.get("left"), record.get("right"),
         )
         for name, record in probed.records
     }  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from bitjax.program.body import Body, Op
 from bitjax.program.layers import Place, labels_along, varying
 
-_AFFINE = ("add", "sub", "mul", "div")
+AFFINE = ("add", "sub", "mul", "div")
 _CASTS = ("convert_element_type", "copy", "name", "reduce_precision")
 
 
@@ -54,7 +54,7 @@ def chain_of(place: Place, users: Mapping[int, Sequence[Op]]) -> Chain:
 
 
 def _link(body: Body, op: Op, number: int, labels: Sequence[str]) -> Link | None:
-    if op.name not in _AFFINE or op.product is not None or op.ins.count(number) != 1:
+    if op.name not in AFFINE or op.product is not None or op.ins.count(number) != 1:
         return None
     (at,) = (i for i, n in enumerate(op.ins) if n != number)
     other, first = op.ins[at], at == 0

@@ -16,8 +16,9 @@ INLINE = ("jit", "pjit", "closed_call", "core_call")
 class Op:
     """One operation of a body."""
 
-    def __init__(self, eqn: Any, ins: list[int], scope: str):
-        self.eqn, self.ins, self.scope = eqn, ins, scope
+    def __init__(self, eqn: Any, ins: list[int], scope: str, module: str):
+        self.eqn, self.ins = eqn, ins
+        self.scope, self.module = scope, module  # the name stack, and the path of the module in it
         self.name: str = eqn.primitive.name
         self.outs: list[int] = []
         self.bodies: tuple[Body, ...] = ()  # of a scan, branch or loop with sites in it

@@ -5,15 +5,13 @@ quantizer need only be right behind that quantizer. A layer whose output is adde
 be right itself. Two-step quantization (Wang et al., CVPR 2018) solves the two differently.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitjax.program.affine import Chain, chain_of
+from bitjax.program.affine import AFFINE, Chain, chain_of
 from bitjax.program.body import Body, Op, called
 from bitjax.program.layers import Place
-from bitjax.program.naming import scope_of
 from bitjax.program.operands import kernels_of
 from bitjax.program.program import Program
 
@@ -46,19 +44,20 @@ def consumers(program: Program) -> dict[str, Consumer]:
     several times what holds of all calls.
     """
     found: dict[str, list[Consumer]] = {}
-    for body, top in _bodies(program.body):
-        walk = _Walk(body, program.root)
+    for body in program.body.all():
+        walk = _Walk(body)
         for op in body.ops:
             if op.product is not None and kernels_of(op):
                 own = walk.consumer(op)
-                own = own if top else Consumer(own.norm, None, own.norm is None)
+                if body is not program.body:
+                    own = Consumer(own.norm, None, own.norm is None)
                 found.setdefault(op.product.layer, []).append(own)
     return {layer: _of_all(calls) for layer, calls in found.items()}
 
 
 def addend_of(program: Program, layer: str) -> int:
     """The number of the array that a layer's normalised output is added to."""
-    walk = _Walk(program.body, program.root)
+    walk = _Walk(program.body)
     found = [
         walk.addend(chain_of(Place(walk.body, op), walk.users).end)
         for op in walk.body.ops
@@ -67,13 +66,6 @@ def addend_of(program: Program, layer: str) -> int:
     if len(found) != 1 or found[0] is None:
         raise ValueError(f"layer {layer!r} is not read by one sum alone.")
     return found[0]
-
-
-def _bodies(body: Body, top: bool = True) -> Iterator[tuple[Body, bool]]:
-    yield body, top
-    for op in body.ops:
-        for inner in op.bodies:
-            yield from _bodies(inner, top=False)
 
 
 def _of_all(calls):
@@ -87,8 +79,8 @@ def _of_all(calls):
 class _Walk:
     """Follows an array forwards through a body."""
 
-    def __init__(self, body: Body, root: int):
-        self.body, self.root, self.users = body, root, body.users()
+    def __init__(self, body: Body):
+        self.body, self.users = body, body.users()
         self.sites_at: dict[int, list[str]] = {}  # the input sites at each array
         for op in body.ops:
             # The addends of a sum are sites of no layer: what is added is a sum, see `addend`.
@@ -154,7 +146,7 @@ class _Walk:
     def _module(self, op: Op, reader: Op) -> str | None:
         """The module of an operation, if the layer is not in it."""
         assert op.product is not None
-        scope = scope_of(reader.scope, self.root)
+        scope = reader.module
         around = f"{op.product.scope}/".startswith(f"{scope}/") if scope else True
         return None if around else scope
 
@@ -168,14 +160,16 @@ class _Walk:
     def _normalisation(self, op: Op) -> str | None:
         """The path of what divides the output by its own statistics, as a LayerNorm does."""
         assert op.product is not None
-        own = {op.product.output}  # the output, cast or not
+        own = {op.product.output}  # the output, cast or moved by what depends on no data
         summed: set[int] = set()  # what depends on a sum over its elements
         derived: set[int] = set(own)
         centred: Op | None = None
         for reader in self.body.ops:
             if reader.product is not None or not derived.intersection(reader.ins):
                 continue
-            if own.intersection(reader.ins) and reader.name in _LAYOUT:
+            data = [i for i in reader.ins if self.body.kinds[i].what == "data"]
+            alone = len(data) == 1 and data[0] in own
+            if alone and (reader.name in _LAYOUT or reader.name in AFFINE):
                 own.update(reader.outs)
             if reader.name == "reduce_sum" or summed.intersection(reader.ins):
                 summed.update(reader.outs)

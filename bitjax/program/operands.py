@@ -127,7 +127,7 @@ def _numbers(body, before):
     return all(jnp.issubdtype(body.avals[i].dtype, jnp.number) for i in before)
 
 
-def output_of(body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable[[Op], str]) -> int:
+def output_of(body: Body, users: Mapping[int, list[Op]], op: Op) -> int:
     """The array that a product's layer gives: behind its bias and its own casts and layout."""
     number = op.outs[0]
     product = op.product
@@ -138,24 +138,22 @@ def output_of(body: Body, users: Mapping[int, list[Op]], op: Op, scope: Callable
     own = {_parent(leaf.path) for o in kernels for i in o.origins for leaf in body.kinds[i].leaves}
     while number not in body.outs and len(readers := users.get(number, [])) == 1:
         (reader,) = readers
-        moved = reader.name in _AFTERWARDS and scope(reader) == product.scope
+        moved = reader.name in _AFTERWARDS and reader.module == product.scope
         if not moved and not (reader.name == "add" and _adds_bias(body, reader, number, own)):
             break
         number = reader.outs[0]
     return number
 
 
-def leaving(
-    body: Body, users: Mapping[int, list[Op]], scope: Callable[[Op], str]
-) -> dict[int, str]:
+def leaving(body: Body, users: Mapping[int, list[Op]]) -> dict[int, str]:
     """The arrays of data that leave a scope, by number, but for the outputs of products' layers."""
     found = {}
     for op in body.ops:
-        own = scope(op)
+        own = op.module
         for number in op.outs if own else ():
             if body.kinds[number].what != "data" or number in body.outputs:
                 continue
-            others = (scope(reader) for reader in users.get(number, ()))
+            others = (reader.module for reader in users.get(number, ()))
             if number in body.outs or not all(f"{s}/".startswith(f"{own}/") for s in others):
                 found[number] = own
     return found

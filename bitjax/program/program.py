@@ -7,8 +7,9 @@ import jax
 
 from bitjax.program.body import Body
 from bitjax.program.calls import together
+from bitjax.program.carried import Flat
 from bitjax.program.run import run_body
-from bitjax.program.state import Flat, State
+from bitjax.program.state import State
 from bitjax.program.values import Product, Site, Unread
 from bitjax.rules import quantizer_of
 
@@ -22,7 +23,6 @@ class Program(NamedTuple):
     unread: tuple[Unread, ...]  # work that no site reaches
     calls: Mapping[str, int]  # how often each site's quantizer is used in a run
     sources: Mapping[str, str]  # by site, the first site that reads the same tensor
-    root: int = 0  # how many parts of every name stack say nothing
 
     def run(self, leaves: Sequence[Any], state: State) -> list[jax.Array]:
         """The function's flat results for these flat arguments; `state` replaces its sites."""

@@ -59,7 +59,6 @@ def read(
         tuple(reader.unread),
         reader.calls,
         reader.sources,
-        root,
     )
 
 
@@ -69,6 +68,7 @@ class _Reader:
     def __init__(self, layers: Mapping[str, str], root: int, sums: bool, each: bool):
         self.layers, self.root, self.sums, self.each = layers, root, sums, each
         self.modules = prefixes(layers)
+        self.paths: dict[str, str] = {}  # of modules, by name stack
         self.sites: dict[str, Site] = {}
         self.calls: dict[str, int] = {}  # how often each site's quantizer is used in a run
         self.products: list[Product] = []
@@ -87,11 +87,11 @@ class _Reader:
         users = body.users()
         for op in body.ops:
             if op.product is not None:
-                number = output_of(body, users, op, self._scope)
+                number = output_of(body, users, op)
                 op.product = op.product._replace(output=number)
                 body.outputs.setdefault(number, []).append(op)
                 self.products.append(op.product)
-        body.leaving = leaving(body, users, self._scope)
+        body.leaving = leaving(body, users)
         return body
 
     def _operations(self, body, jaxpr, frame, outer, around):
@@ -104,13 +104,16 @@ class _Reader:
                 self._operations(body, inner, own, scope, around)
                 frame.bind(eqn.outvars, [own.read(v) for v in inner.outvars])
                 continue
-            op = Op(eqn, ins, scope)
+            op = Op(eqn, ins, scope, self._module(scope))
             kinds = self._bodies(body, op, around) or [_kind(body, op)] * len(eqn.outvars)
             frame.bind(eqn.outvars, body.add(op, kinds))
             self._product(body, op, around)
 
-    def _scope(self, op: Op) -> str:
-        return scope_of(op.scope, self.root, self.modules)
+    def _module(self, scope: str) -> str:
+        """The path of the module in a name stack."""
+        if scope not in self.paths:
+            self.paths[scope] = scope_of(scope, self.root, self.modules)
+        return self.paths[scope]
 
     # ---- control flow ---------------------------------------------------------------------------
 
@@ -134,16 +137,14 @@ class _Reader:
             if op.name == "while" and (tests := total_of(op.eqn.params["cond_jaxpr"].jaxpr)):
                 taken = kinds[: op.eqn.params["cond_nconsts"]]
                 self._leave(op, taken, "the condition of a while loop", tests, around)
-            found = branches and [(sub, own, loop) for sub, own in branches]
+            found = None if branches is None else [(sub, own, loop) for sub, own in branches]
         if found is None:
             if macs:
                 self._leave(op, kinds, op.name, macs, around)
             return None
-        before = set(self.calls)
-        marks = dict(self.calls)
+        before = dict(self.calls)
         op.bodies = tuple(self.body(sub, own, op.scope, steps) for sub, own, steps in found)
-        touched = [n for n in self.calls if n not in before or self.calls[n] != marks[n]]
-        op.inner = tuple(touched)
+        op.inner = tuple(n for n, count in self.calls.items() if count != before.get(n))
         if op.name in REMAT:
             return [op.bodies[0].kinds[i] for i in op.bodies[0].outs]
         return [DATA] * len(op.eqn.outvars)
@@ -152,7 +153,7 @@ class _Reader:
         """Notes work that no site reaches."""
         layers = dict.fromkeys(self.layers[leaf.path] for kind in kinds for leaf in kind.leaves)
         times = _times(around)
-        self.unread.append(Unread(self._scope(op), why, macs * times, tuple(layers)))
+        self.unread.append(Unread(op.module, why, macs * times, tuple(layers)))
 
     def _scan(self, op, kinds, around):
         constants, carries = scan_counts(op.eqn)
@@ -222,7 +223,7 @@ class _Reader:
         self._found(op, "sum", layer, operands, 0, around)
 
     def _numbered(self, body, op, what):
-        scope = self._scope(op)
+        scope = op.module
         if scope.partition("/")[0] not in self.modules:
             # Other scopes than modules, or a module without a name, which has that of its class.
             scope = scope_from_kernels(body, op) or scope
@@ -238,8 +239,7 @@ class _Reader:
             filters = math.prod(kernels[0].shape[axis] for axis in kernels[0].axes.channel)
         else:
             filters = op.eqn.outvars[0].aval.shape[-1]
-        scope = self._scope(op)
-        op.product = Product(kind, layer, operands, filters, macs, times, op.outs[0], scope)
+        op.product = Product(kind, layer, operands, filters, macs, times, op.outs[0], op.module)
 
     def _kernel(self, body, op, position, labels, around):
         operand = kernel_of(body, op, position, labels, self.layers)
@@ -258,7 +258,10 @@ class _Reader:
         """The operand with the sites as the first product that read them has them."""
         origins = {}
         for number, site in operand.origins.items():
-            origins[number] = self.sites.setdefault(site.name, site)
+            known = self.sites.setdefault(site.name, site)
+            if site.masked and not known.masked:  # an earlier product read it as it is
+                self.sites[site.name] = known = known._replace(masked=True)
+            origins[number] = known
             first = self.readers.setdefault((id(body), number), site.name)
             self.sources.setdefault(site.name, first)
             own = {step.scan for step in origins[number].steps}
@@ -278,7 +281,7 @@ def _kind(body, op):
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
     if not leaves:
         return NEUTRAL
-    steps = max((kind.steps for kind in kinds), key=len)
+    steps: tuple[Step, ...] = max((kind.steps for kind in kinds), key=len)
     masked = any(kind.masked for kind in kinds) or masks(body, op)
     return Kind("param", leaves, steps, masked)
 

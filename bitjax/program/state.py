@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.program.calls import Pending, flat_steps, merge, nothing, updated, wider
+from bitjax.program.carried import Carried, Flat
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Params, Quantizer, Stats, reduce_batch
 from bitjax.quantizers.ste import scale_gradient
 from bitjax.rules import Rules, quantizer_of
 from bitjax.variables import QUANT, STATS
-
-Flat = dict[str, dict[str, jax.Array]]  # by site, by leaf
 
 
 class Use(NamedTuple):
@@ -56,30 +55,6 @@ class Leaving(Protocol):
 
     def __call__(self, scope: str, out: Any) -> Any:
         """A tree of arrays to record of a module, or None."""
-
-
-class Carried(NamedTuple):
-    """The part of a state that enters a body, or leaves it."""
-
-    quant: Flat = {}
-    stats: Flat = {}
-    pending: dict[str, Any] = {}  # what a batch's calls so far measured, of sites with several
-    records: dict[int, Any] = {}
-    inputs: dict[str, list[jax.Array]] = {}  # what several calls read, while variables are made
-
-    def joined(self, other: "Carried") -> "Carried":
-        """Both parts together."""
-        return Carried(*({**a, **b} for a, b in zip(self, other, strict=True)))
-
-    def only(self, before: "Carried") -> "Carried":
-        """The entries that were there before."""
-        pairs = zip(self, before, strict=True)
-        return Carried(*({name: new[name] for name in old} for new, old in pairs))
-
-    def without(self, before: "Carried") -> "Carried":
-        """The entries that were not."""
-        pairs = zip(self, before, strict=True)
-        return Carried(*({n: x for n, x in new.items() if n not in old} for new, old in pairs))
 
 
 class Mode(NamedTuple):
@@ -344,7 +319,7 @@ class State:
 def missing(site: str, collection: str) -> str:
     """The message for a site whose variables were not given."""
     return (
-        f"site {site!r} has no {collection!r} variables: they are made by Quantized(...).init, or "
+        f"site {site!r} has no {collection!r} variables: they are made by the model's init, or "
         "beside a float checkpoint by bitjax.attach(model, variables, x); pass all of its "
         "collections to apply."
     )

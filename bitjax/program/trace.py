@@ -51,7 +51,7 @@ class Traced:
     def __call__(
         self,
         function: Callable[[Any, Any, Any], Any],
-        key: Hashable,
+        key: Any,
         params: Any,
         neutral: Any,
         data: Any,
@@ -62,7 +62,7 @@ class Traced:
     ) -> Call:
         """Reads `function(params, neutral, data)`; leaves that are no arrays are static.
 
-        `key` says which function it is; None keeps nothing.
+        `key` says which function it is; nothing is kept where it cannot be hashed.
         """
         leaves, tree = jax.tree.flatten(data)
         arrays = [x for x in leaves if _is_array(x)]
@@ -74,7 +74,8 @@ class Traced:
             return function(params, neutral, jax.tree.unflatten(tree, given))
 
         # A new function where nothing may be kept: JAX's cache goes by identity.
-        whole = None if key is None else (key, tree, static)
+        whole = (key, tree, static)
+        whole = whole if _is_hashable(whole) else None
         jitted = _keep(self.functions, whole, lambda: jax.jit(flat))
         try:
             traced = jitted.trace(params, neutral, arrays)
@@ -113,23 +114,25 @@ def _decides_by_values(error):
 
 
 class _Static:
-    """A static argument as part of a key: by value where it can be hashed, else by identity."""
+    """A static argument as part of a key: 1, 1.0 and True are three."""
 
     def __init__(self, value: Any):
         self.value = value
 
-    def _key(self):
-        try:
-            hash(self.value)
-        except TypeError:
-            return id(self.value)
-        return type(self.value), self.value
-
     def __hash__(self):
-        return hash(self._key())
+        return hash((type(self.value), self.value))
 
     def __eq__(self, other):
-        return isinstance(other, _Static) and self._key() == other._key()
+        same = isinstance(other, _Static) and type(self.value) is type(other.value)
+        return same and self.value == other.value
+
+
+def _is_hashable(key):
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_array(x):

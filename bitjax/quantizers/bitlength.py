@@ -252,7 +252,7 @@ def bitlength(
             if key is None:
                 raise ValueError(
                     "mode='sample' draws bits in training: pass `key`, or rngs={'quant': key} to "
-                    "the model's apply."
+                    "the model's apply; an NNX model draws from its attribute rngs, nnx.Rngs(0)."
                 )
             grid = grid_of(params, stats, train)
             blend = blend_quant(x, grid, bits, sharpness, zero_on_grid)

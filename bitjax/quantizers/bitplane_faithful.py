@@ -61,7 +61,7 @@ def faithful(
             if key is None:
                 raise ValueError(
                     "dither=True draws noise in training: pass `key`, or rngs={'quant': key} to "
-                    "the model's apply."
+                    "the model's apply; an NNX model draws from its attribute rngs, nnx.Rngs(0)."
                 )
             noise = jax.random.uniform(key, x.shape, minval=-0.5, maxval=0.5)
         code, to, kept = code_of(params, jax.lax.stop_gradient(widen(x)), noise)

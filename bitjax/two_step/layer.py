@@ -88,9 +88,7 @@ def layer_of(
     assert path is not None, "parameters are variables"
     consumer = consumers(call.program).get(name, NOTHING)
     seen = [_behind(*each, paths, call.leaves) for each in zip(places, views, strict=True)]
-    affine, slot = seen[0]
-    if any(not _same(one, seen[0]) for one in seen[1:]):
-        affine, slot = None, None
+    affine, slot = (each[0] if _same(each) else None for each in zip(*seen, strict=True))
     return Layer(name, views[0], path, affine if consumer.affine else None, slot)
 
 
@@ -102,9 +100,12 @@ def _alike(views: Sequence[PatchView], shape: tuple[int, ...]) -> bool:
     return all(np.array_equal(v.matrix(numbers), views[0].matrix(numbers)) for v in views[1:])
 
 
-def _same(one, other):
-    a, b = (jax.tree.leaves(each) for each in (one, other))
-    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+def _same(trees: Sequence[Any]) -> bool:
+    """Whether all calls of a layer have equal arrays and paths behind them."""
+    first, *others = (jax.tree.leaves(tree) for tree in trees)
+    return all(
+        len(other) == len(first) and all(map(np.array_equal, first, other)) for other in others
+    )
 
 
 def _behind(place: Place, view: PatchView, paths, leaves) -> tuple[Affine | None, Slot | None]:

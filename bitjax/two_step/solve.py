@@ -215,7 +215,8 @@ def _with_fits(variables, teacher, layer, fits):
         layer.view.kernel(jnp.asarray(matrix))
         for matrix in (scale[..., None] * codes, np.broadcast_to(scale[..., None], codes.shape))
     )
-    found = write_leaf(variables, layer.path, kernel)
+    dtype = read_leaf(variables, layer.path).dtype
+    found = write_leaf(variables, layer.path, kernel.astype(dtype))
     if layer.slot is not None:
         old = read_leaf(teacher, layer.slot.path)
         found = write_leaf(found, layer.slot.path, layer.slot.written(old, offset))

@@ -122,7 +122,7 @@ def test_a_site_fitted_at_once_is_what_init_would_make_under_scan():
 
 
 def test_attach_wants_a_quantized_model_and_rules_that_do_something():
-    with pytest.raises(TypeError, match=r"bitjax.Quantized\(model, rules\), got a Net"):
+    with pytest.raises(TypeError, match=r"the Linen module Net: call bitjax\.Quantized\(model"):
         attach(Net(), FLOAT, X)
     with pytest.raises(ValueError, match="rule 'middle/.*' does nothing"):
         attach(Quantized(Net(), [rule("middle/.*", lsq(init_range="lsq"))]), FLOAT, X)

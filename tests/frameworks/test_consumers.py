@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.shapes import program_of
 from bitjax.frameworks.tap import tap
-from bitjax.models import SmallCNN, resnet20
+from bitjax.models import CifarResNet, SmallCNN, resnet20
 from bitjax.program.consumers import Consumer, consumers
 from bitjax.two_step.data import addend
 
@@ -36,6 +37,37 @@ def test_a_chain_is_followed_through_pooling_and_reshaping():
     chain = [name for name in found]
     for layer, reader in zip(chain, chain[1:-1], strict=False):
         assert found[layer].site == f"{reader}/input"
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(name="norm"), nn.RMSNorm(name="norm"), nn.GroupNorm(2, name="norm")]
+)
+def test_a_normalisation_by_the_data_is_named_and_no_map(norm):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            y = norm.clone(parent=self)(nn.Dense(4, name="first")(x))
+            return nn.Dense(2, name="a")(nn.relu(y))
+
+    assert of(Net(), 3)["first"] == Consumer("norm", None, affine=False)
+
+
+def test_a_gate_or_a_softmax_is_no_normalisation():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            y = nn.Dense(4, name="first")(x)
+            y = y * nn.sigmoid(nn.Dense(4, name="gate")(y.mean(1, keepdims=True)))
+            return nn.softmax(nn.Dense(2, name="a")(y))
+
+    found = of(Net(), 5, 3)
+    assert found["first"] == found["a"] == Consumer(None, None)
+
+
+def test_addends_that_are_sites_leave_a_sum_a_sum():
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    model = Quantized(CifarResNet(depth=8, width=4), sums=True)
+    assert consumers(program_of(model, (x,), {})[0]) == of(model.model, 32, 32, 3)
 
 
 class Branches(nn.Module):

@@ -166,7 +166,9 @@ def test_sites_are_named_by_paths_and_attention_by_the_kernels_that_feed_it():
                 x = x + layer(x)
             return x
 
-    function, _ = bj.quantize(Two()).functional()
+    function, variables = bj.quantize(Two()).functional()
+    scores = bj.tap(function, variables, X, layers="layers/1/product0")["layers/1/product0"]
+    assert scores.left.size == scores.right.size == X.size and scores.kernel is None
     found = [name for name in bj.site_costs(function, X) if "product" in name]
     assert found == [
         f"{layer}/product{i}/{side}"
@@ -280,12 +282,14 @@ def test_dropout_draws_another_mask_every_call():
     assert not jnp.array_equal(call(model, X), call(model, X))
 
 
-def test_variables_that_a_call_makes_are_kept():
+def test_variables_and_arrays_that_a_call_makes_are_kept():
     class Keeps(nnx.Module):
         def __init__(self):
-            self.linear = nnx.Linear(6, 2, rngs=nnx.Rngs(0))
+            self.linear = nnx.WeightNorm(nnx.Linear(6, 2, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+            self.calls = jnp.int32(0)  # an array without a Variable
 
         def __call__(self, x):
+            self.calls = self.calls + 1
             self.seen = nnx.Intermediate(x[0, 0, 0])
             return self.linear(x)
 
@@ -293,6 +297,7 @@ def test_variables_that_a_call_makes_are_kept():
     for factor in (1.0, 3.0):
         model(factor * X)
         assert float(model.model.seen[...]) == pytest.approx(float(factor * X[0, 0, 0]))
+    assert int(model.model.calls) == 2
 
 
 def test_a_model_in_evaluation_may_be_closed_over_by_jit():
@@ -356,6 +361,15 @@ def test_tools_take_the_function_and_update_takes_what_they_return():
     assert not model.model.layers[0].kernel[...].any()
     model.update(bj.attach(function.with_rules([]), again, X))
     assert float(model.functional()[1]["quant_stats"]["layers"]["0"]["input"]["count"]) == 2.0
+
+
+def test_statistics_of_normalisations_are_estimated_anew_as_in_linen():
+    function, variables = bj.quantize(Net()).functional()
+    found = bj.reestimate_batch_stats(function, variables, [X, 2 * X])
+    floats = {name: variables[name] for name in ("params", "batch_stats")}
+    close(
+        found["batch_stats"], bj.reestimate_batch_stats(Twin(), floats, [X, 2 * X])["batch_stats"]
+    )
 
 
 def test_the_function_evaluates_unless_it_is_told_to_train():

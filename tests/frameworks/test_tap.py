@@ -104,6 +104,21 @@ def test_a_transform_need_not_list_the_collections():
     assert list(tap(Net(lists=False), FLOAT, X)) == ["conv", "blocks/dense", "head"]
 
 
+def test_without_scopes_a_normalisation_has_the_path_of_its_parameters():
+    def net(params, x):
+        x = x @ params["dense"]["w"]
+        x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+        x = (x * params["norm"]["gamma"]) @ params["second"]["w"]
+        return (x - params["bn"]["mean"]) / jnp.sqrt(params["bn"]["var"] + 1e-5)
+
+    params = {
+        "dense": {"w": jnp.ones((3, 4))}, "norm": {"gamma": jnp.ones(4)},
+        "second": {"w": jnp.ones((4, 2))}, "bn": {"mean": jnp.ones(2), "var": jnp.ones(2)},
+    }  # fmt: skip
+    found = tap(net, {"params": params}, X[:, 0, 0])
+    assert {name: t.norm for name, t in found.items()} == {"dense": "norm", "second": "bn"}
+
+
 def test_a_layer_in_a_loop_is_named():
     def net(params, x):
         x = jax.lax.while_loop(lambda x: jnp.max(x) < 9.0, lambda x: x @ params["inner"]["w"], x)

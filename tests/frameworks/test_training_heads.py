@@ -149,6 +149,18 @@ def test_a_function_says_in_its_own_words_whether_it_trains(said, trains, positi
     assert HEAD < set(bj.bits_of(bj.attach(function, {"params": params}, *args)))
 
 
+def test_a_model_may_have_one_head_for_each_mode():
+    def net(params, x, train=False):
+        return x @ params["aux" if train else "main"]["w"]
+
+    function = bj.Function(net, [bj.rule("main/kernel", bj.lsq(bits=4)), *RULES[1:]])
+    params = {"main": {"w": jnp.ones((4, 2))}, "aux": {"w": jnp.ones((4, 2))}}
+    state = function.init(params, X)
+    assert set(bj.bits_of(state)) == {"main/kernel", "main/input", "aux/input"}
+    variables = {"params": params}
+    assert set(bj.bits_of(bj.attach(function, variables, X))) == set(bj.bits_of(state))
+
+
 def test_a_training_call_that_needs_more_than_the_evaluation_is_left_alone():
     def net(params, x, labels=None, train=False):
         out = x @ params["out"]["w"]

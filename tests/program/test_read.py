@@ -1,4 +1,4 @@
-"""Which tensors of a traced function are sites, how they are named, and that nothing else changes."""
+"""Which tensors of a traced function are sites, their names, and that nothing else changes."""
 
 import flax.linen as nn
 import jax

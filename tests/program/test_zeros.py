@@ -122,6 +122,14 @@ UNMASKED = {
 }
 
 
+def test_a_kernel_that_one_of_its_products_masks_is_masked():
+    def fn(params, x):
+        return x @ params["w"] @ jnp.tril(params["w"])
+
+    program, _ = program_of(fn, (W, jnp.ones((2, 4))), {})
+    assert program.sites["kernel"].masked
+
+
 @pytest.mark.parametrize("what", [*MASKED, *UNMASKED])
 def test_a_mask_is_what_sets_entries_to_zero(what):
     change = {**MASKED, **UNMASKED}[what]

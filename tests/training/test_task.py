@@ -2,6 +2,8 @@
 
 import json
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -69,3 +71,38 @@ def test_only_examples_whose_mask_is_one_count():
     assert float(figures["accuracy"]) == 0.5
     np.testing.assert_allclose(figures["loss"], known["loss"], rtol=1e-6)
     assert float(figures["loss"]) == pytest.approx(float(task.loss(logits[:2], kept)))
+
+
+class Headed(nn.Module):
+    """With a classifier that exists in training only."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.relu(nn.Dense(8, name="hidden")(x.reshape(len(x), -1)))
+        out = nn.Dense(10, name="head")(x)
+        return (out, nn.Dense(10, name="aux")(x)) if train else out
+
+
+def test_a_head_that_exists_in_training_only_is_trained_saved_and_not_counted(tmp_path):
+    plain = classification()
+
+    def loss(outputs, batch):
+        return plain.loss(outputs[0], batch) + 0.3 * plain.loss(outputs[1], batch)
+
+    def sums(outputs, batch):
+        return plain.sums(outputs[0] if isinstance(outputs, tuple) else outputs, batch)
+
+    task = plain._replace(loss=loss, sums=sums)
+    data = load("digits", limit=100)
+    start = Headed().init(jax.random.key(0), jnp.ones((1, 8, 8, 1)), train=True)
+    method = lsq((bj.rule(".*", bj.lsq(bits=4)),), steps=4, learning_rate=0.05)
+    settings = SETTINGS._replace(keep_best=False)
+    work = make_work(method, Headed(), data, start, settings, task=task)
+    _, variables = run(work, tmp_path, show=False)
+    before = work.enter(work.method.stages[-1], start)
+    for site in ("kernel", "input"):
+        moved = variables["quant"]["aux"][site]["scale"] != before["quant"]["aux"][site]["scale"]
+        assert bool(moved)
+    assert not any(site.startswith("aux") for site in work.costs)
+    shapes = jax.tree.map(jnp.shape, work.variable_shapes(len(work.method.stages) - 1))
+    assert shapes == jax.tree.map(jnp.shape, variables)

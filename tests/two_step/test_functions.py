@@ -10,7 +10,7 @@ import bitjax as bj
 from bitjax.frameworks.targets import plan_layers
 
 KEY = jax.random.key(0)
-TERNARY = bj.ternary(fit="stored")
+TERNARY, CODES = bj.ternary(fit="stored"), bj.lsq(bits=3, signed=False)
 
 
 def ternary_like(key, shape, filters):
@@ -52,7 +52,7 @@ def conv_params():
 
 CONV_RULES = (
     bj.rule("blocks/./conv/kernel", TERNARY),
-    bj.rule("blocks/1/conv/input", bj.lsq(bits=3, signed=False)),
+    bj.rule("blocks/1/conv/input", CODES),
 )
 IMAGES = jax.random.normal(jax.random.key(3), (64, 3, 8, 8))
 
@@ -99,7 +99,7 @@ def test_a_plain_mlp_with_lists_of_parameters_dict_inputs_and_keyword_arguments_
         (ternary_like(k, size, 1), 0.2 * jax.random.normal(k, size[1:]))
         for k, size in zip(keys, sizes, strict=False)
     ]
-    rules = [bj.rule("[01]/0/kernel", TERNARY), bj.rule("1/0/input", bj.lsq(bits=3, signed=False))]
+    rules = [bj.rule("[01]/0/kernel", TERNARY), bj.rule("1/0/input", CODES)]
     model, batch = bj.Function(mlp, rules), {"x": jax.random.normal(keys[3], (400, 6))}
     variables, reports = {"params": params, **model.init(params, batch, gain=2.0)}, []
     found = solve(model, variables, [batch], reports, starts=4, kwargs={"gain": 2.0})
@@ -109,6 +109,35 @@ def test_a_plain_mlp_with_lists_of_parameters_dict_inputs_and_keyword_arguments_
         scale = found["quant"][str(layer)]["0"]["kernel"]["scale"]
         codes = np.asarray(found["params"][layer][0] / scale)
         assert set(np.unique(codes.round(4)).tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_an_nnx_model_is_solved_with_intercepts_in_its_normalisations_means():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.convs = nnx.List([
+                nnx.Conv(i, o, (3, 3), use_bias=False, rngs=rngs) for i, o in ((3, 6), (6, 8))
+            ])  # fmt: skip
+            self.norms = nnx.List([nnx.BatchNorm(o, rngs=rngs) for o in (6, 8)])
+            self.head = nnx.Linear(8, 4, rngs=rngs)
+
+        def __call__(self, x):
+            for conv, norm in zip(self.convs, self.norms, strict=True):
+                x = jax.nn.relu(norm(conv(x)))
+            return self.head(x.mean((1, 2)))
+
+    net, x = Net(nnx.Rngs(0)), IMAGES.transpose(0, 2, 3, 1)
+    rules = [bj.rule("convs/./kernel", TERNARY), bj.rule("convs/1/input", CODES)]
+    model, variables = bj.quantize(net, rules, x).functional()
+    reports = []
+    found = bj.solve_layers(model, variables, [x], log=reports.append)
+    assert [(r.layer, r.target) for r in reports] == [("convs/0", "codes"), ("convs/1", "output")]
+    kernel = found["params"]["convs"]["0"]["kernel"]
+    codes = np.asarray(kernel / found["quant"]["convs"]["0"]["kernel"]["scale"])
+    assert set(np.unique(codes.round(4)).tolist()) <= {-1.0, 0.0, 1.0}
+    means = [tree["batch_stats"]["norms"]["0"]["mean"] for tree in (variables, found)]
+    assert (means[0] != means[1]).any()
 
 
 def test_kernels_that_are_moved_before_their_product_are_solved_in_their_own_place():
