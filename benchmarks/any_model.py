@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             line = quantized.one_line(error)
             row = {"model": name, "float error": line, "float trace": _trace(error)}
         rows[name] = {**rows.get(name, {}), **row}
-        print(f"# {name}: {quantized.outcome(row)}", flush=True)
+        print(f"# {name}: {quantized.outcome(rows[name])}", flush=True)
         if kept:
             kept.write_text(json.dumps(list(rows.values()), indent=1))
         jax.clear_caches()
