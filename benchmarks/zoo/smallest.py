@@ -140,7 +140,7 @@ def noise() -> Case:
 
 def cached() -> Case:
     """One step with a cache, which changes."""
-    return _small(_Cached(), normal(2, 8))._replace(mutable=("cache",), note="with a cache")
+    return _small(_Cached(), normal(2, 8))._replace(mutable=("cache",))
 
 
 def keywords() -> Case:
