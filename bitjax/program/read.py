@@ -238,7 +238,7 @@ class _Reader:
         if kernels:
             filters = math.prod(kernels[0].shape[axis] for axis in kernels[0].axes.channel)
         else:
-            filters = op.eqn.outvars[0].aval.shape[-1]
+            filters = (1, *op.eqn.outvars[0].aval.shape)[-1]  # a scalar's is 1
         op.product = Product(kind, layer, operands, filters, macs, times, op.outs[0], op.module)
 
     def _kernel(self, body, op, position, labels, around):

@@ -228,6 +228,12 @@ class Normalised(nn.Module):
         return self.kind(nn.Dense(3))(x, **more)
 
 
+def test_a_product_of_two_activations_may_give_a_scalar():
+    program = read(lambda params, x: jnp.vdot(x @ params["w"], x), {"w": W}, X)
+    assert set(program.sites) == {"kernel", "input", "product0/left", "product0/right"}
+    assert program.macs == 5 * 16 + 20
+
+
 @pytest.mark.parametrize("kind", [nn.WeightNorm, nn.SpectralNorm])
 def test_weight_and_spectral_normalisation_quantize_what_is_multiplied(kind):
     model = Normalised(kind)
