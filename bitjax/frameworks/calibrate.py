@@ -120,12 +120,10 @@ def reestimate_batch_stats(
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     net = as_model(model)
     plain = net.with_rules(net.rules)
-    around: dict[str, Any] = {}
-    if isinstance(plain, Quantized):
-        around["around"] = batch_statistics()
-    elif hasattr(plain, "normalising"):
+    linen = isinstance(plain, Quantized)
+    if hasattr(plain, "normalising"):
         plain = plain.normalising()
-    elif before:
+    elif before and not linen:
         raise TypeError("reestimate_batch_stats knows the normalisations of Linen and NNX only.")
 
     # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
@@ -133,6 +131,8 @@ def reestimate_batch_stats(
 
     @jax.jit
     def step(others, mean, args, share):
+        # It counts the calls of a trace, so that each trace, of each shape, has its own.
+        around: dict[str, Any] = {"around": batch_statistics()} if linen else {}
         asked = plain.ask(
             {**others, "batch_stats": before}, args, kwargs,
             rngs=one_key(), mutable=["batch_stats"], **around,
