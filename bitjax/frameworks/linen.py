@@ -19,6 +19,7 @@ _TRACED = Traced()
 _OWN = (QUANT, STATS)
 # Collections that hold data; the others (statistics, masks, tables) belong to the model.
 _OF_DATA = ("cache",)
+_CALLS = "bitjax calls"  # beside the counts of a scope's draws
 
 
 class Quantized(nn.Module):
@@ -120,7 +121,12 @@ class Quantized(nn.Module):
         """Inside another module: on the variables and random streams of this module's scope."""
         scope = self.scope
         assert scope is not None, "a module that is called is bound"
-        rngs: dict[str, Any] = dict(scope.rngs)
+        # The model is a root at every call, so that its own counts of draws begin again.
+        before = scope.rng_counters.get(_CALLS, 0)
+        scope.rng_counters[_CALLS] = before + 1
+        rngs: dict[str, Any] = {
+            name: LazyRng.create(rng, before) if before else rng for name, rng in scope.rngs.items()
+        }
         free = self.clone(parent=None, name=None)
         if self.is_initializing():
             out, changed = free.init_with_output(rngs, *args, **kwargs)
