@@ -15,7 +15,7 @@ Labels = list[str]
 # Operations that only move, repeat or cast elements.
 MOVES = frozenset(
     "reshape transpose convert_element_type squeeze broadcast_in_dim rev copy copy_p expand_dims "
-    "reduce_precision name sharding_constraint optimization_barrier stop_gradient".split()
+    "reduce_precision name sharding_constraint optimization_barrier stop_gradient pvary".split()
 )
 # Operations that take some elements or put arrays side by side. Only kernels are followed through
 # them: the queries, keys and values of one fused projection are to stay three tensors.

@@ -549,6 +549,20 @@ def test_integer_inputs_are_quantized_as_numbers():
     )
 
 
+def test_kernels_ranges_are_the_same_on_all_devices_of_a_shard_map():
+    model = Quantized(nn.Dense(2), [rule(".*", uniform(4))], axis_name="data")
+    variables = initialise(model.clone(axis_name=None), X)
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "data")
+    everywhere, parts = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, parts), out_specs=(parts, everywhere))
+    def step(variables, x):
+        return model.apply(variables, x, train=True, mutable=["quant_stats"])
+
+    _, changed = jax.jit(step)(variables, X)  # what differs on devices is refused here
+    assert sorted(changed["quant_stats"]) == ["input", "kernel"]
+
+
 class Valued(nn.Module):
     value: float
 
