@@ -12,7 +12,7 @@ from bitjax.frameworks.kinds import advice
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
 from bitjax.program.trace import Traced
-from bitjax.rules import Rules
+from bitjax.rules import Rules, check_types
 from bitjax.variables import QUANT, STATS
 
 _TRACED = Traced()
@@ -76,6 +76,7 @@ class Quantized(nn.Module):
     def __post_init__(self):
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"bitjax.Quantized takes a Linen module, got {advice(self.model)}.")
+        check_types(self.rules)
         super().__post_init__()
 
     # The model runs unbound, as a root, on this module's variables. So it draws and names as it
