@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ _NEEDS_VALUES = (
 )
 _NOT_THE_MODEL = ("jax", "flax", "bitjax.program", "bitjax.frameworks")
 _MOST = 128  # functions, and programs, that are kept
+_LOCK = threading.Lock()
 
 
 class Call(NamedTuple):
@@ -178,9 +180,12 @@ def _keep(kept, key, make):
     """What was made for a key before, or now; the oldest goes where there are too many."""
     if key is None:
         return make()
-    if key not in kept:
-        kept[key] = make()
+    found = kept.get(key)
+    if found is None:
+        found = make()
+    with _LOCK:  # another thread may have dropped it meanwhile
+        kept[key] = found
+        kept.move_to_end(key)
         while len(kept) > _MOST:
             kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]
+    return found
