@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
+from flax.linen import module as flax_module
 
 from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Given, Variables, run
@@ -196,10 +197,15 @@ class Quantized(nn.Module):
 
         key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, (*key, self.sums, self.calls), params, (neutral, keys),
+            function, (*key, _intercepting(), self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
+
+
+def _intercepting():
+    """The caller's own interceptors, `nn.intercept_methods`, which the trace takes in."""
+    return tuple(getattr(flax_module, "_global_interceptor_stack", ()))
 
 
 def _streams(rngs):

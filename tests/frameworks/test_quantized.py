@@ -591,3 +591,11 @@ def test_every_call_inside_another_module_draws_anew():
     variables = Dropping().init(KEY, X)
     first, second = Dropping().apply(variables, X, rngs={"dropout": KEY})
     assert not np.array_equal(first == 0, second == 0)
+
+
+def test_an_interceptor_of_the_callers_own_is_followed_for_as_long_as_it_is_set():
+    variables, model = nn.Dense(2).init(KEY, X), Quantized(nn.Dense(2))
+    before = model.apply(variables, X)
+    with nn.intercept_methods(lambda call, args, kwargs, context: 2.0 * call(*args, **kwargs)):
+        np.testing.assert_array_equal(model.apply(variables, X), 2.0 * before)
+    np.testing.assert_array_equal(model.apply(variables, X), before)
