@@ -69,6 +69,16 @@ def quantizer_of(rules: Rules, site: str) -> Quantizer | None:
     return matched.quantizer if matched else None
 
 
+def check_types(rules: Any) -> None:
+    """A TypeError where something else than a list of rules was given."""
+    if isinstance(rules, Rule):
+        raise TypeError(f"rules are a list: give [rule({rules.pattern!r}, ...)], not a rule alone.")
+    for candidate in rules:
+        if not isinstance(candidate, Rule):
+            kind = type(candidate).__name__
+            raise TypeError(f"rules are made by bitjax.rule(pattern, quantizer), got a {kind}.")
+
+
 def check_rules(
     rules: Rules, sites: Iterable[str], unread: Iterable[Any] = (), idle: Iterable[str] = ()
 ) -> None:

@@ -87,3 +87,10 @@ def test_identity_is_a_quantizer_and_none_is_none():
     variables = init(rule("dense/kernel", identity()), rule("dense/input", None))
     assert float(variables["quant"]["dense"]["kernel"]["bits"]) == 32.0
     assert "input" not in variables["quant"]["dense"]
+
+
+def test_what_is_no_list_of_rules_is_refused():
+    with pytest.raises(TypeError, match=r"give \[rule\('.\*', ...\)\], not a rule alone"):
+        Quantized(nn.Dense(2), rule(".*", Q4))
+    with pytest.raises(TypeError, match="made by bitjax.rule"):
+        Quantized(nn.Dense(2), [(".*", Q4)])

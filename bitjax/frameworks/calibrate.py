@@ -11,7 +11,7 @@ from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import as_model
-from bitjax.frameworks.norms import batch_statistics
+from bitjax.frameworks.norms import BatchStatistics
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
@@ -120,25 +120,41 @@ def reestimate_batch_stats(
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     net = as_model(model)
     plain = net.with_rules(net.rules)
-    around: dict[str, Any] = {}
-    if isinstance(plain, Quantized):
-        around["around"] = batch_statistics()
-    elif hasattr(plain, "normalising"):
+    linen = isinstance(plain, Quantized)
+    if hasattr(plain, "normalising"):
         plain = plain.normalising()
-    elif before:
+    elif before and not linen:
         raise TypeError("reestimate_batch_stats knows the normalisations of Linen and NNX only.")
 
     # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
     before = jax.tree.map(jnp.nan_to_num, before)
 
+    def kept(others, args, start, **around) -> dict[Any, Any]:
+        given = {**others, "batch_stats": start}
+        asked = plain.ask(given, args, kwargs, rngs=one_key(), mutable=["batch_stats"], **around)
+        return flatten_dict(run(plain, asked, others).changed.get("batch_stats", {}))
+
+    def averaged(others, args):
+        """The mean over the calls of each normalisation of Linen."""
+        old: dict[Any, Any] = flatten_dict(before)
+        adding, counting = BatchStatistics(counting=False), BatchStatistics(counting=True)
+        jax.eval_shape(lambda: kept(others, args, before, around=adding))  # for `paths`
+        ours = {path for path in old if path[:-1] in adding.paths}
+        start = {path: jnp.zeros_like(x) if path in ours else x for path, x in old.items()}
+        start = unflatten_dict(start)
+        new = kept(others, args, start, around=adding)
+        calls = kept(others, args, start, around=counting)
+
+        def mean(path):
+            often = calls[path]
+            return jnp.where(often > 0, new[path] / jnp.maximum(often, 1.0), old[path])
+
+        return {path: mean(path) if path in ours else x for path, x in new.items()}
+
     @jax.jit
     def step(others, mean, args, share):
-        asked = plain.ask(
-            {**others, "batch_stats": before}, args, kwargs,
-            rngs=one_key(), mutable=["batch_stats"], **around,
-        )  # fmt: skip
         # What no normalisation changes stays.
-        changed = flatten_dict(run(plain, asked, others).changed.get("batch_stats", {}))
+        changed = averaged(others, args) if linen else kept(others, args, before)
         new = unflatten_dict({**flatten_dict(before), **changed})
         return jax.tree.map(lambda m, new: m + (new - m) * share, mean, new)
 

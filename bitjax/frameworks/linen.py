@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
+from flax.linen import module as flax_module
 
 from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Given, Variables, run
@@ -12,13 +13,14 @@ from bitjax.frameworks.kinds import advice
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
 from bitjax.program.trace import Traced
-from bitjax.rules import Rules
+from bitjax.rules import Rules, check_types
 from bitjax.variables import QUANT, STATS
 
 _TRACED = Traced()
 _OWN = (QUANT, STATS)
 # Collections that hold data; the others (statistics, masks, tables) belong to the model.
 _OF_DATA = ("cache",)
+_CALLS = "bitjax calls"  # beside the counts of a scope's draws
 
 
 class Quantized(nn.Module):
@@ -75,6 +77,7 @@ class Quantized(nn.Module):
     def __post_init__(self):
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"bitjax.Quantized takes a Linen module, got {advice(self.model)}.")
+        check_types(self.rules)
         super().__post_init__()
 
     # The model runs unbound, as a root, on this module's variables. So it draws and names as it
@@ -120,7 +123,12 @@ class Quantized(nn.Module):
         """Inside another module: on the variables and random streams of this module's scope."""
         scope = self.scope
         assert scope is not None, "a module that is called is bound"
-        rngs: dict[str, Any] = dict(scope.rngs)
+        # The model is a root at every call, so that its own counts of draws begin again.
+        before = scope.rng_counters.get(_CALLS, 0)
+        scope.rng_counters[_CALLS] = before + 1
+        rngs: dict[str, Any] = {
+            name: LazyRng.create(rng, before) if before else rng for name, rng in scope.rngs.items()
+        }
         free = self.clone(parent=None, name=None)
         if self.is_initializing():
             out, changed = free.init_with_output(rngs, *args, **kwargs)
@@ -189,10 +197,15 @@ class Quantized(nn.Module):
 
         key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, (*key, self.sums, self.calls), params, (neutral, keys),
+            function, (*key, _intercepting(), self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
+
+
+def _intercepting():
+    """The caller's own interceptors, `nn.intercept_methods`, which the trace takes in."""
+    return tuple(getattr(flax_module, "_global_interceptor_stack", ()))
 
 
 def _streams(rngs):

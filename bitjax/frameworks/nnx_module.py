@@ -14,7 +14,7 @@ from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.nnx_function import NNXFunction, called, functional, split
 from bitjax.quantizers.base import is_learned
-from bitjax.rules import Rules, quantizer_of
+from bitjax.rules import Rules, check_types, quantizer_of
 from bitjax.variables import QUANT, STATS
 
 
@@ -138,6 +138,7 @@ def quantized(
         raise TypeError("`model` is quantized already: call bitjax.quantize(model.model, ...).")
     if not isinstance(model, nnx.Module):
         raise TypeError(f"bitjax.quantize takes an nnx.Module, got {advice(model)}.")
+    check_types(rules)
     if rules and not (batch or kwargs):
         raise TypeError(
             "bitjax.quantize needs a batch behind the rules, since ranges start from it: "

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 
 @cache
@@ -24,25 +25,54 @@ def synchronised(axis_name: str | None) -> Callable[..., Any]:
     return interceptor
 
 
-def batch_statistics() -> Callable[..., Any]:
-    """An interceptor: normalisations use their batch, and keep the mean over their calls."""
-    calls: dict[tuple[str, ...], int] = {}
+class _New:
+    """1 - momentum."""
 
-    def interceptor(next_fun, args, kwargs, context):
+    def __init__(self, ones: bool):
+        self.ones = ones
+
+    def __mul__(self, new: Any) -> Any:
+        return jnp.ones_like(new) if self.ones else new
+
+
+class _Momentum:
+    """With it a normalisation adds what its batch gives to what it keeps, or a one."""
+
+    # Flax computes momentum * old + (1 - momentum) * new. An average needs the number of calls,
+    # which Python does not know: a scan traces its body twice, and runs it once for each step.
+    def __init__(self, ones: bool):
+        self.ones = ones
+
+    def __mul__(self, old: Any) -> Any:
+        return old
+
+    def __rsub__(self, one: Any) -> Any:
+        return _New(self.ones)
+
+
+class BatchStatistics:
+    """An interceptor: normalisations use their batch, and add to what they keep.
+
+    What they keep is the sum of their calls' statistics, or the number of calls while `counting`.
+    `paths` are those of the normalisations that were traced.
+    """
+
+    def __init__(self, counting: bool):
+        self.momentum = _Momentum(counting)
+        self.paths: set[tuple[str, ...]] = set()
+
+    def __call__(self, next_fun, args, kwargs, context):
+        """Calls a method of a module."""
         module = context.module
         if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__":
             return next_fun(*args, **kwargs)
         call = inspect.signature(nn.BatchNorm.__call__).bind(module, *args, **kwargs).arguments
         call = {name: value for name, value in call.items() if name != "self"}
         call.pop("use_running_average", None)
-        before = calls.get(module.path, 0)
-        calls[module.path] = before + 1
-        # The k-th call has the weight 1/k: what is kept is the plain mean of the calls.
-        momentum = before / (before + 1)
-        with _fields(module, use_running_average=False, momentum=momentum, axis_name=None):
+        self.paths.add(tuple(module.path))
+        adding = {"use_running_average": False, "momentum": self.momentum, "axis_name": None}
+        with _fields(module, **adding):
             return next_fun(call.pop("x"), **call)
-
-    return interceptor
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from bitjax.frameworks.call import Asked, Given, Variables, run
 from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
 from bitjax.frameworks.later import later_call
 from bitjax.program.trace import Traced
-from bitjax.rules import Rules
+from bitjax.rules import Rules, check_types
 from bitjax.variables import QUANT
 
 _TRACED = Traced()
@@ -64,6 +64,7 @@ class Function:
         module = isinstance(fn, type | nn.Module) or is_nnx(fn) or is_wrapped(fn)
         if not callable(fn) or module or holds_parameters(fn):
             raise TypeError(f"bitjax.Function takes a function of parameters, got {advice(fn)}.")
+        check_types(self.rules)
 
     def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The quantizers' state, `quant` and `quant_stats`, which starts from this batch."""

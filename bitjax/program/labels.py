@@ -7,6 +7,7 @@ contracted axis and `s` for the window of a convolution.
 import math
 from typing import Any
 
+from bitjax.program.macs import dimension_numbers
 from bitjax.quantizers.base import Axes
 
 Labels = list[str]
@@ -14,7 +15,7 @@ Labels = list[str]
 # Operations that only move, repeat or cast elements.
 MOVES = frozenset(
     "reshape transpose convert_element_type squeeze broadcast_in_dim rev copy copy_p expand_dims "
-    "reduce_precision name sharding_constraint optimization_barrier stop_gradient".split()
+    "reduce_precision name sharding_constraint optimization_barrier stop_gradient pvary".split()
 )
 # Operations that take some elements or put arrays side by side. Only kernels are followed through
 # them: the queries, keys and values of one fused projection are to stay three tensors.
@@ -24,8 +25,8 @@ TAKES = frozenset("slice concatenate pad split gather dynamic_slice".split())
 def product_labels(eqn: Any) -> tuple[Labels, Labels]:
     """The labels of both operands of a product."""
     left, right = (v.aval for v in eqn.invars[:2])
-    if eqn.primitive.name == "dot_general":
-        (contract, batch) = eqn.params["dimension_numbers"]
+    if eqn.primitive.name != "conv_general_dilated":
+        contract, batch = dimension_numbers(eqn)
         both = zip((left, right), contract, batch, strict=True)
         first, second = (
             ["c" if i in c else "b" if i in b else "k" for i in range(x.ndim)] for x, c, b in both

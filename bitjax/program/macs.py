@@ -4,15 +4,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-PRODUCTS = ("dot_general", "conv_general_dilated")
+PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 
 
 def multiplies(eqn: Any) -> bool:
     """Whether an operation is a product with sums: a mask by einsum multiplies elements alone."""
     if eqn.primitive.name != "dot_general":
         return eqn.primitive.name in PRODUCTS
-    (contracted, _), _ = eqn.params["dimension_numbers"]
+    (contracted, _), _ = dimension_numbers(eqn)
     return len(contracted) > 0
+
+
+def dimension_numbers(eqn: Any) -> Any:
+    """The contracted and the batch axes of a product of two matrices."""
+    ragged = eqn.params.get("ragged_dot_dimension_numbers")
+    return eqn.params["dimension_numbers"] if ragged is None else ragged.dot_dimension_numbers
 
 
 def macs_of(eqn: Any) -> int:
@@ -21,9 +27,13 @@ def macs_of(eqn: Any) -> int:
         return 0
     left, right = (v.aval for v in eqn.invars[:2])
     size = eqn.outvars[0].aval.size
-    if eqn.primitive.name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        return size * math.prod(left.shape[axis] for axis in contracted)
+    if eqn.primitive.name != "conv_general_dilated":
+        (contracted, _), _ = dimension_numbers(eqn)
+        macs = size * math.prod(left.shape[axis] for axis in contracted)
+        ragged = eqn.params.get("ragged_dot_dimension_numbers")
+        # Groups part what is summed, as in the gradient of a kernel: every row is in one of them.
+        parts = ragged is not None and set(ragged.lhs_ragged_dimensions) <= set(contracted)
+        return macs // max(1, eqn.invars[2].aval.shape[-1]) if parts else macs
     spec = eqn.params["dimension_numbers"]
     if max(eqn.params["lhs_dilation"], default=1) > 1:  # a transposed convolution spreads its input
         return left.size // left.shape[spec.lhs_spec[1]] * right.size

@@ -170,7 +170,7 @@ class _Reader:
     def _product(self, body, op, around):
         kinds = [body.kinds[i] for i in op.ins]
         if multiplies(op.eqn):
-            self._multiply(body, op, kinds, around)
+            self._multiply(body, op, kinds[:2], around)
         elif op.name == "gather" and kinds[0].leaves and kinds[1] == DATA:
             table = body.avals[op.ins[0]]
             if jnp.issubdtype(table.dtype, jnp.floating):
@@ -187,7 +187,7 @@ class _Reader:
             self._leave(op, kinds, why, macs, around)
             return
         labels = product_labels(op.eqn)
-        kind = "dot" if op.name == "dot_general" else "conv"
+        kind = "conv" if op.name == "conv_general_dilated" else "dot"
         operands: dict[int, Operand] = {}
         k = kernel_among(kinds)
         if k is None:
@@ -238,7 +238,7 @@ class _Reader:
         if kernels:
             filters = math.prod(kernels[0].shape[axis] for axis in kernels[0].axes.channel)
         else:
-            filters = op.eqn.outvars[0].aval.shape[-1]
+            filters = (1, *op.eqn.outvars[0].aval.shape)[-1]  # a scalar's is 1
         op.product = Product(kind, layer, operands, filters, macs, times, op.outs[0], op.module)
 
     def _kernel(self, body, op, position, labels, around):
@@ -276,7 +276,7 @@ def _kind(body, op):
     kinds = [body.kinds[i] for i in op.ins]
     if any(kind.what == "data" for kind in kinds):
         return DATA
-    if multiplies(op.eqn) and kernel_among(kinds) is not None:
+    if multiplies(op.eqn) and kernel_among(kinds[:2]) is not None:
         return DATA
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))
     if not leaves:
@@ -293,7 +293,7 @@ def _unreadable(body, op, kinds):
     whats = {kind.what for kind in kinds}
     if ("data" not in whats or "neutral" in whats) and kernel_among(kinds) is None:
         return "constant"  # parameters alone, or a fixed table such as the patches of a window
-    dtypes = [body.avals[i].dtype for i in op.ins]
+    dtypes = [body.avals[i].dtype for i in op.ins[:2]]
     if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
         return "complex numbers"
     # Integers of data may meet a float kernel: they are quantized as floats.

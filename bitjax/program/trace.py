@@ -1,8 +1,10 @@
 """Traces a function once for each shape and each static argument, and reads the trace."""
 
+import dataclasses
 import math
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ _NEEDS_VALUES = (
 )
 _NOT_THE_MODEL = ("jax", "flax", "bitjax.program", "bitjax.frameworks")
 _MOST = 128  # functions, and programs, that are kept
+_LOCK = threading.Lock()
 
 
 class Call(NamedTuple):
@@ -74,7 +77,7 @@ class Traced:
             return function(params, neutral, jax.tree.unflatten(tree, given))
 
         # A new function where nothing may be kept: JAX's cache goes by identity.
-        whole = (key, tree, static)
+        whole = (key, _numbers(key), tree, static)
         whole = whole if _is_hashable(whole) else None
         jitted = _keep(self.functions, whole, lambda: jax.jit(flat))
         try:
@@ -118,13 +121,36 @@ class _Static:
 
     def __init__(self, value: Any):
         self.value = value
+        self.key = type(value), value, _numbers(value)
 
     def __hash__(self):
-        return hash((type(self.value), self.value))
+        return hash(self.key)
 
     def __eq__(self, other):
-        same = isinstance(other, _Static) and type(self.value) is type(other.value)
-        return same and self.value == other.value
+        return isinstance(other, _Static) and self.key == other.key
+
+
+def _numbers(key):
+    """The numbers in a key as text, which tells apart what is equal: 1, 1.0 and True, 0.0 and -0.0.
+
+    They may be in fields, as a model's are, also in those that an equality leaves out.
+    """
+    found, waiting, seen = [], [key], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, bool | int | float | complex | np.generic):
+            found.append((type(value), repr(value)))
+            continue
+        if id(value) in seen or isinstance(value, type):
+            continue
+        seen.add(id(value))
+        if dataclasses.is_dataclass(value):
+            waiting += [getattr(value, f.name, None) for f in dataclasses.fields(value)]
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, tuple | list):
+            waiting += value
+    return tuple(found)
 
 
 def _is_hashable(key):
@@ -154,9 +180,12 @@ def _keep(kept, key, make):
     """What was made for a key before, or now; the oldest goes where there are too many."""
     if key is None:
         return make()
-    if key not in kept:
-        kept[key] = make()
+    found = kept.get(key)
+    if found is None:
+        found = make()
+    with _LOCK:  # another thread may have dropped it meanwhile
+        kept[key] = found
+        kept.move_to_end(key)
         while len(kept) > _MOST:
             kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]
+    return found

@@ -547,3 +547,55 @@ def test_integer_inputs_are_quantized_as_numbers():
     np.testing.assert_allclose(
         out, apply(nn.Dense(2), {"params": variables["params"]}, x), rtol=0.02, atol=0.05
     )
+
+
+def test_kernels_ranges_are_the_same_on_all_devices_of_a_shard_map():
+    model = Quantized(nn.Dense(2), [rule(".*", uniform(4))], axis_name="data")
+    variables = initialise(model.clone(axis_name=None), X)
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "data")
+    everywhere, parts = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, parts), out_specs=(parts, everywhere))
+    def step(variables, x):
+        return model.apply(variables, x, train=True, mutable=["quant_stats"])
+
+    _, changed = jax.jit(step)(variables, X)  # what differs on devices is refused here
+    assert sorted(changed["quant_stats"]) == ["input", "kernel"]
+
+
+class Valued(nn.Module):
+    value: float
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x), jnp.full(2, self.value)
+
+
+def test_models_whose_fields_are_equal_numbers_of_other_types_are_not_taken_for_each_other():
+    variables = Valued(1).init(KEY, X)
+    for value in (1, 1.0, True, 0.0, -0.0):
+        found = Quantized(Valued(value)).apply(variables, X)[1]
+        expected = jnp.full(2, value)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(jnp.signbit(found * 1.0), jnp.signbit(expected * 1.0))
+
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        inner = Quantized(nn.Sequential([nn.Dense(50), nn.Dropout(0.5, deterministic=False)]))
+        return inner(x), inner(x)
+
+
+def test_every_call_inside_another_module_draws_anew():
+    variables = Dropping().init(KEY, X)
+    first, second = Dropping().apply(variables, X, rngs={"dropout": KEY})
+    assert not np.array_equal(first == 0, second == 0)
+
+
+def test_an_interceptor_of_the_callers_own_is_followed_for_as_long_as_it_is_set():
+    variables, model = nn.Dense(2).init(KEY, X), Quantized(nn.Dense(2))
+    before = model.apply(variables, X)
+    with nn.intercept_methods(lambda call, args, kwargs, context: 2.0 * call(*args, **kwargs)):
+        np.testing.assert_array_equal(model.apply(variables, X), 2.0 * before)
+    np.testing.assert_array_equal(model.apply(variables, X), before)

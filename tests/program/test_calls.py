@@ -218,11 +218,25 @@ class Norms(nn.Module):
 
 def test_batch_statistics_are_the_mean_of_both_calls():
     variables = Norms().init(jax.random.key(0), X)
-    batches = [X, 2.0 * X]
+    batches = [X, 2.0 * X, X[:2]]  # the last one is smaller: another trace
     stats = bj.reestimate_batch_stats(Norms(), variables, batches)["batch_stats"]["norm"]
     calls = [c for x in batches for c in (x, 3.0 * x + 1.0)]
     np.testing.assert_allclose(stats["mean"], np.mean([c.mean(0) for c in calls], 0), atol=1e-5)
     np.testing.assert_allclose(stats["var"], np.mean([c.var(0) for c in calls], 0), rtol=1e-4)
+
+
+class NormStep(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return 2.0 * nn.BatchNorm(use_running_average=True, name="norm")(x) + 1.0, None
+
+
+def test_batch_statistics_of_a_scan_count_its_steps_and_not_its_traces():
+    axes = {"params": 0, "batch_stats": 0}
+    deep = nn.scan(NormStep, axes, split_rngs={"params": True}, length=2)()
+    variables = deep.init(jax.random.key(0), X, None)
+    stats = bj.reestimate_batch_stats(deep, variables, [(X, None)])["batch_stats"]["norm"]
+    np.testing.assert_allclose(stats["mean"], [X.mean(0), jnp.ones(X.shape[1])], atol=1e-5)
 
 
 class Twice(nn.Module):

@@ -228,6 +228,26 @@ class Normalised(nn.Module):
         return self.kind(nn.Dense(3))(x, **more)
 
 
+def test_experts_of_a_ragged_product_are_one_kernel():
+    def experts(params, x):
+        return lax.ragged_dot(x, params["w"], jnp.array([2, 0, 3]))
+
+    params = {"w": normal(3, 4, 2)}
+    net = Function(experts, [rule("kernel", lsq(8, granularity="per_channel"))])
+    program = read(experts, params, X)
+    assert (set(program.sites), program.macs) == ({"kernel", "input"}, 5 * 4 * 2)
+    state = net.init(params, X)
+    assert state["quant"]["kernel"]["scale"].size == 6  # every expert's own filters
+    out, _ = net.apply(params, state, X)
+    np.testing.assert_allclose(out, experts(params, X), atol=0.1)
+
+
+def test_a_product_of_two_activations_may_give_a_scalar():
+    program = read(lambda params, x: jnp.vdot(x @ params["w"], x), {"w": W}, X)
+    assert set(program.sites) == {"kernel", "input", "product0/left", "product0/right"}
+    assert program.macs == 5 * 16 + 20
+
+
 @pytest.mark.parametrize("kind", [nn.WeightNorm, nn.SpectralNorm])
 def test_weight_and_spectral_normalisation_quantize_what_is_multiplied(kind):
     model = Normalised(kind)
