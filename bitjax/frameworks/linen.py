@@ -1,5 +1,6 @@
 """`Quantized(model, rules)`: any Linen model, with the tensors that the rules select quantized."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -195,12 +196,27 @@ class Quantized(nn.Module):
                 )  # fmt: skip
             return found if inner is not False else (found, {})
 
-        key = (model, method, repr(inner), tuple(suffixes.items()), axis_name, around)
+        key = (_hashable(model), method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
             function, (*key, _intercepting(), self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
+
+
+def _hashable(value):
+    """A model as part of a key: modules with lists, as `nn.Sequential` is given one, by fields."""
+    try:
+        hash(value)
+    except TypeError:
+        if isinstance(value, nn.Module):
+            fields = (getattr(value, field.name, None) for field in dataclasses.fields(value))
+            return type(value), *map(_hashable, fields)
+        if isinstance(value, tuple | list):
+            return type(value), *map(_hashable, value)
+        if isinstance(value, Mapping):
+            return type(value), *((name, _hashable(x)) for name, x in value.items())
+    return value
 
 
 def _intercepting():

@@ -78,6 +78,10 @@ def wider(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(jnp.max(jnp.abs(b)) > jnp.max(jnp.abs(a)), b, a)
 
 
-def flat_steps(site: Site, x: Any) -> jax.Array:
+def flat_steps(site: Site, x: Any, inner: int = 0) -> jax.Array:
     """The calls of all steps of a scan, as those of one call of a larger batch."""
-    return x.reshape(-1, *x.shape[2:]) if x.ndim > max(2, len(site.shape)) else x
+    # `inner` axes in front are those of scans inside this one whose steps have their own variables.
+    x = jnp.moveaxis(x, 0, inner)
+    if x.ndim - inner <= max(2, len(site.shape)):
+        return x
+    return x.reshape(*x.shape[:inner], -1, *x.shape[inner + 2 :])

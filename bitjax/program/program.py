@@ -68,10 +68,9 @@ class Program(NamedTuple):
 
 def run_with(program: Program, leaves: Sequence[Any], state: State) -> list[jax.Array]:
     """A run of a whole batch; the state then holds what it left."""
-    whole = [name for name, site in program.sites.items() if not site.steps]
-    state.begin(whole)
+    state.begin()
     out = program.run(leaves, state)
-    state.finish(whole)
+    state.finish()
     return out
 
 

@@ -82,15 +82,12 @@ def _scan(op, given, state):
         given[:constants], given[constants : constants + carries], given[constants + carries :]
     )  # fmt: skip
     each, shared = state.parted(op)
-    own = [name for name in each if state.sites[name].steps[-1].scan == id(op)]
     length, outside = op.eqn.params["length"], state.take(shared)
 
     def body(carry, x):
         (carry, before), (index, x, slices) = carry, x
         inner = state.enter(outside.joined(before).joined(slices), fold=index)
-        inner.begin(own)
         results = run_body(op.bodies[0], [*fixed, *carry, *x], inner)
-        inner.finish(own)
         left = inner.leave(op.inner)
         return (results[:carries], left.only(before)), (results[carries:], left.without(outside))
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -110,22 +111,22 @@ class State:
 
     # ---- bodies of control flow -----------------------------------------------------------------
 
-    def begin(self, names: Iterable[str]) -> None:
+    def begin(self) -> None:
         """Starts a batch for sites whose quantizer is used several times in it."""
-        for name in names:
+        for name, site in self.sites.items():
             quantizer = self._several(name)
             if quantizer is not None and name in self.quant and name in self.stats:
-                given = self.quant[name], self.stats[name]
-                self.pending[name] = nothing(quantizer, *given, self.sites[name])
+                start = _by_steps(site, partial(nothing, quantizer, site=site))
+                self.pending[name] = start(self.quant[name], self.stats[name])
 
-    def finish(self, names: Iterable[str]) -> None:
+    def finish(self) -> None:
         """Ends a batch: the statistics move once, by what all calls measured."""
-        for name in names:
-            pending = self.pending.pop(name, None)
-            if pending is not None and self.mode.moves:
-                quantizer = quantizer_of(self.rules, name)
-                assert quantizer is not None
-                self.stats[name] = updated(quantizer, self.stats[name], pending)
+        for name, pending in self.pending.items():
+            quantizer = quantizer_of(self.rules, name)
+            assert quantizer is not None
+            if self.mode.moves:
+                move = _by_steps(self.sites[name], partial(updated, quantizer))
+                self.stats[name] = move(self.stats[name], pending)
 
     def parted(self, op: Any) -> tuple[list[str], list[str]]:
         """The sites inside a scan of which every step has its own, and those that steps share."""
@@ -186,11 +187,16 @@ class State:
                 for name, leaves in tree.items()
             }
 
-        inputs = {
-            name: calls if name in each else [flat_steps(self.sites[name], x) for x in calls]
-            for name, calls in left.inputs.items()
-        }
-        self.put(Carried(own(left.quant), own(left.stats), {}, left.records, inputs))
+        inside = {id(one) for body in op.bodies for deep in body.all() for one in deep.ops}
+
+        def flat(name, calls):
+            site = self.sites[name]
+            inner = sum(step.scan in inside for step in site.steps)
+            return [flat_steps(site, x, inner) for x in calls]
+
+        inputs = {n: x if n in each else flat(n, x) for n, x in left.inputs.items()}
+        pending = {name: x for name, x in left.pending.items() if name in each}
+        self.put(Carried(own(left.quant), own(left.stats), pending, left.records, inputs))
 
     # ---- tensors and products -------------------------------------------------------------------
 
@@ -314,6 +320,13 @@ class State:
         self._draws[name] = call + 1
         own = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
         return jax.random.fold_in(own, call)
+
+
+def _by_steps(site, function):
+    """A function of one step's variables, for all steps that have their own."""
+    for _ in site.steps:
+        function = jax.vmap(function)
+    return function
 
 
 def missing(site: str, collection: str) -> str:

@@ -599,3 +599,20 @@ def test_an_interceptor_of_the_callers_own_is_followed_for_as_long_as_it_is_set(
     with nn.intercept_methods(lambda call, args, kwargs, context: 2.0 * call(*args, **kwargs)):
         np.testing.assert_array_equal(model.apply(variables, X), 2.0 * before)
     np.testing.assert_array_equal(model.apply(variables, X), before)
+
+
+def test_a_model_that_holds_lists_is_traced_once():
+    called = []
+
+    def act(x):
+        called.append(1)
+        return nn.relu(x)
+
+    model = Quantized(nn.Sequential([nn.Dense(4), act, nn.Dense(2)]))
+    variables = model.init(KEY, X)
+    model.apply(variables, X)
+    traced = len(called)
+    model.apply(variables, 2.0 * X)
+    assert len(called) == traced
+    longer = Quantized(nn.Sequential([nn.Dense(4), act, nn.Dense(2), act]))
+    assert longer.apply(variables, X).min() >= 0.0

@@ -225,6 +225,39 @@ def test_batch_statistics_are_the_mean_of_both_calls():
     np.testing.assert_allclose(stats["var"], np.mean([c.var(0) for c in calls], 0), rtol=1e-4)
 
 
+def test_layers_scanned_within_a_scan_over_time_are_as_layers_called_in_turn():
+    def scanned(params, x):
+        def step(h, _):
+            return lax.scan(lambda h, w: (2.0 * jnp.tanh(h @ w), None), h, params["w"])
+
+        return lax.scan(step, x, None, length=3)[0]
+
+    def unrolled(params, x):
+        for _ in range(3):
+            for layer in params.values():
+                x = 2.0 * jnp.tanh(x @ layer["w"])
+        return x
+
+    w = jax.random.normal(jax.random.key(1), (2, X.shape[1], X.shape[1]))
+    each = {f"layer{i}": {"w": w[i]} for i in range(2)}
+    rules = [bj.rule(".*", bj.uniform(4))]
+    found = []
+    for fn, params in ((scanned, {"w": w}), (unrolled, each)):
+        net = bj.Function(fn, rules)
+        state = jax.jit(net.init)(params, X)
+        found.append(jax.jit(partial(net.apply, train=True, update=True))(params, state, 2.0 * X))
+    (out, state), (expected, states) = found
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for i in range(2):
+        stats = jax.tree.map(lambda leaf, i=i: leaf[i], state["quant_stats"])
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-5),
+            stats,
+            states["quant_stats"][f"layer{i}"],
+        )
+        assert stats["input"]["count"] == 1.0  # the range moved once
+
+
 class NormStep(nn.Module):
     @nn.compact
     def __call__(self, x, _):
