@@ -209,7 +209,9 @@ def _hashable(value):
     try:
         hash(value)
     except TypeError:
-        if isinstance(value, nn.Module):
+        # A bound module stays without a hash: it holds variables, and its parent holds it.
+        bound = isinstance(value, nn.Module) and (value.scope or value.parent is not None)
+        if isinstance(value, nn.Module) and not bound:
             fields = (getattr(value, field.name, None) for field in dataclasses.fields(value))
             return type(value), *map(_hashable, fields)
         if isinstance(value, tuple | list):

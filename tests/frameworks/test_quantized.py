@@ -614,5 +614,6 @@ def test_a_model_that_holds_lists_is_traced_once():
     traced = len(called)
     model.apply(variables, 2.0 * X)
     assert len(called) == traced
+    jax.tree.map(np.testing.assert_array_equal, model.bind(variables)(X), model.apply(variables, X))
     longer = Quantized(nn.Sequential([nn.Dense(4), act, nn.Dense(2), act]))
     assert longer.apply(variables, X).min() >= 0.0
