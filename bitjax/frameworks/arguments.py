@@ -20,7 +20,8 @@ def said_train(
     function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool | None]:
     """As `split_train`, with None where the call does not say whether it trains."""
-    # Or whether its defaults say so. `train` is taken off where the function does not accept it.
+    # Or whether its defaults say so. Where the function does not accept `train`, the argument that
+    # it has for it takes its place, or none does.
     kwargs = dict(kwargs)
     signature = _signature(function)
     parameters = signature.parameters
@@ -28,6 +29,9 @@ def said_train(
     train = None if takes_any or "train" in parameters else kwargs.pop("train", None)
     try:
         bound = signature.bind_partial(*args, **kwargs)
+        for name, training in _NAMES.items():
+            if train is not None and name in parameters and name not in bound.arguments:
+                kwargs[name] = training if train else not training
         bound.apply_defaults()
         given = {**kwargs, **bound.arguments}
     except TypeError:

@@ -36,8 +36,8 @@ class Quantized(nn.Module):
     learned variables in the collection `quant`, observed ones in `quant_stats`, by layers' paths:
     `quant/stage1/block1/conv1/kernel/bits`. Initialise with a real batch, because learned ranges
     start from it. `train` is read from the call (`train=`, `training=` or `deterministic=`, or
-    their defaults) and removed before the call if the model does not accept it. Statistics move
-    only where `quant_stats` is mutable. Outside training, the moving averages quantize. A layer
+    their defaults); where the model does not accept `train`, the argument that it has for it is
+    set, and `train` removed. Statistics move only where `quant_stats` is mutable. Outside training, the moving averages quantize. A layer
     that is called several times has one range, which covers all of its calls.
 
     Sites that only the training call has, as an auxiliary classifier's, get their variables from

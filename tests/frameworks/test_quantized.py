@@ -504,6 +504,19 @@ def test_training_is_read_from_the_call_however_it_says_so(model, args, kwargs, 
     assert set(trained) == {train}
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_train_reaches_a_model_that_calls_it_deterministic(train):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, deterministic=True):
+            return nn.Dropout(0.5, deterministic=deterministic)(nn.Dense(8, name="dense")(x))
+
+    variables = initialise(Quantized(Net(), []), X)
+    out = Quantized(Net()).apply(variables, X, train=train, rngs={"dropout": KEY})
+    expected = Net().apply(variables, X, deterministic=not train, rngs={"dropout": KEY})
+    np.testing.assert_array_equal(out, expected)
+
+
 def test_a_sampled_bitlength_draws_from_the_stream_of_its_name():
     model = Quantized(nn.Dense(2), [rule("kernel", bitlength(2.5, mode="sample"))])
     variables = initialise(model, X)
