@@ -37,8 +37,9 @@ class Quantized(nn.Module):
     `quant/stage1/block1/conv1/kernel/bits`. Initialise with a real batch, because learned ranges
     start from it. `train` is read from the call (`train=`, `training=` or `deterministic=`, or
     their defaults); where the model does not accept `train`, the argument that it has for it is
-    set, and `train` removed. Statistics move only where `quant_stats` is mutable. Outside training, the moving averages quantize. A layer
-    that is called several times has one range, which covers all of its calls.
+    set, and `train` removed. Statistics move only where `quant_stats` is mutable. Outside training,
+    the moving averages quantize. A layer that is called several times has one range, which covers
+    all of its calls.
 
     Sites that only the training call has, as an auxiliary classifier's, get their variables from
     `bitjax.attach` beside float parameters that were made with `train=True`.
