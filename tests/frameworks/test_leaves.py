@@ -36,6 +36,7 @@ def test_attributes_lists_and_keys_are_parts_of_a_path():
         read_leaf(variables, "params/layers/1/bias")
 
 
+@pytest.mark.slow
 def test_modules_that_are_pytrees_are_solved():
     x, key = jax.random.normal(jax.random.key(0), (200, 6)), jax.random.key(1)
     codes = jax.random.choice(key, jnp.array([-1.0, 0.0, 1.0]), (4, 6))

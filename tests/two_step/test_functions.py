@@ -92,6 +92,7 @@ def mlp(params, batch, *, gain):
     return x @ w + b
 
 
+@pytest.mark.slow
 def test_a_plain_mlp_with_lists_of_parameters_dict_inputs_and_keyword_arguments_is_recovered():
     sizes = ((6, 8), (8, 8), (8, 3))
     keys = jax.random.split(KEY, 4)
@@ -111,6 +112,7 @@ def test_a_plain_mlp_with_lists_of_parameters_dict_inputs_and_keyword_arguments_
         assert set(np.unique(codes.round(4)).tolist()) <= {-1.0, 0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_an_nnx_model_is_solved_with_intercepts_in_its_normalisations_means():
     from flax import nnx
 
