@@ -238,21 +238,21 @@ def test_layers_scanned_within_a_scan_over_time_are_as_layers_called_in_turn():
                 x = 2.0 * jnp.tanh(x @ layer["w"])
         return x
 
-    w = jax.random.normal(jax.random.key(1), (2, X.shape[1], X.shape[1]))
+    # Small enough that no tanh saturates: values at the end of a range would round either way.
+    w = 0.3 * jax.random.normal(jax.random.key(1), (2, X.shape[1], X.shape[1]))
     each = {f"layer{i}": {"w": w[i]} for i in range(2)}
-    rules = [bj.rule(".*", bj.uniform(8))]
+    rules = [bj.rule(".*", bj.uniform(4))]
     found = []
     for fn, params in ((scanned, {"w": w}), (unrolled, each)):
         net = bj.Function(fn, rules)
         state = jax.jit(net.init)(params, X)
         found.append(jax.jit(partial(net.apply, train=True, update=True))(params, state, 2.0 * X))
     (out, state), (expected, states) = found
-    # Two programs round differently, so that a code may be the next one.
-    np.testing.assert_allclose(out, expected, atol=0.05)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
     for i in range(2):
         stats = jax.tree.map(lambda leaf, i=i: leaf[i], state["quant_stats"])
         jax.tree.map(
-            partial(np.testing.assert_allclose, rtol=1e-2),
+            partial(np.testing.assert_allclose, rtol=1e-5),
             stats,
             states["quant_stats"][f"layer{i}"],
         )
