@@ -295,7 +295,9 @@ def test_a_plain_functions_products_and_parameters_are_looked_at():
 
 def test_a_shared_kernel_of_a_scan_over_time_has_the_figures_of_one():
     def unrolled(params, x):
-        step = lambda h, x: (jnp.tanh(h @ params["w"] + x), None)  # noqa: E731
+        def step(h, x):
+            return jnp.tanh(h @ params["w"] + x), None
+
         return jax.lax.scan(step, jnp.zeros((8, 4)), x)[0]
 
     net = Function(unrolled, [rule(".*", lsq(bits=4))])
