@@ -157,7 +157,7 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
     plain = {"model": the["net"], "variables": the["plain"]}
     limits = {site: (1.0, 8.0) for site in bits}
     settings = dict(SolveOptions()._asdict(), starts=1)
-    layer = accelerators.LayerBits("a", 4.0, 4.0, 6, 6)
+    layer = accelerators.LayerBits(4.0, 4.0, 6, 6)
     return {
         "attach": (lambda model, variables: bj.attach(model, variables, x), learned),
         "calibrate": (bj.calibrate, {**learned, "batches": [x]}),
