@@ -6,7 +6,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from bitjax.files.reading import AGAIN, FileError, check_size, one_line, open_file, reading
+from bitjax.files.reading import AGAIN, FileError, check_size, memory, one_line, open_file, reading
 
 
 def npz_names(path: str | os.PathLike, remedy: str = AGAIN) -> tuple[str, ...]:
@@ -28,16 +28,8 @@ def read_npz(
     found = {}
     with reading(path, remedy), open_file(path, remedy) as file, ZipFile(file) as archive:
         members = {name: archive.getinfo(f"{name}.npy") for name in names}
-        check_size(path, sum(m.file_size for m in members.values()), _memory(), remedy)
+        check_size(path, sum(m.file_size for m in members.values()), memory(), remedy)
         for name, member in members.items():
             with archive.open(member) as content:
                 found[name] = np.lib.format.read_array(content, allow_pickle=False)
     return found
-
-
-def _memory() -> int | None:
-    """Bytes of memory that this machine has, where it says so: a zip file can unfold to more."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

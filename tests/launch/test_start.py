@@ -1,5 +1,8 @@
 """Float weights that others saved start a run, in whatever form; what does not fit is listed."""
 
+import os
+import random
+import shutil
 import zipfile
 
 import flax.linen as nn
@@ -231,3 +234,59 @@ def test_what_holds_no_weights_is_one_line_that_says_why(save, variables, tmp_pa
     text = str(caught.value)
     assert WRONG[save] in text and "\n" not in text
     assert text.startswith(f"config.init_from='{tmp_path}/w'")
+
+
+def test_a_number_beyond_the_models_precision_does_not_become_infinite(variables, tmp_path):
+    large = flat(variables, "/") | {"params/conv/bias": np.array([1, 1e39, 3, 4])}
+    savez(tmp_path / "w.npz", large)
+    with pytest.raises(ValueError, match=r"are not finite: params/conv/bias float32\.$"):
+        started(str(tmp_path / "w.npz"))
+
+
+@pytest.mark.parametrize("dtype", ["U3", "datetime64[s]", "V4", "complex64"])
+def test_what_are_no_numbers_are_of_another_type(dtype, variables, tmp_path):
+    savez(tmp_path / "w.npz", flat(variables, "/") | {"params/conv/bias": np.zeros(4, dtype)})
+    with pytest.raises(ValueError, match="of another type: params/conv/bias "):
+        started(str(tmp_path / "w.npz"))
+
+
+def damage(path, draw):
+    """Does something to one file of those at a path, and says what."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    file, kind = draw.choice(files), draw.choice(["flip", "cut", "pipe", "device", "text", "huge"])
+    content = bytearray(file.read_bytes())
+    if kind == "flip":
+        for _ in range(draw.randint(1, 9)):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    elif kind == "cut":
+        del content[draw.randrange(len(content)) :]
+    elif kind == "text":
+        content = b"\x1b[2J" + b"[" * 100_000
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_bytes(content)
+    if kind == "huge":
+        os.truncate(file, 1 << 42)
+
+
+@pytest.mark.parametrize("save", [standard, pytree, safetensors, slashes], ids=lambda f: f.__name__)
+def test_damaged_weights_are_one_line_or_weights(save, variables, tmp_path, capfd):
+    save(tmp_path / "whole", variables)
+    draw, refused = random.Random(0), 0
+    for number in range(15):
+        path = tmp_path / str(number)
+        (shutil.copytree if (tmp_path / "whole").is_dir() else shutil.copy)(
+            tmp_path / "whole", path
+        )
+        damage(path, draw)
+        try:
+            started(str(path))
+        except ValueError as error:
+            refused += 1
+            assert str(error).isprintable() and f": {path}" in str(error)
+    assert refused > 5
+    assert "Traceback" not in capfd.readouterr().err
