@@ -1,7 +1,9 @@
 """The command that compares, from its words to its files."""
 
 import json
+import random
 import shlex
+import subprocess
 
 import pytest
 
@@ -99,7 +101,7 @@ def test_a_command_has_the_seed_and_every_setting_that_was_overridden(tmp_path):
     changes = {"learning_rate": 0.5}
     run = record(tmp_path, "configs/digits/lsq.py", changes, seed=3, name="it's b")
     lines = command_of(run).splitlines()
-    assert lines[0] == "git checkout 0123456789ab"
+    assert lines[0] == "git checkout --detach 0123456789ab"
     assert shlex.split(lines[-1]) == [
         *"bitjax train configs/digits/lsq.py --workdir runs/digits-lsq-seed3".split(),
         *("--config.method.learning_rate=0.5", "--config.name=it's b", "--config.seed=3"),
@@ -115,11 +117,11 @@ def test_a_variant_is_compared_with_its_own_settings(tmp_path):
 
 def test_what_no_override_can_say_is_said_in_a_comment(tmp_path):
     run = record(tmp_path, "configs/digits/lsq.py", rules=[[".*", None]])
-    assert '# config.rules was [[".*", null]]' in command_of(run)
+    assert """# config.rules was '[[".*", null]]'""" in command_of(run)
 
 
 @pytest.mark.parametrize(
-    "config", ["configs/gone.py", "../outside.py", "/etc/passwd", "x; rm -rf y", "digits/../base"]
+    "config", ["configs/gone.py", "../outside.py", "../outside.py:x; rm -rf y", "x $(rm -rf y).py"]
 )
 def test_a_config_that_is_not_shipped_is_never_run(tmp_path, monkeypatch, config):
     (tmp_path / "here").mkdir()
@@ -130,12 +132,49 @@ def test_a_config_that_is_not_shipped_is_never_run(tmp_path, monkeypatch, config
     assert shlex.split(text.splitlines()[-1])[2] == config
 
 
+@pytest.mark.parametrize("config", ["/etc/passwd", "-f.py", "--out=x.py", "digits/../base", ""])
+def test_what_is_no_name_of_a_config_is_not_given_to_a_shell(tmp_path, config):
+    text = command_of(record(tmp_path, config))
+    assert "bitjax train" not in text and "is no name of a config file" in text
+
+
+CALLS = ("# ", "git checkout --detach 0123456789ab", "bitjax train ")
+NASTY = ["\n", "\r", "; touch pasted", "$(touch pasted)", "`touch pasted`", "| touch pasted #",
+         "> pasted", "'", "!!", "\x1b[2J", "\x16\x04", "\u2028", "\\", '"', "-f", "--", "\t", " ",
+         "&", "*", "~"]  # fmt: skip
+
+
+def test_nothing_of_a_run_folder_is_a_word_of_the_shell(tmp_path):
+    fine, draw, lines = record(tmp_path, "configs/digits/lsq.py"), random.Random(0), []
+
+    def nasty():
+        return "".join(draw.choices(NASTY, k=draw.randint(1, 4)))
+
+    for _ in range(200):
+        run = fine._replace(
+            name=nasty(),
+            commit=draw.choice([nasty(), "-f", "0123456789ab", "0123456789ab" + nasty()]),
+            config=draw.choice([fine.config, f"{fine.config}:{nasty()}", nasty(), nasty() + ".py"]),
+            settings={**fine.settings, nasty(): nasty(), "name": nasty(), "data": nasty()},
+        )
+        lines += command_of(run).splitlines()
+    assert all(line.isprintable() and line.startswith(CALLS) for line in lines)
+    # A shell that is typed into may not know comments: zsh does not.
+    script = ["git() { :; }; bitjax() { :; }", *(line.replace("# ", ": ", 1) for line in lines)]
+    done = subprocess.run(["sh", "-c", "\n".join(script)], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert not list(tmp_path.glob("*pasted*"))
+
+
 def test_a_variant_that_its_config_refuses_tells_nothing(tmp_path):
     run = record(tmp_path, "configs/cifar10/resnet20_uniform.py:eight")
     assert "not known" in command_of(run)
 
 
 def test_a_commit_with_changes_is_said_to_have_them(tmp_path):
-    run = record(tmp_path, "configs/gone.py", commit="abc+changes")
+    run = record(tmp_path, "configs/gone.py", commit="abcdef0+changes")
     lines = command_of(run).splitlines()
-    assert lines[:2] == ["git checkout abc", "# its working tree had changes that no commit has"]
+    assert lines[:2] == [
+        "git checkout --detach abcdef0",
+        "# its working tree had changes that no commit has",
+    ]

@@ -277,7 +277,7 @@ def damage(path, draw):
 def test_damaged_weights_are_one_line_or_weights(save, variables, tmp_path, capfd):
     save(tmp_path / "whole", variables)
     draw, refused = random.Random(0), 0
-    for number in range(15):
+    for number in range(10):
         path = tmp_path / str(number)
         (shutil.copytree if (tmp_path / "whole").is_dir() else shutil.copy)(
             tmp_path / "whole", path
@@ -288,5 +288,5 @@ def test_damaged_weights_are_one_line_or_weights(save, variables, tmp_path, capf
         except ValueError as error:
             refused += 1
             assert str(error).isprintable() and f": {path}" in str(error)
-    assert refused > 5
+    assert refused > 3
     assert "Traceback" not in capfd.readouterr().err
