@@ -63,14 +63,17 @@ def _records(folder: Path, classes: list[str], split: str) -> Records:
         found = sorted(f for f in inside if f.suffix.lower() in SUFFIXES)
         files += found
         labels += [label] * len(found)
-    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    facts = [(f.relative_to(folder).as_posix(), f.stat()) for f in files]
+    sizes = [(name, stat.st_size) for name, stat in facts]
     return Records(
         split,
         lambda number: (files[number].read_bytes(), labels[number]),
         lambda number: str(files[number]),
         np.arange(len(files)),
         np.asarray(labels, np.int32),
-        digest_of(str(folder.absolute()), facts),
+        # The classes are in both: with one more, a split that has no image of it has other labels.
+        digest_of(str(folder.absolute()), classes, sizes, [stat.st_mtime_ns for _, stat in facts]),
+        digest_of(classes, sizes),
     )
 
 

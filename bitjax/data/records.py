@@ -25,6 +25,7 @@ class Records:
     indices: np.ndarray  # [N] int64, the records that are meant, in order
     labels: np.ndarray | None  # [N] int32, if they are known without reading
     digest: str  # changes when the split's files do; '' where nobody can tell
+    files: str = ""  # the same for the same files elsewhere; '' where nobody can tell
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -103,6 +104,11 @@ def exact(image, shape: Shape) -> np.ndarray:
     if found != shape[:2]:
         raise ValueError(f"an image of {found[0]}x{found[1]}, expected {shape[0]}x{shape[1]}")
     return pixels(image, shape[2])
+
+
+def origin_of(*splits: Records) -> str:
+    """What identifies the files of some splits, wherever they lie."""
+    return digest_of([each.files for each in splits]) if all(e.files for e in splits) else ""
 
 
 def digest_of(*facts: object) -> str:
