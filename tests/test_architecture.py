@@ -14,7 +14,7 @@ LAYERS = [
     ("configs",),
     ("quantizers",),
     ("solvers",),
-    ("variables", "rules", "extras"),
+    ("variables", "rules", "extras", "files"),
     ("costs",),
     ("program",),
     ("frameworks",),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitjax.extras import extra
-from bitjax.runs.disk import unwritten, write_text
+from bitjax.files.writing import unwritten, write_text
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
