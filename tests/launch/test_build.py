@@ -87,7 +87,7 @@ WRONG = {
     ),
     "negative steps": (
         {"method": {"name": "lsq", "steps": -4}},
-        "config.method.steps must be 0 or more, got -4",
+        r"config.method \(lsq\): `steps` must be an integer of 0 or more, got -4",
     ),
     "unknown model": (
         {"model": {"name": "resnet21"}},
@@ -206,7 +206,7 @@ WRONG = {
     ),
     "unknown metric": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "size", "limit": 4.0},)},
-        r"config.budgets\[0\] must be .*`metric` of a budget must be one of .*got 'size'",
+        r"config.budgets\[0\] must be .*`metric` must be one of .*got 'size'",
     ),
     "budget without a limit": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "bits"},)},
