@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from absl import logging
 
 import bitjax
+from bitjax.cli.front import front_door
 
 COMMANDS = {
     "train": "train one config and print its result",
@@ -32,7 +33,11 @@ commands (each has --help):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand with the words behind its name."""
-    name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    with front_door():
+        _run(*((sys.argv[1:] if argv is None else argv) or ["--help"]))
+
+
+def _run(name: str, *words: str) -> None:
     if name in ("-h", "--help", "help"):
         print(HELP.format("\n".join(f"  {name:10}{about}" for name, about in COMMANDS.items())))
         return
@@ -42,13 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         asked = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(COMMANDS)}."
-        sys.exit(f"error: there is no command {name!r}; {asked} See bitjax --help.")
+        raise ValueError(f"there is no command {name!r}; {asked} See bitjax --help.")
     # As `python -m` does: a user's models and configs may be in the folder that they are in.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     logging.set_verbosity(logging.WARNING)
-    try:
-        importlib.import_module(f"bitjax.cli.{name}").main(words)
-    except KeyboardInterrupt:  # a run that has begun stops by itself, saved
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    importlib.import_module(f"bitjax.cli.{name}").main(words)

@@ -8,7 +8,6 @@ cifar-10-binary.tar.gz, cifar-100-binary.tar.gz, train-images-idx3-ubyte.gz (and
 ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import logging
@@ -32,9 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bitjax.data.prepare import prepare
 
     name = args.name.removeprefix("tfds:")
-    try:
-        folder = prepare(name, args.root, args.source, verify=args.verify)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    folder = prepare(name, args.root, args.source, verify=args.verify)
     print(f"prepared in {folder}; use it with --config.data.name={args.name}", end="")
     print(f" --config.data.root={args.root}" if args.root else "")
