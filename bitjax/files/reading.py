@@ -42,6 +42,16 @@ def one_line(text: object, most: int = 300) -> str:
     return found if len(found) <= most else f"{found[: most - 3]}..."
 
 
+def reason_of(error: BaseException) -> str:
+    """The kind and the text of an error of whatever library, in one line."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+    if "pickle" in reason:  # NumPy's advice is to load it all the same
+        reason = "it holds Python objects, which are never loaded"
+    if type(error) is ValueError and reason:  # its kind says nothing
+        return reason
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+
+
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, remedy: str = AGAIN) -> Iterator[None]:
     """Makes whatever goes wrong while a file is read a FileError, which is one line."""
@@ -60,11 +70,7 @@ def reading(path: str | os.PathLike, remedy: str = AGAIN) -> Iterator[None]:
     except RecursionError:
         raise FileError(path, "is damaged (it is nested too deeply)", remedy) from None
     except Exception as error:  # of any kind: readers of damaged files raise what they like
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        if "pickle" in str(error):  # NumPy's advice is to load it all the same
-            reason = "it holds Python objects, which are never loaded"
-        what = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        raise FileError(path, f"cannot be read ({what})", remedy) from error
+        raise FileError(path, f"cannot be read ({reason_of(error)})", remedy) from error
 
 
 def open_file(
@@ -72,7 +78,7 @@ def open_file(
 ) -> IO[bytes]:
     """Opens a regular file to read it; what is none, or has more than `most` bytes, is refused."""
     with reading(path, remedy):
-        _check_regular(path, os.stat(path), remedy)  # first, since to open a device may move it
+        find_file(path, remedy)  # first, since to open a device may move it
         handle = open_now(path, os.O_RDONLY)
         try:
             found = os.fstat(handle)
@@ -84,10 +90,19 @@ def open_file(
             raise
 
 
+def find_file(path: str | os.PathLike, remedy: str = AGAIN) -> os.stat_result:
+    """The size and the times of a regular file, which is not opened."""
+    with reading(path, remedy):
+        found = os.stat(path)
+        _check_regular(path, found, remedy)
+        return found
+
+
 def read_bytes(path: str | os.PathLike, remedy: str = AGAIN, *, most: int = _MOST_BYTES) -> bytes:
     """The content of a regular file of at most `most` bytes."""
     with reading(path, remedy), open_file(path, remedy, most=most) as file:
-        content = file.read(most + 1)  # it may grow
+        size = os.fstat(file.fileno()).st_size  # `read` takes the memory that it is asked for
+        content = file.read(min(size, most) + 1)  # it may grow
         check_size(path, len(content), most, remedy)
         return content
 

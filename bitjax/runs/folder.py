@@ -60,17 +60,7 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
       >>> (folder / "config.json").exists()
       True
     """
-    folder = Path(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
-            "another, or change its permissions."
-        ) from error
+    folder = make_folder(workdir)
     differ = differences_there(folder, config)
     if differ:
         raise ValueError(
@@ -86,6 +76,22 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
     return folder
 
 
+def make_folder(workdir: str | os.PathLike) -> Path:
+    """Makes a folder, or checks that it is there and can be written; else a ValueError."""
+    folder = Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except (OSError, ValueError) as error:  # the second: a name that no file can have
+        raise ValueError(
+            f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
+            "another, or change its permissions."
+        ) from error
+    return folder
+
+
 def read_config(folder: Path) -> Mapping[str, Any]:
     """What a run was made with, as its folder has it; a ValueError if the file is damaged."""
     try:
@@ -98,7 +104,7 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
     """How the run that has begun in a folder differs from a config; None if none has."""
     path = folder / "config.json"
     # A config alone is of a run that something stopped before its first step.
-    begun = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
+    begun = any(os.path.exists(folder / name) for name in ("checkpoints", "metrics.jsonl"))
     if not begun or not path.exists():
         return None
     there, now = flatten(read_config(folder)), flatten(json.loads(json.dumps(config)))
