@@ -1,17 +1,22 @@
 """The command that compares, from its words to its files."""
 
+import contextlib
 import json
 import random
+import re
 import shlex
 import subprocess
 
 import pytest
 
-from bitjax.cli import compare
+from bitjax.cli import compare, inspect
+from bitjax.cli.show import print_result
 from bitjax.launch.command import command_of
 from bitjax.launch.config_files import load_config
 from bitjax.launch.schema import plain
+from bitjax.runs.folder import config_hash
 from bitjax.runs.records import read_runs
+from tests.damage import damage, swapped
 from tests.run_folders import write_run
 
 
@@ -56,6 +61,56 @@ def test_unfit_folders_are_listed_and_the_rest_is_compared(tmp_path, runs, capsy
     assert f"not compared: {runs[1]} is not finished" in printed
     assert f"not compared: {tmp_path / 'missing'} does not exist" in printed
     assert "lsq" in printed and "89.50 ± 0.71" in printed
+
+
+def test_of_fifty_folders_the_damaged_are_a_line_each_and_the_others_are_compared(tmp_path, capsys):
+    draw, root = random.Random(0), tmp_path / "runs"
+    folders = [write_run(root / f"{n:02}", seed=n, rows=2) for n in range(50)]
+    for folder in folders[::2]:
+        name = draw.choice(
+            ["result.json", "result.json", "config.json", "bits.csv", "metrics.jsonl"]
+        )
+        if name.endswith(".json") and draw.random() < 0.7:
+            value = json.loads((folder / name).read_text())
+            (folder / name).write_text(swapped(value, draw))
+            if name == "config.json" and draw.random() < 0.7:
+                hash_again(folder)
+        else:
+            damage(folder / name, draw)
+    files = [tmp_path / f"report.{kind}" for kind in ("html", "csv", "md", "json")]
+    flags = zip(("out", "csv", "markdown", "json"), files, strict=True)
+    call(root, "--group", *(f"--{flag}={file}" for flag, file in flags))
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    told = re.findall(rf"^not compared: {root}/(\d\d) .+$", printed, re.MULTILINE)
+    assert told == sorted({*told}) and 10 < len(told) < 25 and all(int(n) % 2 == 0 for n in told)
+    compared = json.loads(files[3].read_text())["runs"]
+    assert len(compared) == 50 - len(told)
+    assert {str(folder) for folder in folders[1::2]} <= {run["folder"] for run in compared}
+    for file in files:
+        assert all(line.isprintable() for line in file.read_text().split("\n"))
+    for number in told[::3]:
+        with pytest.raises(
+            ValueError, match="^.*is damaged.*|^.*is .*not finished.*|^.*is of"
+        ) as found:
+            inspect.main([str(root / number), "--no-model"])
+        assert str(found.value).isprintable()
+
+
+def test_a_runs_name_is_no_markup(tmp_path, capsys):
+    run = write_run(tmp_path / "run", name="[/x] [red]", method="[/y]", data="[/z]")
+    print_result(json.loads((run / "result.json").read_text()), None)
+    call(run)
+    inspect.main([str(run), "--no-model"])
+    assert capsys.readouterr().out.count("[/x] [red]") == 3
+
+
+def hash_again(folder):
+    """Has result.json vouch for a config.json that was changed."""
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        result = json.loads((folder / "result.json").read_text())
+        result["config_hash"] = config_hash(json.loads((folder / "config.json").read_text()))
+        (folder / "result.json").write_text(json.dumps(result))
 
 
 def test_an_empty_selection_says_what_was_looked_for(tmp_path, runs):

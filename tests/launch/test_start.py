@@ -1,6 +1,5 @@
 """Float weights that others saved start a run, in whatever form; what does not fit is listed."""
 
-import os
 import random
 import shutil
 import zipfile
@@ -19,6 +18,7 @@ from safetensors.flax import save_file
 
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.checkpoint import Checkpoints
+from tests.damage import damage
 
 
 class Net(nn.Module):
@@ -212,7 +212,7 @@ WRONG = {
     damaged: "/w cannot be read (",
     several: "/w holds several trees; name one: ",
     not_finite: "has values that are not finite: batch_stats/norm/mean float32.",
-    pickled: "cannot be read (ValueError: it holds Python objects, which are never loaded)",
+    pickled: "cannot be read (it holds Python objects, which are never loaded)",
     averaged: "it has `params` in ema and in live; keep one.",
     twice: "two of its names differ in nothing but their separators; keep one.",
     torch: "is a zip file, but 'archive/data.pkl' in it is no NumPy array",
@@ -250,29 +250,6 @@ def test_what_are_no_numbers_are_of_another_type(dtype, variables, tmp_path):
         started(str(tmp_path / "w.npz"))
 
 
-def damage(path, draw):
-    """Does something to one file of those at a path, and says what."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    file, kind = draw.choice(files), draw.choice(["flip", "cut", "pipe", "device", "text", "huge"])
-    content = bytearray(file.read_bytes())
-    if kind == "flip":
-        for _ in range(draw.randint(1, 9)):
-            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    elif kind == "cut":
-        del content[draw.randrange(len(content)) :]
-    elif kind == "text":
-        content = b"\x1b[2J" + b"[" * 100_000
-    file.unlink()
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "device":
-        file.symlink_to("/dev/zero")
-    else:
-        file.write_bytes(content)
-    if kind == "huge":
-        os.truncate(file, 1 << 42)
-
-
 @pytest.mark.parametrize("save", [standard, pytree, safetensors, slashes], ids=lambda f: f.__name__)
 def test_damaged_weights_are_one_line_or_weights(save, variables, tmp_path, capfd):
     save(tmp_path / "whole", variables)
@@ -282,7 +259,8 @@ def test_damaged_weights_are_one_line_or_weights(save, variables, tmp_path, capf
         (shutil.copytree if (tmp_path / "whole").is_dir() else shutil.copy)(
             tmp_path / "whole", path
         )
-        damage(path, draw)
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        damage(draw.choice(sorted(files)), draw)
         try:
             started(str(path))
         except ValueError as error:
