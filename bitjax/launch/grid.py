@@ -19,7 +19,7 @@ from bitjax.launch.config_files import (
     load_config,
     override_key,
 )
-from bitjax.runs.folder import config_hash, differences_there
+from bitjax.runs.folder import check_holds_runs, config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
 
@@ -58,6 +58,7 @@ def plan(
     sweep: str = "",
 ) -> list[SweepRun]:
     """The runs of a sweep: the product of the `grid` axes with what `sweep_NAME()` lists."""
+    check_holds_runs(workdir)
     base = load_config(path, fixed)
     if not grid and not sweep:
         raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")

@@ -202,7 +202,7 @@ def test_a_runs_own_folder_is_no_place_for_a_tables_runs(small):
     arguments, folders = small
     folders["runs"].mkdir()
     (folders["runs"] / "config.json").write_text("{}")
-    assert "is a run's own folder: choose another --workdir" in str(run(arguments))
+    assert "is a run's own. Choose another for the runs' folders" in str(run(arguments))
 
 
 def test_a_folder_that_holds_another_run_stops_the_table_before_it_starts(small):
