@@ -26,10 +26,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__, "bitjax compare")
     add = parser.add_argument
     add("runs", nargs="+", help="run folders, or folders that hold some")
-    add("--out", default="", help="page to write: one file, works offline")
-    add("--csv", default="", help="file to write with a line a run")
-    add("--markdown", default="", help="file to write with the tables")
-    add("--json", default="", help="file to write with everything as data")
+    parser.add_file("out", "page to write: one file, works offline")
+    parser.add_file("csv", "file to write with a line a run")
+    parser.add_file("markdown", "file to write with the tables")
+    parser.add_file("json", "file to write with everything as data")
     add("--group", action="store_true", help="allow several models, data or evaluation sets")
     add(
         "--cost",
@@ -65,41 +65,38 @@ def _expression(text: str) -> re.Pattern[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the folders named on the command line, prints their tables and writes the files."""
     args = parse(argv)
-    try:
-        wanted = _expression(args.only)
-        if not 0 < args.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
-        found, skipped = read_runs(args.runs)
-        runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
-        for left in skipped:
-            print(f"not compared: {left.folder} {left.reason}")
-        if not runs:
-            only = f" and a name with {args.only!r}" if args.only else ""
-            raise ValueError(
-                f"nothing to compare: looked for folders with a result.json of status 'finished'"
-                f"{only} in {' '.join(args.runs[:3])}{' ...' if len(args.runs) > 3 else ''}; "
-                f"{len(found)} are finished, {len(skipped)} are not fit."
-            )
-        comparison = compare(
-            runs,
-            skipped=skipped,
-            group=args.group,
-            cost=args.cost,
-            baseline=args.baseline,
-            confidence=args.confidence,
+    wanted = _expression(args.only)
+    if not 0 < args.confidence < 1:
+        raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
+    found, skipped = read_runs(args.runs)
+    runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
+    for left in skipped:
+        print(f"not compared: {left.folder} {left.reason}")
+    if not runs:
+        only = f" and a name with {args.only!r}" if args.only else ""
+        raise ValueError(
+            f"nothing to compare: looked for folders with a result.json of status 'finished'"
+            f"{only} in {' '.join(args.runs[:3])}{' ...' if len(args.runs) > 3 else ''}; "
+            f"{len(found)} are finished, {len(skipped)} are not fit."
         )
-        print_comparison(comparison)
-        if args.out:
-            commands = {run.folder: command_of(run) for run in runs}
-            Path(args.out).write_text(page(comparison, commands, title=args.title), "utf-8")
-        if args.csv:
-            Path(args.csv).write_text(csv_text(comparison), "utf-8")
-        if args.markdown:
-            Path(args.markdown).write_text(markdown(comparison), "utf-8")
-        if args.json:
-            write_json(args.json, json_value(comparison))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    comparison = compare(
+        runs,
+        skipped=skipped,
+        group=args.group,
+        cost=args.cost,
+        baseline=args.baseline,
+        confidence=args.confidence,
+    )
+    print_comparison(comparison)
+    if args.out:
+        commands = {run.folder: command_of(run) for run in runs}
+        Path(args.out).write_text(page(comparison, commands, title=args.title), "utf-8")
+    if args.csv:
+        Path(args.csv).write_text(csv_text(comparison), "utf-8")
+    if args.markdown:
+        Path(args.markdown).write_text(markdown(comparison), "utf-8")
+    if args.json:
+        write_json(args.json, json_value(comparison))
     for name in (args.out, args.csv, args.markdown, args.json):
         if name:
             print(name)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bitjax.data.cache import cached
 from bitjax.data.images import open_image, pixels
+from bitjax.files.reading import FileError, reason_of
 
 Shape = tuple[int, int, int]
 
@@ -58,10 +59,11 @@ def example(
     try:
         content, label = records.read(number)
         image = convert(open_image(content), *arguments)
+    except FileError:  # It says which file.
+        raise
     except Exception as error:  # Of any kind: decoders of damaged files raise what they like.
         raise ValueError(
-            f"{records.where(number)} is damaged ({type(error).__name__}: {error}); "
-            "prepare or copy it again."
+            f"{records.where(number)} is damaged ({reason_of(error)}); prepare or copy it again."
         ) from error
     if not 0 <= label < num_classes:
         raise ValueError(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bitjax.costs.site import Costs
-from bitjax.runs.disk import write_text
+from bitjax.files.writing import write_text
 from bitjax.runs.files import Unfit, read_object
-from bitjax.runs.lock import InUseError, lock
+from bitjax.runs.lock import InUseError, Lock, lock
 from bitjax.runs.manifest import owners
 from bitjax.runs.rows import write_json
 
@@ -71,16 +71,8 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
       True
     """
     folder = Path(workdir)
-    try:
-        _check_alone(folder)
-        held = lock(folder)
-    except InUseError:
-        raise
-    except OSError as error:
-        raise ValueError(
-            f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
-            "another, or change its permissions."
-        ) from error
+    _check_alone(folder)
+    held = take_folder(folder)
     try:
         _check_same_run(folder, config, resume)
         write_json(folder / "config.json", config)
@@ -88,6 +80,19 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
         held.close()
         raise
     return folder
+
+
+def take_folder(folder: Path) -> Lock:
+    """Makes a folder that only this process writes to, until it closes the lock or ends."""
+    try:
+        return lock(folder)
+    except InUseError:
+        raise
+    except (OSError, ValueError) as error:  # the second: a name that no file can have
+        raise ValueError(
+            f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
+            "another, or change its permissions."
+        ) from error
 
 
 def _check_same_run(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
@@ -106,7 +111,7 @@ def _check_same_run(folder: Path, config: Mapping[str, Any], resume: bool) -> No
 
 def _check_alone(folder: Path) -> None:
     """Refuses a folder of runs' folders: reports on it would show its own run alone."""
-    if _has_begun(folder):
+    if _has_begun(folder) or not os.path.isdir(folder):
         return
     inside = sorted(path.parent.name for name in _FILES for path in folder.glob(f"*/{name}"))
     if inside:
@@ -118,7 +123,7 @@ def _check_alone(folder: Path) -> None:
 
 def check_holds_runs(folder: Path) -> None:
     """Refuses a run's own folder where the folders of several runs are to be made."""
-    if any((folder / name).exists() for name in _FILES):
+    if any(os.path.exists(folder / name) for name in _FILES):
         raise ValueError(
             f"the folder {str(folder)!r} is a run's own. Choose another for the runs' folders."
         )
@@ -152,7 +157,7 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
 
 def _has_begun(folder: Path) -> bool:
     # A config alone is of a run that something stopped before its first step.
-    return any((folder / name).exists() for name in _SIGNS)
+    return any(os.path.exists(folder / name) for name in _SIGNS)
 
 
 def _hashes_there(folder: Path) -> set[str]:

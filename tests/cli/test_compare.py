@@ -8,7 +8,7 @@ import pytest
 from bitjax.cli import compare
 from bitjax.launch.command import command_of
 from bitjax.launch.config_files import load_config
-from bitjax.launch.registry import plain
+from bitjax.launch.schema import plain
 from bitjax.runs.records import read_runs
 from tests.run_folders import write_run
 
@@ -19,11 +19,10 @@ def call(*words):
 
 
 def error_of(*words):
-    with pytest.raises(SystemExit) as found:
+    with pytest.raises(ValueError) as found:
         call(*words)
-    text = str(found.value)
-    assert text.startswith("error: ") and "\n" not in text
-    return text
+    assert "\n" not in str(found.value)
+    return str(found.value)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_wrong_words_end_in_one_line(runs):
     assert "--confidence must be in (0, 1), got 2.0" in error_of(*runs, "--confidence=2")
     assert "unknown arguments ['--nothing']" in error_of(*runs, "--nothing")
     assert "--only must be a regular expression, got '(': " in error_of(*runs, "--only=(")
-    assert "No such file or directory" in error_of(*runs, "--csv=/no/such/folder/file")
+    assert "--csv: must be a file in a folder that is" in error_of(*runs, "--csv=/no/such/file")
 
 
 def test_groups_must_be_asked_for(tmp_path, runs, capsys):

@@ -16,16 +16,15 @@ import pytest
 import bitjax.runs.lock as module
 from bitjax.runs.lock import LOCK, InUseError, LostError, lock
 
-# A process without JAX that locks a folder, tells its number and its child's, and stays.
+# A process without JAX that locks a folder, says its number or its child's, and stays.
 PROGRAM = """
 import importlib.util, os, sys, time
 spec = importlib.util.spec_from_file_location("lock", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 held = module.lock(sys.argv[2])
-child = os.fork() if sys.argv[3] == "fork" else 0
-if child or sys.argv[3] != "fork":
-    print(child, flush=True)
+if sys.argv[3] == "hold" or os.fork() == 0:
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 
