@@ -97,14 +97,14 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_int
     [
         (
             {"model": {"name": "own.nots:Net"}},
-            "config.model.name='own.nots:Net': own.nots does not import (ModuleNotFoundError: No "
-            "module named 'own.nots'); install it, or work in the folder that has it.",
+            "config.model.name='own.nots:Net': own.nots does not import: ModuleNotFoundError: No "
+            "module named 'own.nots'; install it, or work in the folder that has it.",
         ),
         (
             {"model": {"name": "own.broken:Net"}},
-            "own.broken does not import (ModuleNotFoundError: No module named 'no_such_package')",
+            "own.broken does not import: ModuleNotFoundError: No module named 'no_such_package' (/",
         ),
-        ({"model": {"name": "own.unclosed:Net"}}, "own.unclosed does not import (SyntaxError: '('"),
+        ({"model": {"name": "own.unclosed:Net"}}, "own.unclosed does not import: SyntaxError: '('"),
         ({"model": {"name": ":Net"}}, "a module without a name does not import"),
         (
             {"method": {"name": "own.nets:Still"}},
@@ -126,7 +126,7 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_int
             "config.rules[0] (own.nets:Net): it must give a Quantizer, got Net.",
         ),
         ({"method": {"name": "own.nets:number"}}, "it must give a Method, got int."),
-        ({"model": {"name": "own.nets:fails"}}, "config.model (own.nets:fails): no luck"),
+        ({"model": {"name": "own.nets:fails"}}, "nets.py, line 35, in fails)"),
         (
             {"model": {"name": "own.nets:Net", "width": 3}},
             "config.model.width is no setting of 'own.nets:Net' (value 3); it has features, "
