@@ -160,6 +160,14 @@ def open_now(path: str | os.PathLike, flags: int) -> int:
     return os.open(path, flags, 0o666)
 
 
+def check_folder(folder: str | os.PathLike, remedy: str = AGAIN) -> None:
+    """Refuses a folder that holds more than files and folders: other readers wait for a pipe."""
+    for place, _, names in os.walk(folder):
+        for path in (os.path.join(place, name) for name in names):
+            with reading(path, remedy):
+                _check_regular(path, os.stat(path), remedy)
+
+
 def _check_regular(path: str | os.PathLike, found: os.stat_result, remedy: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from bitjax.launch.config_files import (
     load_config,
     override_key,
 )
+from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.folder import config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
@@ -177,10 +177,9 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; an empty one if the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return dict(read_object(path))
+    except Unfit:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _product(grid: Sequence[str], base: ConfigDict) -> Iterable[tuple[list[str], tuple[str, ...]]]:
