@@ -130,7 +130,8 @@ def _find(name: str, root: Path) -> Path:
 
 def _versions(folder: Path) -> list[str]:
     """The prepared versions in a folder, oldest first."""
-    found = (f.parent.name for f in folder.glob("*/dataset_info.json"))
+    # A link to nowhere counts: the set is there, and damaged.
+    found = (f.name for f in folder.glob("*") if os.path.lexists(f / "dataset_info.json"))
     return sorted(filter(_VERSION.match, found), key=lambda v: [int(n) for n in v.split(".")])
 
 
