@@ -102,18 +102,23 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
     """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
+    _check_data_name(config["data"])
     _build_settings(config)
     return method
 
 
-def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
-    """The data set, normalised as the config says."""
-    spec = config["data"]
+def _check_data_name(spec: Mapping[str, Any]) -> None:
     if not data.is_known(spec["name"]):
         raise ValueError(
             f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
             f"or 'npz:PATH', got {shown(spec['name'])}."
         )
+
+
+def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
+    """The data set, normalised as the config says."""
+    spec = config["data"]
+    _check_data_name(spec)
     keys = {name: f"config.data.{name}" for name in spec}
     with keys_named(keys), program(f"config.data ({spec['name']})", kinds=(ValueError,)):
         dataset = data.load(
