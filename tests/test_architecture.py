@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 # are siblings, of which none imports another. A name is a folder of bitjax/ or a file in it.
 LAYERS = [
     ("configs",),
+    ("checks",),
     ("quantizers",),
     ("solvers",),
     ("variables", "rules", "extras"),

@@ -12,7 +12,7 @@ import bitjax as bj
 from bitjax import data, methods
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.programs import keys_named, program, shown
-from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make
+from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, keys_of, make
 from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, open_run
@@ -80,8 +80,10 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
     method = make(METHODS, "method", config["method"], **extra)
     for stage in method.stages:
         if stage.steps < 0:
-            steps = config["method"].get("steps")
-            raise ValueError(f"config.method.steps must be 0 or more, got {steps}.")
+            raise ValueError(
+                f"config.method ({name}): steps of {stage.name!r} must be 0 or more, got "
+                f"{stage.steps}."
+            )
     return method
 
 
@@ -175,7 +177,7 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
     def assemble(place: Placement | None) -> Work:
         sample = np.zeros((2, *dataset.image_shape), np.float32)
         variables = load_start(start, model, sample)
-        with keys_named(_SETTINGS):
+        with keys_named(_SETTINGS | keys_of(find(METHODS, "method", spec["method"]), "method")):
             work = make_work(method, model, dataset, variables, settings, facts=facts, place=place)
         if rules:  # a rule that does nothing must not cost a download or an epoch to be found
             jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
