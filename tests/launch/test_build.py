@@ -132,7 +132,7 @@ WRONG = {
     ),
     "empty batches": (
         {"data__batch_size": 0},
-        "config.data.batch_size must be an integer of 1 or more",
+        "config.data.batch_size must be an integer in .*got 0",
     ),
     "never logging": ({"log_every": 0}, "config.log_every must be an integer of 1 or more, got 0"),
     "missing files": (
