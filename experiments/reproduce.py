@@ -17,6 +17,7 @@ import jax
 from bitjax.cli.arguments import Parser
 from bitjax.cli.compare import print_comparison
 from bitjax.cli.front import front_door
+from bitjax.files.writing import write_text
 from bitjax.launch.command import command_of
 from bitjax.launch.devices import Slot, find_devices, make_slots
 from bitjax.launch.executors import process
@@ -24,7 +25,6 @@ from bitjax.launch.local_queue import run_queue
 from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
-from bitjax.runs.disk import write_text
 from bitjax.runs.records import read_runs
 from experiments import tabulate
 from experiments.results_tables import (

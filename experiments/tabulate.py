@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bitjax.cli.arguments import Parser
 from bitjax.cli.front import front_door
+from bitjax.files.writing import write_text
 from bitjax.report.figures import BY_KEY, figures_of
 from bitjax.report.statistics import summarize
 from bitjax.report.tables import number
-from bitjax.runs.disk import write_text
 from bitjax.runs.records import RunRecord, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent

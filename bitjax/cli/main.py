@@ -1,4 +1,7 @@
-"""The command `bitjax`: one subcommand a file of this folder, imported when it is asked for."""
+"""The command `bitjax`: one subcommand a file of this folder, imported when it is asked for.
+
+This file imports next to nothing: Ctrl-C is minded before JAX loads, which takes a second.
+"""
 
 import difflib
 import importlib
@@ -6,10 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
-import bitjax
+from bitjax import __version__
 from bitjax.cli.front import front_door
+from bitjax.cli.process import ends_at_sigint, outlives_its_readers
 
 COMMANDS = {
     "train": "train one config and print its result",
@@ -18,6 +20,7 @@ COMMANDS = {
     "inspect": "look into one run, site by site",
     "prepare": "prepare a data set of TensorFlow Datasets, once",
 }
+WORKS = ("train", "sweep")  # in a folder, which has more than what is printed
 HELP = """\
 usage: bitjax COMMAND ...
 
@@ -33,16 +36,18 @@ commands (each has --help):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand with the words behind its name."""
-    with front_door():
-        _run(*((sys.argv[1:] if argv is None else argv) or ["--help"]))
+    with ends_at_sigint():
+        name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+        with outlives_its_readers(works=name in WORKS), front_door():
+            _run(name, words)
 
 
-def _run(name: str, *words: str) -> None:
+def _run(name: str, words: list[str]) -> None:
     if name in ("-h", "--help", "help"):
         print(HELP.format("\n".join(f"  {name:10}{about}" for name, about in COMMANDS.items())))
         return
     if name == "--version":
-        print(f"bitjax {bitjax.__version__}")
+        print(f"bitjax {__version__}")
         return
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
@@ -51,5 +56,7 @@ def _run(name: str, *words: str) -> None:
     # As `python -m` does: a user's models and configs may be in the folder that they are in.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+    from absl import logging
+
     logging.set_verbosity(logging.WARNING)
     importlib.import_module(f"bitjax.cli.{name}").main(words)

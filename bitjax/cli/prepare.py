@@ -8,6 +8,7 @@ cifar-10-binary.tar.gz, cifar-100-binary.tar.gz, train-images-idx3-ubyte.gz (and
 ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
 """
 
+import signal
 from collections.abc import Sequence
 
 from absl import logging
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     from bitjax.data.prepare import prepare
 
+    # From here on Ctrl-C is a KeyboardInterrupt: what is half unpacked is removed.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name = args.name.removeprefix("tfds:")
     folder = prepare(name, args.root, args.source, verify=args.verify)
     print(f"prepared in {folder}; use it with --config.data.name={args.name}", end="")

@@ -11,6 +11,7 @@ import numpy as np
 
 from bitjax.data.cache import cached
 from bitjax.data.images import open_image, pixels
+from bitjax.files.reading import FileError, reason_of
 
 Shape = tuple[int, int, int]
 
@@ -25,6 +26,7 @@ class Records:
     indices: np.ndarray  # [N] int64, the records that are meant, in order
     labels: np.ndarray | None  # [N] int32, if they are known without reading
     digest: str  # changes when the split's files do; '' where nobody can tell
+    files: str = ""  # the same for the same files elsewhere; '' where nobody can tell
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,10 +59,11 @@ def example(
     try:
         content, label = records.read(number)
         image = convert(open_image(content), *arguments)
+    except FileError:  # It says which file.
+        raise
     except Exception as error:  # Of any kind: decoders of damaged files raise what they like.
         raise ValueError(
-            f"{records.where(number)} is damaged ({type(error).__name__}: {error}); "
-            "prepare or copy it again."
+            f"{records.where(number)} is damaged ({reason_of(error)}); prepare or copy it again."
         ) from error
     if not 0 <= label < num_classes:
         raise ValueError(
@@ -103,6 +106,11 @@ def exact(image, shape: Shape) -> np.ndarray:
     if found != shape[:2]:
         raise ValueError(f"an image of {found[0]}x{found[1]}, expected {shape[0]}x{shape[1]}")
     return pixels(image, shape[2])
+
+
+def origin_of(*splits: Records) -> str:
+    """What identifies the files of some splits, wherever they lie."""
+    return digest_of([each.files for each in splits]) if all(e.files for e in splits) else ""
 
 
 def digest_of(*facts: object) -> str:

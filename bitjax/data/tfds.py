@@ -168,14 +168,17 @@ def _records(full: str, builder: Any, split: str, image: str, label: str, folder
         record = source[number]
         return record[image], int(record[label])
 
-    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir())
+    facts = sorted((f.name, f.stat()) for f in folder.iterdir())
+    sizes = [(name, stat.st_size) for name, stat in facts if "array_record" in name]
+    times = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in facts]
     return Records(
         split,
         read,
         lambda number: f"record {number} of split {split!r} in {folder}",
         np.arange(len(source)),
         None,
-        digest_of(full, split, str(folder.absolute()), files),
+        digest_of(full, split, str(folder.absolute()), times),
+        digest_of(builder.info.full_name, split, len(source), sizes),
     )
 
 

@@ -71,13 +71,15 @@ def write_record(sweep: Sweep) -> None:
     path = sweep.workdir / "sweep.json"
     before = read_json(path)
     command = shlex.join(sweep.again())
-    commands = [c for c in before.get("commands", []) if c != command]
+    commands, others = before.get("commands"), before.get("runs")
+    commands = [c for c in commands if c != command] if isinstance(commands, list) else []
+    others = others if isinstance(others, dict) else {}
     runs = {
         run.name: {"config": sweep.config, "fixed": list(sweep.fixed), "overrides": run.overrides}
         for run in sweep.runs
     }
     make_folder(sweep.workdir)
-    record = {"commands": [*commands, command], "runs": {**before.get("runs", {}), **runs}}
+    record = {"commands": [*commands, command], "runs": {**others, **runs}}
     write_json(path, record)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import math
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from bitjax.launch.config_files import config_module, load_config
 from bitjax.launch.overrides import arguments_of, check_key, override_key, value_of
 from bitjax.launch.programs import program, shown
 from bitjax.launch.schema import plain
+from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.folder import config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
@@ -175,10 +175,9 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; an empty one if the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return dict(read_object(path))
+    except Unfit:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _axes(grid: Sequence[str], base: ConfigDict) -> dict[str, list[str]]:

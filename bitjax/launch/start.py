@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax import models
+from bitjax.files.reading import printable
 from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.training import hosts
@@ -105,10 +106,14 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
             arrays = weights.read(tuple(placed))
             found = {key: arrays[name] for name, key in placed.items()}
     except (ValueError, FileNotFoundError) as error:
-        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{where}: {error}") from error
     _check_same(where, found, leaves)
-    arrays = [jnp.asarray(found[key], leaf.dtype) for key, leaf in leaves.items()]
+    with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite
+        cast = {key: found[key].astype(leaf.dtype) for key, leaf in leaves.items()}
+    if bad := [_text(key, x.dtype) for key, x in cast.items() if not np.isfinite(x).all()]:
+        raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
+    arrays = [jnp.asarray(x) for x in cast.values()]
     return jax.tree.unflatten(jax.tree.structure(dict(shapes)), arrays)
 
 
@@ -139,7 +144,8 @@ def _placed(names: Sequence[str], leaves: Mapping[Key, Any]) -> dict[str, Key]:
     else:
         root = roots[0]
         if same := ["/".join(other) for other in roots[1:] if len(other) == len(root)]:
-            raise ValueError(f"it has `params` in {'/'.join(root)} and in {_some(same)}; keep one.")
+            both = printable(f"{'/'.join(root)} and in {_some(same)}")
+            raise ValueError(f"it has `params` in {both}; keep one.")
         if any(p[: len(root) + 2] == (*root, "params", "params") for p in parts.values()):
             root = (*root, "params")  # variables that were saved as `params`
         inside = {name: p[len(root) :] for name, p in parts.items() if p[: len(root)] == root}
@@ -163,8 +169,7 @@ def _check_same(where: str, found: Mapping[Key, np.ndarray], leaves: Mapping[Key
         "of another type": [
             f"{_text(k, found[k].dtype)} for {leaves[k].dtype}"
             for k in shared
-            if jnp.issubdtype(found[k].dtype, jnp.floating)
-            != jnp.issubdtype(leaves[k].dtype, jnp.floating)
+            if _kind(found[k].dtype) != _kind(leaves[k].dtype)
         ],
     }
     listed = [f"{kind}: {_some(texts)}" for kind, texts in differences.items() if texts]
@@ -173,12 +178,15 @@ def _check_same(where: str, found: Mapping[Key, np.ndarray], leaves: Mapping[Key
             f"{where} does not fit config.model: {'; '.join(listed)}. Choose the model that it is "
             "of."
         )
-    if bad := [_text(k, "") for k in shared if not np.isfinite(found[k]).all()]:
-        raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
+
+
+def _kind(dtype: Any) -> Any:
+    kinds = (jnp.floating, jnp.integer, jnp.bool_, jnp.complexfloating)
+    return next((kind for kind in kinds if jnp.issubdtype(dtype, kind)), None)
 
 
 def _text(key: Key, fact: object) -> str:
-    return f"{'/'.join(key)} {fact}".rstrip()
+    return printable(f"{'/'.join(key)} {fact}")
 
 
 def _some(texts: Sequence[str]) -> str:

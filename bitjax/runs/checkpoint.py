@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bitjax.runs.disk import room, trouble_of
+from bitjax.files.writing import room, trouble_of
 from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
 from bitjax.runs.orbax import load_tree, quiet_orbax, to_host
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitjax.costs.site import Costs
-from bitjax.runs.disk import write_text
+from bitjax.files.writing import write_text
 from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.rows import write_json
 

@@ -207,14 +207,16 @@ def torch(path, variables):
 
 WRONG = {
     damaged: "/w cannot be read (",
-    several: "/w holds several trees, name one: ",
-    not_finite: "has values that are not finite: batch_stats/norm/mean.",
-    pickled: "cannot be read (ValueError: Object arrays cannot be loaded when allow_pickle=False)",
+    several: "/w holds several trees; name one: ",
+    not_finite: "has values that are not finite: batch_stats/norm/mean float32.",
+    pickled: "cannot be read (ValueError: it holds Python objects, which are never loaded)",
     averaged: "it has `params` in ema and in live; keep one.",
     twice: "two of its names differ in nothing but their separators; keep one.",
     torch: "is a zip file, but 'archive/data.pkl' in it is no NumPy array",
-    lambda path, _: path.mkdir(): "is a folder without checkpoints: give the path of a run's",
-    lambda path, _: path.write_text("weights"): "is not a run's folder, an Orbax checkpoint, a",
+    lambda path, _: path.mkdir(): "is a folder without checkpoints; give the path of a run's",
+    lambda path, _: path.write_text(
+        "weights"
+    ): "holds no weights; give the path of a run's folder, an Orbax",
     lambda path, _: path.write_bytes(b"\xff" * 8 + b"{}"): "cannot be read (SafetensorError: ",
     lambda path, _: path.write_bytes(b"PK\x03\x04"): "cannot be read (BadZipFile: ",
     lambda path, _: None: "is missing; give the path of a run's folder, an Orbax checkpoint, a",

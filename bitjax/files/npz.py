@@ -1,0 +1,43 @@
+"""Reads arrays from npz files that others wrote, never the Python objects in them."""
+
+import os
+from collections.abc import Collection
+from zipfile import ZipFile
+
+import numpy as np
+
+from bitjax.files.reading import AGAIN, FileError, check_size, one_line, open_file, reading
+
+
+def npz_names(path: str | os.PathLike, remedy: str = AGAIN) -> tuple[str, ...]:
+    """The names of the arrays in an npz file."""
+    with reading(path, remedy), open_file(path, remedy) as file, ZipFile(file) as archive:
+        members = archive.namelist()
+    if others := [name for name in members if not name.endswith(".npy")]:
+        what = f"is a zip file, but {one_line(others[0])!r} in it is no NumPy array"
+        raise FileError(path, what, "save it as .npz")
+    if len(set(members)) < len(members):
+        raise FileError(path, "holds several arrays of one name", remedy)
+    return tuple(name.removesuffix(".npy") for name in members)
+
+
+def read_npz(
+    path: str | os.PathLike, names: Collection[str], remedy: str = AGAIN
+) -> dict[str, np.ndarray]:
+    """Arrays of an npz file by name; what is pickled is never loaded."""
+    found = {}
+    with reading(path, remedy), open_file(path, remedy) as file, ZipFile(file) as archive:
+        members = {name: archive.getinfo(f"{name}.npy") for name in names}
+        check_size(path, sum(m.file_size for m in members.values()), _memory(), remedy)
+        for name, member in members.items():
+            with archive.open(member) as content:
+                found[name] = np.lib.format.read_array(content, allow_pickle=False)
+    return found
+
+
+def _memory() -> int | None:
+    """Bytes of memory that this machine has, where it says so: a zip file can unfold to more."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
