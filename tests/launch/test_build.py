@@ -254,7 +254,7 @@ WRONG = {
     ),
     "planes of no site, behind a float stage": (
         {"method": PLANES},
-        r"config.method \(bottleneck\): allocate has no planes to choose: give at least one input a",
+        r"config.method \(bottleneck\): allocate has no planes to choose: give at least one",
     ),
     "rate out of bounds, behind a float stage": (
         {"method": {**PLANES, "rate": 9.0}},
