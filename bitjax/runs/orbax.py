@@ -16,8 +16,11 @@ PyTree = Any
 _ORBAX = f"{os.sep}orbax{os.sep}"
 
 
-def load_tree(path: Path, abstract: PyTree) -> PyTree:
-    """Reads the tree `state` of an Orbax checkpoint into the places that a template names."""
+def load_tree(path: Path, abstract: PyTree, *, partial: bool = False) -> PyTree:
+    """Reads the tree `state` of an Orbax checkpoint into the places that a template names.
+
+    A template that is `partial` names a part of it.
+    """
 
     def ask(leaf: Any) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
@@ -47,7 +50,11 @@ def load_tree(path: Path, abstract: PyTree) -> PyTree:
         ),
         abstract,
     )
-    loaded = ocp.load_checkpointables(str(path), {"state": jax.tree.map(ask, abstract)})["state"]
+    options = ocp.options.PyTreeOptions
+    part = options.Loading(partial_load=partial)
+    with ocp.Context(pytree_options=options(loading=part)):
+        asked = {"state": jax.tree.map(ask, abstract)}
+        loaded = ocp.load_checkpointables(str(path), asked)["state"]
     return jax.tree.map(give, abstract, loaded)
 
 

@@ -134,11 +134,11 @@ def test_a_folder_of_somebodys_own_run_is_not_taken_for_one_of_ours(variables, t
 def test_a_run_of_another_model_is_named_by_the_key(variables, tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(
-            3, {"variables": variables | {"quant": {"bits": jnp.float32(4.0)}}}, {}, wait=True
+            3, {"variables": variables | {"other": {"bits": jnp.float32(4.0)}}}, {}, wait=True
         )
-    with pytest.raises(ValueError, match="variables/quant/bits is .* there, absent here") as error:
+    with pytest.raises(ValueError, match="variables/other/bits is .* there, absent here") as error:
         started(str(tmp_path))
-    assert f"init_from={str(tmp_path)!r} must be a float run of this config.model" in str(
+    assert f"init_from={str(tmp_path)!r} must be a finished run of this config.model" in str(
         error.value
     )
 
