@@ -166,11 +166,11 @@ WRONG = {
     ),
     "bits out of range": (
         {"rules": (("dense1/.*", WEIGHT), (".*", {"name": "uniform", "bits": 17}))},
-        r"config.rules\[1\].bits must be in \[1, 16\], got 17",
+        r"config.rules\[1\].bits must be an integer in \[1, 16\], got 17",
     ),
     "fractional bits where they are fixed": (
         {"rules": ((".*", {"name": "uniform", "bits": 4.5}),)},
-        r"config.rules\[0\].bits must be an integer, got 4.5; bitlength\(\)",
+        r"config.rules\[0\].bits must be an integer in .*, got 4.5; bitlength\(\)",
     ),
     "unknown choice of a quantizer": (
         {"rules": ((".*", {"name": "uniform", "range": "max"}),)},
