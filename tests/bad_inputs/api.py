@@ -46,9 +46,7 @@ def things() -> Mapping[str, Any]:
     learned = bj.Quantized(net, [bj.rule(".*", bj.bitlength(init=4.0))])
     stored = bj.Quantized(net, [bj.rule(".*/kernel", bj.ternary(fit="stored"))])
     planes = bj.Quantized(net, [bj.rule("b/input", bj.bitplane(bits=4))])
-    solved = bj.Quantized(
-        net, [bj.rule("b/input", bj.bitplane(bits=4, coefficients="solved"))]
-    )
+    solved = bj.Quantized(net, [bj.rule("b/input", bj.bitplane(bits=4, coefficients="solved"))])
     made = {"x": x, "net": net, "plain": plain}
     models = {"quick": quick, "learned": learned, "stored": stored, "planes": planes}
     for name, model in {**models, "solved": solved}.items():

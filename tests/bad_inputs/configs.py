@@ -122,7 +122,17 @@ def models() -> Iterator[Case]:
                     f"model {model}({name}={shown(value)})", functools.partial(build, model=spec),
                     (name,),
                 )  # fmt: skip
-    for value in ("", "mlpp", None, 3, "os:system", "no.such:Net", ":", "a b:c", "flax.linen:Dense"):
+    for value in (
+        "",
+        "mlpp",
+        None,
+        3,
+        "os:system",
+        "no.such:Net",
+        ":",
+        "a b:c",
+        "flax.linen:Dense",
+    ):
         yield Case(
             f"model name={value!r}", functools.partial(build, model={"name": value}),
             ("config.model",),
