@@ -1,7 +1,6 @@
 """Bad configs: every key, and every argument of a method, a quantizer and a model, made wrong."""
 
 import functools
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
