@@ -25,6 +25,8 @@ from bitjax.launch.local_queue import run_queue
 from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
+from bitjax.runs.folder import check_holds_runs
+from bitjax.runs.lock import lock
 from bitjax.runs.records import read_runs
 from experiments import tabulate
 from experiments.results_tables import (
@@ -60,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name:24}{table['title']}{' (accelerator)' if 'accelerator' in table else ''}")
         return
     workdir = Path(args.workdir or f"runs/{args.name}")
-    if any((workdir / file).exists() for file in ("config.json", "result.json")):
-        raise ValueError(f"{workdir} is a run's own folder: choose another --workdir.")
+    check_holds_runs(workdir)
     table = plan_table(args.name, workdir, args.seeds)
     devices = find_devices()
     if table.accelerator and devices.platform == "cpu" and not args.anyway:
@@ -104,7 +105,8 @@ def draw_distortion(table: ResultsTable) -> None:
         command = [sys.executable, "-m", "experiments.rate_distortion"]
         command += [f"--config={table.configs[run.name]}", f"--json={data}"]
         command += [f"--out={data.with_suffix('.png')}"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        with lock(run.folder):
+            done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise ValueError(f"distortion of {run.name}: {last[0]}")

@@ -17,6 +17,7 @@ from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
+from bitjax.training.identity import checksum
 from bitjax.training.parallel import Placement
 from bitjax.training.settings import Settings, check_settings
 from bitjax.training.work import Work, make_work
@@ -178,8 +179,9 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
     def assemble(place: Placement | None) -> Work:
         sample = np.zeros((2, *dataset.image_shape), np.float32)
         variables = load_start(start, model, sample)
+        known = facts if variables is None else {**facts, "start": checksum(variables)}
         with keys_named(keys, f"config.method ({spec['method']['name']})"):
-            work = make_work(method, model, dataset, variables, settings, facts=facts, place=place)
+            work = make_work(method, model, dataset, variables, settings, facts=known, place=place)
         if rules:  # one that does nothing must not cost an epoch to be found
             with program("config.rules", kinds=(ValueError,)):
                 jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)

@@ -12,7 +12,7 @@ from bitjax.launch.grid import SweepRun, read_json
 from bitjax.launch.local_queue import run_queue
 from bitjax.launch.overrides import arguments_of
 from bitjax.launch.progress import SweepProgress
-from bitjax.runs.folder import make_folder
+from bitjax.runs.folder import take_folder
 from bitjax.runs.rows import write_json
 
 STOPPED = os.EX_TEMPFAIL
@@ -68,19 +68,18 @@ def process(command: Sequence[str]) -> list[str]:
 
 def write_record(sweep: Sweep) -> None:
     """Writes `sweep.json`: the sweep commands given in this folder and every run they made."""
-    path = sweep.workdir / "sweep.json"
-    before = read_json(path)
     command = shlex.join(sweep.again())
-    commands, others = before.get("commands"), before.get("runs")
-    commands = [c for c in commands if c != command] if isinstance(commands, list) else []
-    others = others if isinstance(others, dict) else {}
     runs = {
         run.name: {"config": sweep.config, "fixed": list(sweep.fixed), "overrides": run.overrides}
         for run in sweep.runs
     }
-    make_folder(sweep.workdir)
-    record = {"commands": [*commands, command], "runs": {**others, **runs}}
-    write_json(path, record)
+    path = sweep.workdir / "sweep.json"
+    with take_folder(sweep.workdir):  # another sweep may write to it too
+        before = read_json(path)
+        commands, others = before.get("commands"), before.get("runs")
+        commands = [c for c in commands if c != command] if isinstance(commands, list) else []
+        others = others if isinstance(others, dict) else {}
+        write_json(path, {"commands": [*commands, command], "runs": {**others, **runs}})
 
 
 def print_commands(sweep: Sweep, vectorized: bool = False) -> None:

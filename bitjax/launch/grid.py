@@ -16,7 +16,7 @@ from bitjax.launch.overrides import arguments_of, check_key, override_key, value
 from bitjax.launch.programs import program, shown
 from bitjax.launch.schema import plain
 from bitjax.runs.files import Unfit, read_object
-from bitjax.runs.folder import config_hash, differences_there
+from bitjax.runs.folder import check_holds_runs, config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
 _MOST = 10_000  # runs of a sweep
@@ -56,6 +56,7 @@ def plan(
     sweep: str = "",
 ) -> list[SweepRun]:
     """The runs of a sweep: the product of the `grid` axes with what `sweep_NAME()` lists."""
+    check_holds_runs(workdir)
     base = load_config(path, fixed)
     if not grid and not sweep:
         raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")

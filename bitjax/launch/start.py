@@ -15,9 +15,11 @@ from bitjax.files.reading import printable
 from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.training import hosts
+from bitjax.variables import QUANT, STATS
 
 _PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
 _SHOWN = 3  # of each kind of difference
+_QUANTIZED = (f"variables/{QUANT}/", f"variables/{STATS}/")  # of a quantized run, not of its model
 Key = tuple[str, ...]
 
 
@@ -80,10 +82,11 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
         try:
-            restored = checkpoints.restore(lambda meta: {"variables": shapes})
+            restored = checkpoints.restore(lambda meta: {"variables": shapes}, without=_QUANTIZED)
         except ValueError as error:
             raise ValueError(
-                f"config.init_from={start.init_from!r} must be a float run of this config.model: "
+                f"config.init_from={start.init_from!r} must be a finished run of this "
+                "config.model: "
                 f"{error}"
             ) from error
     if restored is None:

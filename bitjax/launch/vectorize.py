@@ -9,7 +9,7 @@ from bitjax.launch.config_files import load_config
 from bitjax.launch.executors import STOPPED, Sweep, write_record
 from bitjax.launch.overrides import arguments_of
 from bitjax.launch.progress import SweepProgress
-from bitjax.runs.folder import config_hash, flatten, make_folder, open_run
+from bitjax.runs.folder import config_hash, flatten, open_run
 from bitjax.training.group import check_rows
 from bitjax.training.parallel import placement
 from bitjax.training.preemption import Preemption, Stopped, listen
@@ -32,7 +32,6 @@ def run_vectorized(sweep: Sweep, slots: int) -> int:
     if not group.runs:
         return _end(sweep, progress)
     check_shared(group)
-    make_folder(sweep.workdir)
     rows: dict[str, Work] = {}
     for planned in group.runs:
         work = _build(sweep, planned.overrides)

@@ -203,7 +203,7 @@ def test_a_runs_own_folder_is_no_place_for_a_tables_runs(small):
     arguments, folders = small
     folders["runs"].mkdir()
     (folders["runs"] / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a run's own folder: choose another --workdir"):
+    with pytest.raises(ValueError, match="is a run's own. Choose another for the runs' folders"):
         reproduce.main(arguments)
 
 

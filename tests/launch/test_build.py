@@ -395,8 +395,19 @@ def test_a_run_starts_from_another_runs_final_weights(tmp_path):
     better = jax.tree.map(lambda leaf: leaf + 1, work.start)
     with Checkpoints(tmp_path / "float" / "best") as best:
         best.save(0, {"variables": better}, {"accuracy": 0.5})
-    again = build_work(digits(init_from=str(tmp_path / "float@best"), seed=9))
+    config = digits(init_from=str(tmp_path / "float@best"), seed=9)
+    again = build_work(config)
     jax.tree.map(np.testing.assert_array_equal, again.start, better)
+    # Of a quantized run only what the float model has is taken.
+    run_work(again, open_folder(config, tmp_path / "quantized"), show=False)
+    third = build_work(digits(init_from=str(tmp_path / "quantized")))
+    jax.tree.map(np.testing.assert_array_equal, third.start, better)
+    shutil.rmtree(tmp_path / "float" / "best")
+    shutil.copytree(tmp_path / "float" / "checkpoints", tmp_path / "float" / "best")
+    with pytest.raises(
+        ValueError, match="the weights that the run in .*quantized' starts from are"
+    ):
+        run_work(build_work(config), tmp_path / "quantized", show=False)
 
 
 def test_make_takes_scalars_of_the_annotated_types_only():
