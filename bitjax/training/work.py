@@ -14,6 +14,7 @@ from bitjax.data import (
     AUGMENTATIONS,
     Dataset,
     StreamedDataset,
+    check_dataset,
     eval_batches,
     normalize,
     train_batch,
@@ -214,7 +215,8 @@ def make_work(
       place: the devices that compute; chosen by the settings unless given.
 
     Raises:
-      ValueError: a setting is out of its range or does not go with the devices.
+      ValueError: a setting is out of its range or does not go with the devices, or the data are not
+        what `bitjax.data.Dataset` promises.
 
     Example:
       >>> from bitjax.data import load
@@ -225,6 +227,7 @@ def make_work(
       ('accuracy', ['params'])
     """
     settings = check_settings(settings or Settings())
+    check_dataset(dataset)
     place = place or placement(settings.parallel, settings.devices)
     check_place(settings, place, method)
     model = _computing_in(model, settings.compute_dtype)
