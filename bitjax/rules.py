@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from bitjax.checks import instance, several
 from bitjax.quantizers.base import Quantizer
 
 ROLES = ("kernel", "input")
@@ -25,6 +26,7 @@ class Rule(NamedTuple):
 
 
 Rules = Sequence[Rule]
+RULES = several(instance(Rule), hint="make each by bitjax.rule(pattern, quantizer).")
 
 
 def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
@@ -77,6 +79,7 @@ def check_types(rules: Any) -> None:
         if not isinstance(candidate, Rule):
             kind = type(candidate).__name__
             raise TypeError(f"rules are made by bitjax.rule(pattern, quantizer), got a {kind}.")
+        rule(*candidate)  # checked, whoever made it
 
 
 def check_rules(

@@ -10,14 +10,15 @@ import numpy as np
 from bitjax.bottleneck.coefficients import solve_coefficients
 from bitjax.bottleneck.curves import GRIDS, rate_curves
 from bitjax.bottleneck.of_sites import site_histograms
-from bitjax.bottleneck.rates import COSTS, Curve, allocate_rates, check_rate, equal_psnr
+from bitjax.bottleneck.rates import COSTS, RATE, Curve, allocate_rates, check_rate, equal_psnr
 from bitjax.bottleneck.sensitivity import fisher
+from bitjax.checks import FUNCTION, NONE, SWITCH, Allowed, checked, choice, either, integer, number
 from bitjax.costs.site import Costs
 from bitjax.frameworks.calibrate import calibrate
 from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import float_model
-from bitjax.quantizers.base import Planes, check_choice
+from bitjax.quantizers.base import Planes
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, write_site
@@ -32,7 +33,20 @@ _NO_SITE = (
     "'faithful' with truncate=True, coefficients='free', depth 8 and signed=False.",
 )
 
+# What the settings may be, here and in the method.
+ALLOCATE: dict[str, Allowed] = {
+    "rate": RATE,
+    "psnr_loss": either(NONE, number()),
+    "weighting": choice(*WEIGHTINGS),
+    "cost": choice(*COSTS),
+    "grid": choice(*GRIDS),
+    "min_bits": integer(1, 8),
+    "max_bits": integer(1, 8),
+    "exact": SWITCH,
+}
 
+
+@checked(batches=FUNCTION, **ALLOCATE)
 def allocate(
     model: Quantized,
     variables: Mapping[str, Any],
@@ -96,21 +110,13 @@ def allocate(
 
     Source: Zhou et al., arXiv 2006.05210; the budget over all sites and its weights are ours.
     """
-    check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
+    check_settings(rate, psnr_loss, grid, min_bits, max_bits)
     net = float_model(model)
     floats = floats_of(variables)
     if costs is None:
         costs = costs_with(net, variables, as_args(next(iter(batches()))), {})
-    sites = plane_sites(model.rules, costs, grid)
-    if not sites:
-        raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
-    planes = {s: planes for s in sites if (planes := _planes(model.rules, s))}
-    shallow = next((s for s in sites if planes[s].depth < max_bits), None)
-    if shallow is not None:
-        raise ValueError(
-            f"`max_bits` must be at most the {planes[shallow].depth} planes of {shallow!r}, got "
-            f"{max_bits}: give its bitplane() a larger `depth`, or lower `max_bits`."
-        )
+    planes = check_sites(model.rules, costs, grid, max_bits)
+    sites = list(planes)
     chosen = "|".join(map(re.escape, sites))
     seen = site_histograms(net, floats, batches(), sites=chosen, per_example=grid in PAPER_GRIDS)
     curves = rate_curves(seen, grid=grid, max_bits=max_bits)
@@ -154,6 +160,21 @@ def plane_sites(rules: Rules, costs: Costs, grid: str = "free") -> list[str]:
     return found
 
 
+def check_sites(rules: Rules, costs: Costs, grid: str, max_bits: int) -> dict[str, Planes]:
+    """The planes of the sites that `allocate` chooses, if there are any and each has enough."""
+    sites = plane_sites(rules, costs, grid)
+    if not sites:
+        raise ValueError(_NO_SITE[grid in PAPER_GRIDS])
+    planes = {site: planes for site in sites if (planes := _planes(rules, site))}
+    shallow = next((site for site in sites if planes[site].depth < max_bits), None)
+    if shallow is not None:
+        raise ValueError(
+            f"`max_bits` must be at most the {planes[shallow].depth} planes of {shallow!r}, got "
+            f"{max_bits}: give its bitplane() a larger `depth`, or lower `max_bits`."
+        )
+    return planes
+
+
 def _planes(rules: Rules, site: str) -> Planes | None:
     """The planes of a site's quantizer, if it has some and no sign."""
     quantizer = quantizer_of(rules, site)
@@ -163,24 +184,15 @@ def _planes(rules: Rules, site: str) -> Planes | None:
 
 
 def check_settings(
-    rate: float,
-    psnr_loss: float | None,
-    weighting: str,
-    cost: str,
-    grid: str,
-    min_bits: int,
-    max_bits: int,
+    rate: float, psnr_loss: float | None, grid: str, min_bits: int, max_bits: int
 ) -> None:
-    """Raises a ValueError for settings of `allocate` that cannot work, before any batch is read."""
-    check_choice(weighting, WEIGHTINGS, "weighting")
-    check_choice(cost, COSTS, "cost")
-    check_choice(grid, GRIDS, "grid")
+    """Raises a ValueError for settings of `allocate` that do not go together."""
     if grid in PAPER_GRIDS and psnr_loss is None and min_bits != max_bits:
         raise ValueError(
             f"`grid` {grid!r} goes with `psnr_loss`, or with `min_bits` the same as `max_bits`, "
             f"got {min_bits}, {max_bits}."
         )
-    if not 1 <= min_bits <= max_bits <= 8:
+    if min_bits > max_bits:
         raise ValueError(
             f"`min_bits`, `max_bits` must rise within [1, 8], got {min_bits}, {max_bits}."
         )

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitjax.checks import SWITCH, checked, choice, integer, number
 from bitjax.costs.site import Costs
-from bitjax.quantizers.base import check_choice
 from bitjax.solvers.allocation import allocate as choose
 from bitjax.solvers.base import Solution
 
 COSTS = ("equal", "elements", "macs")
+RATE = number(0, above=True)
 
 
 class Curve(NamedTuple):
@@ -29,6 +30,9 @@ class Curve(NamedTuple):
     coefficients: NDArray[np.float64] | None = None
 
 
+@checked(
+    rate=RATE, cost=choice(*COSTS), min_bits=integer(1, 16), max_bits=integer(1, 16), exact=SWITCH
+)
 def allocate_rates(
     curves: Mapping[str, Curve],
     costs: Costs,
@@ -72,8 +76,7 @@ def allocate_rates(
       >>> allocate_rates({"a": curve, "b": wide}, costs, 3.0, max_bits=4).value
       {'a': 2, 'b': 4}
     """
-    check_choice(cost, COSTS, "cost")
-    if not 1 <= min_bits <= max_bits:
+    if min_bits > max_bits:
         raise ValueError(f"`min_bits` must be in [1, {max_bits}], got {min_bits}.")
     check_rate(rate, min_bits, max_bits)
     sites = list(curves)

@@ -6,13 +6,14 @@ Lagrangian (Nocedal and Wright, Numerical Optimization, chapter 17) on one of th
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import PATTERN, check, checked, choice, either, instance, number
 from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
 from bitjax.costs.site import Costs
 
@@ -24,7 +25,29 @@ _ROLES = {
     "bops": ("kernel", "right"),
 }
 
+CRITERION = either(choice(*_WEIGHTS, "bops"), instance(Mapping))
 
+
+def check_criterion(
+    criterion: str | Mapping[str, float], costs: Costs, sites: Iterable[str]
+) -> None:
+    """Raises a ValueError for a mapping that weighs other sites than these, or none of them."""
+    if isinstance(criterion, str):
+        return
+    check(dict.fromkeys(criterion, number(0)), criterion)
+    unknown = sorted(set(criterion) - set(costs))
+    if unknown:
+        raise ValueError(
+            f"`criterion` weighs {unknown[0]!r}, which is no site. Sites: {', '.join(costs)}."
+        )
+    if not any(criterion.get(site) for site in sites):
+        raise ValueError(
+            "`criterion` must weigh at least one of the quantized sites above 0, got "
+            f"{dict(criterion)!r}. Sites: {', '.join(sites)}."
+        )
+
+
+@checked(criterion=CRITERION)
 def penalty(
     quant: Mapping[str, Any], costs: Costs, criterion: str | Mapping[str, float] = "equal"
 ) -> jax.Array:
@@ -60,11 +83,7 @@ def penalty(
     """
     bits = {site: n for site, n in bits_of(quant).items() if site in costs}
     if not isinstance(criterion, str):
-        unknown = sorted(set(criterion) - set(costs))
-        if unknown:
-            raise ValueError(
-                f"`criterion` weighs {unknown[0]!r}, which is no site. Sites: {', '.join(costs)}."
-            )
+        check_criterion(criterion, costs, bits)
         weights = {site: float(criterion.get(site, 0.0)) for site in bits}
         return _weighted(bits, costs, weights, 1.0)
     if criterion == "bops":
@@ -72,11 +91,6 @@ def penalty(
         chosen = [kernel for kernel, _ in pairs]
         total = sum(costs[kernel].macs for kernel in chosen)
         return METRICS["bops"](bits, costs, chosen) / (8.0 * max(1, total))
-    if criterion not in _WEIGHTS:
-        raise ValueError(
-            f"`criterion` must be one of {[*_WEIGHTS, 'bops']} or a mapping from sites to weights, "
-            f"got {criterion!r}."
-        )
     weights = {site: float(getattr(costs[site], _WEIGHTS[criterion])) for site in bits}
     return _weighted(bits, costs, weights, sum(weights.values()))
 
@@ -101,6 +115,7 @@ class Budget(NamedTuple):
     sites: str = ".*"
 
 
+@checked(metric=choice(*METRICS), limit=number(0, above=True), sites=PATTERN)
 def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
     """A checked `Budget`.
 
@@ -116,10 +131,6 @@ def budget(metric: str, limit: float, sites: str = ".*") -> Budget:
       >>> budget("bytes", 70 * 1024).limit
       71680.0
     """
-    if metric not in METRICS:
-        raise ValueError(f"`metric` of a budget must be one of {list(METRICS)}, got {metric!r}.")
-    if not limit > 0:
-        raise ValueError(f"`limit` of a budget on {metric} must be above 0, got {limit}.")
     return Budget(metric, float(limit), sites)
 
 

@@ -8,7 +8,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
-from bitjax.files.reading import AGAIN, FileError, check_size, one_line, open_file, reading
+from bitjax.files.reading import AGAIN, FileError, check_size, memory, one_line, open_file, reading
 
 _MOST_UNFOLDED = 1040  # bytes that zlib makes of one at most
 
@@ -32,7 +32,7 @@ def read_npz(
     found = {}
     with reading(path, remedy), open_file(path, remedy) as file, ZipFile(file) as archive:
         members = {name: archive.getinfo(f"{name}.npy") for name in names}
-        check_size(path, sum(m.file_size for m in members.values()), _memory(), remedy)
+        check_size(path, sum(m.file_size for m in members.values()), memory(), remedy)
         length = os.fstat(file.fileno()).st_size
         for name, member in members.items():
             with archive.open(member) as content:
@@ -53,11 +53,3 @@ def _array_size(content: IO[bytes]) -> int:
     read = np.lib.format.read_array_header_1_0 if short else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(content)
     return math.prod(shape) * dtype.itemsize
-
-
-def _memory() -> int | None:
-    """Bytes of memory that this machine has, where it says so: a zip file can unfold to more."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

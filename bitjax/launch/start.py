@@ -15,9 +15,11 @@ from bitjax.files.reading import printable
 from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.training import hosts
+from bitjax.variables import QUANT, STATS
 
 _PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
 _SHOWN = 3  # of each kind of difference
+_QUANTIZED = (f"variables/{QUANT}/", f"variables/{STATS}/")  # of a quantized run, not of its model
 Key = tuple[str, ...]
 
 
@@ -40,17 +42,17 @@ def find_start(init_from: str) -> Start | None:
     name = init_from.removesuffix("@best")
     kind = "best" if name != init_from else "checkpoints"
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike a Path's, it takes names of any length
         path = Path(os.environ.get("BITJAX_DATA", ".")) / name
     folder = path / kind
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return Start(init_from, folder, _is_runs(folder))
     if kind == "best":
         raise ValueError(
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
             "config.keep_best=True, or leave @best away."
         )
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(
             f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, "
             "as it is or under the folder that BITJAX_DATA names."
@@ -80,10 +82,11 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
         try:
-            restored = checkpoints.restore(lambda meta: {"variables": shapes})
+            restored = checkpoints.restore(lambda meta: {"variables": shapes}, without=_QUANTIZED)
         except ValueError as error:
             raise ValueError(
-                f"config.init_from={start.init_from!r} must be a float run of this config.model: "
+                f"config.init_from={start.init_from!r} must be a finished run of this "
+                "config.model: "
                 f"{error}"
             ) from error
     if restored is None:

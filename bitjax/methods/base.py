@@ -55,6 +55,8 @@ class Stage(NamedTuple):
         from 1.
       every: `(steps, function)`: the function `(context, variables) -> variables` runs on the host
         each so many steps.
+      check: `(costs) -> anything`, a ValueError where the model's sites do not go with the stage;
+        every stage is asked before the first one starts.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Stage(NamedTuple):
     teacher: bool = False
     after_step: Callable[..., tuple[Variables, Controls]] | None = None
     every: tuple[int, Callable[[Context, Variables], Variables]] | None = None
+    check: Callable[[Costs], Any] | None = None
 
 
 class Method(NamedTuple):

@@ -1,5 +1,6 @@
 """BitPruning (Nikolić et al., arXiv 2002.03090): learn bitlengths, round and freeze, fine-tune."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -7,21 +8,59 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.costs.budget import Budget, cost_of, lagrangian, penalty, raise_multiplier
+from bitjax.checks import NONE, PATTERN, checked, choice, either, instance, number, several
+from bitjax.costs.budget import (
+    CRITERION,
+    Budget,
+    budget,
+    budget_sites,
+    check_criterion,
+    cost_of,
+    lagrangian,
+    penalty,
+    raise_multiplier,
+)
 from bitjax.costs.measures import bits_of, with_bits
 from bitjax.costs.rounding import POLICIES, round_bits
 from bitjax.methods.base import Method, Stage
 from bitjax.methods.labels import bit_limits, default_labels, learned_labels
 from bitjax.methods.optimizers import adam, scheduled, tie
-from bitjax.methods.recipe import Keywords, descent, recipe_of, reestimate, teaching
+from bitjax.methods.recipe import (
+    RATE,
+    RECIPE,
+    STEPS,
+    Keywords,
+    Recipe,
+    descent,
+    reestimate,
+    teaching,
+)
 from bitjax.quantizers.base import freeze
-from bitjax.rules import Rules
+from bitjax.rules import RULES, Rules
 from bitjax.variables import read_site, write_site
 
 _UPDATES = 40  # of the multipliers over the stage that learns bits
 _NEAR = 0.1  # relative excess within which the multipliers move
 
+_SHARE = number(0, 1, below=True)
 
+
+@checked(
+    rules=RULES,
+    steps=STEPS,
+    fine_tune=_SHARE,
+    gamma=number(0),
+    criterion=CRITERION,
+    budgets=several(instance(Budget), hint="make each by bitjax.budget('bits', 4.0), say."),
+    rounding=either(NONE, choice(*POLICIES)),
+    settle=_SHARE,
+    fine_tune_learning_rate=either(NONE, RATE),
+    bits_learning_rate=RATE,
+    range_learning_rate=RATE,
+    sharpness=number(1),
+    tied=several(PATTERN),
+    **RECIPE,
+)
 def bitpruning(
     rules: Rules,
     *,
@@ -80,11 +119,9 @@ def bitpruning(
     Source: arXiv 2002.03090, recalled: blend, regularizer, round up and fine-tune. Departures: Adam
       for bits, nearest rounding, budgets, 0.0 made a code at the freeze.
     """
+    budgets = [budget(*each) for each in budgets]  # checked, whoever made them
     rounding = _rounding(rounding, budgets, tied)
-    for name, share in (("fine_tune", fine_tune), ("settle", settle)):
-        if not 0.0 <= share < 1.0:
-            raise ValueError(f"`{name}` must be in [0, 1), got {share:g}.")
-    made = recipe_of(steps, recipe)
+    made = Recipe(steps, **recipe)
     tuned = round(steps * fine_tune)
     learned = steps - tuned
     left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
@@ -102,7 +139,8 @@ def bitpruning(
             "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
             "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
         },
-        prepare=_check(rules, rounding, budgets),
+        prepare=_feasible(rules, rounding, budgets),
+        check=_sites(rules, criterion, budgets, tied),
         controls=_controls(gamma, len(budgets)),
         penalty=_objective(criterion, budgets, settle),
         after_step=_projection(rules, budgets, sharpness, learned),
@@ -124,18 +162,36 @@ def bitpruning(
     return Method("bitpruning", (first, last, *reestimate(frozen_rules, made.reestimate_batches)))
 
 
-def _check(rules, rounding, budgets):
-    """The preparation that refuses what cannot end well, before the training."""
+def _sites(rules, criterion, budgets, tied):
+    """The check that every name of a site in the settings is one of the model's."""
 
-    def check(context, variables, start):
-        del start
-        limits = bit_limits(rules, context.costs)
-        if not limits:
+    def check(costs):
+        learned = bit_limits(rules, costs)
+        if not learned:
             raise ValueError(
                 "bitpruning has no bits to learn: give at least one site a bitlength() quantizer."
             )
+        check_criterion(criterion, costs, learned)
+        for limit in budgets:
+            budget_sites(limit, costs)
+        for pattern in tied:
+            if not any(re.fullmatch(pattern, site) for site in learned):
+                raise ValueError(
+                    f"`tied` {pattern!r} matches no site that learns its bits. Sites that do: "
+                    f"{', '.join(learned)}."
+                )
+
+    return check
+
+
+def _feasible(rules, rounding, budgets):
+    """The preparation that refuses budgets which the least bits miss."""
+
+    def check(context, variables, start):
+        del start
         if budgets:
             bits = jax.device_get(bits_of(variables))
+            limits = bit_limits(rules, context.costs)
             round_bits(bits, context.costs, limits, rounding, budgets)
         return iter(())
 
@@ -213,8 +269,6 @@ def _rounding(policy, budgets, tied):
     """The rounding policy, given or chosen, that goes with the budgets and the ties."""
     if policy is None:
         policy = "budget" if budgets else "nearest"
-    if policy not in POLICIES:
-        raise ValueError(f"`rounding` must be one of {list(POLICIES)} or None, got {policy!r}.")
     if budgets and policy != "budget":
         raise ValueError(
             f"`rounding` must be 'budget' or None where there are budgets, got {policy!r}, which "

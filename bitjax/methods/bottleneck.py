@@ -5,14 +5,34 @@ from typing import Unpack
 
 import numpy as np
 
-from bitjax.bottleneck.allocate import allocate, check_settings, plane_sites
+from bitjax.bottleneck.allocate import ALLOCATE, allocate, check_settings, check_sites
 from bitjax.bottleneck.coefficients import solve_coefficients
+from bitjax.checks import checked, integer
 from bitjax.costs.measures import bits_of
 from bitjax.methods.base import Context, Method, Stage, Variables
-from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
-from bitjax.rules import Rules
+from bitjax.methods.recipe import (
+    BATCHES,
+    RATE,
+    RECIPE,
+    STEPS,
+    Keywords,
+    Recipe,
+    reestimate,
+    training,
+)
+from bitjax.rules import RULES, Rules
 
 
+@checked(
+    rules=RULES,
+    steps=STEPS,
+    float_steps=STEPS,
+    resolve_every=integer(0),
+    calibration_batches=BATCHES,
+    float_learning_rate=RATE,
+    **ALLOCATE,
+    **RECIPE,
+)
 def bottleneck(
     rules: Rules,
     *,
@@ -73,9 +93,7 @@ def bottleneck(
       saturation at a scale of least error in place of LASSO on truncated planes; no dither. The
       support of solved coefficients is that of the allocation from the first step on.
     """
-    check_settings(rate, psnr_loss, weighting, cost, grid, min_bits, max_bits)
-    if resolve_every < 0:
-        raise ValueError(f"`resolve_every` must be at least 0, got {resolve_every}.")
+    check_settings(rate, psnr_loss, grid, min_bits, max_bits)
 
     def prepare(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
         if start:
@@ -85,7 +103,7 @@ def bottleneck(
             rate=rate, psnr_loss=psnr_loss, weighting=weighting, cost=cost, grid=grid,
             min_bits=min_bits, max_bits=max_bits, exact=exact, costs=context.costs,
         )  # fmt: skip
-        sites = plane_sites(rules, context.costs, grid)
+        sites = check_sites(rules, context.costs, grid, max_bits)
         bits = [float(np.mean(bits_of(found)[site])) for site in sites]
         context.log(
             f"allocate: {sum(bits) / len(bits):.2f} planes on average over {len(bits)} sites, "
@@ -93,7 +111,7 @@ def bottleneck(
         )
         yield found
 
-    made = recipe_of(steps, recipe)
+    made = Recipe(steps, **recipe)
     before = made._replace(steps=float_steps, learning_rate=float_learning_rate, distill=0.0)
     tuned = training("fine_tune", rules, made, range_decay=0.0)
     if resolve_every:
@@ -104,7 +122,12 @@ def bottleneck(
         tuned = tuned._replace(every=(resolve_every, resolve))
     stages = (
         *((training("float", (), before),) if float_steps else ()),
-        Stage("allocate", rules, prepare=prepare),
+        Stage(
+            "allocate",
+            rules,
+            prepare=prepare,
+            check=lambda costs: check_sites(rules, costs, grid, max_bits),
+        ),
         *((tuned,) if steps else ()),
         *reestimate(rules, made.reestimate_batches),
     )

@@ -6,11 +6,15 @@ go with them and in what becomes of the ranges that those learn.
 
 from typing import Unpack
 
+from bitjax.checks import checked
 from bitjax.methods.base import Method
-from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
-from bitjax.rules import Rules
+from bitjax.methods.recipe import RATE, RECIPE, STEPS, Keywords, Recipe, reestimate, training
+from bitjax.rules import RULES, Rules
+
+_TABLE = {"rules": RULES, "steps": STEPS, **RECIPE}
 
 
+@checked(**_TABLE)
 def uniform(rules: Rules, *, steps: int = 0, **recipe: Unpack[Keywords]) -> Method:
     """The plain baseline: ranges are observed; `steps=0` is post-training quantization.
 
@@ -26,6 +30,7 @@ def uniform(rules: Rules, *, steps: int = 0, **recipe: Unpack[Keywords]) -> Meth
     return _fixed_bits("uniform", rules, steps, recipe, range_decay=None)
 
 
+@checked(**_TABLE)
 def lsq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     """Learned step size quantization: weights and scales trained together at one learning rate.
 
@@ -46,6 +51,7 @@ def lsq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     return _fixed_bits("lsq", rules, steps, recipe, range_decay=0.0)
 
 
+@checked(clip_decay=RATE, **_TABLE)
 def pact(
     rules: Rules, *, steps: int, clip_decay: float = 1e-4, **recipe: Unpack[Keywords]
 ) -> Method:
@@ -66,6 +72,7 @@ def pact(
     return _fixed_bits("pact", rules, steps, recipe, range_decay=clip_decay)
 
 
+@checked(**_TABLE)
 def hwgq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     """Half-wave activations, whose levels stay as they start, and binary weights.
 
@@ -87,6 +94,7 @@ def hwgq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     return _fixed_bits("hwgq", rules, steps, recipe, range_decay=None)
 
 
+@checked(**_TABLE)
 def twn(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     """Ternary weight networks: codes and scales follow the weights at every step.
 
@@ -110,6 +118,6 @@ def twn(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
 
 def _fixed_bits(name, rules, steps, keywords, *, range_decay) -> Method:
     """All five: `range_decay` is the L2 decay of learned ranges; None leaves them as they start."""
-    recipe = recipe_of(steps, keywords)
+    recipe = Recipe(steps, **keywords)
     stage = training("fine_tune" if steps else "calibrate", rules, recipe, range_decay)
     return Method(name, (stage, *reestimate(rules, recipe.reestimate_batches)))

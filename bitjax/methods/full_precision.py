@@ -2,10 +2,12 @@
 
 from typing import Unpack
 
+from bitjax.checks import checked
 from bitjax.methods.base import Method
-from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
+from bitjax.methods.recipe import RECIPE, STEPS, Keywords, Recipe, reestimate, training
 
 
+@checked(steps=STEPS, **RECIPE)
 def full_precision(*, steps: int, **recipe: Unpack[Keywords]) -> Method:
     """Trains the float model by SGD with a cosine schedule; no site has a quantizer.
 
@@ -18,6 +20,7 @@ def full_precision(*, steps: int, **recipe: Unpack[Keywords]) -> Method:
       >>> [stage.name for stage in full_precision(steps=10).stages]
       ['train']
     """
-    made = recipe_of(steps, {"learning_rate": 0.1, **recipe})
+    made = Recipe(steps, **recipe)
+    made = made._replace(learning_rate=recipe.get("learning_rate", 0.1))
     last = reestimate((), made.reestimate_batches)
     return Method("full_precision", (training("train", (), made), *last))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bitjax.checks import Allowed, integer, number
 from bitjax.methods.base import Stage
 from bitjax.methods.labels import default_labels
 from bitjax.methods.optimizers import scheduled, sgd
@@ -54,14 +55,17 @@ class Keywords(TypedDict, total=False):
     reestimate_batches: int
 
 
-def recipe_of(steps: int, keywords: Keywords) -> Recipe:
-    """The recipe of a method's keywords, checked; a ValueError where a teacher is out of bounds."""
-    recipe = Recipe(steps, **keywords)
-    if not 0.0 <= recipe.distill <= 1.0:
-        raise ValueError(f"`distill` must be in [0, 1], got {recipe.distill:g}.")
-    if not recipe.temperature > 0.0:
-        raise ValueError(f"`temperature` must be above 0, got {recipe.temperature:g}.")
-    return recipe
+STEPS, RATE, BATCHES = integer(0), number(0), integer(1)
+# What every method allows its keywords to be.
+RECIPE: dict[str, Allowed] = {
+    "learning_rate": RATE,
+    "momentum": number(0, 1, below=True),
+    "weight_decay": number(0),
+    "warmup": STEPS,
+    "distill": number(0, 1),
+    "temperature": number(0, above=True),
+    "reestimate_batches": integer(0),
+}
 
 
 def descent(recipe: Recipe, end: float = 0.0) -> optax.GradientTransformation:

@@ -5,21 +5,46 @@ from typing import Any, Unpack
 
 import jax
 
-from bitjax.bottleneck.allocate import allocate
+from bitjax.bottleneck.allocate import allocate, check_sites
+from bitjax.checks import SWITCH, checked, choice, integer
+from bitjax.costs.site import Costs
 from bitjax.frameworks.targets import float_kernels, is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.labels import FROZEN, default_labels
-from bitjax.methods.recipe import Keywords, recipe_of, reestimate, training
+from bitjax.methods.recipe import (
+    BATCHES,
+    RATE,
+    RECIPE,
+    STEPS,
+    Keywords,
+    Recipe,
+    reestimate,
+    training,
+)
 from bitjax.program.naming import layers_of, path_of
 from bitjax.program.values import Leaf
-from bitjax.rules import Rules, quantizer_of
-from bitjax.two_step.fits import SolveOptions
+from bitjax.rules import RULES, Rules, quantizer_of
+from bitjax.two_step.fits import SOLVE, SolveOptions
 from bitjax.two_step.solve import solve_each
 from bitjax.variables import QUANT, read_site, site_name
 
 TRAINED = ("scales", "straight_through")
 
+_SOLVE = {name: allowed for name, allowed in SOLVE.items() if name not in ("max_sweeps", "seed")}
 
+
+@checked(
+    rules=RULES,
+    code_steps=STEPS,
+    fine_tune_steps=STEPS,
+    trained=choice(*TRAINED),
+    fine_tune_rate=RATE,
+    input_bits=integer(0, 8),
+    calibration_batches=BATCHES,
+    augment=SWITCH,
+    **_SOLVE,
+    **RECIPE,
+)
 def tsq(
     rules: Rules,
     *,
@@ -91,8 +116,6 @@ def tsq(
     Source: the paper's two steps. Departures: see `bitjax.solve_layers`; where an intercept has a
       place it is solved for; fine-tuning is ours, the paper is not known to have one.
     """
-    if trained not in TRAINED:
-        raise ValueError(f"`trained` must be one of {list(TRAINED)}, got {trained!r}.")
     if not any(is_stored(r.quantizer) for r in rules):
         raise ValueError(
             "tsq has no kernel to solve: give one a ternary, binary or low_bit quantizer with "
@@ -110,14 +133,17 @@ def tsq(
         tuple(strengths),
         iterations,
     )
-    made = recipe_of(code_steps, recipe)
+    made = Recipe(code_steps, **recipe)
     first = training("codes", float_kernels(rules), made, range_decay=0.0)
     if input_bits:
-        first = first._replace(prepare=_place(input_bits, calibration_batches))
+        first = first._replace(
+            prepare=_place(input_bits, calibration_batches),
+            check=lambda costs: check_sites(rules, costs, "free", input_bits),
+        )
     solve = _transform(options, calibration_batches, augment)
     stages = [
         first,
-        Stage("transform", rules, prepare=solve),
+        Stage("transform", rules, prepare=solve, check=_stored(rules)),
         *reestimate(rules, made.reestimate_batches),
     ]
     if fine_tune_steps:
@@ -127,6 +153,20 @@ def tsq(
             last = last._replace(rules=_held(rules), labels=_frozen_codes(rules))
         stages.append(last)
     return Method("tsq", tuple(stages))
+
+
+def _stored(rules: Rules) -> Callable[[Costs], None]:
+    """The check that the rules give a kernel to solve."""
+
+    def check(costs):
+        kernels = [site for site, entry in costs.items() if entry.role == "kernel"]
+        if not any(is_stored(quantizer_of(rules, site)) for site in kernels):
+            raise ValueError(
+                "tsq has no kernel to solve: no rule with a ternary, binary or low_bit quantizer "
+                f"of fit='stored' matches one. Kernels: {', '.join(kernels)}."
+            )
+
+    return check
 
 
 def _place(bits: int, batches: int):

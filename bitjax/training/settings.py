@@ -2,15 +2,10 @@
 
 from typing import NamedTuple
 
+from bitjax.checks import SWITCH, Allowed, check, choice, integer
 from bitjax.data import AUGMENTATIONS
 from bitjax.methods.base import Method
 from bitjax.training.parallel import FORMS, Placement, part_of_batch
-
-_CHOICES = {
-    "augmentation": AUGMENTATIONS,
-    "parallel": FORMS,
-    "compute_dtype": ("float32", "bfloat16"),
-}
 
 
 class Settings(NamedTuple):
@@ -57,22 +52,33 @@ class Settings(NamedTuple):
     device_data_mb: int = 1024
 
 
+_MOST_EXAMPLES = 65_536  # of a batch: more would take the machine's memory before it is refused
+
+# What each of the settings may be.
+SETTINGS: dict[str, Allowed] = {
+    "batch_size": integer(1, _MOST_EXAMPLES),
+    "eval_batch_size": integer(1, _MOST_EXAMPLES),
+    "seed": integer(0, 2**32 - 1),
+    "augmentation": choice(*sorted(AUGMENTATIONS)),
+    "calibration_size": integer(1),
+    "log_every": integer(1),
+    "checkpoint_every": integer(1),
+    "eval_every": integer(0),
+    "keep_checkpoints": integer(1),
+    "keep_best": SWITCH,
+    "tensorboard": SWITCH,
+    "parallel": choice(*FORMS),
+    "devices": integer(0),
+    "accumulate": integer(1),
+    "steps_per_dispatch": integer(1),
+    "compute_dtype": choice("float32", "bfloat16"),
+    "device_data_mb": integer(0),
+}
+
+
 def check_settings(settings: Settings) -> Settings:
     """Returns the settings if each is in its range."""
-    least = {"seed": 0, "eval_every": 0, "devices": 0, "device_data_mb": 0}
-    for name, value in settings._asdict().items():
-        if name in ("keep_best", "tensorboard") or name in _CHOICES:
-            continue
-        low = least.get(name, 1)
-        if not isinstance(value, int) or value < low:
-            raise ValueError(f"`{name}` must be an integer of {low} or more, got {value!r}.")
-    if settings.seed >= 2**32:
-        raise ValueError(f"`seed` must be below 2**32, got {settings.seed}.")
-    for name, choices in _CHOICES.items():
-        if getattr(settings, name) not in choices:
-            raise ValueError(
-                f"`{name}` must be one of {sorted(choices)}, got {getattr(settings, name)!r}."
-            )
+    check(SETTINGS, settings._asdict())
     together = settings.steps_per_dispatch
     for name in ("log_every", "checkpoint_every", "eval_every"):
         if getattr(settings, name) % together:

@@ -215,8 +215,8 @@ def make_work(
       place: the devices that compute; chosen by the settings unless given.
 
     Raises:
-      ValueError: a setting is out of its range or does not go with the devices, or labels are
-        no classes.
+      ValueError: a setting is out of its range or does not go with the devices, a stage does not go
+        with the model's sites, or labels are no classes.
 
     Example:
       >>> from bitjax.data import load
@@ -248,7 +248,11 @@ def make_work(
     args, kwargs = work.inputs(None, {"image": jnp.asarray(dataset.eval_sample(2))})
     if variables is None:
         variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
-    return work._replace(start=dict(variables), costs=site_costs(model, *args, **kwargs))
+    costs = site_costs(model, *args, **kwargs)
+    for stage in method.stages:
+        if stage.check is not None:
+            stage.check(costs)
+    return work._replace(start=dict(variables), costs=costs)
 
 
 def _arguments(inputs: tuple[tuple, dict]) -> Any:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import SWITCH, Allowed, choice, integer, number, several
 from bitjax.frameworks.targets import OutputLevels
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
@@ -55,6 +56,23 @@ class SolveOptions(NamedTuple):
     iterations: int = 5
     max_sweeps: int = 30
     seed: int = 0
+
+
+# What the options may be, in `solve_layers` and in the method.
+SOLVE: dict[str, Allowed] = {
+    "target": choice("codes", "sum", "output"),
+    "asymmetric": SWITCH,
+    "float_inputs": SWITCH,
+    "positions": integer(1),
+    "ridge": number(0),
+    "joint": SWITCH,
+    "pair_moves": SWITCH,
+    "starts": integer(1),
+    "strengths": several(number(0, above=True), 1),
+    "iterations": integer(0),
+    "max_sweeps": integer(1),
+    "seed": integer(0, 2**32 - 1),
+}
 
 
 class GroupFit(NamedTuple):

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import FUNCTION, NONE, PATTERN, check_names, checked, either, integer
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.targets import float_kernels, levels_of, plan_layers
 from bitjax.two_step.data import collect, moments_of, sampler
 from bitjax.two_step.fits import (
+    SOLVE,
     GroupFit,
     SolveOptions,
     away_from_0,
@@ -56,6 +58,7 @@ class Report(NamedTuple):
     patches: int
 
 
+@checked(bits=either(NONE, integer(1, 16)), layers=PATTERN, log=either(NONE, FUNCTION), **SOLVE)
 def solve_layers(
     model: Model,
     variables: Variables,
@@ -104,6 +107,7 @@ def solve_layers(
     Source: the paper's second step. Departures: an intercept, a ridge, joint descent, and the best
       iterate on held-out patches; its schedule is not known.
     """
+    check_names(settings, SOLVE, "solve_layers")
     given = batches if callable(batches) else list(batches)
     source = given if callable(given) else lambda: given
     steps = solve_each(

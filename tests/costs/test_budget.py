@@ -45,7 +45,6 @@ def quant(a_kernel, a_input, b_kernel, b_input):
         ("bytes", (2 * 20 + 4 * 5 + 6 * 60 + 8 * 15) / 100),
         ("bops", (2 * 4 * 100 + 6 * 8 * 300) / (8 * 400)),
         ({"a/kernel": 0.5, "b/input": 2.0}, 0.5 * 2 + 2.0 * 8),
-        ({}, 0.0),
     ],
     ids=str,
 )
@@ -99,6 +98,18 @@ def test_an_unknown_criterion_or_site_is_named_with_the_choices():
         penalty(quant(1, 1, 1, 1), COSTS, {"c/kernel": 1.0})
 
 
+@pytest.mark.parametrize("criterion", [{}, {"a/kernel": 0.0}, {"a/kernel": -1.0}, 4.0, None])
+def test_a_criterion_that_counts_nothing_is_refused(criterion):
+    with pytest.raises(ValueError, match="must"):
+        penalty(quant(1, 1, 1, 1), COSTS, criterion)
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), -1.0, "4", True])
+def test_a_limit_that_is_no_limit_is_refused(limit):
+    with pytest.raises(ValueError, match="`limit` must be a finite number above 0"):
+        budget("bits", limit)
+
+
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
@@ -132,7 +143,7 @@ def test_a_budget_counts_the_sites_it_can():
 def test_a_wrong_budget_is_one_clear_line():
     with pytest.raises(ValueError, match=r"one of \['bits', .*'bops'\], got 'size'"):
         budget("size", 1.0)
-    with pytest.raises(ValueError, match="`limit` of a budget on bits must be above 0, got 0"):
+    with pytest.raises(ValueError, match="`limit` must be a finite number above 0, got 0"):
         budget("bits", 0.0)
     with pytest.raises(ValueError, match="names sites 'c/.*', which match none.* a/kernel"):
         budget_sites(Budget("bits", 4.0, "c/.*"), COSTS)

@@ -199,7 +199,7 @@ def test_freezing_fixes_bitlengths_and_nothing_else():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rounding": "floor"}, "`rounding` must be one of .*got 'floor'"),
+        ({"rounding": "floor"}, "`rounding` must be None or one of .*got 'floor'"),
         ({"rounding": "budget"}, "rounding='budget' needs a budget"),
         (
             {"rounding": "ceil", "budgets": (bj.budget("bits", 4.0),)},
@@ -222,6 +222,7 @@ def test_settings_that_do_not_go_together_are_refused(arguments, message):
 
 def prepare_first(rules, **arguments):
     stage = bitpruning(rules, steps=10, **arguments).stages[0]
+    stage.check(COSTS)
     variables = {"quant": fake_quant_tree(6.0, COSTS)}
     return list(stage.prepare(context_of(None, variables), variables, 0))
 
@@ -234,4 +235,8 @@ def test_what_cannot_end_well_is_refused_before_the_first_step():
         prepare_first(low, budgets=(bj.budget("bits", 2.5, "stem/.*"),))
     with pytest.raises(ValueError, match="no bits to learn: give at least one site a bitlength"):
         prepare_first((bj.rule(".*", bj.uniform(bits=4)),))
+    with pytest.raises(ValueError, match="`tied` 'stem/.*' matches no site that learns its bits"):
+        prepare_first(low, tied=("stem/.*",))
+    with pytest.raises(ValueError, match="`criterion` weighs 'stem/kernel', which is no site"):
+        prepare_first(low, criterion={"stem/kernel": 1.0})
     assert prepare_first(low, budgets=(bj.budget("bits", 3.5),)) == []

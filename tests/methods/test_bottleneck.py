@@ -112,7 +112,7 @@ def test_a_code_with_fewer_planes_than_a_site_may_get_is_refused_by_name():
         ({"weighting": "hessian"}, "`weighting` must be one of"),
         ({"grid": "planes"}, "`grid` must be one of"),
         ({"grid": "lasso"}, "`grid` 'lasso' goes with `psnr_loss`, or with"),
-        ({"resolve_every": -1}, "`resolve_every` must be at least 0"),
+        ({"resolve_every": -1}, "`resolve_every` must be an integer of 0 or more"),
     ],
 )
 def test_settings_out_of_bounds_are_one_clear_line(settings, message):

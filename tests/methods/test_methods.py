@@ -206,7 +206,10 @@ def test_distillation_mixes_the_teacher_and_the_labels():
     ("settings", "message"),
     [
         ({"distill": 1.5}, r"`distill` must be in \[0, 1\], got 1.5"),
-        ({"distill": 1.0, "temperature": 0.0}, "`temperature` must be above 0, got 0"),
+        (
+            {"distill": 1.0, "temperature": 0.0},
+            "`temperature` must be a finite number above 0, got 0",
+        ),
     ],
 )
 def test_a_teacher_out_of_bounds_is_refused(settings, message):
@@ -232,6 +235,29 @@ def test_every_method_takes_the_recipes_fields_and_no_others(method):
     np.testing.assert_allclose(rates(first.optimizers["weights"], 1), [0.5 / 3], rtol=1e-6)
     with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rates'"):
         method((), steps=10, learning_rates=0.1)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            tsq([bj.rule("no/kernel", bj.ternary(fit="stored"))], code_steps=5),
+            "tsq has no kernel to solve: .* Kernels: dense1/kernel, head/kernel",
+        ),
+        (
+            tsq(rules(bj.ternary(fit="stored"), None), code_steps=5, input_bits=2),
+            "allocate has no planes to choose",
+        ),
+        (
+            bottleneck(rules(None, bj.bitplane(bits=4, depth=4)), float_steps=5),
+            "at most the 4 planes of 'head/input', got 8",
+        ),
+    ],
+    ids=["kernels", "inputs", "planes"],
+)
+def test_what_a_later_stage_lacks_is_refused_before_the_first_one(method, message):
+    with pytest.raises(ValueError, match=message):
+        make_work(method, MODEL, DATA, settings=SETTINGS)
 
 
 def test_the_float_control_has_a_rate_of_its_own():

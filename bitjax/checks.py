@@ -1,0 +1,257 @@
+"""What an argument may be, written once as data: the check, its message and the tests read it.
+
+A table maps the names of arguments to what each may be. `@checked(bits=integer(1, 16))` refuses
+everything else where the call enters, and `allowed_of` gives the table back. What goes with what
+is checked in the function.
+"""
+
+import difflib
+import functools
+import inspect
+import math
+import numbers
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LARGEST = 3.4e38  # of float32, which all settings become
+_MOST = 2**31 - 1  # of int32
+
+
+class Allowed(NamedTuple):
+    """What one argument may be.
+
+    Attributes:
+      kind: `integer`, `whole` (an integer, perhaps as 4.0), `number`, `switch`, `choice`,
+        `pattern`, `text`, `function`, `array`, `value` (of the types `of`), `several` or `one of`.
+      low: the least number.
+      high: the greatest number.
+      above: whether `low` itself is too small.
+      below: whether `high` itself is too large.
+      of: the values of a choice, the types of a value, the entries of `several`, the parts of
+        `one of`.
+      hint: a sentence for the message that says what to do.
+    """
+
+    kind: str
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    of: tuple[Any, ...] = ()
+    hint: str = ""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is allowed."""
+        return _HOLDS[self.kind](self, value)
+
+    def __str__(self) -> str:
+        return _SAYS[self.kind](self)
+
+
+Table = Mapping[str, Allowed]
+
+
+def integer(low: float, high: float = _MOST) -> Allowed:
+    """An integer in [low, high]."""
+    return Allowed("integer", low, high)
+
+
+def whole(low: float, high: float, hint: str = "") -> Allowed:
+    """A number in [low, high] without a fraction, 4 or 4.0."""
+    return Allowed("whole", low, high, hint=hint)
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False
+) -> Allowed:
+    """A finite number from `low` to `high`, the ends allowed unless it is `above` or `below`."""
+    return Allowed("number", low, high, above, below)
+
+
+def choice(*values: Any) -> Allowed:
+    """One of a few values."""
+    return Allowed("choice", of=values)
+
+
+def several(entries: Allowed, low: int = 0, hint: str = "") -> Allowed:
+    """A list or tuple of `low` entries or more."""
+    return Allowed("several", low=low, of=(entries,), hint=hint)
+
+
+def either(*parts: Allowed) -> Allowed:
+    """What one of the parts allows."""
+    return Allowed("one of", of=parts)
+
+
+def instance(*types: type, hint: str = "") -> Allowed:
+    """An instance of one of the types."""
+    return Allowed("value", of=types, hint=hint)
+
+
+SWITCH = Allowed("switch")
+PATTERN = Allowed("pattern")
+TEXT = Allowed("text")
+FUNCTION = Allowed("function")
+ARRAY = Allowed("array")
+NONE = choice(None)
+
+
+def _plain(given: Any) -> Any:
+    """A scalar array as Python's number."""
+    return given.item() if hasattr(given, "item") and getattr(given, "ndim", None) == 0 else given
+
+
+def _is_number(allowed: Allowed, value: Any) -> bool:
+    given = _plain(value)
+    real = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    return real and _is_between(allowed, given)
+
+
+def _is_between(allowed: Allowed, given: Any) -> bool:
+    low, high = allowed.low, allowed.high
+    # Python compares integers of any size.
+    inside = -_LARGEST <= given <= _LARGEST and low <= given <= high
+    return inside and not (allowed.above and given == low) and not (allowed.below and given == high)
+
+
+def _is_choice(allowed: Allowed, given: Any) -> bool:
+    # True is no 1.
+    same = (one for one in allowed.of if isinstance(given, bool) == isinstance(one, bool))
+    return any(isinstance(given, type(one)) and given == one for one in same)
+
+
+def _is_array(allowed: Allowed, given: Any) -> bool:
+    del allowed
+    try:
+        dtype = given.dtype if hasattr(given, "dtype") else np.asarray(given).dtype
+    except (TypeError, ValueError):
+        return False
+    return jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def _is_pattern(allowed: Allowed, given: Any) -> bool:
+    del allowed
+    try:
+        return isinstance(given, str) and re.compile(given) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
+
+
+_HOLDS: dict[str, Callable[[Allowed, Any], bool]] = {
+    "number": _is_number,
+    "whole": lambda a, v: _is_number(a, v) and _plain(v) == int(_plain(v)),
+    "integer": lambda a, v: _is_number(a, v) and isinstance(_plain(v), numbers.Integral),
+    "switch": lambda a, v: isinstance(_plain(v), bool),
+    "choice": _is_choice,
+    "pattern": _is_pattern,
+    "text": lambda a, v: isinstance(v, str),
+    "function": lambda a, v: callable(v),
+    "array": _is_array,
+    "value": lambda a, v: isinstance(v, a.of),
+    "several": lambda a, v: (
+        isinstance(v, list | tuple) and len(v) >= a.low and all(a.of[0].holds(one) for one in v)
+    ),
+    "one of": lambda a, v: any(part.holds(v) for part in a.of),
+}
+
+
+def _bounds(allowed: Allowed) -> str:
+    low, high = allowed.low, allowed.high  # never `high` alone
+    if math.isinf(low):
+        return ""
+    if high in (math.inf, _MOST):
+        return f" above {low:g}" if allowed.above else f" of {low:g} or more"
+    ends = "(" if allowed.above else "[", ")" if allowed.below else "]"
+    return f" in {ends[0]}{low:.10g}, {high:.10g}{ends[1]}"
+
+
+_SAYS: dict[str, Callable[[Allowed], str]] = {
+    "number": lambda a: f"{'' if math.isfinite(a.high) else 'a finite number'}{_bounds(a)}".strip(),
+    "whole": lambda a: f"an integer{_bounds(a)}",
+    "integer": lambda a: f"an integer{_bounds(a)}",
+    "switch": lambda a: "True or False",
+    "choice": lambda a: f"one of {list(a.of)}" if len(a.of) > 1 else f"{a.of[0]!r}",
+    "pattern": lambda a: "a regular expression",
+    "text": lambda a: "text",
+    "function": lambda a: "a function",
+    "array": lambda a: "an array of real numbers",
+    "value": lambda a: " or ".join(f"a {kind.__name__}" for kind in a.of),
+    "several": lambda a: f"a list{f' of {a.low:g} or more' if a.low else ''}, each {a.of[0]}",
+    "one of": lambda a: " or ".join(map(str, a.of)),
+}
+
+
+def check(table: Table, given: Mapping[str, Any]) -> None:
+    """Raises a ValueError, in one line, for the first of the given values that is not allowed."""
+    for name, allowed in table.items():
+        if name in given and not allowed.holds(given[name]):
+            raise ValueError(_refusal(name, allowed, given[name]))
+
+
+def check_one(name: str, allowed: Allowed, given: Any) -> None:
+    """As `check`, of one value whose bounds the call decides."""
+    check({name: allowed}, {name: given})
+
+
+def _refusal(name: str, allowed: Allowed, given: Any) -> str:
+    hint = allowed.hint
+    if allowed.kind == "whole" and not (_is_number(allowed, given)):
+        hint = ""  # which is for fractions
+    if allowed.kind == "integer" and _is_number(integer(_MOST + 1, _LARGEST), given):
+        hint = f"the largest is {_MOST}."
+    if allowed.kind == "choice" and isinstance(given, str) and not hint:
+        near = difflib.get_close_matches(given, [v for v in allowed.of if isinstance(v, str)], 1)
+        hint = f"did you mean {near[0]!r}?" if near else ""
+    said = " ".join(repr(given).split())
+    said = said if len(said) <= 80 else f"{said[:80]}... ({type(given).__name__})"
+    return f"`{name}` must be {allowed}, got {said}{f'; {hint}' if hint else '.'}"
+
+
+def check_names(given: Mapping[str, Any], known: Mapping[str, Any], who: str) -> None:
+    """Raises a TypeError, as Python does, for settings that `who` does not have."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+            raise TypeError(f"{who}() got an unexpected keyword argument {name!r}; {hint}")
+
+
+def checked(**table: Allowed) -> Callable[[F], F]:
+    """Refuses what the table does not allow, where the function is called."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        free = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+        # `**recipe: Unpack[Keywords]` is a list of names, `**kwargs: Any` is not.
+        closed = any(typing.get_origin(p.annotation) is typing.Unpack for p in free)
+        unknown = set(table) - set(signature.parameters)
+        assert free or not unknown, f"{function.__name__} has no argument {unknown}"
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError:
+                return function(*args, **kwargs)  # which says itself what is missing
+            more = given.get(free[0].name, {}) if free else {}
+            if closed:
+                check_names(more, table, function.__name__)
+            check(table, {**given, **more})
+            return function(*args, **kwargs)
+
+        vars(call)["allowed"] = table
+        return call  # type: ignore[return-value]  it has the function's signature
+
+    return decorate
+
+
+def allowed_of(function: Callable[..., Any]) -> Table:
+    """The table of a function's arguments, empty where it has none."""
+    return getattr(function, "allowed", {})

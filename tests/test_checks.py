@@ -1,0 +1,43 @@
+"""What an argument may not be is refused in one line, by every public function."""
+
+import inspect
+
+import pytest
+
+import bitjax as bj
+from bitjax import methods
+from bitjax.checks import allowed_of
+from tests.allowed import inside, outside
+
+PUBLIC = {
+    f"{module.__name__}.{name}": thing
+    for module in (bj, methods)
+    for name, thing in vars(module).items()
+    if callable(thing) and not name.startswith("_") and allowed_of(thing)
+}
+ARGUMENTS = [
+    pytest.param(function, name, id=f"{of}-{name}")
+    for of, function in PUBLIC.items()
+    for name in allowed_of(function)
+]
+
+
+def call_with(function, name, given):
+    """Calls with one argument as given and the others as they may be."""
+    table, parameters = allowed_of(function), inspect.signature(function).parameters
+    others = {
+        p.name: inside(table[p.name]) if p.name in table else object()
+        for p in parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    arguments = {**others, name: given}
+    return function(*(arguments.pop(p) for p in positional), **arguments)
+
+
+@pytest.mark.parametrize(("function", "name"), ARGUMENTS)
+def test_what_an_argument_may_not_be_is_one_line_with_its_name(function, name):
+    for given in outside(allowed_of(function)[name]):
+        with pytest.raises(ValueError, match=rf"^`{name}` must be .*, got ") as caught:
+            call_with(function, name, given)
+        assert "\n" not in str(caught.value)
