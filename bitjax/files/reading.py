@@ -5,11 +5,12 @@ is a `FileError`: one line with the file's name, what is wrong, and what to do.
 """
 
 import contextlib
+import io
 import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 _MOST_BYTES = 1 << 30  # of a file that is read whole
 _MOST_DEPTH = 64  # of lists and objects in JSON: what goes through them after us is recursive
@@ -75,7 +76,7 @@ def reading(path: str | os.PathLike, remedy: str = AGAIN) -> Iterator[None]:
 
 def open_file(
     path: str | os.PathLike, remedy: str = AGAIN, *, most: int | None = None
-) -> IO[bytes]:
+) -> io.BufferedReader:
     """Opens a regular file to read it; what is none, or has more than `most` bytes, is refused."""
     with reading(path, remedy):
         find_file(path, remedy)  # first, since to open a device may move it
