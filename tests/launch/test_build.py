@@ -364,7 +364,7 @@ def test_a_damaged_file_of_data_is_named(tmp_path, data_root):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*Choose an"):
+    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*hoose another"):
         open_folder(digits(), tmp_path / "file" / "run")
     with pytest.raises(ValueError, match="the folder '.*/file' must be one that can be written"):
         open_folder(digits(), tmp_path / "file")
