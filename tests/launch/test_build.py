@@ -224,6 +224,18 @@ WRONG = {
         {"method": PRUNING, "rules": LEARNED, "budgets": ({**BUDGET, "sites": "nope"},)},
         r"config.method \(bitpruning\): the budget on bits names sites 'nope', which match none",
     ),
+    "budget that the least bits miss": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": ({**BUDGET, "limit": 0.1},)},
+        "the budget of 0.1 on bits of sites '.*' cannot be met: the fewest bits allowed cost 1. R",
+    ),
+    "width below 1": (
+        {"model": {"name": "resnet20", "width": -3}},
+        r"config.model.width must be an integer in \[1, 65536\], got -3",
+    ),
+    "dtype that is none": (
+        {"model": {"name": "mlp", "dtype": "int7"}},
+        r"config.model.dtype must be one of .*, got 'int7'",
+    ),
     "budget with a further key": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({**BUDGET, "site": "nope"},)},
         r"config.budgets\[0\].site is no setting of 'budget' \(value 'nope'\); it has limit, metr",
@@ -294,7 +306,7 @@ WRONG = {
     ),
     "features that are no numbers": (
         {"model": {"name": "mlp", "features": "abc", "num_classes": 10}},
-        r"config.model \(mlp\) fails on \(2, 8, 8, 1\) images of 'digits': TypeError",
+        r"config.model.features must be a list, each an integer in \[1, 65536\], got 'abc'",
     ),
     "mean that is no number": (
         {"data__mean": ("a",)},
@@ -352,7 +364,7 @@ def test_a_damaged_file_of_data_is_named(tmp_path, data_root):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*Choose an"):
+    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*hoose another"):
         open_folder(digits(), tmp_path / "file" / "run")
     with pytest.raises(ValueError, match="the folder '.*/file' must be one that can be written"):
         open_folder(digits(), tmp_path / "file")
