@@ -1,4 +1,4 @@
-"""What `import bitjax` adds to `import jax, flax.linen`, in fresh processes.
+"""What `import bitjax` and its names add to `import jax, flax.linen`, in fresh processes.
 
 Run: python -m benchmarks.import_time [--rounds 9]
 """
@@ -24,6 +24,7 @@ start = time.perf_counter()
 import jax, flax.linen
 middle = time.perf_counter()
 import {module}
+getattr({module}, '__all__', None)  # which loads bitjax's names
 seconds = middle - start, time.perf_counter() - middle
 import json
 print(json.dumps([*seconds, "tensorflow" in sys.modules]))

@@ -10,13 +10,13 @@ python -m experiments.rate_distortion cifar10/resnet20_bottleneck_a4 \\
 
 import argparse
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bitjax.cli.arguments import Parser
+from bitjax.cli.front import front_door
 from bitjax.launch.config_files import load_config
 
 RATES = "planes per element"
@@ -111,15 +111,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is wrong with it ends in one line."""
     parser = Parser(__doc__, "python -m experiments.rate_distortion")
     parser.add_config()
-    add = parser.add_argument
-    add("--out", default="rate_distortion.png", help="picture to write")
-    add("--json", default="", help="also write the medians: RUN/distortion.json, say")
-    add("--batches", type=int, default=8, help="calibration batches")
-    add("--max_bits", type=int, default=6, help="highest rate, 1 to 8")
-    args = parser.read(argv)
-    if args.batches < 1 or not 1 <= args.max_bits <= 8:
-        parser.error("--batches must be 1 or more, and --max_bits 1 to 8")
-    return args
+    kinds = ".png .pdf .svg"
+    parser.add_file("out", "picture to write", default="rate_distortion.png", kinds=kinds)
+    parser.add_file("json", "also write the medians: RUN/distortion.json, say")
+    parser.add_count("batches", "calibration batches", default=8)
+    parser.add_count("max_bits", "highest rate", most=8, default=6)
+    return parser.read(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,25 +129,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bitjax.runs.rows import write_json
     from bitjax.variables import floats_of
 
-    try:
-        work = build_work(load_config(args.config, args.overrides))
-        rules = next((s.rules for s in work.method.stages if s.rules), ())
-        planes = [r.pattern for r in rules if r.quantizer and r.quantizer.traits.planes]
-        sites = [s for s in work.costs if any(re.fullmatch(p, s) for p in planes)]
-        if not sites:
-            raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
-        floats = floats_of(work.start)
-        chosen = "|".join(map(re.escape, sites))
-        batches = list(work.batches(args.batches, False))
-        seen = site_histograms(work.model, floats, batches, sites=chosen)
-        weights = fisher(work.model, floats, batches, sites=chosen)
-        allocated = allocation_rows(rate_curves(seen), work.costs, weights, _RATES)
-        curves = {site: site_curves(found, args.max_bits) for site, found in seen.items()}
-        draw(curves, Path(args.out))
-        if args.json:
-            write_json(args.json, distortion_value(curves))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    work = build_work(load_config(args.config, args.overrides))
+    rules = next((s.rules for s in work.method.stages if s.rules), ())
+    planes = [r.pattern for r in rules if r.quantizer and r.quantizer.traits.planes]
+    sites = [s for s in work.costs if any(re.fullmatch(p, s) for p in planes)]
+    if not sites:
+        raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
+    floats = floats_of(work.start)
+    chosen = "|".join(map(re.escape, sites))
+    batches = list(work.batches(args.batches, False))
+    seen = site_histograms(work.model, floats, batches, sites=chosen)
+    weights = fisher(work.model, floats, batches, sites=chosen)
+    allocated = allocation_rows(rate_curves(seen), work.costs, weights, _RATES)
+    curves = {site: site_curves(found, args.max_bits) for site, found in seen.items()}
+    draw(curves, Path(args.out))
+    if args.json:
+        write_json(args.json, distortion_value(curves))
     print("SQNR in dB, median over sites:")
     median = medians(curves)
     for name in ("truncated", "window", "free", "Lloyd-Max"):
@@ -162,4 +156,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with front_door():
+        main()

@@ -16,6 +16,8 @@ import jax
 
 from bitjax.cli.arguments import Parser
 from bitjax.cli.compare import print_comparison
+from bitjax.cli.front import front_door
+from bitjax.files.writing import write_text
 from bitjax.launch.command import command_of
 from bitjax.launch.devices import Slot, find_devices, make_slots
 from bitjax.launch.executors import process
@@ -23,7 +25,8 @@ from bitjax.launch.local_queue import run_queue
 from bitjax.launch.progress import SweepProgress
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
-from bitjax.runs.disk import write_text
+from bitjax.runs.folder import check_holds_runs
+from bitjax.runs.lock import lock
 from bitjax.runs.records import read_runs
 from experiments import tabulate
 from experiments.results_tables import (
@@ -42,19 +45,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("name", nargs="?", default="", help="table; none lists all")
     add("--workdir", default="", help="folder of the runs' folders; runs/NAME")
     add("--results", default="results", help="folder that keeps what runs found, and tables")
-    add(
-        "--slots",
-        type=int,
-        default=0,
-        help="runs at a time; else one per accelerator, or as suits a CPU",
+    parser.add_count(
+        "slots", "runs at a time; else one per accelerator, or as suits a CPU", least=0
     )
-    add("--seeds", type=int, default=0, help="seeds of a row; else the table's")
+    parser.add_count("seeds", "seeds of a row; else the table's", least=0, most=1000)
     add("--anyway", action="store_true", help="also without the accelerator that it is made for")
-    args = parser.read(argv)
-    for name, value in (("slots", args.slots), ("seeds", args.seeds)):
-        if value < 0:
-            parser.error(f"--{name} must be 0 or more, got {value}")
-    return args
+    return parser.read(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,25 +62,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name:24}{table['title']}{' (accelerator)' if 'accelerator' in table else ''}")
         return
     workdir = Path(args.workdir or f"runs/{args.name}")
-    try:
-        if any((workdir / file).exists() for file in ("config.json", "result.json")):
-            raise ValueError(f"{workdir} is a run's own folder: choose another --workdir.")
-        table = plan_table(args.name, workdir, args.seeds)
-        devices = find_devices()
-        if table.accelerator and devices.platform == "cpu" and not args.anyway:
-            steps = sum(run.steps for run in table.runs if not run.finished)
-            raise ValueError(
-                f"{args.name} is made for an accelerator, and here is none: its runs take {steps} "
-                "steps. --anyway starts them all the same."
-            )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        small = cores if table.small and devices.platform == "cpu" else 0
-        code = run_table(table, make_slots(devices, args.slots or small))
-        if code == 0:
-            draw_distortion(table)
-            write_table(table, workdir, Path(args.results))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    check_holds_runs(workdir)
+    table = plan_table(args.name, workdir, args.seeds)
+    devices = find_devices()
+    if table.accelerator and devices.platform == "cpu" and not args.anyway:
+        steps = sum(run.steps for run in table.runs if not run.finished)
+        raise ValueError(
+            f"{args.name} is made for an accelerator, and here is none: its runs take {steps} "
+            "steps. --anyway starts them all the same."
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    small = cores if table.small and devices.platform == "cpu" else 0
+    code = run_table(table, make_slots(devices, min(args.slots, len(table.runs)) or small))
+    if code == 0:
+        draw_distortion(table)
+        write_table(table, workdir, Path(args.results))
     if code:
         again = shlex.join(["python", "-m", "experiments.reproduce", *(argv or sys.argv[1:])])
         print(f"not all runs are finished: no table. To go on: {again}")
@@ -113,7 +105,8 @@ def draw_distortion(table: ResultsTable) -> None:
         command = [sys.executable, "-m", "experiments.rate_distortion"]
         command += [f"--config={table.configs[run.name]}", f"--json={data}"]
         command += [f"--out={data.with_suffix('.png')}"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        with lock(run.folder):
+            done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise ValueError(f"distortion of {run.name}: {last[0]}")
@@ -142,4 +135,5 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with front_door():
+        main()

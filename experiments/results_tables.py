@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitjax.launch.config_files import arguments_of, load_config
+from bitjax.launch.config_files import load_config
 from bitjax.launch.executors import train_command
 from bitjax.launch.grid import SweepRun, plan_run
+from bitjax.launch.overrides import arguments_of
 from bitjax.report.comparison import Comparison
 from bitjax.report.tables import markdown
 from bitjax.runs.records import RunRecord

@@ -5,14 +5,15 @@ python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
 
 import json
 import shutil
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from bitjax.cli.arguments import Parser
+from bitjax.cli.front import front_door
+from bitjax.files.writing import write_text
 from bitjax.report.figures import BY_KEY, figures_of
 from bitjax.report.statistics import summarize
 from bitjax.report.tables import number
-from bitjax.runs.disk import write_text
 from bitjax.runs.records import RunRecord, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,16 +95,16 @@ def rewrite(results: Path) -> str:
     return table(found)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Keeps the runs named on the command line and rewrites the table."""
+    parser = Parser(__doc__, "python -m experiments.tabulate")
+    parser.add_argument("runs", nargs="*", help="folders of finished runs; none: the table only")
     results = ROOT / "results"
-    for run in sys.argv[1:]:
-        try:
-            print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+    for run in parser.read(argv).runs:
+        print(f"{run} -> {keep(Path(run), results).relative_to(ROOT)}")
     print(rewrite(results))
 
 
 if __name__ == "__main__":
-    main()
+    with front_door():
+        main()

@@ -10,13 +10,13 @@ python -m experiments.tsq_ablation cifar10/resnet20_tsq_a2:a4
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bitjax.cli.arguments import Parser
+from bitjax.cli.front import front_door
 from bitjax.launch.config_files import load_config
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -134,14 +134,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is wrong with it ends in one line."""
     parser = Parser(__doc__, "python -m experiments.tsq_ablation")
     parser.add_config()
-    add = parser.add_argument
-    add("--batches", type=int, default=16, help="batches to solve from")
-    add("--held_out", type=int, default=8, help="batches to judge by")
-    add("--positions", type=int, default=16, help="patches of an example")
-    args = parser.read(argv)
-    if min(args.batches, args.held_out, args.positions) < 1:
-        parser.error("--batches, --held_out and --positions must be 1 or more")
-    return args
+    parser.add_count("batches", "batches to solve from", default=16)
+    parser.add_count("held_out", "batches to judge by", default=8)
+    parser.add_count("positions", "patches of an example", default=16)
+    return parser.read(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -150,11 +146,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bitjax.launch.build import build_work
     from bitjax.runs.provenance import provenance
 
-    try:
-        work = build_work(load_config(args.config, args.overrides))
-        found = rows(work, args, lambda line: print(line, flush=True))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    config = load_config(args.config, args.overrides)
+    if config.method.name != "tsq":
+        raise ValueError(f"config.method.name must be 'tsq' for this, got {config.method.name!r}.")
+    work = build_work(config)
+    found = rows(work, args, lambda line: print(line, flush=True))
     kinds = sorted({kind for errors in found.values() for kind, _ in errors})
     targets = [target for target, _ in found[next(iter(WAYS))]]
     print("| way | " + " | ".join(f"{k}, {targets.count(k)} layers" for k in kinds) + " |")
@@ -166,4 +162,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with front_door():
+        main()

@@ -15,11 +15,12 @@ LAYERS = [
     ("checks",),
     ("quantizers",),
     ("solvers",),
-    ("variables", "rules", "extras"),
+    ("variables", "rules", "extras", "files"),
     ("costs",),
     ("program",),
     ("frameworks",),
     ("bottleneck", "two_step", "diagnostics", "export"),
+    ("contents",),
     ("methods",),
     ("models", "data"),
     ("runs",),
@@ -136,7 +137,7 @@ def test_no_module_is_hidden_by_a_public_name():
     modules = {p.stem for p in ROOT.glob("bitjax/*.py")} | {p.name for p in ROOT.glob("bitjax/*/")}
     public = {
         alias.asname or alias.name
-        for node in ast.walk(ast.parse((ROOT / "bitjax/__init__.py").read_text()))
+        for node in ast.walk(ast.parse((ROOT / "bitjax/contents.py").read_text()))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
@@ -197,10 +198,10 @@ def is_private(node: ast.AST) -> bool:
 
 
 def exported() -> set[tuple[str, str]]:
-    """(module, name) of all that an `__init__` of ours or a page of the documentation names."""
+    """(module, name) of all that a table of contents or a page of the documentation names."""
     found = {
         (node.module or "", alias.name)
-        for path in ROOT.glob("bitjax/**/__init__.py")
+        for path in (ROOT / "bitjax/contents.py", *ROOT.glob("bitjax/**/__init__.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

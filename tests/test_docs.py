@@ -38,12 +38,9 @@ def resolve(name: str) -> object:
 
 
 def exported(module: types.ModuleType) -> dict[str, object]:
-    """The names that a package's `__init__` imports, modules left aside."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
+    """The names that a package offers, modules left aside."""
+    values = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not inspect.ismodule(value)}
 
 
 @pytest.mark.parametrize("module", [bitjax, quantizers, solvers, methods, models, data])

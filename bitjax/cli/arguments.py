@@ -1,11 +1,14 @@
 """Parses what the command lines share: switches, the config that they name, its overrides."""
 
 import argparse
+import os
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
+
+from bitjax.launch.programs import is_text, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,18 +36,55 @@ class Parser(argparse.ArgumentParser):
                 help=shown,
             )
 
+    def add_count(
+        self, name: str, help: str, *, least: int = 1, most: int = 10_000, default: int | None = 0
+    ) -> None:
+        """Adds `--name` with an integer in its bounds."""
+
+        def count(text: str) -> int:
+            try:
+                value = int(text)
+            except ValueError:
+                value = least - 1
+            if not least <= value <= most:
+                wanted = f"an integer in [{least}, {most}]"
+                raise argparse.ArgumentTypeError(f"must be {wanted}, got {shown(text)}")
+            return value
+
+        self.add_argument(f"--{name}", type=count, default=default, help=help, metavar="N")
+
+    def add_file(self, name: str, help: str, *, default: str = "", kinds: str = "") -> None:
+        """Adds `--name`, a file to write in a folder that is there; of one of the kinds, if any."""
+
+        def file(text: str) -> str:
+            folder = os.path.dirname(text) or "."
+            if not os.access(folder, os.W_OK | os.X_OK) or os.path.isdir(text):
+                why = "must be a file in a folder that is there and can be written"
+                raise argparse.ArgumentTypeError(f"{why}, got {shown(text)}")
+            if kinds and not text.endswith(tuple(kinds.split())):
+                raise argparse.ArgumentTypeError(f"must end in one of {kinds}, got {shown(text)}")
+            return text
+
+        self.add_argument(f"--{name}", type=file, default=default, help=help, metavar="FILE")
+
     def add_config(self, workdir: str = "") -> None:
         """Adds the config, by position or as `--config`, its overrides and perhaps `--workdir`."""
         self._takes_config = True
         if workdir:
             self.add_argument("--workdir", default="", help=workdir)
         self.usage = f"{self.prog} CONFIG [--config.key=value ...] [options]"
-        self.add_argument("config", nargs="?", help="shipped config's name, or a file", default="")
+        about = (
+            "a shipped config's name, or a file NAME.py, perhaps with :VARIANT. It is a program, "
+        )
+        about += "which is run: name only files whose code you would run"
+        self.add_argument("config", nargs="?", help=about, default="")
         self.add_argument("--config", dest="named", help=argparse.SUPPRESS, default="")
 
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The arguments; `config` as records name it, `overrides` the `--config.key=value` ones."""
         argv = list(sys.argv[1:] if argv is None else argv)
+        if strange := [word for word in argv if not is_text(word)]:
+            self.error(f"words must be text without control characters, got {strange[0]!r}")
         overrides = [a for a in argv if self._takes_config and re.match(r"--?(no)?config\.", a)]
         args, unknown = self.parse_known_args([a for a in argv if a not in overrides])
         if unknown:
@@ -59,8 +99,8 @@ class Parser(argparse.ArgumentParser):
         return f"{text}\n{_shipped()}" if self._takes_config else text
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program with one line."""
-        sys.exit(f"error: {message}. See {self.prog} --help.")
+        """Refuses the command line."""
+        raise ValueError(f"{message}. See {self.prog} --help.")
 
     def _find_config(self, args: argparse.Namespace) -> None:
         from bitjax.launch.config_files import recorded_name
@@ -71,10 +111,7 @@ class Parser(argparse.ArgumentParser):
             self.error("name a config, such as digits/bitpruning; the help lists the shipped ones")
         if not getattr(args, "workdir", "none"):
             self.error("--workdir must be given")
-        try:
-            args.config = recorded_name(args.config or args.named)
-        except ValueError as error:
-            sys.exit(f"error: {error}")
+        args.config = recorded_name(args.config or args.named)
 
 
 def _shipped() -> str:

@@ -4,6 +4,7 @@ bitjax compare runs/* [--out report.html] [--csv F] [--markdown F] [--json F]
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from bitjax.cli.arguments import Parser
+from bitjax.files.writing import write_text
 from bitjax.launch.command import command_of
 from bitjax.report.comparison import Comparison, compare
 from bitjax.report.figures import COSTS
 from bitjax.report.html import page
 from bitjax.report.tables import csv_text, json_value, markdown, terminal
 from bitjax.runs.records import read_runs
-from bitjax.runs.rows import write_json
+from bitjax.runs.rows import json_text
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,10 +28,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__, "bitjax compare")
     add = parser.add_argument
     add("runs", nargs="+", help="run folders, or folders that hold some")
-    add("--out", default="", help="page to write: one file, works offline")
-    add("--csv", default="", help="file to write with a line a run")
-    add("--markdown", default="", help="file to write with the tables")
-    add("--json", default="", help="file to write with everything as data")
+    parser.add_file("out", "page to write: one file, works offline")
+    parser.add_file("csv", "file to write with a line a run")
+    parser.add_file("markdown", "file to write with the tables")
+    parser.add_file("json", "file to write with everything as data")
     add("--group", action="store_true", help="allow several models, data or evaluation sets")
     add(
         "--cost",
@@ -65,41 +67,44 @@ def _expression(text: str) -> re.Pattern[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the folders named on the command line, prints their tables and writes the files."""
     args = parse(argv)
-    try:
-        wanted = _expression(args.only)
-        if not 0 < args.confidence < 1:
-            raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
-        found, skipped = read_runs(args.runs)
-        runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
-        for left in skipped:
-            print(f"not compared: {left.folder} {left.reason}")
-        if not runs:
-            only = f" and a name with {args.only!r}" if args.only else ""
-            raise ValueError(
-                f"nothing to compare: looked for folders with a result.json of status 'finished'"
-                f"{only} in {' '.join(args.runs[:3])}{' ...' if len(args.runs) > 3 else ''}; "
-                f"{len(found)} are finished, {len(skipped)} are not fit."
-            )
-        comparison = compare(
-            runs,
-            skipped=skipped,
-            group=args.group,
-            cost=args.cost,
-            baseline=args.baseline,
-            confidence=args.confidence,
+    wanted = _expression(args.only)
+    if not 0 < args.confidence < 1:
+        raise ValueError(f"--confidence must be in (0, 1), got {args.confidence}.")
+    found, skipped = read_runs(args.runs)
+    runs = [run for run in found if wanted.search(run.name) or wanted.search(run.folder)]
+    for left in skipped:
+        print(f"not compared: {left.folder} {left.reason}")
+    if not runs:
+        only = f" and a name with {args.only!r}" if args.only else ""
+        raise ValueError(
+            f"nothing to compare: looked for folders with a result.json of status 'finished'"
+            f"{only} in {' '.join(args.runs[:3])}{' ...' if len(args.runs) > 3 else ''}; "
+            f"{len(found)} are finished, {len(skipped)} are not fit."
         )
-        print_comparison(comparison)
-        if args.out:
-            commands = {run.folder: command_of(run) for run in runs}
-            Path(args.out).write_text(page(comparison, commands, title=args.title), "utf-8")
-        if args.csv:
-            Path(args.csv).write_text(csv_text(comparison), "utf-8")
-        if args.markdown:
-            Path(args.markdown).write_text(markdown(comparison), "utf-8")
-        if args.json:
-            write_json(args.json, json_value(comparison))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for name in (args.out, args.csv, args.markdown, args.json):
-        if name:
-            print(name)
+    comparison = compare(
+        runs,
+        skipped=skipped,
+        group=args.group,
+        cost=args.cost,
+        baseline=args.baseline,
+        confidence=args.confidence,
+    )
+    print_comparison(comparison)
+    if args.out:
+        commands = {run.folder: command_of(run) for run in runs}
+        _write(args.out, page(comparison, commands, title=args.title))
+    if args.csv:
+        _write(args.csv, csv_text(comparison))
+    if args.markdown:
+        _write(args.markdown, markdown(comparison))
+    if args.json:
+        _write(args.json, json_text(json_value(comparison)))
+
+
+def _write(path: str, text: str) -> None:
+    """Writes a file and prints its name; a pipe or a device that is named takes the text."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        Path(path).write_text(text, "utf-8")
+    else:
+        write_text(path, text)
+    print(path)

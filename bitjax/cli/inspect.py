@@ -4,7 +4,6 @@ bitjax inspect runs/digits-bitpruning
 """
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -96,17 +95,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints what the folder holds, then what its model does with a batch."""
     parser = Parser(__doc__, "bitjax inspect")
     parser.add_argument("run", help="a run's folder")
-    parser.add_argument("--batch", type=int, default=64, help="training images that sites see")
+    parser.add_count("batch", "training images that sites see", default=64)
     parser.add_argument("--no-model", action="store_true", help="leave the checkpoint alone")
     args = parser.read(argv)
-    if args.batch < 1:
-        parser.error(f"--batch must be 1 or more, got {args.batch}")
     console = Console(highlight=False)
     found, skipped = read_runs([args.run])
     if len(found) != 1 or skipped:
         reasons = [f"{left.folder} {left.reason}" for left in skipped]
         inside = [f"holds several runs, name one: {', '.join(r.folder for r in found[:3])}"]
-        sys.exit(f"error: {'; '.join(reasons or inside)}")
+        raise ValueError("; ".join(reasons or inside))
     record = found[0]
     looks: dict[str, _SiteLook] = {}
     text = ""

@@ -1,4 +1,7 @@
-"""The command `bitjax`: one subcommand a file of this folder, imported when it is asked for."""
+"""The command `bitjax`: one subcommand a file of this folder, imported when it is asked for.
+
+This file imports next to nothing: Ctrl-C is minded before JAX loads, which takes a second.
+"""
 
 import difflib
 import importlib
@@ -6,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
-import bitjax
+from bitjax import __version__
+from bitjax.cli.front import front_door
+from bitjax.cli.process import ends_at_sigint, outlives_its_readers
 
 COMMANDS = {
     "train": "train one config and print its result",
@@ -17,6 +20,7 @@ COMMANDS = {
     "inspect": "look into one run, site by site",
     "prepare": "prepare a data set of TensorFlow Datasets, once",
 }
+WORKS = ("train", "sweep")  # in a folder, which has more than what is printed
 HELP = """\
 usage: bitjax COMMAND ...
 
@@ -32,23 +36,27 @@ commands (each has --help):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand with the words behind its name."""
-    name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    with ends_at_sigint():
+        name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+        with outlives_its_readers(works=name in WORKS), front_door():
+            _run(name, words)
+
+
+def _run(name: str, words: list[str]) -> None:
     if name in ("-h", "--help", "help"):
         print(HELP.format("\n".join(f"  {name:10}{about}" for name, about in COMMANDS.items())))
         return
     if name == "--version":
-        print(f"bitjax {bitjax.__version__}")
+        print(f"bitjax {__version__}")
         return
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         asked = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(COMMANDS)}."
-        sys.exit(f"error: there is no command {name!r}; {asked} See bitjax --help.")
+        raise ValueError(f"there is no command {name!r}; {asked} See bitjax --help.")
     # As `python -m` does: a user's models and configs may be in the folder that they are in.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+    from absl import logging
+
     logging.set_verbosity(logging.WARNING)
-    try:
-        importlib.import_module(f"bitjax.cli.{name}").main(words)
-    except KeyboardInterrupt:  # a run that has begun stops by itself, saved
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    importlib.import_module(f"bitjax.cli.{name}").main(words)

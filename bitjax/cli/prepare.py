@@ -8,7 +8,7 @@ cifar-10-binary.tar.gz, cifar-100-binary.tar.gz, train-images-idx3-ubyte.gz (and
 ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.
 """
 
-import sys
+import signal
 from collections.abc import Sequence
 
 from absl import logging
@@ -31,10 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.set_verbosity(logging.ERROR)
     from bitjax.data.prepare import prepare
 
+    # From here on Ctrl-C is a KeyboardInterrupt: what is half unpacked is removed.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name = args.name.removeprefix("tfds:")
-    try:
-        folder = prepare(name, args.root, args.source, verify=args.verify)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    folder = prepare(name, args.root, args.source, verify=args.verify)
     print(f"prepared in {folder}; use it with --config.data.name={args.name}", end="")
     print(f" --config.data.root={args.root}" if args.root else "")

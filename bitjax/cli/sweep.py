@@ -23,12 +23,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--grid", action="append", default=[], help="key=a,b,c; several give the product")
     add("--sweep", default="", help="NAME of a function sweep_NAME() in the config")
     add("--executor", default="local", choices=["local", "slurm", "print"], help="where they run")
-    add("--slots", type=int, default=0, help="runs at a time; else one per accelerator, 1 on a CPU")
+    parser.add_count("slots", "runs at a time; else one per accelerator, 1 on a CPU", least=0)
     add("--slurm", action="append", default=[], help="key=value for Slurm: timeout_min=240, ...")
     parser.add_switch("vectorize", "run them as one program on one device")
     args = parser.read(argv)
-    if args.slots < 0:
-        parser.error(f"--slots must be 0 or more, got {args.slots}")
+    if args.slurm and args.executor != "slurm":
+        parser.error(f"--slurm goes with --executor=slurm, got --executor={args.executor}")
     return args
 
 
@@ -45,21 +45,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Methods are built to be checked. The accelerators' memory is for the runs.
         jax.config.update("jax_platforms", "cpu")
     workdir, fixed = Path(args.workdir), tuple(args.overrides)
-    try:
-        runs = plan(args.config, workdir, fixed=fixed, grid=args.grid, sweep=args.sweep)
-        sweep = executors.Sweep(args.config, workdir, fixed, tuple(runs), tuple(argv))
-        if args.executor == "print":
-            executors.print_commands(sweep, args.vectorize)
-            return
-        if args.executor == "slurm":
-            executors.submit_to_slurm(sweep, args.slurm, args.vectorize)
-            return
-        run = executors.run_locally
-        if args.vectorize:
-            from bitjax.launch.vectorize import run_vectorized as run
-        code = run(sweep, args.slots)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    runs = plan(args.config, workdir, fixed=fixed, grid=args.grid, sweep=args.sweep)
+    sweep = executors.Sweep(args.config, workdir, fixed, tuple(runs), tuple(argv))
+    if args.executor == "print":
+        executors.print_commands(sweep, args.vectorize)
+        return
+    if args.executor == "slurm":
+        executors.submit_to_slurm(sweep, args.slurm, args.vectorize)
+        return
+    run = executors.run_locally
+    if args.vectorize:
+        from bitjax.launch.vectorize import run_vectorized as run
+    code = run(sweep, args.slots)
     if code == executors.STOPPED:
         print(f"stopped; to resume: {shlex.join(sweep.again())}")
     sys.exit(code)

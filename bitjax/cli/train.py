@@ -25,8 +25,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_switch("distributed", "connect several hosts; else where srun or mpirun is found")
     parser.set_defaults(distributed=None)
     add("--coordinator", help="address:port of host 0; else found")
-    add("--hosts", type=int, help="how many hosts there are; else found")
-    add("--host", type=int, help="which of them this is, from 0; else found")
+    parser.add_count("hosts", "how many hosts there are; else found", default=None)
+    parser.add_count("host", "which of them this is, from 0; else found", least=0, default=None)
     return parser.read(argv)
 
 
@@ -38,21 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bitjax.launch.check import run_doctor
     from bitjax.launch.config_files import load_config
     from bitjax.training import hosts, preemption
-    from bitjax.training.finite import NonFiniteError
     from bitjax.training.runner import run as run_work
 
-    try:
-        config = load_config(args.config, args.overrides)
-        hosts.connect(
-            args.distributed, coordinator=args.coordinator, hosts=args.hosts, host=args.host
-        )
-        deadline = preemption.deadline_of(args.time_limit, os.environ)
-        work = build_on_hosts(config, args.config)
-        folder = open_folder(config, args.workdir, resume=args.resume)
-        if args.doctor:
-            run_doctor(work)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    config = load_config(args.config, args.overrides)
+    hosts.connect(args.distributed, coordinator=args.coordinator, hosts=args.hosts, host=args.host)
+    deadline = preemption.deadline_of(args.time_limit, os.environ)
+    work = build_on_hosts(config, args.config)
+    folder = open_folder(config, args.workdir, resume=args.resume)
+    if args.doctor:
+        run_doctor(work)
     asked = preemption.Preemption(deadline)
     preemption.listen(asked)
     try:
@@ -63,7 +57,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.requeue and command:
             subprocess.run(command, check=False)  # what is wrong with it, it says itself
         sys.exit(os.EX_TEMPFAIL)  # 75: a scheduler may requeue
-    except (NonFiniteError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
     if hosts.is_first():
         print_result(result, args.workdir)

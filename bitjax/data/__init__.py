@@ -9,6 +9,7 @@ from bitjax.data.check import check_dataset as check_dataset
 from bitjax.data.digits import digits as digits
 from bitjax.data.files import cifar10 as cifar10
 from bitjax.data.files import fashion_mnist as fashion_mnist
+from bitjax.data.fingerprint import fingerprint as fingerprint
 from bitjax.data.order import batch_indices as batch_indices
 from bitjax.data.pipeline import Dataset as Dataset
 from bitjax.data.pipeline import eval_batches as eval_batches

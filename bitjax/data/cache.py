@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bitjax.files.reading import FileError, open_file, reading
+
 
 def cache_folder() -> Path | None:
     """`$XDG_CACHE_HOME/bitjax` or `~/.cache/bitjax`; None where there is no home."""
@@ -27,8 +29,9 @@ def cached(key: str, make: Callable[[], np.ndarray], folder: Path | None = None)
         return make()
     path = folder / f"{key}.npy"
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # Absent, cut short, or not an array.
+        with reading(path), open_file(path) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileError:  # Absent, cut short, or not an array.
         pass
     array = make()
     with contextlib.suppress(OSError):  # A full disk or a read-only home stops no experiment.

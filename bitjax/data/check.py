@@ -5,6 +5,12 @@ import numpy as np
 from bitjax.data.pipeline import Dataset
 from bitjax.data.stream import StreamedDataset
 
+PIXELS = (
+    "give bytes: (255 * x).round().astype('uint8') of pixels in [0, 1], x.astype('uint8') of "
+    "whole numbers"
+)
+LABELS = "give a class each: y.argmax(-1) of one-hot rows, y.astype('int32') of whole numbers"
+
 
 def check_dataset(dataset: Dataset | StreamedDataset) -> None:
     """Raise a ValueError where a data set breaks what `Dataset` promises.
@@ -22,9 +28,10 @@ def check_dataset(dataset: Dataset | StreamedDataset) -> None:
       Traceback (most recent call last):
       ValueError: `labels` of digits must be in [0, 9), got [0, 9].
     """
-    name, channels = dataset.name, dataset.image_shape[-1]
+    name = dataset.name
     if isinstance(dataset, Dataset):
-        _check_examples(dataset, name, channels)
+        _check_examples(dataset, name)
+    channels = dataset.image_shape[-1]
     if len(dataset.mean) != channels or len(dataset.std) != channels:
         raise ValueError(
             f"`mean` and `std` of {name} must have {channels} numbers, one a channel, "
@@ -37,19 +44,35 @@ def check_dataset(dataset: Dataset | StreamedDataset) -> None:
         )
 
 
-def _check_examples(dataset: Dataset, name: str, channels: int) -> None:
+def check_layout(label: str, shape: tuple[int, ...]) -> None:
+    """Refuses [N, C, H, W], which would train as images of W channels."""
+    _, height, width, channels = shape
+    if channels > 4 and (height <= 4 or height < width == channels):
+        raise ValueError(
+            f"{label} must be [N, H, W, C], got {shape}, which looks like [N, C, H, W]; "
+            "give x.transpose(0, 2, 3, 1)."
+        )
+
+
+def _check_examples(dataset: Dataset, name: str) -> None:
     for prefix in ("", "eval_"):
         images = getattr(dataset, f"{prefix}images")
         labels = getattr(dataset, f"{prefix}labels")
-        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != channels:
+        if images.ndim != 4 or 0 in images.shape[1:] or images.dtype != np.uint8:
             raise ValueError(
-                f"`{prefix}images` of {name} must be uint8 [N, H, W, {channels}], "
-                f"got {images.dtype} {images.shape}."
+                f"`{prefix}images` of {name} must be uint8 [N, H, W, C], "
+                f"got {images.dtype} {images.shape}; {PIXELS}."
             )
+        if images.shape[1:] != dataset.image_shape:
+            raise ValueError(
+                f"`{prefix}images` of {name} must have the shape of `images`, "
+                f"{dataset.image_shape} an image, got {images.shape[1:]}."
+            )
+        check_layout(f"`{prefix}images` of {name}", images.shape)
         if labels.shape != images.shape[:1] or labels.dtype != np.int32:
             raise ValueError(
                 f"`{prefix}labels` of {name} must be int32 [{len(images)}], "
-                f"got {labels.dtype} {labels.shape}."
+                f"got {labels.dtype} {labels.shape}; {LABELS}."
             )
         if len(labels) == 0:
             continue

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitjax.data.order import seeded_order
 from bitjax.data.pipeline import Dataset
-from bitjax.data.records import Records, Source, decode_all
+from bitjax.data.records import Records, Source, decode_all, origin_of
 from bitjax.data.split import VALIDATION_SEED, held_out
 from bitjax.data.statistics import measured, usual_moments
 from bitjax.data.stream import StreamedDataset
@@ -57,7 +57,8 @@ def in_memory(source: Source, evaluation: str) -> Dataset:
     if evaluation != "train":
         held = decode_all(source.splits[evaluation], source.num_classes, source.shape)
     split = source.splits[evaluation].split
-    return measured(source.name, (images, labels), held, split, source.num_classes)
+    dataset = measured(source.name, (images, labels), held, split, source.num_classes)
+    return dataset._replace(origin=origin_of(source.splits["train"], source.splits[evaluation]))
 
 
 def streamed(
@@ -88,6 +89,7 @@ def streamed(
         num_classes=source.num_classes,
         mean=mean,
         std=std,
+        origin=origin_of(train, source.splits[evaluation]),
     )
 
 

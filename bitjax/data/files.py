@@ -1,6 +1,5 @@
 """Reads CIFAR-10 and Fashion-MNIST from local files, each checked before it is used."""
 
-import gzip
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bitjax.data.archives import decode_idx
+from bitjax.data.archives import read_idx
 from bitjax.data.cache import cached
 from bitjax.data.images import check_decoder
 from bitjax.data.pipeline import Dataset
-from bitjax.data.verify import Checksum, read_verified
+from bitjax.data.verify import Checksum, read_verified, verify_file
 
 CIFAR10_FILES: Mapping[str, Checksum] = {
     "cifar10_train_1.npz": Checksum(
@@ -126,11 +125,11 @@ def fashion_mnist(
     remedy = "download it again from github.com/zalandoresearch/fashion-mnist"
 
     def read(prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        images, labels = (
-            decode_idx(gzip.decompress(read_verified(folder / name, files[name], remedy)))
-            for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
-        )
-        return [(images[..., None], labels)]
+        arrays = []
+        for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"):
+            verify_file(folder / name, files[name], remedy)
+            arrays.append(read_idx(folder / name, remedy))
+        return [(arrays[0][..., None], arrays[1])]
 
     return Dataset(
         "fashion_mnist",

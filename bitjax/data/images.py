@@ -6,7 +6,9 @@ Pillow does the work, with its antialiased bilinear filter; it lets other thread
 from __future__ import annotations
 
 import io
+import logging
 import math
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +23,10 @@ ASPECT = (3 / 4, 4 / 3)  # of a random crop: width / height
 _TRIES = 10
 WORDS = 4 * _TRIES + 1  # random words that one random crop and flip take
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# What a file's name says is not asked. Pillow reads 43 formats, one of them (EPS) by running what
+# is in the file.
+MOST_PIXELS = 89_478_485  # Pillow's own bound
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class _Box(NamedTuple):
@@ -35,14 +41,28 @@ class _Box(NamedTuple):
 def check_decoder(name: str) -> None:
     """Raises an ImportError that names the extra if a data set needs Pillow and it is missing."""
     with extra("data", name):
-        import PIL.Image  # noqa: F401  only whether it imports is asked
+        import PIL.Image
+    # Pillow warns at `MOST_PIXELS` and refuses twice as many. A small file can hold so many of one
+    # colour that decoding it fills the memory, so its warning is an error, as its manual says.
+    warnings.filterwarnings("error", category=PIL.Image.DecompressionBombWarning)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # It logs what it raises, too.
 
 
 def open_image(content: bytes) -> Image.Image:
-    """An image of which only the header has been read."""
-    from PIL import Image
+    """An image of which only the header has been read; a ValueError if pixels are not bytes."""
+    from PIL import Image, UnidentifiedImageError
 
-    return Image.open(io.BytesIO(content))
+    if not content:
+        raise ValueError("it is empty")
+    try:
+        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is none of {', '.join(_FORMATS)}") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"it has more than {MOST_PIXELS} pixels") from None
+    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255.
+        raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits")
+    return image
 
 
 def pixels(image: Image.Image, channels: int) -> np.ndarray:
@@ -53,8 +73,6 @@ def pixels(image: Image.Image, channels: int) -> np.ndarray:
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
     mode = _MODES[channels]
-    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255.
-        raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits")
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -1,50 +1,46 @@
 """Reads a user's own arrays from one .npz file."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from bitjax.data.check import LABELS, PIXELS, check_layout
 from bitjax.data.pipeline import Dataset
 from bitjax.data.statistics import measured
+from bitjax.files.npz import npz_names, read_npz
+from bitjax.files.reading import FileError, printable
 
 _FORM = (
-    "expected x_train, y_train, x_test and y_test, or images and labels: pixels uint8 [N, H, W] "
-    "or [N, H, W, C], classes integers [N] from 0"
+    "copy it again, or give an .npz file of x_train, y_train, x_test and y_test, or of images and "
+    "labels: pixels uint8 [N, H, W] or [N, H, W, C], classes integers [N] from 0"
 )
 
 
 def npz(name: str, path: Path) -> Dataset:
     """The examples in an .npz file, in the arrays that `_FORM` lists."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: {path.absolute()} is missing.")
-    try:
-        with path.open("rb") as content:
-            file = np.load(content, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("one array, not an archive")
-            keys = set(file.files)
-            pairs = [("x_train", "y_train"), ("x_test", "y_test")]
-            if not {name for pair in pairs for name in pair} <= keys:
-                pairs = [("images", "labels")]
-            if not {*pairs[0]} <= keys:
-                raise ValueError(f"it has {sorted(keys)}")
-            arrays = [(file[x], file[y]) for x, y in pairs]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name}: {path} cannot be read ({error}); {_FORM}.") from error
-    parts = [_checked(name, *pair, *found) for pair, found in zip(pairs, arrays, strict=True)]
+    name, there = printable(name), {*npz_names(path, _FORM)}
+    pairs = [("x_train", "y_train"), ("x_test", "y_test")]
+    if not {key for pair in pairs for key in pair} <= there:
+        pairs = [("images", "labels")]
+    if not {*pairs[0]} <= there:
+        raise FileError(path, f"holds {sorted(there)}", _FORM)
+    arrays = read_npz(path, [key for pair in pairs for key in pair], _FORM)
+    parts = [_checked(name, x, y, arrays[x], arrays[y]) for x, y in pairs]
     images, labels = parts[0]
-    if len(parts) == 1:
-        parts.append((images[:0], labels[:0]))
-    eval_images, eval_labels = parts[1]
+    if len(labels) == 0:
+        raise ValueError(f"{name}: {printable(path)} has no training examples; {_FORM}.")
+    eval_images, eval_labels = parts[1] if len(parts) == 2 else (images[:0], labels[:0])
     if eval_images.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"{name}: x_test must have the shape of x_train, {images.shape[1:]} an image, got "
             f"{eval_images.shape[1:]}."
         )
-    if len(labels) == 0:
-        raise ValueError(f"{name}: {path} has no training examples; {_FORM}.")
-    classes = int(max(labels.max(), eval_labels.max(initial=0))) + 1
+    if unknown := {*np.unique(eval_labels).tolist()} - {*np.unique(labels).tolist()}:
+        raise ValueError(
+            f"{name}: y_test has the class {min(unknown)}, of which y_train has no example; "
+            "leave such examples out, or train on some."
+        )
+    classes = int(labels.max()) + 1
     return measured(name, (images, labels), (eval_images, eval_labels), "test", classes)
 
 
@@ -53,17 +49,22 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(
             f"{name}: {x} must be uint8 [N, H, W] or [N, H, W, C], got {images.dtype} "
-            f"{images.shape}."
+            f"{images.shape}; {PIXELS}."
         )
+    check_layout(f"{name}: {x}", images.shape)
     if labels.shape == (len(images), 1):  # Keras' CIFAR files.
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise ValueError(
-            f"{name}: {y} must be integers [{len(images)}], got {labels.dtype} {labels.shape}."
+            f"{name}: {y} must be integers [{len(images)}], got {labels.dtype} {labels.shape}; "
+            f"{LABELS}."
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**31:
-        raise ValueError(f"{name}: {y} must be classes from 0, got {labels.min()}.")
+        raise ValueError(
+            f"{name}: {y} must be classes from 0, got {labels.min()} to {labels.max()}; number "
+            "them from 0, and leave out examples without a class."
+        )
     return images, labels.astype(np.int32)

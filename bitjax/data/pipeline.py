@@ -25,6 +25,7 @@ class Dataset(NamedTuple):
       mean: Mean of value / max_value over the whole training set, one number per channel.
       std: Standard deviation of value / max_value, one number per channel.
       max_value: The largest value a pixel can take: 255 for bytes, 16 for digits.
+      origin: What identifies the files that the examples were read from; '' where nothing does.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     max_value: float
+    origin: str = ""
 
     @property
     def num_train(self) -> int:

@@ -8,6 +8,7 @@ from bitjax.data.archives import ARCHIVES, Archive
 from bitjax.data.tfds import check_known, find_prepared, parse_name, tfds_root
 from bitjax.data.verify import Checksum, verify_file
 from bitjax.extras import missing
+from bitjax.files.reading import find_file, one_line
 
 
 def prepare(
@@ -49,8 +50,7 @@ def prepare(
     except Exception as error:  # Of any kind: builders are others' programs.
         needed = _missing_tensorflow(error)
         if needed is None:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"TFDS cannot prepare tfds:{base}: {reason}") from error
+            raise ValueError(f"TFDS cannot prepare tfds:{base}: {one_line(error)}") from error
         raise missing("tf", f"Preparing tfds:{base} (not reading it)", needed) from error
     return Path(builder.data_path)
 
@@ -63,8 +63,7 @@ def local_files(
     remedy = f"tfds:{base} is made from {', '.join(archive.files)}"
     remedy += f" of {archive.url}" if archive.url else ", which its authors give on request"
     for file, path in paths.items():
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; {remedy}.")
+        find_file(path, remedy)
         info = (published or {}).get(archive.url + file)
         if info is not None:
             verify_file(path, Checksum(int(info.size), "sha256", info.checksum), remedy)

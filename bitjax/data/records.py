@@ -11,6 +11,7 @@ import numpy as np
 
 from bitjax.data.cache import cached
 from bitjax.data.images import open_image, pixels
+from bitjax.files.reading import FileError, reason_of
 
 Shape = tuple[int, int, int]
 
@@ -25,6 +26,7 @@ class Records:
     indices: np.ndarray  # [N] int64, the records that are meant, in order
     labels: np.ndarray | None  # [N] int32, if they are known without reading
     digest: str  # changes when the split's files do; '' where nobody can tell
+    files: str = ""  # the same for the same files elsewhere; '' where nobody can tell
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -45,6 +47,22 @@ class Source(NamedTuple):
     channels: int
 
 
+def read_record(records: Records, number: int) -> tuple[bytes, int]:
+    """A record's image and class; a ValueError if it cannot be read."""
+    try:
+        return records.read(number)
+    except FileError:  # It says which file.
+        raise
+    except Exception as error:  # Of any kind: readers of damaged files raise what they like.
+        raise _damaged(records, number, error) from error
+
+
+def _damaged(records: Records, number: int, error: Exception) -> ValueError:
+    return ValueError(
+        f"{records.where(number)} is damaged ({reason_of(error)}); prepare or copy it again."
+    )
+
+
 def example(
     records: Records,
     position: int,
@@ -54,14 +72,11 @@ def example(
 ) -> tuple[np.ndarray, int]:
     """The pixels and the class of one example; a ValueError if it cannot be read or decoded."""
     number = int(records.indices[position])
+    content, label = read_record(records, number)
     try:
-        content, label = records.read(number)
         image = convert(open_image(content), *arguments)
     except Exception as error:  # Of any kind: decoders of damaged files raise what they like.
-        raise ValueError(
-            f"{records.where(number)} is damaged ({type(error).__name__}: {error}); "
-            "prepare or copy it again."
-        ) from error
+        raise _damaged(records, number, error) from error
     if not 0 <= label < num_classes:
         raise ValueError(
             f"{records.where(number)} has the class {label}, expected [0, {num_classes}); "
@@ -103,6 +118,11 @@ def exact(image, shape: Shape) -> np.ndarray:
     if found != shape[:2]:
         raise ValueError(f"an image of {found[0]}x{found[1]}, expected {shape[0]}x{shape[1]}")
     return pixels(image, shape[2])
+
+
+def origin_of(*splits: Records) -> str:
+    """What identifies the files of some splits, wherever they lie."""
+    return digest_of([each.files for each in splits]) if all(e.files for e in splits) else ""
 
 
 def digest_of(*facts: object) -> str:

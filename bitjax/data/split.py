@@ -11,8 +11,8 @@ VALIDATION_SEED = 1
 def held_out(labels: np.ndarray, count: int, num_classes: int, seed: int) -> np.ndarray:
     """Choose `count` examples, equally many of every class.
 
-    Where `count` does not divide by the classes, the first classes give one more. A larger
-    choice contains every smaller one of the same seed.
+    Classes without an example give none. Where `count` does not divide by the others, the first of
+    them give one more. A larger choice contains every smaller one of the same seed.
 
     Args:
       labels: [N] classes in [0, num_classes).
@@ -24,7 +24,7 @@ def held_out(labels: np.ndarray, count: int, num_classes: int, seed: int) -> np.
       bool [N], True for the examples that are held out.
 
     Raises:
-      ValueError: If `count` is out of range or a class has too few examples.
+      ValueError: If `count` or a label is out of range, or a class has too few examples.
 
     Example:
       >>> mask = held_out(np.array([0, 0, 0, 1, 1, 1]), 2, num_classes=2, seed=0)
@@ -33,15 +33,22 @@ def held_out(labels: np.ndarray, count: int, num_classes: int, seed: int) -> np.
     """
     if not 0 <= count < len(labels):
         raise ValueError(f"`count` must be in [0, {len(labels)}), got {count}.")
-    share, extra = divmod(count, num_classes)
+    classes, sizes = np.unique(labels, return_counts=True)
+    if not 0 <= classes[0] <= classes[-1] < num_classes:
+        raise ValueError(
+            f"`labels` must be in [0, {num_classes}), got [{classes[0]}, {classes[-1]}]."
+        )
+    share, extra = divmod(count, len(classes))
+    smallest = int(sizes.argmin())
+    most = len(classes) * int(sizes[smallest]) + smallest  # the first ones give one more
+    if count > most:
+        raise ValueError(
+            f"Holding out {count} examples, equally many of {len(classes)} classes, takes more of "
+            f"class {classes[smallest]} than its {sizes[smallest]}; hold out at most {most}."
+        )
     mask = np.zeros(len(labels), bool)
-    for label in range(num_classes):
+    for place, label in enumerate(classes.tolist()):
         members = np.flatnonzero(labels == label)
-        wanted = share + (label < extra)
-        if wanted > len(members):
-            raise ValueError(
-                f"`count` = {count} needs {wanted} examples of class {label}, which has "
-                f"{len(members)}; hold out fewer."
-            )
+        wanted = share + (place < extra)
         mask[members[seeded_order(len(members), seed, label)[:wanted]]] = True
     return mask

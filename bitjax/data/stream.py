@@ -38,6 +38,7 @@ class StreamedDataset(NamedTuple):
       std: Standard deviation of value / max_value, one number per channel.
       max_value: The largest value a pixel can take.
       threads: How many threads decode. The batches do not depend on it.
+      origin: What identifies the files that the examples are read from; '' where nothing does.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StreamedDataset(NamedTuple):
     std: tuple[float, ...]
     max_value: float = 255.0
     threads: int = min(32, 2 * (os.cpu_count() or 1))  # more only wait for Python's lock
+    origin: str = ""
 
     @property
     def num_train(self) -> int:

@@ -11,10 +11,13 @@ import numpy as np
 import bitjax as bj
 from bitjax import data, methods
 from bitjax.frameworks.linen import Quantized
-from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make, plain
+from bitjax.launch.programs import keys_named, program, shown
+from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, keys_of, make
+from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
+from bitjax.training.identity import checksum
 from bitjax.training.parallel import Placement
 from bitjax.training.settings import Settings, check_settings
 from bitjax.training.work import Work, make_work
@@ -27,7 +30,7 @@ def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
         if not isinstance(entry, list | tuple) or len(entry) != 2:
             raise ValueError(
                 f"config.rules[{i}] must be (pattern, {{'name': quantizer, ...}} or None), "
-                f"got {entry!r}."
+                f"got {shown(entry)}."
             )
         pattern, spec = entry
         quantizer = None if spec is None else make(QUANTIZERS, f"rules[{i}]", spec)
@@ -40,16 +43,14 @@ def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
 
 def _build_budgets(specs: Any) -> tuple[bj.Budget, ...]:
     """Budgets from mappings with `metric`, `limit` and perhaps `sites`."""
-    budgets = []
     for i, spec in enumerate(specs):
-        try:
-            budgets.append(bj.budget(**spec))
-        except (TypeError, ValueError) as error:
+        if not isinstance(spec, Mapping):
             raise ValueError(
                 f"config.budgets[{i}] must be {{'metric': ..., 'limit': ..., 'sites': pattern}}, "
-                f"got {spec!r}: {error}"
-            ) from error
-    return tuple(budgets)
+                f"got {shown(spec)}."
+            )
+    named = ({"name": "budget", **spec} for spec in specs)
+    return tuple(make({"budget": bj.budget}, f"budgets[{i}]", s) for i, s in enumerate(named))
 
 
 def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> methods.Method:
@@ -80,38 +81,49 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
     method = make(METHODS, "method", config["method"], **extra)
     for stage in method.stages:
         if stage.steps < 0:
-            steps = config["method"].get("steps")
-            raise ValueError(f"config.method.steps must be 0 or more, got {steps}.")
+            raise ValueError(
+                f"config.method ({name}): steps of {stage.name!r} must be 0 or more, got "
+                f"{stage.steps}."
+            )
     return method
+
+
+_OF_DATA = ("batch_size", "eval_batch_size", "augmentation")  # settings under config.data
+_SETTINGS = {
+    name: f"config.{'data.' if name in _OF_DATA else ''}{name}" for name in Settings._fields
+}
 
 
 def _build_settings(config: Mapping[str, Any]) -> Settings:
     """The settings of a config, apart from its method's."""
-    return Settings(
-        batch_size=config["data"]["batch_size"],
-        eval_batch_size=config["data"]["eval_batch_size"],
-        augmentation=config["data"]["augmentation"],
-        **{k: config[k] for k in Settings._fields if k in config},
-    )
+    values = {k: (config["data"] if k in _OF_DATA else config)[k] for k in _SETTINGS}
+    with keys_named(_SETTINGS):
+        return check_settings(Settings(**values))
 
 
 def check_config(config: Mapping[str, Any]) -> methods.Method:
     """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
-    check_settings(_build_settings(config))
+    _check_data_name(config["data"])
+    _build_settings(config)
     return method
+
+
+def _check_data_name(spec: Mapping[str, Any]) -> None:
+    if not data.is_known(spec["name"]):
+        raise ValueError(
+            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
+            f"or 'npz:PATH', got {shown(spec['name'])}."
+        )
 
 
 def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
     """The data set, normalised as the config says."""
     spec = config["data"]
-    if not data.is_known(spec["name"]):
-        raise ValueError(
-            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
-            f"or 'npz:PATH', got {spec['name']!r}."
-        )
-    try:
+    _check_data_name(spec)
+    keys = {name: f"config.data.{name}" for name in spec}
+    with keys_named(keys), program(f"config.data ({spec['name']})", kinds=(ValueError,)):
         dataset = data.load(
             spec["name"],
             root=spec["root"] or None,
@@ -121,19 +133,18 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
             augmentation=spec["augmentation"],
             splits=spec["splits"],
         )
-    except ValueError as error:
-        raise ValueError(f"config.data ({spec['name']}): {error}") from error
-    channels = dataset.image_shape[-1]
-    for name in ("mean", "std"):
-        if spec[name]:
-            if len(spec[name]) != channels:
+        channels = dataset.image_shape[-1]
+        for name in ("mean", "std"):
+            numbers = all(type(value) in (int, float) for value in spec[name])
+            if spec[name] and not (numbers and len(spec[name]) == channels):
                 raise ValueError(
-                    f"config.data.{name} must have {channels} numbers for {spec['name']!r}, "
-                    f"got {spec[name]}."
+                    f"`{name}` must have {channels} numbers for {spec['name']!r}, got "
+                    f"{shown(spec[name])}."
                 )
-            moments: dict[str, Any] = {name: tuple(float(v) for v in spec[name])}
-            dataset = dataset._replace(**moments)
-    data.check_dataset(dataset)
+            if spec[name]:
+                moments: dict[str, Any] = {name: tuple(map(float, spec[name]))}
+                dataset = dataset._replace(**moments)
+        data.check_dataset(dataset)
     return dataset
 
 
@@ -142,7 +153,7 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
 
     A host needs no other for the checks, but hosts read checkpoints together.
     """
-    spec = plain(config)
+    spec = check_sections(plain(config))
     rules = build_rules(spec["rules"])
     method = build_method(spec, rules)
     model = make(MODELS, "model", spec["model"])
@@ -154,8 +165,7 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
             f"config.model.num_classes must be {dataset.num_classes} for {dataset.name!r}, got "
             f"{classes}."
         )
-    if spec["model"]["name"] not in MODELS:
-        _check_outputs(spec["model"]["name"], model, dataset)
+    _check_outputs(spec["model"]["name"], model, dataset)
     facts = {
         "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
         "model": spec["model"]["name"],
@@ -168,7 +178,9 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
     def assemble(place: Placement | None) -> Work:
         sample = np.zeros((2, *dataset.image_shape), np.float32)
         variables = load_start(start, model, sample)
-        work = make_work(method, model, dataset, variables, settings, facts=facts, place=place)
+        known = facts if variables is None else {**facts, "start": checksum(variables)}
+        with keys_named(_SETTINGS | keys_of(find(METHODS, "method", spec["method"]), "method")):
+            work = make_work(method, model, dataset, variables, settings, facts=known, place=place)
         if rules:  # a rule that does nothing must not cost a download or an epoch to be found
             jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
         return work
@@ -177,9 +189,10 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
 
 
 def _check_outputs(name: str, model: Any, dataset: data.Dataset | data.StreamedDataset) -> None:
-    """Refuses a model of somebody's own that gives other than a number for each class."""
+    """Refuses a model that fails on such images, or gives other than a number for each class."""
     x = jax.ShapeDtypeStruct((2, *dataset.image_shape), np.float32)
-    outputs, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.PRNGKey(0), x), x)
+    with program(f"config.model ({name}) fails on {x.shape} images of {dataset.name!r}"):
+        outputs, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.PRNGKey(0), x), x)
     found = getattr(outputs, "shape", type(outputs).__name__)
     if found != (2, dataset.num_classes):
         raise ValueError(

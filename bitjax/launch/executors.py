@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bitjax.launch.config_files import arguments_of
 from bitjax.launch.devices import find_devices, make_slots
 from bitjax.launch.grid import SweepRun, read_json
 from bitjax.launch.local_queue import run_queue
+from bitjax.launch.overrides import arguments_of
 from bitjax.launch.progress import SweepProgress
+from bitjax.runs.folder import take_folder
 from bitjax.runs.rows import write_json
 
 STOPPED = os.EX_TEMPFAIL
@@ -67,17 +68,18 @@ def process(command: Sequence[str]) -> list[str]:
 
 def write_record(sweep: Sweep) -> None:
     """Writes `sweep.json`: the sweep commands given in this folder and every run they made."""
-    path = sweep.workdir / "sweep.json"
-    before = read_json(path)
     command = shlex.join(sweep.again())
-    commands = [c for c in before.get("commands", []) if c != command]
     runs = {
         run.name: {"config": sweep.config, "fixed": list(sweep.fixed), "overrides": run.overrides}
         for run in sweep.runs
     }
-    sweep.workdir.mkdir(parents=True, exist_ok=True)
-    record = {"commands": [*commands, command], "runs": {**before.get("runs", {}), **runs}}
-    write_json(path, record)
+    path = sweep.workdir / "sweep.json"
+    with take_folder(sweep.workdir):  # another sweep may write to it too
+        before = read_json(path)
+        commands, others = before.get("commands"), before.get("runs")
+        commands = [c for c in commands if c != command] if isinstance(commands, list) else []
+        others = others if isinstance(others, dict) else {}
+        write_json(path, {"commands": [*commands, command], "runs": {**others, **runs}})
 
 
 def print_commands(sweep: Sweep, vectorized: bool = False) -> None:
@@ -107,8 +109,8 @@ def submit_to_slurm(sweep: Sweep, parameters: Sequence[str], vectorized: bool = 
 
 def run_locally(sweep: Sweep, slots: int) -> int:
     """Runs the sweep on this machine's devices; returns the exit code."""
-    places = make_slots(find_devices(), slots)
     write_record(sweep)
+    places = make_slots(find_devices(), min(slots, len(sweep.runs)))
     progress = SweepProgress(sweep.runs)
 
     def command(run: SweepRun) -> list[str]:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitjax.configs.base import get_config as base_config
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.build import build_work
+from bitjax.launch.programs import program
+from bitjax.launch.schema import plain
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.folder import read_config
 from bitjax.training.work import Work
@@ -46,11 +49,10 @@ def load_run(folder: str | Path) -> Finished:
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
         raise ValueError(f"there is no {checkpoints}, and it holds the weights.")
-    settings = read_config(folder)
-    try:
-        work = build_work({**settings, **_HERE})
-    except KeyError as error:
-        raise ValueError(f"config.json has no {error}, it is of another version.") from None
+    # Keys that another version of bitjax did not know yet have their defaults.
+    settings = {**plain(base_config()), **read_config(folder), **_HERE}
+    with program(f"{folder / 'config.json'}", kinds=(ValueError,)):
+        work = build_work(settings)
     model = work.wrap(work.method.stages[-1])
     return Finished(work, model, _restored(checkpoints, work))
 

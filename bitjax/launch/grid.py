@@ -2,26 +2,24 @@
 
 import hashlib
 import itertools
-import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_path
 
-from bitjax.launch.config_files import (
-    arguments_of,
-    check_key,
-    config_module,
-    load_config,
-    override_key,
-)
-from bitjax.runs.folder import config_hash, differences_there
+from bitjax.launch.config_files import config_module, load_config
+from bitjax.launch.overrides import arguments_of, check_key, override_key, value_of
+from bitjax.launch.programs import program, shown
+from bitjax.launch.schema import plain
+from bitjax.runs.files import Unfit, read_object
+from bitjax.runs.folder import check_holds_runs, config_hash, differences_there
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
+_MOST = 10_000  # runs of a sweep
 
 
 class SweepRun(NamedTuple):
@@ -58,11 +56,15 @@ def plan(
     sweep: str = "",
 ) -> list[SweepRun]:
     """The runs of a sweep: the product of the `grid` axes with what `sweep_NAME()` lists."""
+    check_holds_runs(workdir)
     base = load_config(path, fixed)
     if not grid and not sweep:
         raise ValueError("nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`.")
-    points = [dict(zip(*point, strict=True)) for point in _product(grid, base)]
     named = _named_sweep(path, sweep, base) if sweep else [{}]
+    axes = _axes(grid, base)
+    if (count := math.prod(map(len, axes.values()), start=len(named))) > _MOST:
+        raise ValueError(f"a sweep has at most {_MOST} runs, got {count:,}: make it smaller.")
+    points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     taken = {override_key(text) for text in fixed}
     runs = []
     for first, second in itertools.product(named, points):
@@ -72,9 +74,7 @@ def plan(
             )
         runs.append({**first, **second})
     configs = [load_config(path, [*fixed, *arguments_of(run)]) for run in runs]
-    names = name_runs(
-        [{k: config_path.get_value(k, c) for run in runs for k in run} for c in configs]
-    )
+    names = name_runs([{k: value_of(k, c) for run in runs for k in run} for c in configs])
     if doubles := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(
             f"two runs of the sweep would share the folder {doubles[0]!r}: remove a duplicate."
@@ -88,7 +88,6 @@ def plan(
 def plan_run(where: str, folder: Path, overrides: Overrides, config: ConfigDict) -> SweepRun:
     """One run, its config and its folder checked; a config's error begins with `where`."""
     from bitjax.launch.build import check_config
-    from bitjax.launch.registry import plain
 
     spec = plain(config)
     try:
@@ -117,7 +116,7 @@ def parse_grid(text: str, base: ConfigDict) -> tuple[str, list[str]]:
             values[-1] += letter
     values = [value.strip() for value in values]
     if not equals or not key or not all(values):
-        raise ValueError(f"`grid` must be key=a,b,c, got {text!r}.")
+        raise ValueError(f"`grid` must be key=a,b,c, got {shown(text)}.")
     check_key(key, base)
     return key, values
 
@@ -129,30 +128,30 @@ def _named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
     if name not in found:
         have = ", ".join(sorted(found)) or "none"
         raise ValueError(f"{file} has no sweep_{name}(); its sweeps are {have}.")
-    runs = found[name]()
-    if not isinstance(runs, list | tuple) or not all(isinstance(r, Mapping) for r in runs):
-        raise ValueError(f"sweep_{name}() of {file} must give a list of dicts, got {runs!r}.")
-    if not runs:
-        raise ValueError(f"sweep_{name}() of {file} gives no runs.")
-    overrides = []
-    for run in runs:
-        texts: Overrides = {}
-        for full, value in run.items():
-            key = full.removeprefix("config.")
-            check_key(key, base)
-            if key in texts:
-                raise ValueError(f"sweep_{name}() of {file} gives {key!r} twice in one run.")
-            texts[key] = str(value)
-            read = load_config(path, arguments_of({key: texts[key]}))
-            back = config_path.get_value(key, read)
-            same = list(back) == list(value) if isinstance(back, tuple) else back == value
-            if not same or isinstance(value, str) != isinstance(back, str):
-                raise ValueError(
-                    f"sweep_{name}() of {file}: {key} must be of type {type(back).__name__}, got "
-                    f"{value!r}."
-                )
-        overrides.append(texts)
-    return overrides
+    where = f"sweep_{name}() of {file}"
+    with program(where):
+        runs = found[name]()
+        plain(runs, "its list")
+    dicts = isinstance(runs, list | tuple) and all(isinstance(run, Mapping) for run in runs)
+    if not dicts or not 1 <= len(runs) <= _MOST:
+        raise ValueError(f"{where} must give a list of 1 to {_MOST} dicts, got {shown(runs)}.")
+    return [_overrides_of(where, run, path, base) for run in runs]
+
+
+def _overrides_of(where: str, run: Mapping[str, Any], path: str, base: ConfigDict) -> Overrides:
+    """What a run of a named sweep changes, as text; each value is read back and compared."""
+    texts: Overrides = {}
+    for full, value in run.items():
+        key = full.removeprefix("config.")
+        check_key(key, base)
+        if key in texts:
+            raise ValueError(f"{where} gives {key!r} twice in one run.")
+        texts[key] = str(value)
+        back = value_of(key, load_config(path, arguments_of({key: texts[key]})))
+        if plain(back) != plain(value) or isinstance(value, str) != isinstance(back, str):
+            kind = type(back).__name__
+            raise ValueError(f"{where}: {key} must be of type {kind}, got {shown(value)}.")
+    return texts
 
 
 def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -177,21 +176,20 @@ def name_runs(values: Sequence[Mapping[str, Any]]) -> list[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; an empty one if the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return dict(read_object(path))
+    except Unfit:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _product(grid: Sequence[str], base: ConfigDict) -> Iterable[tuple[list[str], tuple[str, ...]]]:
-    axes = [parse_grid(text, base) for text in grid]
-    keys = [key for key, _ in axes]
-    for key, count in Counter(keys).items():
-        if count > 1:
+def _axes(grid: Sequence[str], base: ConfigDict) -> dict[str, list[str]]:
+    axes: dict[str, list[str]] = {}
+    for key, values in (parse_grid(text, base) for text in grid):
+        if key in axes:
             raise ValueError(
                 f"{key!r} is given twice: one `grid` of {key}=... holds all its values."
             )
-    return ((keys, point) for point in itertools.product(*(values for _, values in axes)))
+        axes[key] = values
+    return axes
 
 
 def _text(value: Any) -> str:

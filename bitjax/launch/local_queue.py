@@ -7,13 +7,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from bitjax.launch.devices import Slot
 from bitjax.launch.grid import SweepRun
 from bitjax.launch.progress import LOG, SweepProgress, last_row, result_text
+from bitjax.runs.lock import lock
 
 _RETRIES = 3  # of a run that was preempted and has not moved since
 
@@ -71,42 +71,21 @@ def run_queue(
     return stop.asked > 0
 
 
-def open_log(folder: Path) -> IO[bytes]:
-    """Opens a run's log and locks it while a process of the run lives; BlockingIOError if one does.
-
-    The processes of a sweep that was killed live on: the lock keeps a second one out of the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    log = open(folder / LOG, "ab")
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks
-        return log
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        log.close()
-        raise
-    return log
-
-
 def _start(slot, run, command, running, progress) -> None:
     try:
-        log = open_log(run.folder)
+        # The child has the lock from its first moment, and keeps it if this process is killed.
+        with lock(run.folder) as held, open(run.folder / LOG, "ab") as log:
+            process = subprocess.Popen(
+                command(run),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+                **held.for_child({**os.environ, **slot.environment}),
+            )
     except OSError as error:
-        busy = isinstance(error, BlockingIOError)
-        why = "another sweep runs it at this moment" if busy else str(error)
-        progress.note(run.name, "failed", why)
+        progress.note(run.name, "failed", str(error))
         return
-    with log:
-        process = subprocess.Popen(
-            command(run),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **slot.environment},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-        )
     if slot.cores:
         # The program's threads are counted and made later, once JAX is imported.
         os.sched_setaffinity(process.pid, slot.cores)

@@ -1,6 +1,5 @@
 """Reads from their folders how far a sweep's runs are, and shows it."""
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,27 +10,33 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from bitjax.files.reading import FileError, one_line, open_file, parse_json
 from bitjax.launch.grid import SweepRun, read_json
+from bitjax.runs.files import Unfit, is_number, number_of
 
 LOG = "log.txt"
 
 
 def last_row(folder: Path) -> dict[str, Any]:
     """The last whole row of training metrics; of a long file only the end is read."""
-    try:
-        with open(folder / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return {}
-    for line in reversed(lines):
+    for line in reversed(_end(folder / "metrics.jsonl")):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue  # half of a row, at either end
-        if isinstance(row, dict) and "loss" in row:
+        if isinstance(row, dict) and "loss" in row and is_number(row.get("step")):
             return row
     return {}
+
+
+def _end(path: Path) -> list[str]:
+    """The last lines of a text, the first perhaps not whole; none where there is no such file."""
+    try:
+        with open_file(path) as file:
+            file.seek(max(0, file.seek(0, 2) - 8192))
+            return file.read(8192).decode(errors="replace").splitlines()
+    except (FileError, OSError):
+        return []
 
 
 def _progress_text(run: SweepRun) -> str:
@@ -39,7 +44,7 @@ def _progress_text(run: SweepRun) -> str:
     row = last_row(run.folder)
     parts = [f"{row.get('step', 0)}/{run.steps}"]
     for key, form in (("loss", "{:.3g}"), ("accuracy", "{:.1%}"), ("bits", "{:.2f}")):
-        if isinstance(row.get(key), int | float):
+        if is_number(row.get(key)):
             parts.append(f"{key} {form.format(row[key])}")
     return "  ".join(parts)
 
@@ -54,12 +59,9 @@ def error_of(run: SweepRun) -> str:
     """Why a run failed, in a line: of its result, else the last line of its log."""
     result = read_json(run.folder / "result.json")
     if result.get("status") == "failed":
-        return " ".join(str(result.get("error", "")).split())
-    try:
-        lines = (run.folder / LOG).read_text(errors="replace").strip().splitlines()
-    except OSError:
-        return "it left no log"
-    return lines[-1] if lines else "it left no log"
+        return one_line(result.get("error", ""), 2000)
+    lines = [line for line in _end(run.folder / LOG) if line.strip()]
+    return one_line(lines[-1], 2000) if lines else "it left no log"
 
 
 def _result_table(runs: Sequence[SweepRun], statuses: Mapping[str, str]) -> Table:
@@ -76,8 +78,13 @@ def _result_table(runs: Sequence[SweepRun], statuses: Mapping[str, str]) -> Tabl
 
 def _figures(run: SweepRun) -> tuple[str, str, str]:
     result = read_json(run.folder / "result.json")
-    bits = result.get("bits", {}).get("all", {}).get("integer", math.nan)
-    accuracy, seconds = result.get("accuracy", math.nan), result.get("wall_seconds", math.nan)
+    figures = []
+    for keys in (("accuracy",), ("bits", "all", "integer"), ("wall_seconds",)):
+        try:
+            figures.append(number_of(result, *keys))
+        except Unfit:
+            figures.append(math.nan)
+    accuracy, bits, seconds = figures
     return f"{accuracy:.2%}", f"{bits:.2f}", f"{seconds:.0f}"
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-from ml_collections import ConfigDict
 
 import bitjax as bj
 from bitjax import methods, models
+from bitjax.launch.programs import keys_named, program, shown
 
 MODELS: dict[str, Callable] = {
     "mlp": models.MLP,
@@ -66,46 +66,44 @@ METHODS: dict[str, Callable] = {
 _KINDS: dict[str, tuple[type, str]] = {
     "model": (nn.Module, "a Flax Linen Module"),
     "rules": (bj.Quantizer, "a Quantizer"),
+    "budgets": (bj.Budget, "a Budget"),
     "method": (methods.Method, "a Method"),
 }
-
-
-def plain(config: Any) -> Any:
-    """A config as dicts, lists and scalars."""
-    if isinstance(config, ConfigDict | Mapping):
-        return {key: plain(value) for key, value in config.items()}
-    return [plain(v) for v in config] if isinstance(config, list | tuple) else config
 
 
 def make(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any], **extra: Any) -> Any:
     """Calls what `spec['name']` names with the rest of `spec`; errors name the config's key."""
     if not isinstance(spec, Mapping):
-        raise ValueError(f"config.{key} must be {{'name': ..., settings}}, got {spec!r}.")
+        raise ValueError(f"config.{key} must be {{'name': ..., settings}}, got {shown(spec)}.")
     factory, name = find(registry, key, spec), spec["name"]
     arguments = {k: v for k, v in spec.items() if k != "name"}
     _check_arguments(factory, key, name, arguments, extra)
     kind, title = _kind(key)
-    try:
+    # Ours raise only these for what a user can put right.
+    kinds = (TypeError, ValueError) if name in registry else (BaseException,)
+    with keys_named(keys_of(factory, key)), program(f"config.{key} ({name})", kinds=kinds):
         made = factory(**arguments, **extra)
         if not isinstance(made, kind):
-            raise TypeError(f"it must give {title}, got {type(made).__name__}.")
-    except Exception as error:  # a user's factory is a program: it may raise anything
-        if name in registry and not isinstance(error, TypeError | ValueError):
-            raise  # ours raise only these for what a user can put right
-        raise ValueError(f"config.{key} ({name}): {' '.join(str(error).split())}") from error
+            raise ValueError(f"it must give {title}, got {type(made).__name__}.")
     return made
+
+
+def keys_of(factory: Callable, key: str) -> dict[str, str]:
+    """The config's keys of a factory's arguments."""
+    own = {name: f"config.{key}.{name}" for name in _settings_of(factory)[0]}
+    return own | {"rules": "config.rules", "budgets": "config.budgets"}
 
 
 def find(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any]) -> Callable:
     """What `spec['name']` names, a name of the registry or an import path; else a ValueError."""
     name = spec.get("name", "")
-    if name in registry:
+    if isinstance(name, str) and name in registry:
         return registry[name]
     module, colon, attribute = str(name).partition(":")
     if not colon:
         raise ValueError(
-            f"config.{key}.name must be one of {sorted(registry)}, got {name!r}; your own is named "
-            "by its import path, 'package.module:Name'."
+            f"config.{key}.name must be one of {sorted(registry)}, got {shown(name)}; your own is "
+            "named by its import path, 'package.module:Name'."
         )
     where = f"config.{key}.name={name!r}"
     found = _attribute(_imported(module, where), attribute, where)
@@ -124,21 +122,17 @@ def _kind(key: str) -> tuple[type, str]:
 def _imported(module: str, where: str) -> types.ModuleType:
     if module.partition(".")[0] in sys.stdlib_module_names:  # config.json may be somebody else's
         raise ValueError(f"{where}: {module} is of Python's own library; name a module of yours.")
-    try:
+    named = module or "a module without a name"
+    fix = "install it, or work in the folder that has it."
+    with program(f"{where}: {named} does not import", fix):
         return importlib.import_module(module)
-    except Exception as error:  # a module is a program: it may raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(
-            f"{where}: {module or 'a module without a name'} does not import ({reason}); install "
-            "it, or work in the folder that has it."
-        ) from error
 
 
 def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
     if not hasattr(module, name):
         known = [each for each in vars(module) if not each.startswith("_")]
         close = difflib.get_close_matches(name, known, 3, 0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known[:8])}."
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {known[:8]}."
         raise ValueError(f"{where}: {module.__name__} has no {name!r}; {hint}")
     return getattr(module, name)
 
@@ -146,34 +140,40 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
 def _check_arguments(
     factory: Callable, key: str, name: str, arguments: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> None:
-    kinds, free = _settings_of(factory)
+    kinds, free, needed = _settings_of(factory)
     hidden = {"name", "parent", *extra}  # the first two are Flax's
     known = sorted(n for n in kinds if n not in hidden and not n.startswith("_"))
     for argument, value in arguments.items():
-        if argument not in kinds and not free:
+        if argument in hidden or (argument not in kinds and not free):
             raise ValueError(
-                f"config.{key}.{argument} is no setting of {name!r} (value {value!r}); it has "
+                f"config.{key}.{argument} is no setting of {name!r} (value {shown(value)}); it has "
                 f"{', '.join(known) or 'none'}."
             )
         if argument in kinds and not _fits(value, kinds[argument]):
             wanted = getattr(kinds[argument], "__name__", None) or kinds[argument]
-            raise ValueError(f"config.{key}.{argument} must be of type {wanted}, got {value!r}.")
+            raise ValueError(
+                f"config.{key}.{argument} must be of type {wanted}, got {shown(value)}."
+            )
+    if lacks := [n for n in needed if n not in arguments and n not in hidden]:
+        raise ValueError(f"config.{key}.{lacks[0]} is missing: {name!r} needs it.")
 
 
-def _settings_of(factory: Callable) -> tuple[dict[str, Any], bool]:
-    """What a factory takes by name, with each annotation, and whether it takes any other name.
+def _settings_of(factory: Callable) -> tuple[dict[str, Any], bool, list[str]]:
+    """What a factory takes by name, with each annotation; whether any other name; what it needs.
 
     `**recipe: Unpack[Keywords]` stands for the keys of `Keywords`.
     """
-    kinds, free = {}, False
+    kinds, free, needed = {}, False, []
     for name, parameter in inspect.signature(factory).parameters.items():
-        if parameter.kind is not parameter.VAR_KEYWORD:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if typing.get_origin(parameter.annotation) is typing.Unpack:
+                kinds |= typing.get_type_hints(typing.get_args(parameter.annotation)[0])
+            else:
+                free = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
             kinds[name] = parameter.annotation
-        elif typing.get_origin(parameter.annotation) is typing.Unpack:
-            kinds |= typing.get_type_hints(typing.get_args(parameter.annotation)[0])
-        else:
-            free = True
-    return kinds, free
+            needed += [name] if parameter.default is parameter.empty else []
+    return kinds, free, needed
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax import models
+from bitjax.files.reading import printable
 from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.training import hosts
+from bitjax.variables import QUANT, STATS
 
 _PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
 _SHOWN = 3  # of each kind of difference
+_QUANTIZED = (f"variables/{QUANT}/", f"variables/{STATS}/")  # of a quantized run, not of its model
 Key = tuple[str, ...]
 
 
@@ -39,17 +42,17 @@ def find_start(init_from: str) -> Start | None:
     name = init_from.removesuffix("@best")
     kind = "best" if name != init_from else "checkpoints"
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike a Path's, it takes names of any length
         path = Path(os.environ.get("BITJAX_DATA", ".")) / name
     folder = path / kind
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return Start(init_from, folder, _is_runs(folder))
     if kind == "best":
         raise ValueError(
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
             "config.keep_best=True, or leave @best away."
         )
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(
             f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, "
             "as it is or under the folder that BITJAX_DATA names."
@@ -79,10 +82,11 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
         try:
-            restored = checkpoints.restore(lambda meta: {"variables": shapes})
+            restored = checkpoints.restore(lambda meta: {"variables": shapes}, without=_QUANTIZED)
         except ValueError as error:
             raise ValueError(
-                f"config.init_from={start.init_from!r} must be a float run of this config.model: "
+                f"config.init_from={start.init_from!r} must be a finished run of this "
+                "config.model: "
                 f"{error}"
             ) from error
     if restored is None:
@@ -105,10 +109,14 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
             arrays = weights.read(tuple(placed))
             found = {key: arrays[name] for name, key in placed.items()}
     except (ValueError, FileNotFoundError) as error:
-        kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{where}: {error}") from error
     _check_same(where, found, leaves)
-    arrays = [jnp.asarray(found[key], leaf.dtype) for key, leaf in leaves.items()]
+    with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite
+        cast = {key: found[key].astype(leaf.dtype) for key, leaf in leaves.items()}
+    if bad := [_text(key, x.dtype) for key, x in cast.items() if not np.isfinite(x).all()]:
+        raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
+    arrays = [jnp.asarray(x) for x in cast.values()]
     return jax.tree.unflatten(jax.tree.structure(dict(shapes)), arrays)
 
 
@@ -139,7 +147,8 @@ def _placed(names: Sequence[str], leaves: Mapping[Key, Any]) -> dict[str, Key]:
     else:
         root = roots[0]
         if same := ["/".join(other) for other in roots[1:] if len(other) == len(root)]:
-            raise ValueError(f"it has `params` in {'/'.join(root)} and in {_some(same)}; keep one.")
+            both = printable(f"{'/'.join(root)} and in {_some(same)}")
+            raise ValueError(f"it has `params` in {both}; keep one.")
         if any(p[: len(root) + 2] == (*root, "params", "params") for p in parts.values()):
             root = (*root, "params")  # variables that were saved as `params`
         inside = {name: p[len(root) :] for name, p in parts.items() if p[: len(root)] == root}
@@ -163,8 +172,7 @@ def _check_same(where: str, found: Mapping[Key, np.ndarray], leaves: Mapping[Key
         "of another type": [
             f"{_text(k, found[k].dtype)} for {leaves[k].dtype}"
             for k in shared
-            if jnp.issubdtype(found[k].dtype, jnp.floating)
-            != jnp.issubdtype(leaves[k].dtype, jnp.floating)
+            if _kind(found[k].dtype) != _kind(leaves[k].dtype)
         ],
     }
     listed = [f"{kind}: {_some(texts)}" for kind, texts in differences.items() if texts]
@@ -173,12 +181,15 @@ def _check_same(where: str, found: Mapping[Key, np.ndarray], leaves: Mapping[Key
             f"{where} does not fit config.model: {'; '.join(listed)}. Choose the model that it is "
             "of."
         )
-    if bad := [_text(k, "") for k in shared if not np.isfinite(found[k]).all()]:
-        raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
+
+
+def _kind(dtype: Any) -> Any:
+    kinds = (jnp.floating, jnp.integer, jnp.bool_, jnp.complexfloating)
+    return next((kind for kind in kinds if jnp.issubdtype(dtype, kind)), None)
 
 
 def _text(key: Key, fact: object) -> str:
-    return f"{'/'.join(key)} {fact}".rstrip()
+    return printable(f"{'/'.join(key)} {fact}")
 
 
 def _some(texts: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 from bitjax.launch.build import build_work
 from bitjax.launch.check import run_doctor
-from bitjax.launch.config_files import arguments_of, load_config
+from bitjax.launch.config_files import load_config
 from bitjax.launch.executors import STOPPED, Sweep, write_record
+from bitjax.launch.overrides import arguments_of
 from bitjax.launch.progress import SweepProgress
 from bitjax.runs.folder import config_hash, flatten, open_run
 from bitjax.training.group import check_rows

@@ -1,9 +1,7 @@
 """Reads arrays by name from what others wrote: Orbax checkpoints, safetensors and npz files."""
 
-import contextlib
 import re
-import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +9,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bitjax.files.npz import npz_names, read_npz
+from bitjax.files.reading import FileError, check_folder, open_file, printable, reading
 from bitjax.runs.orbax import quiet_orbax
 
 FORMS = "a run's folder, an Orbax checkpoint, a .safetensors file or an .npz file of arrays"
+_REMEDY = f"give the path of {FORMS}"
 
 
 class Weights(NamedTuple):
@@ -25,13 +26,11 @@ class Weights(NamedTuple):
 
 def open_weights(path: Path) -> Weights:
     """The arrays at a path, whose form is told by what is there; errors are one line."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; give the path of {FORMS}.")
-    with _one_line(path):
+    with reading(path, _REMEDY):
         weights = _opened(path)
 
     def read(chosen: Collection[str]) -> dict[str, np.ndarray]:
-        with _one_line(path):
+        with reading(path, _REMEDY):
             return weights.read(chosen)
 
     return Weights(weights.names, read)
@@ -39,43 +38,17 @@ def open_weights(path: Path) -> Weights:
 
 def _opened(path: Path) -> Weights:
     if path.is_dir():
-        return _orbax(_tree_folder(path))
-    with path.open("rb") as file:
+        tree = _tree_folder(path)
+        check_folder(tree, _REMEDY)
+        return _orbax(tree)
+    with open_file(path, _REMEDY) as file:
         start = file.read(9)
     if start[:4] == b"PK\x03\x04":
-        return _npz(path)
+        names = npz_names(path, _REMEDY)
+        return Weights(names, lambda chosen: read_npz(path, chosen, _REMEDY))
     if start[8:] == b"{":
         return _safetensors(path)
-    raise _Unfit(f"is not {FORMS}.")
-
-
-@contextlib.contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Makes whatever goes wrong with a path a ValueError of one line."""
-    try:
-        yield
-    except _Unfit as error:
-        raise ValueError(f"{path} {error}") from error
-    except Exception as error:  # of any kind: readers of damaged files raise what they like
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {reason}).") from error
-
-
-class _Unfit(Exception):
-    """Why a path is no file of weights; its message goes on after the path."""
-
-
-def _npz(path: Path) -> Weights:
-    members = zipfile.ZipFile(path).namelist()
-    if others := [name for name in members if not name.endswith(".npy")]:
-        raise _Unfit(f"is a zip file, but {others[0]!r} in it is no NumPy array: save it as .npz.")
-    names = [name.removesuffix(".npy") for name in members]
-
-    def read(chosen: Collection[str]) -> dict[str, np.ndarray]:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in chosen}
-
-    return Weights(tuple(names), read)
+    raise FileError(path, "holds no weights", _REMEDY)
 
 
 def _safetensors(path: Path) -> Weights:
@@ -98,10 +71,11 @@ def _tree_folder(path: Path) -> Path:
             step = re.fullmatch(r"(?:checkpoint_|step_)?(\d+)", found.relative_to(path).parts[0])
             steps.setdefault(int(step[1]) if step else -1, []).append(found.parent)
     if not steps:
-        raise _Unfit(f"is a folder without checkpoints: give the path of {FORMS}.")
+        raise FileError(path, "is a folder without checkpoints", _REMEDY)
     trees = sorted(steps[max(steps)])
     if len(trees) > 1:
-        raise _Unfit(f"holds several trees, name one: {', '.join(map(str, trees[:5]))}.")
+        names = printable(", ".join(map(str, trees[:5])))
+        raise FileError(path, "holds several trees", f"name one: {names}")
     return trees[0]
 
 

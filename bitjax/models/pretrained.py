@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from bitjax.files.npz import npz_names, read_npz
 from bitjax.models.resnet import CifarResNet
 
 # What the published ResNets' inputs were normalised by, per channel, of value / 255: ImageNet's
@@ -45,10 +46,8 @@ def load_resnet(path: str | Path) -> dict[str, Any]:
       github.com/akamaster/pytorch_resnet_cifar10, 91.73 % top-1 on CIFAR-10's test set.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; give the path of a ResNet's .npz file.")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
+    remedy = "give the path of a ResNet's .npz file"
+    arrays = read_npz(path, npz_names(path, remedy), remedy)
     expected = _expected_shapes(path, arrays)
     for name in sorted(set(arrays) - {_file_name(key) for key in expected}):
         raise ValueError(f"{path} holds {name!r}, which no CIFAR ResNet has; remove it.")
@@ -59,26 +58,29 @@ def load_resnet(path: str | Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path} holds {_file_name(key)!r} of shape {array.shape}, expected {shape}."
             )
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path} holds {_file_name(key)!r} with values that are not finite.")
-        variables[key] = jnp.asarray(array, jnp.float32)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{path} holds {_file_name(key)!r} of {array.dtype}, expected floats.")
+        with np.errstate(over="ignore"):  # what is too large for a float32 becomes infinite
+            variables[key] = jnp.asarray(array.astype(np.float32))
+        if not np.isfinite(variables[key]).all():
+            raise ValueError(
+                f"{path} holds {_file_name(key)!r} with values that are not finite in float32."
+            )
     return traverse_util.unflatten_dict(variables)
 
 
 def _expected_shapes(
     path: Path, arrays: Mapping[str, np.ndarray]
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
-    blocks = [
-        int(found[1]) for name in arrays if (found := re.match(r"stage1\.block(\d+)\.", name))
-    ]
+    blocks = {found[1] for name in arrays if (found := re.match(r"stage1\.block(\d+)\.", name))}
     stem, head = (_take(path, arrays, name) for name in ("stem.conv.kernel", "fc.kernel"))
-    if stem.ndim != 4 or head.ndim != 2:
+    if stem.ndim != 4 or head.ndim != 2 or 0 in stem.shape + head.shape:
         raise ValueError(
             f"{path} holds 'stem.conv.kernel' of shape {stem.shape} and 'fc.kernel' of shape "
             f"{head.shape}, expected four axes (HWIO) and two."
         )
     model = CifarResNet(
-        depth=6 * max(blocks, default=1) + 2, num_classes=head.shape[1], width=stem.shape[3]
+        depth=6 * max(len(blocks), 1) + 2, num_classes=head.shape[1], width=stem.shape[3]
     )
     images = jax.ShapeDtypeStruct((1, 32, 32, stem.shape[2]), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)

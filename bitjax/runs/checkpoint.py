@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bitjax.runs.disk import room, trouble_of
+from bitjax.files.writing import room, trouble_of
 from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
 from bitjax.runs.orbax import load_tree, quiet_orbax, to_host
 
@@ -79,6 +79,7 @@ class Checkpoints:
     save tries again. Only `wait` and `close` raise it, if no later save has succeeded.
 
     Attributes:
+      folder: where they are, an absolute path.
       slowest: seconds that the slowest save has taken.
 
     Args:
@@ -103,7 +104,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"`keep` must be at least 1, got {keep}.")
         quiet_orbax()
-        self._folder = Path(folder).absolute()  # Orbax takes no relative paths.
+        self.folder = Path(folder).absolute()  # Orbax takes no relative paths.
         self._keep = keep
         # One thread, so that saves end in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -145,7 +146,7 @@ class Checkpoints:
         try:
             saving, path = self._begin(step, state)
         except Exception as error:  # Of any kind: what is no failure of the disk is raised again.
-            self._note_failure(error, job, self._folder / str(step))
+            self._note_failure(error, job, self.folder / str(step))
         else:
             self._pending = self._thread.submit(self._complete, saving, path, job)
             _unfinished.add(self)
@@ -156,7 +157,7 @@ class Checkpoints:
         again, refused = 0, None
         if jax.process_index() == 0:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_leftovers()
                 again = max((n + 1 for other, n, _ in self._entries() if other == step), default=0)
             except OSError as error:
@@ -168,11 +169,11 @@ class Checkpoints:
             state = jax.tree.map(to_host, state)
         if again < 0:
             raise refused or OSError("process 0 could not begin it")
-        path = self._folder / (f"{step}-{again}" if again else f"{step}")
+        path = self.folder / (f"{step}-{again}" if again else f"{step}")
         return ocp.save_checkpointables_async(str(path), {"state": state}), path
 
     def _remove_leftovers(self) -> None:
-        for leftover in self._folder.iterdir():
+        for leftover in self.folder.iterdir():
             if _LEFTOVER.fullmatch(leftover.name):
                 shutil.rmtree(leftover)
 
@@ -225,7 +226,11 @@ class Checkpoints:
         self._damaged.clear()
 
     def restore(
-        self, template: Callable[[dict[str, Any]], PyTree], *, step: int | None = None
+        self,
+        template: Callable[[dict[str, Any]], PyTree],
+        *,
+        step: int | None = None,
+        without: tuple[str, ...] = (),
     ) -> Restored | None:
         """Reads the newest checkpoint that is whole.
 
@@ -238,6 +243,8 @@ class Checkpoints:
             sharding is put there; others become uncommitted arrays on the default device, as
             freshly initialised ones are.
           step: read this step's and no other.
+          without: do not read the leaves whose paths begin so, such as `variables/quant/`; the
+            template has none of them.
 
         Returns:
           The checkpoint, bit for bit as it was saved, or None if there is none at all.
@@ -253,7 +260,7 @@ class Checkpoints:
             entries = [entry for entry in entries if entry[0] == step]
             if not entries:
                 there = ", ".join(map(str, self.steps())) or "none"
-                raise ValueError(f"{self._folder} has no checkpoint of step {step}; has {there}.")
+                raise ValueError(f"{self.folder} has no checkpoint of step {step}; has {there}.")
         for _, _, path in reversed(entries):
             try:
                 manifest = read_manifest(path)
@@ -262,8 +269,10 @@ class Checkpoints:
                 self._damaged.add(path)
                 continue
             abstract = template(manifest["meta"])
-            check_fits(abstract, manifest["leaves"], path)
-            return Restored(manifest["step"], load_tree(path, abstract), manifest["meta"])
+            saved = {k: v for k, v in manifest["leaves"].items() if not k.startswith(without)}
+            check_fits(abstract, saved, path)
+            state = load_tree(path, abstract, partial=bool(without))
+            return Restored(manifest["step"], state, manifest["meta"])
         if entries:
             names = ", ".join(str(path) for _, _, path in reversed(entries))
             raise DamagedError(
@@ -316,7 +325,7 @@ class Checkpoints:
     def _entries(self) -> list[tuple[int, int, Path]]:
         """Step, number of the save and folder of each checkpoint, oldest first."""
         found = []
-        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if (match := _NAME.fullmatch(path.name)) and path.is_dir():
                 found.append((int(match[1]), int(match[2] or 0), path))
         return sorted(found)

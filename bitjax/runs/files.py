@@ -5,13 +5,19 @@ all. Whatever is wrong with a file that a comparison needs is an `Unfit` that sa
 """
 
 import csv
-import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitjax.files.reading import FileError, MissingError, one_line, read_json, read_text
 from bitjax.runs.rows import read_rows
+
+# What a terminal obeys, what ends a line, what turns the direction of text, half characters.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 _BITS_COLUMNS = ["site", "role", "bits_fractional", "bits_integer", "macs", "elements"]
 _ROLES = ("kernel", "input", "left", "right")
@@ -54,18 +60,26 @@ def is_number(value: Any) -> bool:
 def read_object(path: Path) -> Mapping[str, Any]:
     """A file that holds a JSON object."""
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        value = read_json(path)
+    except MissingError:
         raise Unfit(f"is damaged: there is no {path.name}") from None
-    except (ValueError, RecursionError) as error:
-        raise Unfit(f"is damaged: {path.name} is not JSON ({error})") from None
-    try:  # JSON can escape half a character, which no file can then hold
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Unfit(f"is damaged: {path.name} holds text that is no Unicode") from None
+    except FileError as error:
+        raise Unfit(f"is damaged: {path.name} {error.what}") from None
     if not isinstance(value, Mapping):
         raise Unfit(f"is damaged: {path.name} holds no object")
     return value
+
+
+def check_text(value: Any, place: str) -> None:
+    """Refuses text, keys among it, that could do more in a table or a command than be read."""
+    if isinstance(value, str) and (found := _CONTROLS.search(value)):
+        raise Unfit(f"is damaged: {place} has the control character {ascii(found[0])}")
+    inner = value.items() if isinstance(value, Mapping) else ()
+    for key, below in inner:
+        check_text(key, f"a key in {place}")
+        check_text(below, f"{key} in {place}")
+    for below in value if isinstance(value, list | tuple) else ():
+        check_text(below, place)
 
 
 def other_version(file: str, key: str) -> Unfit:
@@ -99,10 +113,12 @@ def number_of(mapping: Mapping[str, Any], *keys: str) -> float:
 
 def read_sites(path: Path) -> tuple[SiteBits, ...]:
     """The rows of `bits.csv`."""
-    if not path.exists():
-        raise Unfit("is damaged: there is no bits.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))
+    try:
+        lines = list(csv.reader(read_text(path).splitlines(keepends=True)))
+    except MissingError:
+        raise Unfit("is damaged: there is no bits.csv") from None
+    except (FileError, csv.Error) as error:
+        raise Unfit(f"is damaged: bits.csv {getattr(error, 'what', one_line(error))}") from None
     if not lines or lines[0] != _BITS_COLUMNS:
         raise Unfit(f"is of another version of bitjax: bits.csv must begin with {_BITS_COLUMNS}")
     rows = []
@@ -116,6 +132,7 @@ def read_sites(path: Path) -> tuple[SiteBits, ...]:
         # NaN is not in any range.
         if row is None or row.role not in _ROLES or not all(0 <= v < math.inf for v in row[2:]):
             raise Unfit(f"is damaged: line {number} of bits.csv is {shown(','.join(line))}")
+        check_text(row.site, f"line {number} of bits.csv")
         rows.append(row)
     if not rows:
         raise Unfit("is damaged: bits.csv has no sites")
@@ -156,10 +173,4 @@ def read_distortion(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
 
 def shown(value: Any) -> str:
     """A value in a message: one line, not too long."""
-    text = " ".join(str(value).split())
-    return repr(text if len(text) <= 120 else text[:117] + "...")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return repr(one_line(value, 120))

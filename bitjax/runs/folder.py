@@ -1,5 +1,6 @@
 """The run folder: what a run leaves behind, and what it refuses to overwrite."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -12,9 +13,15 @@ from typing import Any
 import numpy as np
 
 from bitjax.costs.site import Costs
-from bitjax.runs.disk import write_text
+from bitjax.files.writing import write_text
 from bitjax.runs.files import Unfit, read_object
+from bitjax.runs.lock import InUseError, Lock, lock
+from bitjax.runs.manifest import owners
 from bitjax.runs.rows import write_json
+
+_FILES = ("config.json", "result.json")
+# What a run leaves once it has begun.
+_SIGNS = ("checkpoints", "metrics.jsonl", "result.json")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -42,6 +49,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool) -> Path:
     """Makes the folder, or checks that the run that has begun in it is this very one.
 
+    This process has the folder from then on, until its run ends; see `runs.lock`.
+
     Args:
       workdir: the folder.
       config: plain data, as JSON gives it back.
@@ -51,8 +60,9 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
       The folder's path; `config.json` is in it.
 
     Raises:
+      InUseError: another process writes to the folder.
       ValueError: the folder cannot be written, holds a run of another configuration (the message
-        shows what differs), or holds a run while `resume` is False.
+        shows what differs), a run while `resume` is False, or other runs' folders.
 
     Example:
       >>> import tempfile
@@ -61,16 +71,31 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
       True
     """
     folder = Path(workdir)
+    _check_alone(folder)
+    held = take_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
+        _check_same_run(folder, config, resume)
+        write_json(folder / "config.json", config)
+    except BaseException:
+        held.close()
+        raise
+    return folder
+
+
+def take_folder(folder: Path) -> Lock:
+    """Makes a folder that only this process writes to, until it closes the lock or ends."""
+    try:
+        return lock(folder)
+    except InUseError:
+        raise
+    except (OSError, ValueError) as error:  # the second: a name that no file can have
         raise ValueError(
             f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
             "another, or change its permissions."
         ) from error
+
+
+def _check_same_run(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
     differ = differences_there(folder, config)
     if differ:
         raise ValueError(
@@ -82,8 +107,26 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
             f"the folder {str(folder)!r} holds a run already, and it is not to be resumed. "
             "Choose another one, or remove it to start again."
         )
-    write_json(folder / "config.json", config)
-    return folder
+
+
+def _check_alone(folder: Path) -> None:
+    """Refuses a folder of runs' folders: reports on it would show its own run alone."""
+    if _has_begun(folder) or not os.path.isdir(folder):
+        return
+    inside = sorted(path.parent.name for name in _FILES for path in folder.glob(f"*/{name}"))
+    if inside:
+        raise ValueError(
+            f"the folder {str(folder)!r} holds other runs, such as {inside[0]!r}. Choose one of "
+            f"its own for this run, such as {str(folder / 'new')!r}."
+        )
+
+
+def check_holds_runs(folder: Path) -> None:
+    """Refuses a run's own folder where the folders of several runs are to be made."""
+    if any(os.path.exists(folder / name) for name in _FILES):
+        raise ValueError(
+            f"the folder {str(folder)!r} is a run's own. Choose another for the runs' folders."
+        )
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -95,18 +138,34 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | None:
-    """How the run that has begun in a folder differs from a config; None if none has."""
-    path = folder / "config.json"
-    # A config alone is of a run that something stopped before its first step.
-    begun = any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl"))
-    if not begun or not path.exists():
+    """How the run that has begun in a folder differs from a config; None if none has.
+
+    Where config.json is gone, the hash of it that the run has left elsewhere must do.
+    """
+    if not _has_begun(folder):
         return None
-    there, now = flatten(read_config(folder)), flatten(json.loads(json.dumps(config)))
+    now, digest = flatten(json.loads(json.dumps(config))), config_hash(config)
+    if not (folder / "config.json").exists() and (hashes := _hashes_there(folder)):
+        return [f"hash: {other} there, {digest} now" for other in sorted(hashes - {digest})]
+    there = flatten(read_config(folder))
     return [
         f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(there.keys() | now.keys())
         if there.get(key) != now.get(key)
     ]
+
+
+def _has_begun(folder: Path) -> bool:
+    # A config alone is of a run that something stopped before its first step.
+    return any(os.path.exists(folder / name) for name in _SIGNS)
+
+
+def _hashes_there(folder: Path) -> set[str]:
+    """The hashes of configs that a run's result and its checkpoints name."""
+    found = [run.get("config_hash") for run in owners(folder / "checkpoints")]
+    with contextlib.suppress(Unfit, OSError):
+        found.append(read_object(folder / "result.json").get("config_hash"))
+    return {digest for digest in found if isinstance(digest, str)}
 
 
 def write_bits(

@@ -1,5 +1,6 @@
 """The manifest of a checkpoint: what it holds, and the length and CRC-32 of each of its files."""
 
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -38,6 +39,17 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
+    manifest = _read_sealed(path)
+    for name, fingerprint in manifest["files"].items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _fingerprint(path / name) != fingerprint:
+            raise ValueError(f"{name} is not as it was written")
+    return manifest
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """A manifest that is as it was written, whatever the files that it vouches for."""
     try:
         manifest = json.loads((path / _MANIFEST).read_bytes())
     except FileNotFoundError:
@@ -46,12 +58,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{_MANIFEST} is not JSON") from None
     if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _seal(manifest):
         raise ValueError(f"{_MANIFEST} is not as it was written")
-    for name, fingerprint in manifest["files"].items():
-        if not (path / name).is_file():
-            raise ValueError(f"{name} is missing")
-        if _fingerprint(path / name) != fingerprint:
-            raise ValueError(f"{name} is not as it was written")
     return manifest
+
+
+def owners(folder: Path) -> list[Mapping[str, Any]]:
+    """Whose the checkpoints in a folder are, as far as they say it; damaged ones are left out."""
+    found = []
+    for path in folder.glob(f"*/{_MANIFEST}"):
+        with contextlib.suppress(OSError, ValueError):
+            manifest = _read_sealed(path.parent)
+            found.append(manifest["meta"].get("run", {}))
+    return found
 
 
 def check_fits(abstract: PyTree, saved: Mapping[str, str], path: Path) -> None:

@@ -4,17 +4,18 @@
 a run that was killed, of an older version, or no run at all.
 """
 
-import csv
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitjax.files.reading import one_line, printable
 from bitjax.runs.files import (
     SiteBits,
     Unfit,
+    check_text,
     number_of,
-    one_line,
     other_version,
     read_distortion,
     read_metrics,
@@ -105,17 +106,17 @@ def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[RunRecord], list
     """
     records: list[RunRecord] = []
     skipped: list[Skipped] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for given in paths:
         for folder in _folders(Path(given)):
             try:
-                place = folder.resolve()
+                place = os.path.realpath(folder)
                 if place in seen:
                     continue
                 seen.add(place)
                 records.append(read_run(folder))
-            except (Unfit, ValueError, OSError, csv.Error) as error:
-                skipped.append(Skipped(_name(folder), one_line(error)))
+            except (Unfit, ValueError, OSError) as error:
+                skipped.append(Skipped(printable(_name(folder)), one_line(error)))
     return records, skipped
 
 
@@ -129,6 +130,12 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     folder = Path(folder)
     result = _finished_result(folder)
     settings = _settings_of(folder, result)
+    for value, place in (
+        (result, "result.json"),
+        (settings, "config.json"),
+        (_name(folder), "its name"),
+    ):
+        check_text(value, place)
     stages = result.get("stages")
     if not isinstance(stages, list) or not all(isinstance(s, Mapping) for s in stages):
         raise other_version("result.json", "stages")
@@ -210,8 +217,9 @@ def _name(folder: Path) -> str:
 
 def _folders(path: Path) -> list[Path]:
     """The path itself if it is a run's or nothing is found in it, else the runs inside."""
-    if not path.is_dir() or any((path / name).exists() for name in _FILES):
-        return [path]
-    inside = {p.parent for name in ("result.json", "config.json") for p in path.rglob(name)}
+    inside: set[Path] = set()
+    with contextlib.suppress(OSError):  # what may not be looked into says so when it is read
+        if path.is_dir() and not any((path / name).exists() for name in _FILES):
+            inside = {p.parent for name in ("result.json", "config.json") for p in path.rglob(name)}
     # checkpoints hold files of Orbax's own
     return sorted(p for p in inside if "checkpoints" not in p.relative_to(path).parts) or [path]

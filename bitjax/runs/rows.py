@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bitjax.extras import extra
-from bitjax.runs.disk import unwritten, write_text
+from bitjax.files.reading import FileError, one_line, parse_json, read_bytes
+from bitjax.files.writing import open_to_append, unwritten, write_text
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -20,7 +21,12 @@ _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Writes `obj` as strict JSON; a reader sees the old file or the new one, never a part."""
-    write_text(path, json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(obj))
+
+
+def json_text(obj: Any) -> str:
+    """`obj` as strict JSON, where numbers that are not finite are strings."""
+    return json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n"
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -32,17 +38,18 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
       ValueError: if a row that is not the last cannot be read.
     """
-    lines = Path(path).read_text(errors="replace").splitlines()
+    lines = read_bytes(path).decode(errors="replace").splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
+        place = f"{os.fspath(path)}, line {number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             if number == len(lines):  # The process was killed while it wrote this row.
                 break
-            raise ValueError(
-                f"{path}, line {number} is not JSON ({error}); remove that line."
-            ) from None
+            raise FileError(place, f"is not JSON ({one_line(error)})", "remove that line") from None
+        if not isinstance(row, dict):
+            raise FileError(place, "holds no object", "remove that line")
         rows.append({k: float(v) if v in _NON_FINITE else v for k, v in row.items()})
     return rows
 
@@ -82,7 +89,8 @@ class MetricsWriter:
                 self._events.add_scalar(name, float(row[name]), step)
 
     def _append(self) -> io.FileIO:
-        return io.FileIO(self.path, "a")  # No buffer, which would keep what a full disk refused.
+        # No buffer, which would keep what a full disk refused.
+        return io.FileIO(open_to_append(self.path), "a")
 
     def _add(self, line: bytes) -> None:
         end = os.fstat(self._file.fileno()).st_size
@@ -105,8 +113,12 @@ class MetricsWriter:
             self._events = None
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        text = self.path.read_text(errors="replace")
-        rows = [row for row in read_rows(self.path) if wanted(row)]
+        text = read_bytes(self.path).decode(errors="replace")
+        rows = read_rows(self.path)
+        if bad := [n for n, row in enumerate(rows, 1) if not isinstance(row.get("step"), int)]:
+            place = f"{self.path}, line {bad[0]}"
+            raise FileError(place, "has no step that is a whole number", "remove that line")
+        rows = [row for row in rows if wanted(row)]
         kept = "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
         if kept != text:
             write_text(self.path, kept)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bitjax.runs.checkpoint import Checkpoints
+from bitjax.runs.lock import lock
 from bitjax.training.keeper import Keeper, Position, shapes_at
 from bitjax.training.work import Work
 
@@ -19,6 +20,7 @@ class Group:
     ):
         self.works, self.keepers = works, keepers
         self.failed: dict[str, str] = {}  # a failed row stays in the state until its stage ends
+        self._folder, self._lock = folder, lock(folder) if folder else None
         self._checkpoints = Checkpoints(folder / "checkpoints") if folder else None
 
     @property
@@ -30,6 +32,8 @@ class Group:
         """Saves a checkpoint of the rows that `names` lists."""
         if self._checkpoints is None:
             return
+        if self._lock is not None:
+            self._lock.check()
         meta = {
             "place": list(position),
             "hashes": self._hashes(),
@@ -56,6 +60,8 @@ class Group:
         """Waits for the last checkpoint."""
         if self._checkpoints is not None:
             self._checkpoints.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         if meta["hashes"] != self._hashes():
@@ -64,6 +70,8 @@ class Group:
                 f"{', '.join(meta['hashes'])} there, {', '.join(self.works)} now. Choose another "
                 "folder, or remove its checkpoints."
             )
+        for name, notes in meta["notes"].items():
+            self.keepers[name].check_own(notes, self._folder)
         one = shapes_at(next(iter(self.works.values())), Position(*meta["place"]))
         count = len(meta["rows"])
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)

@@ -37,6 +37,11 @@ def connect(
     """
     if asked is None:
         asked = coordinator is not None or in_cluster()
+    if not asked and (hosts, host) != (None, None):
+        raise ValueError(
+            f"`hosts` and `host` are of a run of several hosts, got {hosts} and {host}: give the "
+            "coordinator's address:port, too."
+        )
     if not asked or jax.distributed.is_initialized():
         return
     try:

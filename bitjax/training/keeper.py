@@ -13,10 +13,12 @@ import numpy as np
 from bitjax.costs.measures import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
 from bitjax.runs.folder import write_bits
+from bitjax.runs.lock import lock
 from bitjax.runs.provenance import provenance
 from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
-from bitjax.training.hosts import is_first
+from bitjax.training.hosts import is_first, on_first
+from bitjax.training.identity import check_same_run, identity
 from bitjax.training.preemption import Stopped
 from bitjax.training.work import Work
 
@@ -47,21 +49,23 @@ class Keeper:
         self.work = work
         self.stages: list[StageResult] = []
         self.learned: dict[str, Any] = {}  # bits by site before rounding
+        self.identity = identity(work)
         self._about = provenance()  # of the code as it is loaded, not as it is at the end
         self._commits = [self._about["commit"] or "unknown"]  # that made it, in turn
         self._began = time.monotonic()
         self._stage_began = 0.0
-        self._checkpoints = self._best = self._writer = None
+        self._checkpoints = self._best = self._writer = self._lock = None
         # Index of the stage, which counts first for a later stage's model is another one; score.
         self._best_score: tuple[float, float] = (-1, -1.0)
         # Checkpoints are written by all hosts together, everything else by the first.
-        self._folder = folder if is_first() else None
+        self._home, self._folder = folder, folder if is_first() else None
         if folder is not None:
             settings = work.settings
             self._checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep_checkpoints)
             if settings.keep_best:
                 self._best = Checkpoints(folder / "best", keep=1)
         if self._folder is not None:
+            self._lock = lock(self._folder)
             self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
 
     def seconds(self) -> float:
@@ -90,6 +94,10 @@ class Keeper:
             self.learned = {site: np.asarray(n) for site, n in bits.items()}
         self.offer(index, self.work.steps_before(index + 1), figures, variables)
 
+    def check_own(self, notes: Mapping[str, Any], folder: Path | None) -> None:
+        """Stops every host if a checkpoint's notes are of another run, or of other data."""
+        on_first(lambda: check_same_run(notes.get("run", {}), self.identity, str(folder)))
+
     def restore(self) -> tuple[Position, dict[str, Any]]:
         """The position to go on from and what was saved there; the beginning if nothing was."""
         restored = self._checkpoints.restore(self._template) if self._checkpoints else None
@@ -107,6 +115,7 @@ class Keeper:
     def notes(self) -> dict[str, Any]:
         """What `recall` needs after a restart, as JSON."""
         return {
+            "run": self.identity,
             "stages": [stage.to_json() for stage in self.stages],
             "fractional": {s: np.asarray(n).tolist() for s, n in self.learned.items()},
             "seconds": self.seconds(),
@@ -126,6 +135,7 @@ class Keeper:
 
     def save(self, position: Position, tree: Mapping[str, Any]) -> None:
         """Saves a checkpoint of `tree` at a position, in the background."""
+        self._check_folder()
         if self._checkpoints is not None:
             meta = {"place": list(position), **self.notes()}
             self._checkpoints.save(position.steps(self.work), dict(tree), meta)
@@ -134,6 +144,7 @@ class Keeper:
         self, stage: int, step: int, figures: Mapping[str, float], variables: Mapping[str, Any]
     ) -> None:
         """Keeps the variables in `best/` if no others of this stage evaluated as well."""
+        self._check_folder()
         task = self.work.task
         score = figures[task.score] if task.higher_is_better else -figures[task.score]
         if self._best is not None and (stage, score) > self._best_score:
@@ -143,6 +154,7 @@ class Keeper:
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds a row to `metrics.jsonl`."""
+        self._check_folder()
         if self._writer is not None:
             self._writer.write(step, values)
 
@@ -161,6 +173,7 @@ class Keeper:
         }
         score = (task.score, task.higher_is_better)
         result = result_of(about, self.stages, score, work.costs, self.learned, variables)
+        self._check_folder()
         for checkpoints in self._both():
             checkpoints.wait()
         if self._folder is not None:
@@ -191,7 +204,7 @@ class Keeper:
             "wall_seconds": round(self.seconds(), 3),
             "stages": [stage.to_json() for stage in self.stages],
         }
-        if self._folder is not None:
+        if self._folder is not None and not (self._lock and self._lock.lost):
             with contextlib.suppress(OSError):  # the disk may be full, and `error` say so
                 write_json(self._folder / "result.json", result)
         if unsaved is not None:
@@ -203,11 +216,18 @@ class Keeper:
             checkpoints.close()
         if self._writer is not None:
             self._writer.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _check_folder(self) -> None:
+        if self._lock is not None:
+            self._lock.check()
 
     def _both(self) -> list[Checkpoints]:
         return [checkpoints for checkpoints in (self._checkpoints, self._best) if checkpoints]
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        self.check_own(meta, self._home)
         return shapes_at(self.work, Position(*meta["place"]))
 
 

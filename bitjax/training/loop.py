@@ -57,10 +57,10 @@ class Loop:
 
     def run(self, progress: Progress | None = None) -> dict[str, Outcome]:
         """Runs what is left; the outcomes of the runs that did not fail."""
-        begun = self.group is None
+        begun = False
         try:
             position, names, saved = self._restore()
-            begun = True
+            begun = position.stage < len(self.stages)
             with progress or Progress(enabled=self.show) as progress:
                 variables = self._run_stages(position, names, saved, progress)
             outcomes = {}
@@ -72,7 +72,7 @@ class Loop:
             return outcomes
         except BaseException as error:
             for name in self.works.keys() - self.failed.keys():
-                if begun:  # else the folders may be those of other runs
+                if begun:  # else the folder may be another run's, or hold a finished one
                     self.keepers[name].fail(error)
             raise
         finally:

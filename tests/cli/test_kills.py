@@ -199,6 +199,25 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(setting, whole,
     assert inside >= KILLS // 4
 
 
+@pytest.mark.slow
+def test_a_second_process_in_a_folder_is_refused_and_leaves_the_first_alone(
+    setting, whole, tmp_path
+):
+    folder = tmp_path / "run"
+    rows = folder / "metrics.jsonl"
+    with setting.start(folder) as first:
+        wait_until(lambda: rows.exists() and rows.read_text().count("\n") > 4, first)
+        first.send_signal(signal.SIGSTOP)
+        with setting.start(folder) as second:
+            refused = second.communicate(timeout=60)[0]
+        first.send_signal(signal.SIGCONT)
+        said = first.communicate(timeout=300)[0]
+    assert (second.returncode, first.returncode) == (1, 0), said
+    assert refused.startswith(f"error: the folder '{folder}' is in use: process {first.pid} on ")
+    assert refused.count("\n") == 1
+    assert_same_run(whole[0], folder)
+
+
 @pytest.fixture(scope="module")
 def stopped(setting, tmp_path_factory):
     """A run that SIGTERM stopped in its middle, and what it said."""

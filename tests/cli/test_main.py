@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import bitjax
+from bitjax.cli.front import REFUSED
 from bitjax.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +40,12 @@ def test_every_command_has_its_own_help(name, capsys):
     ("word", "message"),
     [("trian", "'trian'; did you mean train?"), ("run!", "'run!'; it is one of train, sweep, ")],
 )
-def test_an_unknown_command_ends_in_one_line_with_the_nearest(word, message):
+def test_an_unknown_command_ends_in_one_line_with_the_nearest(word, message, capsys):
     with pytest.raises(SystemExit) as end:
         main([word])
-    assert str(end.value).startswith(f"error: there is no command {message}")
-    assert "\n" not in str(end.value)
+    said = capsys.readouterr().err
+    assert end.value.code == REFUSED and said.startswith(f"error: there is no command {message}")
+    assert said.count("\n") == 1
 
 
 def test_control_c_before_a_run_begins_ends_without_a_traceback(capsys, monkeypatch):

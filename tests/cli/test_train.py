@@ -43,6 +43,8 @@ def train(*arguments, timeout=300):
             "config.seed must be of type int, got 'abc'.",
         ),
         ([DIGITS, "--workdir=X", "--config.seed"], "'--config.seed' must give a value"),
+        ([DIGITS, "--workdir=X", "--config.model.name=mpl"], "config.model.name must be one of"),
+        ([DIGITS, "--workdir=X", "--config.log_every=0"], "config.log_every must be an integer"),
         ([DIGITS, "--workdir=X", "--nope=1"], "unknown arguments ['--nope=1']"),
         ([DIGITS, "--workdir=X", "--", "more"], "one config at a time, got more and configs/dig"),
         (["digits/float", "more", "--workdir=X"], "unknown arguments ['more']"),
@@ -65,18 +67,11 @@ def train(*arguments, timeout=300):
 )
 def test_a_wrong_command_line_ends_in_one_line(arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # shipped configs are found from any folder
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(ValueError) as refused:
         train_command.main(arguments)
-    text = str(end.value)
-    assert text.startswith("error: ") and "\n" not in text and message in text, text
+    text = str(refused.value)
+    assert "\n" not in text and message in text, text
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("argument", ["--config.model.name=mpl", "--config.log_every=0"])
-def test_a_wrong_value_ends_in_one_line(argument, tmp_path):
-    done = train(DIGITS, f"--workdir={tmp_path}", argument)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.slow
@@ -84,9 +79,8 @@ def test_a_run_leaves_its_folder_complete_and_is_not_repeated(tmp_path):
     done = train(DIGITS, f"--workdir={tmp_path}", *SMALL)
     assert (done.returncode, done.stderr) == (0, "")
     assert "test accuracy after train" in done.stdout
-    assert {"config.json", "checkpoints", "metrics.jsonl", "bits.csv", "result.json"} == {
-        path.name for path in tmp_path.iterdir()
-    }
+    names = {"config.json", "checkpoints", "metrics.jsonl", "bits.csv", "result.json", ".lock"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert json.loads((tmp_path / "config.json").read_text())["method"]["steps"] == 20
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]

@@ -64,7 +64,7 @@ def test_a_larger_validation_split_contains_the_smaller_one():
 
 
 def test_holding_out_more_of_a_class_than_there_is_is_refused():
-    with pytest.raises(ValueError, match="needs 2 examples of class 1, which has 1"):
+    with pytest.raises(ValueError, match="takes more of class 1 than its 1; hold out at most 3"):
         held_out(np.array([0, 0, 0, 0, 1]), 4, num_classes=2, seed=0)
 
 

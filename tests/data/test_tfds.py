@@ -1,11 +1,12 @@
 """TFDS sets, prepared here and read without TensorFlow; and what is said where that fails."""
 
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
-from bitjax.data import Dataset, StreamedDataset, eval_batches, load, train_batch
+from bitjax.data import Dataset, StreamedDataset, eval_batches, fingerprint, load, train_batch
 from bitjax.data.tfds import parse_name
 from tests.data.sets import encoded, picture, write_tfds
 
@@ -140,6 +141,20 @@ def test_splits_may_be_named_in_tfds_language(root):
     np.testing.assert_array_equal(data.images, whole.images[:15])
     np.testing.assert_array_equal(data.eval_images, whole.images[15:])
     assert data.eval_split == "train[15:]"
+
+
+def test_a_fingerprint_is_that_of_the_files_wherever_they_lie_and_are_decoded(root, tmp_path):
+    shutil.copytree(root / "small", tmp_path / "small")
+    contents = {
+        fingerprint(load("tfds:small", root=place, memory_limit=limit))["content"]
+        for place in (root, tmp_path)
+        for limit in (2**30, 0)
+    }
+    write_tfds(tmp_path, "small", {"train": records(20), "test": records(7)}, version="1.3.0")
+    other = fingerprint(load("tfds:small", root=tmp_path))["content"]
+    parts = load("tfds:small", root=root, splits=("train[:15]", "train[15:]"))
+    assert len(contents) == 1
+    assert len(contents | {other, fingerprint(parts)["content"], ""}) == 4
 
 
 @pytest.mark.parametrize("limit", [2**30, 0])

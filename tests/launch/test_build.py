@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 import bitjax as bj
 from bitjax.frameworks.probe import probe
 from bitjax.launch.build import build_data, build_method, build_rules, build_work, open_folder
-from bitjax.launch.registry import MODELS, make, plain
+from bitjax.launch.registry import MODELS, make
+from bitjax.launch.schema import plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.models import ImageNetResNet
 from bitjax.rules import quantizer_of
@@ -67,7 +68,7 @@ WRONG = {
     ),
     "missing argument of a method": (
         {"method": {"name": "lsq"}},
-        r"config.method \(lsq\): .*missing .*'steps'",
+        "config.method.steps is missing: 'lsq' needs it",
     ),
     "wrong type for a method": (
         {"method": {"name": "lsq", "steps": "many"}},
@@ -83,11 +84,11 @@ WRONG = {
     ),
     "teacher out of bounds": (
         {"method": {"name": "lsq", "steps": 3, "distill": 2.0}},
-        r"config.method \(lsq\): `distill` must be in \[0, 1\], got 2",
+        r"config.method.distill must be in \[0, 1\], got 2",
     ),
     "negative steps": (
         {"method": {"name": "lsq", "steps": -4}},
-        r"config.method \(lsq\): `steps` must be an integer of 0 or more, got -4",
+        "config.method.steps must be an integer of 0 or more, got -4",
     ),
     "unknown model": (
         {"model": {"name": "resnet21"}},
@@ -111,15 +112,15 @@ WRONG = {
     ),
     "unknown split": (
         {"data__eval_split": "valid"},
-        r"config.data \(digits\): `eval_split` must be 'test' or 'validation', got 'valid'",
+        "config.data.eval_split must be 'test' or 'validation', got 'valid'",
     ),
     "too much held out": (
         {"data__validation": 5000},
-        r"config.data \(digits\): `validation` must be less than the 1437 .*got 5000",
+        "config.data.validation must be less than the 1437 .*got 5000",
     ),
     "unknown augmentation": (
         {"data__augmentation": "flip"},
-        r"`augmentation` must be one of \['crop_flip', 'none', 'random_.*got 'flip'",
+        r"config.data.augmentation must be one of \['crop_flip', 'none', 'random_.*got 'flip'",
     ),
     "mean of another number of channels": (
         {"data__mean": (0.5, 0.5, 0.5)},
@@ -127,10 +128,13 @@ WRONG = {
     ),
     "NaN as the mean": (
         {"data__mean": (float("nan"),)},
-        "`mean` of digits must be finite and `std` positive",
+        r"config.data.mean\[0\] must be finite, and no larger than float32 can hold, got nan",
     ),
-    "empty batches": ({"data__batch_size": 0}, "`batch_size` must be an integer of 1 or more"),
-    "never logging": ({"log_every": 0}, "`log_every` must be an integer of 1 or more, got 0"),
+    "empty batches": (
+        {"data__batch_size": 0},
+        "config.data.batch_size must be an integer in .*got 0",
+    ),
+    "never logging": ({"log_every": 0}, "config.log_every must be an integer of 1 or more, got 0"),
     "missing files": (
         {"data__name": "cifar10", "data__root": "/no/such/folder"},
         "/no/such/folder/cifar10/cifar10_train_1.npz is missing; copy it again",
@@ -142,7 +146,7 @@ WRONG = {
     ),
     "TFDS set that does not exist": (
         {"data__name": "tfds:cifar11", "data__root": "/no/such/folder"},
-        r"config.data \(tfds:cifar11\): `name`: TFDS has no data set 'cifar11'; did you mean tfds:",
+        r"config.data.name: TFDS has no data set 'cifar11'; did you mean tfds:",
     ),
     "folder that is missing": (
         {"data__name": "folder:no/such", "data__root": "/folder"},
@@ -150,7 +154,7 @@ WRONG = {
     ),
     "random crops of a set in memory": (
         {"data__augmentation": "random_resized_crop"},
-        r"config.data \(digits\): `augmentation` 'random_resized_crop' is for tfds: and folder:",
+        r"config.data.augmentation 'random_resized_crop' is for tfds: and folder:",
     ),
     "unknown quantizer": (
         {"rules": ((".*", {"name": "uniformm"}),)},
@@ -162,15 +166,15 @@ WRONG = {
     ),
     "bits out of range": (
         {"rules": (("dense1/.*", WEIGHT), (".*", {"name": "uniform", "bits": 17}))},
-        r"config.rules\[1\] \(uniform\): `bits` must be an integer in \[1, 16\], got 17",
+        r"config.rules\[1\].bits must be an integer in \[1, 16\], got 17",
     ),
     "fractional bits where they are fixed": (
         {"rules": ((".*", {"name": "uniform", "bits": 4.5}),)},
-        r"config.rules\[0\] \(uniform\): `bits` must be an integer in .*, got 4.5; bitlength\(\)",
+        r"config.rules\[0\].bits must be an integer in .*, got 4.5; bitlength\(\)",
     ),
     "unknown choice of a quantizer": (
         {"rules": ((".*", {"name": "uniform", "range": "max"}),)},
-        r"config.rules\[0\] \(uniform\): `range` must be one of .*got 'max'",
+        r"config.rules\[0\].range must be one of .*got 'max'",
     ),
     "quantizer that is no mapping": (
         {"rules": ((".*", "uniform"),)},
@@ -206,11 +210,11 @@ WRONG = {
     ),
     "unknown metric": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "size", "limit": 4.0},)},
-        r"config.budgets\[0\] must be .*`metric` must be one of .*got 'size'",
+        r"config.budgets\[0\].metric must be one of .*got 'size'",
     ),
     "budget without a limit": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "bits"},)},
-        r"config.budgets\[0\] must be \{'metric': ..., 'limit': ...*missing .*'limit'",
+        r"config.budgets\[0\].limit is missing: 'budget' needs it",
     ),
     "missing start": (
         {"init_from": "no/such/run"},
@@ -301,8 +305,19 @@ def test_a_run_starts_from_another_runs_final_weights(tmp_path):
     better = jax.tree.map(lambda leaf: leaf + 1, work.start)
     with Checkpoints(tmp_path / "float" / "best") as best:
         best.save(0, {"variables": better}, {"accuracy": 0.5})
-    again = build_work(digits(init_from=str(tmp_path / "float@best"), seed=9))
+    config = digits(init_from=str(tmp_path / "float@best"), seed=9)
+    again = build_work(config)
     jax.tree.map(np.testing.assert_array_equal, again.start, better)
+    # Of a quantized run only what the float model has is taken.
+    run_work(again, open_folder(config, tmp_path / "quantized"), show=False)
+    third = build_work(digits(init_from=str(tmp_path / "quantized")))
+    jax.tree.map(np.testing.assert_array_equal, third.start, better)
+    shutil.rmtree(tmp_path / "float" / "best")
+    shutil.copytree(tmp_path / "float" / "checkpoints", tmp_path / "float" / "best")
+    with pytest.raises(
+        ValueError, match="the weights that the run in .*quantized' starts from are"
+    ):
+        run_work(build_work(config), tmp_path / "quantized", show=False)
 
 
 def test_make_takes_scalars_of_the_annotated_types_only():

@@ -54,19 +54,31 @@ def test_every_shipped_config_can_be_read_from_any_folder(own):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("config.budget = ()", r"no run has a key 'budget' \(did you mean budgets\?\)"),
-        ("config.data.batchsize = 3", r"no run has a key 'data.batchsize' \(did you mean data.bat"),
+        (
+            "config.budget = ()",
+            r"config.budget is no key of a run \(did you mean budgets\?\)",
+        ),
+        (
+            "config.data.batchsize = 3",
+            r"config.data.batchsize is no key of a run \(did you mean batch_size",
+        ),
         (
             "with config.data.ignore_type(): config.data.augmentation = {'mode': 1}",
-            "no run has a key 'data.augmentation.mode'",
+            "config.data.augmentation must be of type str, got {'mode': 1}",
         ),
-        ("config.colour = 1", "no run has a key 'colour'; bitjax.configs.base has all of them"),
+        (
+            "config.colour = 1",
+            "config.colour is no key of a run; bitjax.configs.base has all of them",
+        ),
         (
             "config = config.unlock(); del config.data.root",
-            "it lacks the key 'data.root': start from get_config",
+            r"config.data.root is missing: start from get_config\(\)",
         ),
         ("config = {'seed': 0}", r"get_config\(\) must return a ConfigDict, got \{'seed': 0\}"),
-        ("raise RuntimeError('two\\nlines')", "config own.py: RuntimeError: two lines"),
+        (
+            "raise RuntimeError('two\\nlines')",
+            "config own.py: RuntimeError: two lines .*own.py, line 7, in get_config",
+        ),
         ("config.seed = 'one'", "config own.py: .*seed"),
     ],
     ids=str,
@@ -130,11 +142,17 @@ def test_a_bool_is_a_word_or_stands_alone():
         ("--config.sed=1", r"no key 'sed' \(did you mean seed\?\)"),
         ("--config.seed=1.5", "config.seed must be of type int, got '1.5'"),
         ("--config.tensorboard=maybe", "config.tensorboard must be true or false, got 'maybe'"),
-        ("--config.data.mean=(1,", "Error while parsing string"),
+        (
+            "--config.data.mean=(1,",
+            r"config.data.mean must be a tuple, as \(1, 2\) or \('a', 'b'\), got '\(1,'",
+        ),
         ("--noconfig.seed", "'--noconfig.seed' must give a value, as config.seed=value"),
         ("--seed=1", "unknown argument '--seed=1'; an override is config.key=value"),
-        ("--config.model=mlp", "config digits/bitpruning: "),
-        ("--config.rules[0]=a", "config digits/bitpruning: "),
+        (
+            "--config.model=mlp",
+            r"config.model is a section: set one of its keys \(config.model.name",
+        ),
+        ("--config.rules[0]=a", r"config.rules\[0\] cannot be .*'tuple' object does not support"),
     ],
 )
 def test_a_wrong_override_is_refused_in_one_line(argument, message):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,9 +14,10 @@ from rich.console import Console
 
 from bitjax.launch.devices import Slot
 from bitjax.launch.grid import SweepRun
-from bitjax.launch.local_queue import open_log, run_queue
+from bitjax.launch.local_queue import run_queue
 from bitjax.launch.progress import SweepProgress, last_row
 from bitjax.runs.folder import config_hash
+from bitjax.runs.lock import LOCK
 
 # What a run leaves, without JAX: `main(folder, name, digest)`.
 RUN = """
@@ -164,10 +166,16 @@ def test_a_second_signal_kills_a_run_that_does_not_hear(tmp_path):
 
 def test_a_folder_in_which_a_run_lives_is_left_alone(tmp_path):
     runs, progress, out = make(tmp_path, "a")
-    with open_log(runs[0].folder):
+    program = "import fcntl, sys, time; file = open(sys.argv[1], 'a'); "
+    program += "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    runs[0].folder.mkdir()
+    holder = [sys.executable, "-S", "-c", program, str(runs[0].folder / LOCK)]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
         run_queue(runs, slots(1), command, progress)
+        other.kill()
     assert progress.statuses == {"a": "failed"}
-    assert "another sweep runs it at this moment" in out.getvalue()
+    assert "a: failed  the folder '" in out.getvalue() and "is in use" in out.getvalue()
     assert not list(runs[0].folder.glob("start*"))
 
 

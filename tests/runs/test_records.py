@@ -84,7 +84,10 @@ def test_the_results_of_this_repository_are_all_read():
         (lambda run: (run / "result.json").write_text('{"a": '), "result.json is not JSON"),
         (lambda run: (run / "result.json").write_bytes(b"\xff\xfe\x00"), "result.json is not JSON"),
         (lambda run: (run / "result.json").write_text("[" * 100_000), "result.json is not JSON"),
-        (lambda run: edit(run, "result.json", device="\ud800"), "holds text that is no Unicode"),
+        (
+            lambda run: edit(run, "result.json", device="\ud800"),
+            "has the control character '\\ud800'",
+        ),
         (lambda run: (run / "result.json").write_text("[1]"), "result.json holds no object"),
         (lambda run: edit(run, "config.json", seed=9), "config.json is not the one that"),
         (

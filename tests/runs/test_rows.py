@@ -16,7 +16,6 @@ import pytest
 import rich.console
 
 from bitjax.costs.site import SiteCost
-from bitjax.runs.disk import trouble_of
 from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, read_rows, write_json
 from bitjax.training.progress import Progress
@@ -255,12 +254,6 @@ def test_a_full_disk_is_told_and_leaves_no_half_row(tmp_path):
         assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
         writer.write(2, {"loss": 0.25})
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]
-
-
-def test_the_systems_reason_is_found_in_its_own_errors_and_in_the_text_of_others():
-    assert trouble_of(OSError(28, "No space left on device")) == "No space left on device"
-    assert trouble_of(ValueError("[os_error_code='28']")) == "No space left on device"
-    assert trouble_of(ValueError("`bits` must be at least 1")) is None
 
 
 def test_a_result_has_the_bits_before_and_after_rounding():

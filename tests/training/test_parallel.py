@@ -214,7 +214,7 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
             "init_from=own.npz",
             "host 1: config.init_from='own.npz': {}/own.npz is missing; give the path",
         ),
-        ("init_from=bad", "host 1: config.init_from='bad': {}/bad is not a run's folder, an Orbax"),
+        ("init_from=bad", "host 1: config.init_from='bad': {}/bad holds no weights; give the path"),
         ("init_from=orbax", "host 1: config.init_from='orbax': {}/orbax is missing; give the path"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,8 @@ from bitjax.data import batch_indices, load
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
 from bitjax.models import MLP
 from bitjax.runs.checkpoint import Checkpoints
+from bitjax.runs.lock import LostError
+from bitjax.runs.manifest import read_manifest, write_manifest
 from bitjax.runs.rows import read_rows
 from bitjax.training.finite import NonFiniteError
 from bitjax.training.keeper import Keeper
@@ -287,6 +290,60 @@ def test_a_run_that_another_commit_went_on_with_names_both(tmp_path, monkeypatch
     assert (result["commit"], result["commits"]) == ("b", ["a", "b"])
 
 
+FEWER = DATA._replace(images=DATA.images[:90], labels=DATA.labels[:90])
+SWAPPED = DATA._replace(labels=9 - DATA.labels)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: make(seed=1), r"in '.*' is of another run \(seed: 0 there, 1 now\). Choose"),
+        (lambda: of_config("b"), "another run .*method: 'test' there, None now; .* remove the"),
+        (lambda: of_data(FEWER), r"with \(100 training examples then, 90 now; other labels; othe"),
+        (lambda: of_data(SWAPPED), r"began with \(other labels\). Restore them, or start a new"),
+    ],
+    ids=["seed", "config", "fewer examples", "classes swapped"],
+)
+def test_a_checkpoint_of_another_run_or_of_other_data_is_refused(other, message, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
+    with pytest.raises(ValueError, match=message) as refused:
+        run(other(), tmp_path / "run", show=False)
+    assert "\n" not in str(refused.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json*")} == before
+
+
+def of_config(digest):
+    return make()._replace(facts={"config_hash": digest})
+
+
+def of_data(dataset):
+    return make()._replace(dataset=dataset)
+
+
+def test_a_checkpoint_of_a_version_that_did_not_say_whose_it_is_is_taken(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        manifest = read_manifest(path)
+        del manifest["meta"]["run"], manifest["files"]
+        (path / "manifest.json").unlink()
+        write_manifest(path, manifest)
+    assert without_clock(finish(tmp_path / "run")) == without_clock(whole[1])
+
+
+def test_a_run_whose_folder_is_removed_ends_and_writes_into_no_other(tmp_path):
+    def replace(context, variables):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").mkdir()
+        return variables
+
+    stage = full_precision(steps=3).stages[0]._replace(every=(1, replace))
+    work = make_work(Method("replace", (stage,)), MLP((4,)), DATA, settings=SETTINGS)
+    with pytest.raises(LostError, match="was removed or replaced while this run wrote there"):
+        run(work, tmp_path / "run", show=False)
+    assert not any((tmp_path / "run").iterdir())
+
+
 def test_a_nan_image_stops_the_run_with_its_step_and_site(tmp_path):
     settings = SETTINGS._replace(augmentation="none", log_every=1)
     work = make_work(full_precision(steps=6), Net(), with_nan(3), None, settings)
@@ -320,7 +377,7 @@ def test_too_large_a_learning_rate_is_reported_not_trained_through():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be an integer of 1 or more, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer in .*, got 0"),
         ({"log_every": 0}, "`log_every` must be an integer of 1 or more, got 0"),
         ({"checkpoint_every": 2.5}, "`checkpoint_every` must be an integer of 1 or more, got 2.5"),
         ({"seed": -1}, "`seed` must be an integer in .0, 4294967295., got -1"),

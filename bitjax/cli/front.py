@@ -1,0 +1,72 @@
+"""How every command ends: what went wrong is one line on stderr and an exit code, no traceback.
+
+2: what was given is wrong, or something that it needs is not here. 1: it failed on the way. 75: it
+was stopped and can be resumed. 130: it was interrupted.
+"""
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+
+import bitjax
+from bitjax.launch.programs import place_of, text_of
+
+REFUSED, FAILED, INTERRUPTED = 2, 1, 130
+TRACEBACK = "BITJAX_TRACEBACK"  # in the environment: show the traceback of every error
+_LONGEST = 2000  # letters of a line; a message may quote what a user wrote
+
+
+@contextlib.contextmanager
+def front_door() -> Iterator[None]:
+    """Ends the program with one line at any error; around everything that a command does."""
+    try:
+        yield
+    except KeyboardInterrupt:  # a run that has begun stops by itself, saved
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        _end(error, _line(error), REFUSED)
+    except (OSError, FloatingPointError) as error:  # the second: a run that diverged
+        _end(error, _line(error), FAILED)
+    except Exception as error:  # nobody foresaw it: a fault of ours, or of code that a config names
+        _end(error, _unforeseen(error), FAILED)
+
+
+def _end(error: Exception, line: str, code: int) -> None:
+    if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+        traceback.print_exception(error)
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _line(error: BaseException) -> str:
+    """An error's message in one line that any terminal can show."""
+    text = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text_of(error)
+    )
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-500:]}"
+
+
+def _unforeseen(error: Exception) -> str:
+    """What to say of an error that should not have come here, and where its traceback is."""
+    return (
+        f"{type(error).__name__}: {_line(error)[:500]} ({place_of(error)}). Nothing foresaw this. "
+        f"If it is bitjax's fault, please report it with the traceback {_keep(error)}."
+    )
+
+
+def _keep(error: Exception) -> str:
+    """Writes the traceback to a file of its own; where it is."""
+    words = f"bitjax {bitjax.__version__}, Python {platform.python_version()}: {sys.argv}\n"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="bitjax-", suffix=".traceback", delete=False, errors="backslashreplace"
+        ) as file:
+            file.write(words + "".join(traceback.format_exception(error)))
+    except OSError:
+        return f"which {TRACEBACK}=1 in the environment shows"
+    return f"in {file.name}"

@@ -1,0 +1,1 @@
+"""Reads files that others wrote, and writes files at once or not at all."""

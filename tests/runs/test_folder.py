@@ -1,0 +1,89 @@
+"""A run folder is of one run, and says so where another one, or none, is found in it."""
+
+import fcntl
+import json
+
+import pytest
+
+from bitjax.runs.folder import check_holds_runs, config_hash, open_run
+from bitjax.runs.lock import LOCK
+from bitjax.runs.manifest import write_manifest
+
+CONFIG = {"seed": 0, "method": {"steps": 3}}
+OTHER = {"seed": 1, "method": {"steps": 3}}
+
+
+def write_result(folder, config):
+    (folder / "result.json").write_text(json.dumps({"config_hash": config_hash(config)}))
+
+
+def write_checkpoint(folder, config):
+    place = folder / "checkpoints" / "10"
+    place.mkdir(parents=True)
+    run = {"config_hash": config_hash(config)} if config else {}
+    write_manifest(place, {"step": 10, "meta": {"run": run}, "leaves": {}})
+
+
+@pytest.mark.parametrize("write", [write_result, write_checkpoint])
+def test_what_a_run_left_tells_whose_it_is_where_its_config_is_gone(write, tmp_path):
+    write(tmp_path, CONFIG)
+    hashes = f"hash: {config_hash(CONFIG)} there, {config_hash(OTHER)} now"
+    with pytest.raises(
+        ValueError, match=rf"holds a run of a different config \({hashes}\). Choose"
+    ):
+        open_run(tmp_path, OTHER, True)
+    assert not (tmp_path / "config.json").exists()
+    open_run(tmp_path, CONFIG, True)
+    assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda folder: write_checkpoint(folder, None),
+        lambda folder: (folder / "metrics.jsonl").write_text(""),
+        lambda folder: (folder / "result.json").write_text("{"),
+    ],
+    ids=["checkpoint of an older version", "metrics", "damaged result"],
+)
+def test_a_run_that_nothing_names_is_left_alone(leave, tmp_path):
+    leave(tmp_path)
+    with pytest.raises(ValueError, match="is damaged: there is no config.json: restore the file"):
+        open_run(tmp_path, CONFIG, True)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_result_is_not_overwritten_by_another_run(tmp_path):
+    # As in results/, which keeps neither checkpoints nor metrics.
+    open_run(tmp_path, CONFIG, True)
+    write_result(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match=r"different config \(seed: 0 there, 1 now\)"):
+        open_run(tmp_path, OTHER, True)
+
+
+def test_a_folder_of_other_runs_is_no_run_but_a_run_that_is_one_goes_on(tmp_path):
+    open_run(tmp_path / "first", CONFIG, True)
+    with pytest.raises(
+        ValueError, match=r"holds other runs, such as 'first'\. Choose one of its ow"
+    ):
+        open_run(tmp_path, CONFIG, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "metrics.jsonl").write_text("")
+    open_run(tmp_path, CONFIG, True)
+
+
+def test_runs_are_not_made_inside_of_a_run(tmp_path):
+    check_holds_runs(tmp_path)
+    open_run(tmp_path, CONFIG, True)
+    with pytest.raises(ValueError, match="is a run's own. Choose another for the runs' folders"):
+        check_holds_runs(tmp_path)
+
+
+def test_a_folder_that_was_refused_is_free_for_others(tmp_path):
+    open_run(tmp_path, CONFIG, True)
+    write_result(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="different config"):
+        open_run(tmp_path, OTHER, True)
+    with open(tmp_path / LOCK) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
