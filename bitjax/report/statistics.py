@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from bitjax.checks import ARRAY, checked, instance, number
+
 
 class Summary(NamedTuple):
     """Values over seeds.
@@ -37,6 +39,7 @@ class Difference(NamedTuple):
     seeds: tuple[int, ...]
 
 
+@checked(values=ARRAY)
 def summarize(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation of at least one value.
 
@@ -45,6 +48,8 @@ def summarize(values: Sequence[float]) -> Summary:
       Summary(mean=2.0, std=1.4142135623730951, count=2)
     """
     values = list(values)
+    if not values:
+        raise ValueError("`values` must have at least one number, got none.")
     return Summary(
         statistics.fmean(values),
         statistics.stdev(values) if len(values) > 1 else None,
@@ -52,6 +57,11 @@ def summarize(values: Sequence[float]) -> Summary:
     )
 
 
+@checked(
+    values=instance(Mapping),
+    baseline=instance(Mapping),
+    confidence=number(0, 1, above=True, below=True),
+)
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
 ) -> Difference | None:
@@ -72,8 +82,6 @@ def paired_difference(
       >>> paired_difference({0: 0.90, 1: 0.92, 2: 0.97}, {0: 0.95, 1: 0.95})
       Difference(mean=-0.04, low=-0.167, high=0.087, seeds=(0, 1))
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}.")
     seeds = tuple(sorted(values.keys() & baseline.keys()))
     if not seeds:
         return None

@@ -25,6 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from bitjax.checks import checked, instance, integer
 from bitjax.files.reading import reading
 from bitjax.files.writing import remove, trouble_of, why_not
 from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
@@ -101,9 +102,8 @@ class Checkpoints:
       (100, {'stage': 1}, 4.0)
     """
 
+    @checked(folder=instance(str, os.PathLike), keep=integer(1))
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"`keep` must be at least 1, got {keep}.")
         quiet_orbax()
         self.folder = Path(folder).absolute()  # Orbax takes no relative paths.
         self._keep = keep
