@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import checked
 from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
 from bitjax.frameworks.call import Asked, Model, check_programs, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
@@ -20,7 +21,7 @@ from bitjax.program.state import Seen
 from bitjax.program.values import Site
 from bitjax.quantizers.grid import widen
 from bitjax.rules import quantizer_of
-from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, site_name
+from bitjax.variables import QUANT, STATS, VARIABLES, as_args, floats_of, read_site, site_name
 
 _MOSTLY_ZERO = 0.99
 _SATURATED = 0.05
@@ -45,6 +46,7 @@ class Finding(NamedTuple):
 Findings = tuple[Finding, ...]
 
 
+@checked(variables=VARIABLES)
 def doctor(
     model: Any,
     variables: Mapping[str, Any],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bitjax.checks import BATCHES, checked
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
@@ -15,11 +16,12 @@ from bitjax.frameworks.norms import BatchStatistics
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
-from bitjax.variables import STATS, as_args
+from bitjax.variables import STATS, VARIABLES, as_args
 
 Variables = dict[str, Any]
 
 
+@checked(variables=VARIABLES, batches=BATCHES)
 def calibrate(
     model: Model,
     variables: Mapping[str, Any],
@@ -85,6 +87,7 @@ def calibrate(
     return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
 
 
+@checked(variables=VARIABLES, batches=BATCHES)
 def reestimate_batch_stats(
     model: Any, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
 ) -> Variables:

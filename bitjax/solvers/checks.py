@@ -1,4 +1,4 @@
-"""Checks the arguments of solvers, with one line for each error, before they start."""
+"""Checks the arrays of solvers, with one line for each error, before they start."""
 
 from collections.abc import Mapping
 
@@ -38,19 +38,6 @@ def checked_arrays(
         if not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"`{name}` must be finite, got NaN or inf.")
     return arrays
-
-
-def check_counts(**counts: int) -> None:
-    """Raises a ValueError unless all counts are at least 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {count}.")
-
-
-def check_ridge(ridge: float) -> None:
-    """Raises a ValueError unless the ridge is finite and at least 0."""
-    if not (ridge >= 0 and np.isfinite(ridge)):
-        raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
 
 
 def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[NDArray, NDArray]:

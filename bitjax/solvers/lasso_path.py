@@ -7,6 +7,7 @@ Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bo
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, NONE, checked, either, integer, number
 from bitjax.solvers.base import Solution
 from bitjax.solvers.plane_selection import Planes
 
@@ -15,6 +16,13 @@ _STRENGTHS = 400  # 3 % apart
 _REFINED = 50
 
 
+@checked(
+    gram_DxD=ARRAY,
+    cross_D=ARRAY,
+    strengths_L=ARRAY,
+    tolerance=number(0, above=True),
+    max_sweeps=integer(1),
+)
 def lasso(
     gram_DxD: ArrayLike,
     cross_D: ArrayLike,
@@ -70,6 +78,7 @@ def lasso(
     return alpha.T
 
 
+@checked(gram_DxD=ARRAY, cross_D=ARRAY, energy=number(0), mean=either(NONE, number()))
 def lasso_path(
     gram_DxD: ArrayLike,
     cross_D: ArrayLike,

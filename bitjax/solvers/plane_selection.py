@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, SWITCH, checked
 from bitjax.solvers.base import Solution
 
 MAX_PLANES = 8
@@ -32,6 +33,7 @@ class Planes(NamedTuple):
     coefs: NDArray[np.float64]
 
 
+@checked(gram_DxD=ARRAY, cross_D=ARRAY, energy=ARRAY, increasing=SWITCH)
 def select_planes(
     gram_DxD: ArrayLike, cross_D: ArrayLike, energy: ArrayLike, *, increasing: bool = False
 ) -> Solution:
@@ -124,6 +126,7 @@ def gram_of_codes(mass_C: ArrayLike, first_C: ArrayLike) -> tuple[NDArray, NDArr
     return bits_CxD.T @ (mass[:, None] * bits_CxD), bits_CxD.T @ first
 
 
+@checked(coefs=ARRAY)
 def levels_increase(coefs: ArrayLike) -> NDArray[np.bool_]:
     """Whether a larger code always stands for a larger level: super-increasing coefficients.
 

@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import FUNCTION, NONE, PATTERN, check_names, checked, either, integer
+from bitjax.checks import (
+    BATCHES,
+    FUNCTION,
+    NONE,
+    PATTERN,
+    check_names,
+    checked,
+    either,
+    integer,
+    mapping,
+)
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.models import as_model
@@ -31,7 +41,7 @@ from bitjax.two_step.fits import (
     start_of,
 )
 from bitjax.two_step.layer import Affine, layer_of
-from bitjax.variables import QUANT, as_args, read_site, site_name, write_site
+from bitjax.variables import QUANT, VARIABLES, as_args, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
 
@@ -58,7 +68,15 @@ class Report(NamedTuple):
     patches: int
 
 
-@checked(bits=either(NONE, integer(1, 16)), layers=PATTERN, log=either(NONE, FUNCTION), **SOLVE)
+@checked(
+    variables=VARIABLES,
+    batches=either(FUNCTION, BATCHES),
+    kwargs=either(NONE, mapping()),
+    bits=either(NONE, integer(1, 16)),
+    layers=PATTERN,
+    log=either(NONE, FUNCTION),
+    **SOLVE,
+)
 def solve_layers(
     model: Model,
     variables: Variables,
