@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import checked
+from bitjax.checks import ARRAY, FUNCTION, NONE, checked, either
 from bitjax.diagnostics.vitals import Vitals, hand_out, site_vitals
+from bitjax.frameworks.arguments import check_inputs
 from bitjax.frameworks.call import Asked, Model, check_programs, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.later import later_call
@@ -46,7 +47,7 @@ class Finding(NamedTuple):
 Findings = tuple[Finding, ...]
 
 
-@checked(variables=VARIABLES)
+@checked(variables=VARIABLES, labels=either(NONE, ARRAY), loss=either(NONE, FUNCTION))
 def doctor(
     model: Any,
     variables: Mapping[str, Any],
@@ -82,6 +83,7 @@ def doctor(
       >>> doctor(model, model.init(jax.random.key(0), x), x)
       ()
     """
+    check_inputs("batch", batch)
     args, variables = as_args(batch), unboxed(variables)
     net, asked = ask_outside(model, variables, args, kwargs)
     program = asked.call.program

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.checks import BATCHES, checked
+from bitjax.frameworks.arguments import check_inputs
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
@@ -207,6 +208,7 @@ def numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
     empty = True
     for index, batch in enumerate(batches):
         empty = False
+        check_inputs(f"batches[{index}]", batch)
         yield index, as_args(batch)
     if empty:
         raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")

@@ -177,6 +177,12 @@ class Quantized(nn.Module):
         kwargs = dict(kwargs)
         method = kwargs.pop("method", method)  # of the tools, which hand keywords on
         given, train = split_train(_called(model, method), args, kwargs)
+        for name, tree in variables.items():
+            if not isinstance(tree, Mapping):
+                raise TypeError(
+                    f"`variables` must map collections to trees, as model.init gives them, got a "
+                    f"{type(tree).__name__} for {name!r}."
+                )
         own = nn.meta.unbox(dict(variables))
         params = own.pop("params", {})
         data = {name: own.pop(name) for name in _OF_DATA if name in own}

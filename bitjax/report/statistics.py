@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from bitjax.checks import ARRAY, checked, instance, number
 
 
@@ -47,9 +49,9 @@ def summarize(values: Sequence[float]) -> Summary:
       >>> summarize([1.0, 3.0])
       Summary(mean=2.0, std=1.4142135623730951, count=2)
     """
+    if np.ndim(values) != 1 or not len(values):
+        raise ValueError(f"`values` must be a list of at least one number, got {values!r}.")
     values = list(values)
-    if not values:
-        raise ValueError("`values` must have at least one number, got none.")
     return Summary(
         statistics.fmean(values),
         statistics.stdev(values) if len(values) > 1 else None,

@@ -40,6 +40,13 @@ def checked_arrays(
     return arrays
 
 
+def check_finite(**arrays: NDArray) -> None:
+    """Refuses NaN and inf."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must be finite, got NaN or inf.")
+
+
 def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[NDArray, NDArray]:
     """A weighted sample of |x| as float64, if its values are finite, at least 0 and rising."""
     values, weights = np.asarray(values_M, np.float64), np.asarray(weights_M, np.float64)
@@ -50,4 +57,6 @@ def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[N
         )
     if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values[-1])):
         raise ValueError("`values_M` must be finite, at least 0 and rising: sort them.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"`weights_M` must be finite and at least 0, got {weights.min()}.")
     return values, weights

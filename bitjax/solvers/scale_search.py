@@ -140,8 +140,6 @@ class _Sums(NamedTuple):
 
 def _prefix_sums(values_M, weights_M, max_bits):
     values, weights = checked_sample(values_M, weights_M)
-    if not (weights >= 0).all():
-        raise ValueError(f"`weights_M` must be at least 0, got {weights.min()}.")
     mass, first = (np.append(0.0, np.cumsum(w)) for w in (weights, weights * values))
     return _Sums(values, mass, first, float(weights @ values**2))
 

@@ -40,7 +40,7 @@ def wrong_values(name: str, annotation: Any, right: Any) -> Iterator[Any]:
         yield from wrong_arrays(right)
     elif bool in kinds:
         yield from SWITCH
-    elif float in kinds:
+    elif float in kinds or isinstance(right, float):
         yield from (value for value in NUMBER if not (str in kinds and isinstance(value, str)))
     elif int in kinds:
         yield from INTEGER
