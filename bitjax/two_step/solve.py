@@ -25,6 +25,7 @@ from bitjax.checks import (
     integer,
     mapping,
 )
+from bitjax.frameworks.calibrate import numbered
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.models import as_model
@@ -157,7 +158,7 @@ def solve_each(
     settings, kwargs = settings or SolveOptions(), dict(kwargs or {})
     net = as_model(model)
     teacher = variables if teacher is None else teacher
-    first = as_args(next(iter(batches())))
+    _, first = next(numbered(batches(), "solve_layers"))
     plans = plan_layers(
         net, variables, first, kwargs, layers=layers, bits=bits, target=settings.target
     )

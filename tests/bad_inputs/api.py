@@ -39,6 +39,8 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("Quantized", "axis_name"): ("[]",),
     ("Function", "axis_name"): ("[]",),
     ("data.train_batches", "stop"): ("None",),
+    # The doctor says what is wrong with numbers; whether they may be complex, the model says.
+    ("doctor", "batch"): None,
     # Seeds that are not common make no difference; variables without that collection stay.
     ("statistics.paired_difference", "values"): None,
     ("statistics.paired_difference", "baseline"): None,
@@ -191,7 +193,10 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "tap": (lambda model, variables, layers: bj.tap(model, variables, x, layers=layers), {**plain, "layers": ".*"}),
         "Quantized": (bj.Quantized, {"model": the["net"], "rules": RULES}),
         "Function": (bj.Function, {"fn": lambda params, x: x @ params["w"], "rules": RULES}),
-        "quantize": (bj.quantize, {"model": nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "rules": RULES}),
+        "quantize": (
+            lambda model, rules, sums: bj.quantize(model, rules, x, sums=sums),
+            {"model": nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "rules": RULES, "sums": False},
+        ),
         "bits_of": (bj.bits_of, {"variables": the["learned_variables"]}),
         "with_bits": (bj.with_bits, {"variables": the["learned_variables"], "bits": bits}),
         "model_bytes": (bj.model_bytes, {"variables": the["learned_variables"], "costs": costs}),
