@@ -27,6 +27,8 @@ from bitjax.diagnostics.summary import summary as summary
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate
 from bitjax.frameworks.calibrate import reestimate_batch_stats as reestimate_batch_stats
+from bitjax.frameworks.codes import KernelCodes as KernelCodes
+from bitjax.frameworks.codes import codes_of as codes_of
 from bitjax.frameworks.costs import site_costs as site_costs
 from bitjax.frameworks.costs import total_macs as total_macs
 from bitjax.frameworks.linen import Quantized as Quantized

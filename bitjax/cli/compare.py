@@ -4,6 +4,7 @@ bitjax compare runs/* [--out report.html] [--csv F] [--markdown F] [--json F]
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from bitjax.cli.arguments import Parser
+from bitjax.files.writing import write_text
 from bitjax.launch.command import command_of
 from bitjax.report.comparison import Comparison, compare
 from bitjax.report.figures import COSTS
 from bitjax.report.html import page
 from bitjax.report.tables import csv_text, json_value, markdown, terminal
 from bitjax.runs.records import read_runs
-from bitjax.runs.rows import write_json
+from bitjax.runs.rows import json_text
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -90,13 +92,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_comparison(comparison)
     if args.out:
         commands = {run.folder: command_of(run) for run in runs}
-        Path(args.out).write_text(page(comparison, commands, title=args.title), "utf-8")
+        _write(args.out, page(comparison, commands, title=args.title))
     if args.csv:
-        Path(args.csv).write_text(csv_text(comparison), "utf-8")
+        _write(args.csv, csv_text(comparison))
     if args.markdown:
-        Path(args.markdown).write_text(markdown(comparison), "utf-8")
+        _write(args.markdown, markdown(comparison))
     if args.json:
-        write_json(args.json, json_value(comparison))
-    for name in (args.out, args.csv, args.markdown, args.json):
-        if name:
-            print(name)
+        _write(args.json, json_text(json_value(comparison)))
+
+
+def _write(path: str, text: str) -> None:
+    """Writes a file and prints its name; a pipe or a device that is named takes the text."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        Path(path).write_text(text, "utf-8")
+    else:
+        write_text(path, text)
+    print(path)

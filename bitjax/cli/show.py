@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
     """Prints a finished run as a table: accuracy of each stage, bits, sizes."""
     console = Console(highlight=False)
-    table = Table(title=f"{result['name']}  seed {result['seed']}", title_justify="left")
+    table = Table(title=escape(f"{result['name']}  seed {result['seed']}"), title_justify="left")
     for name in ("", "value"):
         table.add_column(name, justify="right" if name else "left")
     for stage in result["stages"]:

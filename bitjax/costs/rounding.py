@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import checked, choice, instance, several
 from bitjax.costs.budget import Budget, budget_sites, cost_of, exact_cost
 from bitjax.costs.measures import Bits, layer_pairs
 from bitjax.costs.site import Costs
-from bitjax.quantizers.base import check_choice
 from bitjax.solvers.allocation import allocate
 
 POLICIES = ("ceil", "nearest", "budget")
@@ -18,6 +18,7 @@ _EXACT_GROUPS = 256  # up to here the exact allocation costs milliseconds
 Limits = Mapping[str, tuple[float, float]]
 
 
+@checked(policy=choice(*POLICIES), budgets=several(instance(Budget)))
 def round_bits(
     bits: Bits,
     costs: Costs,
@@ -61,7 +62,6 @@ def round_bits(
 
     Source: arXiv 2002.03090 for `ceil`; the rest is ours.
     """
-    check_choice(policy, POLICIES, "rounding")
     learned = {site: np.asarray(bits[site], np.float64) for site in limits}
     bounds = {
         site: (int(np.ceil(low)), int(np.floor(high))) for site, (low, high) in limits.items()

@@ -161,11 +161,19 @@ def open_now(path: str | os.PathLike, flags: int) -> int:
 
 
 def check_folder(folder: str | os.PathLike, remedy: str = AGAIN) -> None:
-    """Refuses a folder that holds more than files and folders: other readers wait for a pipe."""
+    """Refuses a folder with more than regular files, or with more than memory can hold.
+
+    It is for readers of others: they wait for a pipe, and TensorStore ends the process where it
+    gets no memory.
+    """
+    size = 0
     for place, _, names in os.walk(folder):
         for path in (os.path.join(place, name) for name in names):
             with reading(path, remedy):
-                _check_regular(path, os.stat(path), remedy)
+                found = os.stat(path)
+                _check_regular(path, found, remedy)
+                size += found.st_size
+    check_size(folder, size, memory(), remedy)
 
 
 def _check_regular(path: str | os.PathLike, found: os.stat_result, remedy: str) -> None:
@@ -179,3 +187,11 @@ def check_size(path: str | os.PathLike, size: int, most: int | None, remedy: str
     """Refuses a file that would take more memory than it may."""
     if most is not None and size > most:
         raise FileError(path, f"is too large: {size:,} bytes, at most {most:,} are read", remedy)
+
+
+def memory() -> int | None:
+    """Bytes of memory that this machine has, where it says so: a zip file can unfold to more."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

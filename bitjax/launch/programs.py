@@ -76,3 +76,8 @@ def shown(value: Any) -> str:
     except Exception:  # a user's, a cycle without an end, or a number of 5000 digits
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:90]} ..."
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be a name and be printed: it has no line break and no broken UTF-8."""
+    return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in value)

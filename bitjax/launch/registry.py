@@ -132,7 +132,7 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
     if not hasattr(module, name):
         known = [each for each in vars(module) if not each.startswith("_")]
         close = difflib.get_close_matches(name, known, 3, 0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known[:8])}."
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {known[:8]}."
         raise ValueError(f"{where}: {module.__name__} has no {name!r}; {hint}")
     return getattr(module, name)
 

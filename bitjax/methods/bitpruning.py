@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.checks import NONE, PATTERN, checked, choice, either, number, several, value
+from bitjax.checks import NONE, PATTERN, checked, choice, either, instance, number, several
 from bitjax.costs.budget import (
     CRITERION,
     Budget,
@@ -51,7 +51,7 @@ _SHARE = number(0, 1, below=True)
     fine_tune=_SHARE,
     gamma=number(0),
     criterion=CRITERION,
-    budgets=several(value(Budget), hint="make each by bitjax.budget('bits', 4.0), say."),
+    budgets=several(instance(Budget), hint="make each by bitjax.budget('bits', 4.0), say."),
     rounding=either(NONE, choice(*POLICIES)),
     settle=_SHARE,
     fine_tune_learning_rate=either(NONE, RATE),

@@ -64,7 +64,7 @@ def bits_per_layer(
                  if s.fractional != s.integer]  # fmt: skip
         if marks:
             axes.plot(*zip(*marks, strict=True), "_", color="black", ms=9)
-    axes.set_xticks(range(len(layers)), [name or "(model)" for name in layers], rotation=90)
+    axes.set_xticks(range(len(layers)), [_text(name) or "(model)" for name in layers], rotation=90)
     axes.set(ylabel="bits", ylim=(0, 1.18 * top))
     axes.legend(frameon=False)
     return axes
@@ -101,13 +101,13 @@ def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axe
     for i, method in enumerate(methods):
         own = [k for k, (_, row) in enumerate(known) if row.method == method]
         spread = [100 * (known[k][1].figures["accuracy"].std or 0.0) for k in own]
-        axes.errorbar(x[own], y[own], spread, fmt="o", color=f"C{i % 10}", label=method)
+        axes.errorbar(x[own], y[own], spread, fmt="o", color=f"C{i % 10}", label=_text(method))
     front = np.flatnonzero(pareto_front(x.tolist(), y.tolist()))
     front = front[np.argsort(x[front])]
     axes.step(x[front], y[front], "k--", where="post", lw=1, label="front")
     if len(x) and x.min() > 0 and x.max() > 8 * x.min():
         axes.set_xscale("log")
-    axes.set(xlabel=axis_title(cost), ylabel="top-1 %", title=group.title)
+    axes.set(xlabel=axis_title(cost), ylabel="top-1 %", title=_text(group.title))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return axes
@@ -268,10 +268,10 @@ def distortion_rate(
         if len(sites_SxR) > 1:
             for site_R in sites_SxR:
                 axes.plot(rates, site_R, "o", color=f"C{i % 10}", alpha=0.3, ms=4)
-        axes.plot(rates, np.median(sites_SxR, axis=0), color=f"C{i % 10}", label=name)
+        axes.plot(rates, np.median(sites_SxR, axis=0), color=f"C{i % 10}", label=_text(name))
     styles = itertools.cycle(("k-", "k--", "k:", "k-."))
     for (name, values), style in zip((bounds or {}).items(), styles, strict=False):
-        axes.plot(rates, np.asarray(values, float), style, lw=1, label=name)
+        axes.plot(rates, np.asarray(values, float), style, lw=1, label=_text(name))
     axes.set(xlabel="bits per element", ylabel="SQNR, dB")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -289,6 +289,10 @@ def _grid(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
 
     made = plt.subplots(rows, columns, squeeze=False, figsize=size, **options)[1]
     return list(made.flat)
+
+
+def _text(name: str) -> str:
+    return name.replace("$", r"\$")  # between two of them Matplotlib reads a formula
 
 
 def _flat(x: Any) -> np.ndarray:

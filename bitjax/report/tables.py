@@ -91,8 +91,14 @@ def csv_text(comparison: Comparison) -> str:
     )
     writer.writeheader()
     for entry in _run_values(comparison):
-        writer.writerow({k: v for k, v in entry.items() if k in writer.fieldnames})
+        writer.writerow({k: _plain_cell(v) for k, v in entry.items() if k in writer.fieldnames})
     return text.getvalue()
+
+
+def _plain_cell(value: Any) -> Any:
+    # A spreadsheet takes what begins so for a formula, which may run programs; numbers stay.
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+    return f"'{value}" if formula else value
 
 
 def _run_values(comparison: Comparison) -> list[dict[str, Any]]:
@@ -194,8 +200,9 @@ def _level(comparison: Comparison) -> str:
 
 
 def _cell(text: str) -> str:
-    # Markdown passes HTML on, and a bar or a line's end ends a cell.
-    for raw, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+    # Markdown passes HTML on, a bar or a line's end ends a cell, and a link may be a picture's.
+    for raw, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"),
+                      ("](", "]\\("), ("][", "]\\[")):  # fmt: skip
         text = text.replace(raw, safe)
     return " ".join(text.split())
 

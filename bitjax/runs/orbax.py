@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +77,33 @@ class _NoOrbaxChatter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         # absl gives its own file as the place of an exception that is logged.
         stack = traceback.extract_tb(record.exc_info[2]) if record.exc_info else ()
-        files = (record.pathname, *(frame.filename for frame in stack))
-        return record.levelno > logging.ERROR or not any(_ORBAX in file for file in files)
+        places = [record.pathname, *(frame.filename for frame in stack)]
+        places += [str(record.exc_info[1])] if record.exc_info else []
+        return record.levelno > logging.ERROR or not any(
+            _ORBAX in place or "tensorstore_spec" in place for place in places
+        )
 
 
 def quiet_orbax() -> None:
-    """Keeps Orbax's own messages out of the log."""
-    absl = logging.getLogger("absl")
-    if not any(isinstance(known, _NoOrbaxChatter) for known in absl.filters):
-        absl.addFilter(_NoOrbaxChatter())
+    """Keeps Orbax's own messages out of the log, and what its threads say behind an error."""
+    # asyncio logs the errors of tasks that Orbax did not wait for once one of them had failed.
+    for log in (logging.getLogger("absl"), logging.getLogger("asyncio")):
+        if not any(isinstance(known, _NoOrbaxChatter) for known in log.filters):
+            log.addFilter(_NoOrbaxChatter())
+    if not isinstance(sys.unraisablehook, _NoEndedLoops):
+        sys.unraisablehook = _NoEndedLoops(sys.unraisablehook)
+
+
+class _NoEndedLoops:
+    """Drops what TensorStore tells Orbax's event loop once the first of several reads has failed.
+
+    The loop has ended by then, and Python has an exception that no one can catch.
+    """
+
+    def __init__(self, before: Callable[[Any], Any]):
+        self._before = before
+
+    def __call__(self, told: Any) -> None:
+        error = told.exc_value
+        if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+            self._before(told)

@@ -21,7 +21,12 @@ _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
     """Writes `obj` as strict JSON; a reader sees the old file or the new one, never a part."""
-    write_text(path, json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(obj))
+
+
+def json_text(obj: Any) -> str:
+    """`obj` as strict JSON, where numbers that are not finite are strings."""
+    return json.dumps(_plain(obj), indent=1, allow_nan=False) + "\n"
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Float weights that others saved start a run, in whatever form; what does not fit is listed."""
 
+import random
+import shutil
 import zipfile
 
 import flax.linen as nn
@@ -16,6 +18,7 @@ from safetensors.flax import save_file
 
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.checkpoint import Checkpoints
+from tests.damage import damage
 
 
 class Net(nn.Module):
@@ -209,7 +212,7 @@ WRONG = {
     damaged: "/w cannot be read (",
     several: "/w holds several trees; name one: ",
     not_finite: "has values that are not finite: batch_stats/norm/mean float32.",
-    pickled: "cannot be read (ValueError: it holds Python objects, which are never loaded)",
+    pickled: "cannot be read (it holds Python objects, which are never loaded)",
     averaged: "it has `params` in ema and in live; keep one.",
     twice: "two of its names differ in nothing but their separators; keep one.",
     torch: "is a zip file, but 'archive/data.pkl' in it is no NumPy array",
@@ -231,3 +234,37 @@ def test_what_holds_no_weights_is_one_line_that_says_why(save, variables, tmp_pa
     text = str(caught.value)
     assert WRONG[save] in text and "\n" not in text
     assert text.startswith(f"config.init_from='{tmp_path}/w'")
+
+
+def test_a_number_beyond_the_models_precision_does_not_become_infinite(variables, tmp_path):
+    large = flat(variables, "/") | {"params/conv/bias": np.array([1, 1e39, 3, 4])}
+    savez(tmp_path / "w.npz", large)
+    with pytest.raises(ValueError, match=r"are not finite: params/conv/bias float32\.$"):
+        started(str(tmp_path / "w.npz"))
+
+
+@pytest.mark.parametrize("dtype", ["U3", "datetime64[s]", "V4", "complex64"])
+def test_what_are_no_numbers_are_of_another_type(dtype, variables, tmp_path):
+    savez(tmp_path / "w.npz", flat(variables, "/") | {"params/conv/bias": np.zeros(4, dtype)})
+    with pytest.raises(ValueError, match="of another type: params/conv/bias "):
+        started(str(tmp_path / "w.npz"))
+
+
+@pytest.mark.parametrize("save", [standard, pytree, safetensors, slashes], ids=lambda f: f.__name__)
+def test_damaged_weights_are_one_line_or_weights(save, variables, tmp_path, capfd):
+    save(tmp_path / "whole", variables)
+    draw, refused = random.Random(0), 0
+    for number in range(10):
+        path = tmp_path / str(number)
+        (shutil.copytree if (tmp_path / "whole").is_dir() else shutil.copy)(
+            tmp_path / "whole", path
+        )
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        damage(draw.choice(sorted(files)), draw)
+        try:
+            started(str(path))
+        except ValueError as error:
+            refused += 1
+            assert str(error).isprintable() and f": {path}" in str(error)
+    assert refused > 3
+    assert "Traceback" not in capfd.readouterr().err

@@ -178,3 +178,12 @@ def test_the_files_hold_every_run_and_every_row(tmp_path):
     assert "- Settings are those of `digits/`." in text
     assert "| lsq | `lsq` | 3 | 92.00 ± 1.73 | -4.00 [-6.48, -1.52] (3) |" in text
     assert "- `x\\|y`: is &lt;b&gt;`gone`&lt;/b&gt;" in text
+
+
+def test_a_runs_text_is_no_formula_in_a_spreadsheet_and_no_picture_on_a_page(tmp_path):
+    found = records(tmp_path, {"method": "![x](//y)", "name": "=1+1", "commit": "-f"})
+    comparison = compare(found, skipped=[Skipped("x", "[a][b] c\\|d")])
+    (row,) = csv.DictReader(io.StringIO(csv_text(comparison)))
+    assert (row["row"], row["commit"], row["method"]) == ("'=1+1", "'-f", "![x](//y)")
+    text = markdown(comparison)
+    assert "| ![x]\\(//y) |" in text and "[a]\\[b] c\\\\\\|d" in text

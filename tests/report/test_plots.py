@@ -113,3 +113,11 @@ def test_pictures_go_on_the_axes_they_are_given(runs):
     _, axes = plt.subplots()
     assert plots.bits_per_layer(runs[1].sites, axes=axes) is axes
     assert plots.tensor_histogram([1.0], axes=axes) is axes
+
+
+def test_a_runs_text_is_no_formula_in_a_picture(tmp_path):
+    layers = [("$x_{$", 10, 10, 5), ("b", 10, 10, 5)]
+    run = write_run(tmp_path / "run", method="$a_{$", data="$b^$", layers=layers)
+    record = read_runs([run])[0][0]
+    for axes in (plots.pareto(compare([record]).groups[0]), plots.bits_per_layer(record.sites)):
+        axes.figure.canvas.draw()

@@ -377,7 +377,7 @@ def test_too_large_a_learning_rate_is_reported_not_trained_through():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be an integer of 1 or more, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer in .*, got 0"),
         ({"log_every": 0}, "`log_every` must be an integer of 1 or more, got 0"),
         ({"checkpoint_every": 2.5}, "`checkpoint_every` must be an integer of 1 or more, got 2.5"),
         ({"seed": -1}, "`seed` must be an integer in .0, 4294967295., got -1"),
