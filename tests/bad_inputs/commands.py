@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bitjax.cli.main import COMMANDS, main
+from bitjax.cli.main import main
 from tests.bad_inputs.judge import Case
 from tests.run_folders import write_run
 
-CONFIG = '''
+CONFIG = """
 from bitjax.configs.base import get_config as base
 def get_config():
     config = base()
@@ -20,7 +20,7 @@ def get_config():
     config.data.name = "digits"
     config.method = {"name": "full_precision", "steps": 0}
     return config
-'''
+"""
 
 # Flags by what they take; the help names them all, a new one must be put here.
 NUMBERS = {"--time_limit", "--hosts", "--host", "--slots", "--batch", "--confidence"}
@@ -75,7 +75,11 @@ def flags(folder: Path) -> Iterator[Case]:
             names = (name, name.replace("_", " "), "words must be text")
             for value in wrong_of(flag, folder):
                 words = [*base, flag, value] if value else [*base, f"{flag}="]
-                yield Case(f"{command} {flag} {value[:20]!r}", functools.partial(main, words), (*names, *value.split("=")[:1]))
+                yield Case(
+                    f"{command} {flag} {value[:20]!r}",
+                    functools.partial(main, words),
+                    (*names, *value.split("=")[:1]),
+                )
             if flag not in SWITCHES and wrong_of(flag, folder):
                 yield Case(f"{command} {flag} without a value", functools.partial(main, [*base, flag]), (name,))  # fmt: skip
             for misspelt in (f"{flag}x", f"-{flag}", flag.upper()):
@@ -91,8 +95,11 @@ def wrong_of(flag: str, folder: Path) -> tuple[str, ...]:
     if flag in PATHS:
         return (str(folder), str(folder / "no/such/folder/x"), "/dev/full", "a\0b", f"{'x' * 300}",
                 str(folder / "right/config.json/x"))  # fmt: skip
-    assert flag in WRONG or flag in TEXTS | SWITCHES or flag.startswith(("--no", "--resume")) or (
-        flag in ("--doctor", "--requeue", "--distributed", "--vectorize")
+    assert (
+        flag in WRONG
+        or flag in TEXTS | SWITCHES
+        or flag.startswith(("--no", "--resume"))
+        or (flag in ("--doctor", "--requeue", "--distributed", "--vectorize"))
     ), f"what does {flag} take? Say it in tests/bad_inputs/commands.py"
     return WRONG.get(flag, ())
 
@@ -119,7 +126,9 @@ def words(folder: Path) -> Iterator[Case]:
         path.write_text(program)
         for command in ("train", "sweep"):
             args = [command, str(path), *_bases(folder)[command][2:]]
-            yield Case(f"{command} a config that {said}", functools.partial(main, args), (path.name,))
+            yield Case(
+                f"{command} a config that {said}", functools.partial(main, args), (path.name,)
+            )
 
 
 PROGRAMS = {

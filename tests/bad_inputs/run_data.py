@@ -115,7 +115,9 @@ def tables(folder: Path) -> Iterator[Case]:
                 "read": functools.partial(_read, folder, "metrics.jsonl", replaced(content)),
                 "appended to": functools.partial(_append, folder, content),
             }.items():
-                yield Case(f"metrics.jsonl {title}: {text[:9]!r}", call, ("metrics.jsonl",), may_pass=True)
+                yield Case(
+                    f"metrics.jsonl {title}: {text[:9]!r}", call, ("metrics.jsonl",), may_pass=True
+                )
 
 
 def _append(folder: Path, content: bytes) -> None:
@@ -160,7 +162,9 @@ def finished_runs(folder: Path) -> Iterator[Case]:
     content = (source / "config.json").read_bytes()
     for call in (load_run, resume):
         title = call.__name__
-        yield Case(f"{title}()", functools.partial(_open, folder, lambda path: None, call), good=True)
+        yield Case(
+            f"{title}()", functools.partial(_open, folder, lambda path: None, call), good=True
+        )
         for said, deed in damages(content, flips=12):
             # A flip may hit what is read the same; a folder without a config holds no run yet.
             none = ("missing", "a link to itself", "a link to nowhere") if call is resume else ()
@@ -173,11 +177,15 @@ def finished_runs(folder: Path) -> Iterator[Case]:
             case = functools.partial(_open, folder, replaced(text), call)
             # Keys that are missing have their defaults, of an older version.
             yield Case(f"{title} config.json: {text[:12]!r}", case, ("config.json", "folder"))
-    for said, other in wrong_json(json.loads(content), (None, True, -1, 2.5, "abc", [], {}, "a\nb")):
+    for said, other in wrong_json(
+        json.loads(content), (None, True, -1, 2.5, "abc", [], {}, "a\nb")
+    ):
         key, _, value = said.partition(" is ")
         case = functools.partial(_open, folder, replaced(_text(other)), load_run)
         may = key in HERE or value == "gone" or (key, value) in MEANS_THE_SAME
-        yield Case(f"load_run config.json: {said}", case, ("config.json", "checkpoint"), may_pass=may)
+        yield Case(
+            f"load_run config.json: {said}", case, ("config.json", "checkpoint"), may_pass=may
+        )
 
 
 # Keys that say where a run was made, which need not be here; what other values of a key mean.
@@ -194,7 +202,9 @@ def checkpoints(folder: Path) -> Iterator[Case]:
     state = {"kernel": jnp.ones((2, 3)), "bits": jnp.float32(4.0)}
     with Checkpoints(source) as saved:
         saved.save(3, state, {"place": [1, "enter", 0]}, wait=True)
-    yield Case("checkpoint()", functools.partial(_restore, folder, source, "", None, False), good=True)
+    yield Case(
+        "checkpoint()", functools.partial(_restore, folder, source, "", None, False), good=True
+    )
     for path in sorted(p for p in (source / "3").rglob("*") if p.is_file()):
         name = path.relative_to(source).as_posix()
         for said, deed in damages(path.read_bytes(), flips=4):
@@ -204,7 +214,12 @@ def checkpoints(folder: Path) -> Iterator[Case]:
                     continue
                 call = functools.partial(_restore, folder, source, name, deed, vouched)
                 title = f"{name}: {said}{' vouched for' if vouched else ''}"
-                yield Case(title, call, ("checkpoint",), may_pass=vouched or "orbax.checkpoint" in name or may)
+                yield Case(
+                    title,
+                    call,
+                    ("checkpoint",),
+                    may_pass=vouched or "orbax.checkpoint" in name or may,
+                )
     manifest = json.loads((source / "3/manifest.json").read_text())
     for said, wrong in wrong_json(manifest, (None, True, -1, "abc", [], {}, "a\nb")):
         call = functools.partial(_seal, folder, source, wrong)
@@ -228,7 +243,10 @@ def _restore(folder: Path, source: Path, name: str, deed: Damage | None, vouched
 
 
 def _restored(place: Path) -> None:
-    template = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32), "bits": jax.ShapeDtypeStruct((), jnp.float32)}
+    template = {
+        "kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32),
+        "bits": jax.ShapeDtypeStruct((), jnp.float32),
+    }
     with Checkpoints(place) as saved:
         if saved.restore(lambda meta: template) is None:
             raise AssertionError("a damaged checkpoint is passed over without a word")
