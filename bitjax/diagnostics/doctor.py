@@ -72,7 +72,7 @@ def doctor(
         kind = np.asarray(labels).dtype
         if np.ndim(labels) != 1 or not np.issubdtype(kind, np.integer):
             raise ValueError(
-                f"`labels` must be integers [N], got {kind} {np.shape(labels)}; give the `loss` that "
+                f"`labels` must be integers [N], got {kind} {np.shape(labels)}; give a `loss` that "
                 "takes others."
             )
     args, variables = as_args(batch), unboxed(variables)

@@ -66,8 +66,8 @@ def check_inputs(name: str, inputs: Any) -> None:
     arrays = [leaf for leaf in jax.tree.leaves(inputs) if hasattr(leaf, "dtype")]
     # Other leaves may be what a model's call is told: a number, a name.
     strange = [a.dtype for a in arrays if isinstance(a.dtype, np.dtype) and a.dtype.kind in "OUSMm"]
-    if strange or not arrays:
-        found = f"an array of {strange[0]}" if strange else f"{type(inputs).__name__} without any"
+    if strange or not any(a.size for a in arrays):
+        found = f"an array of {strange[0]}" if strange else f"a {type(inputs).__name__} without any"
         raise TypeError(f"`{name}` must hold arrays of numbers, got {found}.")
 
 

@@ -49,6 +49,16 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
 # JAX's own types, of which JAX says what is wrong; and who else a message may name.
 OF_JAX = {"key", "precision"}
 ALSO: dict[tuple[str, str], str] = {
+    **{
+        (tool, "batches"): "at least one batch"
+        for tool in (
+            "calibrate",
+            "reestimate_batch_stats",
+            "site_histograms",
+            "fisher",
+            "solve_layers",
+        )
+    },
     ("solvers.fit_output_codes", "x_TxN"): "gram_NxN",  # which is made of it
     ("data.held_out", "labels"): "count",
     ("data.train_batches", "start"): "step",
@@ -190,7 +200,10 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "total_macs": (lambda model: bj.total_macs(model, x), {"model": the["net"]}),
         "summary": (lambda model, variables: bj.summary(model, variables, x), learned),
         "doctor": (bj.doctor, {**learned, "batch": x}),
-        "tap": (lambda model, variables, layers: bj.tap(model, variables, x, layers=layers), {**plain, "layers": ".*"}),
+        "tap": (
+            lambda model, variables, layers: bj.tap(model, variables, x, layers=layers),
+            {**plain, "layers": ".*"},
+        ),
         "Quantized": (bj.Quantized, {"model": the["net"], "rules": RULES}),
         "Function": (bj.Function, {"fn": lambda params, x: x @ params["w"], "rules": RULES}),
         "quantize": (
