@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
-_OURS = str(Path(__file__).parents[1])
+NOT_A_USERS = (*_LIBRARIES, str(Path(__file__).parents[1]))
 Kinds = tuple[type[BaseException], ...]
 
 
@@ -29,7 +29,7 @@ def program(where: str, fix: str = "", *, kinds: Kinds = (BaseException,)) -> It
     except kinds as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         # A SyntaxError says its place itself, and what is raised in our own code is none of theirs.
-        place = "" if isinstance(error, SyntaxError) else place_of(error, (*_LIBRARIES, _OURS))
+        place = "" if isinstance(error, SyntaxError) else place_of(error, NOT_A_USERS)
         behind = f" ({place})" if place else ""
         behind += f"; {fix}" if fix else ""
         raise ValueError(f"{where}: {kind}{text_of(error)}{behind}") from error

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bitjax.cli.main import COMMANDS, main
+from bitjax.cli.main import main
 from tests.bad_inputs.judge import Case
 from tests.run_folders import write_run
 

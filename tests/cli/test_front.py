@@ -64,6 +64,13 @@ def test_what_nobody_foresaw_is_one_line_that_says_where_its_traceback_is(error,
     assert kept.startswith("bitjax ") and "Traceback (most recent call last)" in kept
 
 
+def test_a_program_that_a_config_names_does_not_end_the_command_in_silence(capsys):
+    with pytest.raises(SystemExit) as end, front_door():
+        raise SystemExit(0)
+    said = capsys.readouterr().err
+    assert end.value.code == FAILED and "SystemExit: 0 (" in said and "test_front.py, line " in said
+
+
 def test_a_traceback_is_shown_to_who_asks_for_it(capsys, monkeypatch):
     monkeypatch.setenv("BITJAX_TRACEBACK", "1")
     with pytest.raises(SystemExit), front_door():
