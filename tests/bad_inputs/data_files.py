@@ -58,7 +58,12 @@ def npz(folder: Path) -> Iterator[Case]:
         for name, deed in damages(content, flips=30):
             call = functools.partial(_load_npz, folder, deed, content)
             # Not all of a zip file's own bytes are guarded; all of its members are.
-            yield Case(f"npz({compressed=}): {name}", call, ("set.npz",), may_pass=name == "doubled" or "flipped" in name)
+            yield Case(
+                f"npz({compressed=}): {name}",
+                call,
+                ("set.npz",),
+                may_pass=name == "doubled" or "flipped" in name,
+            )
     for name, right in arrays().items():
         for said, wrong in _wrong_arrays(name, right):
             found = {**arrays(), name: wrong}

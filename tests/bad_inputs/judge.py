@@ -18,8 +18,11 @@ import bitjax
 SECONDS = 20  # for one case, most of which take milliseconds
 MEMORY = 3 << 30  # bytes that a case may take besides what the process has
 HOUSE = str(Path(bitjax.__file__).parent)
-# A library's own words: an address, or advice to read files unsafely.
-FOREIGN = re.compile(r" at 0x|allow_pickle|unsafely|pickle\.load")
+# Words of Python's and of libraries: an address, advice to read files unsafely, a fault of code.
+FOREIGN = re.compile(
+    r" at 0x|allow_pickle|unsafely|pickle\.load|'NoneType'|unhashable|not supported between"
+    r"|object is not|has no attribute|Nothing foresaw|Traceback"
+)
 KINDS = (ValueError, TypeError, OSError, ImportError)
 
 

@@ -54,7 +54,9 @@ def files(folder: Path) -> Iterator[Case]:
     """Damaged npz and safetensors files."""
     contents = {"w.npz": savez(right()), "w.safetensors": _safetensors(folder)}
     for name, content in contents.items():
-        yield Case(f"{name}()", functools.partial(_start_file, folder, name, content, None), good=True)
+        yield Case(
+            f"{name}()", functools.partial(_start_file, folder, name, content, None), good=True
+        )
         for said, deed in damages(content, flips=40):
             call = functools.partial(_start_file, folder, name, content, deed)
             # safetensors has no checksum; of a zip file only the members have one.
@@ -62,7 +64,9 @@ def files(folder: Path) -> Iterator[Case]:
             yield Case(f"{name}: {said}", call, (name,), may_pass=may)
     for said, content in headers(contents["w.safetensors"]):
         call = functools.partial(_start_file, folder, "w.safetensors", content, None)
-        yield Case(f"w.safetensors: {said}", call, ("w.safetensors",), may_pass="__metadata" in said)
+        yield Case(
+            f"w.safetensors: {said}", call, ("w.safetensors",), may_pass="__metadata" in said
+        )
 
 
 def headers(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -147,7 +151,9 @@ def places(folder: Path) -> Iterator[Case]:
         path = fresh(folder)
         make(path)
         for text in (str(path), f"{path}@best"):
-            yield Case(f"init_from {said} {text[-5:]}", functools.partial(start, text), ("init_from",))
+            yield Case(
+                f"init_from {said} {text[-5:]}", functools.partial(start, text), ("init_from",)
+            )
     for text in ("/", "/dev/null", "no\nsuch", "a\0b", "x" * 5000, "@best", "~", "/etc/passwd"):
         yield Case(f"init_from={text[:12]!r}", functools.partial(start, text), ("init_from",))
 
