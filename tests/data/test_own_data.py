@@ -278,7 +278,6 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path, content):
         ({"image_size": 32}, "`image_size` is for tfds: and folder: sets, got 32 for digits"),
         ({"augmentation": "random_resized_crop"}, "for tfds: and folder: sets, .*use 'crop_flip'"),
         ({"splits": ("train", "test")}, "`splits` is for tfds: sets"),
-        ({"image_size": -1}, "`image_size` must be at least 0, got -1"),
     ],
 )
 def test_settings_that_a_set_of_arrays_cannot_follow_are_refused(options, message):
