@@ -75,6 +75,14 @@ def open_to_append(path: str | os.PathLike) -> int:
     return handle
 
 
+def remove(path: Path) -> None:
+    """Removes a folder, or what somebody put in its place; a link alone, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what writers that were killed have left in a folder that no one writes to now."""
     for path in folder.iterdir():
@@ -90,27 +98,25 @@ def trouble_of(error: BaseException) -> str | None:
     return str(error) if isinstance(error, OSError) else None
 
 
-def remedy_of(error: BaseException) -> str:
-    """What to do about the operating system's reason."""
-    return _REMEDIES.get(_number_of(error) or 0, "Look after the disk or choose another place")
-
-
-def room(path: str | os.PathLike, needed: int) -> str:
-    """What a file takes and what is free where `path` is or will be, for an error's message."""
-    there = Path(path).absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    return f"it takes up to {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free there"
+def why_not(path: str | os.PathLike, needed: int, error: BaseException) -> tuple[str, str]:
+    """The operating system's reason why a file of so many bytes was not written; what to do."""
+    number, reason = _number_of(error), trouble_of(error)
+    if number in _FULL:
+        there = Path(path).absolute()
+        while not there.exists():
+            there = there.parent
+        free = shutil.disk_usage(there).free / 1e6
+        reason = f"{reason}: it takes up to {needed / 1e6:.1f} MB, {free:.1f} MB are free there"
+    return str(reason), _REMEDIES.get(number or 0, "Look after the disk or choose another place")
 
 
 def unwritten(path: str | os.PathLike, needed: int, error: OSError) -> OSError:
     """The error to raise from `error` for a file that could not be written."""
-    reason, remedy = trouble_of(error), remedy_of(error)
-    if _number_of(error) in _FULL:
-        reason = f"{reason}: {room(path, needed)}"
-        remedy += ", then give the same command: a run goes on from its last checkpoint"
-    return OSError(f"{printable(os.fspath(path))} could not be written ({reason}). {remedy}.")
+    reason, remedy = why_not(path, needed, error)
+    again = "then give the same command: a run goes on from its last checkpoint"
+    return OSError(
+        f"{printable(os.fspath(path))} could not be written ({reason}). {remedy}, {again}."
+    )
 
 
 def _number_of(error: BaseException) -> int | None:

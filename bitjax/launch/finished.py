@@ -61,7 +61,8 @@ def _restored(folder: Path, work: Work) -> Mapping[str, Any]:
     """The variables that the last stage left."""
 
     def template(meta):
-        if meta["place"][:2] != [len(work.method.stages), "enter"]:
+        place = meta.get("place")
+        if not isinstance(place, list) or place[:2] != [len(work.method.stages), "enter"]:
             raise ValueError(f"the newest checkpoint in {folder} is not of the end of the run.")
         return {"variables": work.variable_shapes(len(work.method.stages) - 1)}
 

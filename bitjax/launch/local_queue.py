@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from bitjax.files.writing import open_to_append
 from bitjax.launch.devices import Slot
 from bitjax.launch.grid import SweepRun
 from bitjax.launch.progress import LOG, SweepProgress, last_row, result_text
@@ -74,7 +75,7 @@ def run_queue(
 def _start(slot, run, command, running, progress) -> None:
     try:
         # The child has the lock from its first moment, and keeps it if this process is killed.
-        with lock(run.folder) as held, open(run.folder / LOG, "ab") as log:
+        with lock(run.folder) as held, open(open_to_append(run.folder / LOG), "ab") as log:
             process = subprocess.Popen(
                 command(run),
                 stdin=subprocess.DEVNULL,

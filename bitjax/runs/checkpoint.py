@@ -25,7 +25,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bitjax.files.writing import room, trouble_of
+from bitjax.files.reading import reading
+from bitjax.files.writing import remove, trouble_of, why_not
 from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
 from bitjax.runs.orbax import load_tree, quiet_orbax, to_host
 
@@ -175,7 +176,7 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         for leftover in self.folder.iterdir():
             if _LEFTOVER.fullmatch(leftover.name):
-                shutil.rmtree(leftover)
+                remove(leftover)
 
     def _complete(self, saving: Any, path: Path, job: "_Job") -> None:
         try:
@@ -194,13 +195,12 @@ class Checkpoints:
         self.slowest = max(self.slowest, time.monotonic() - job.began)
 
     def _note_failure(self, error: Exception, job: "_Job", path: Path) -> None:
-        reason = trouble_of(error)
-        if reason is None:
+        if trouble_of(error) is None:
             raise error  # Of the program, not of the disk.
-        step = job.manifest["step"]
+        step, (reason, remedy) = job.manifest["step"], why_not(path, job.size, error)
         self._failed = SaveError(
-            f"The checkpoint of step {step} could not be written to {path} ({reason}: "
-            f"{room(path, job.size)}). Free space or quota there; older checkpoints are whole."
+            f"The checkpoint of step {step} could not be written to {path} ({reason}). {remedy}; "
+            "older checkpoints are whole."
         )
         self._failed.__cause__ = error
         _log.warning("%s Training goes on, and the next checkpoint is tried.", self._failed)
@@ -222,7 +222,7 @@ class Checkpoints:
                 # Renamed first, so that a kill does not leave half a checkpoint under its name.
                 removed = other.with_name(other.name + ".removed")
                 os.replace(other, removed)
-                shutil.rmtree(removed)
+                remove(removed)
         self._damaged.clear()
 
     def restore(
@@ -265,13 +265,15 @@ class Checkpoints:
             try:
                 manifest = read_manifest(path)
             except (OSError, ValueError) as error:
-                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
+                why = getattr(error, "what", error)
+                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, why)
                 self._damaged.add(path)
                 continue
             abstract = template(manifest["meta"])
             saved = {k: v for k, v in manifest["leaves"].items() if not k.startswith(without)}
             check_fits(abstract, saved, path)
-            state = load_tree(path, abstract, partial=bool(without))
+            with reading(path, "remove it to go on from an older one"):
+                state = load_tree(path, abstract, partial=bool(without))
             return Restored(manifest["step"], state, manifest["meta"])
         if entries:
             names = ", ".join(str(path) for _, _, path in reversed(entries))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from bitjax.costs.site import Costs
-from bitjax.files.writing import write_text
+from bitjax.files.reading import one_line
+from bitjax.files.writing import remove_leftovers, why_not, write_text
 from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.lock import InUseError, Lock, lock
 from bitjax.runs.manifest import owners
@@ -85,13 +86,16 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
 def take_folder(folder: Path) -> Lock:
     """Makes a folder that only this process writes to, until it closes the lock or ends."""
     try:
-        return lock(folder)
+        held = lock(folder)
+        remove_leftovers(folder)
+        return held
     except InUseError:
         raise
     except (OSError, ValueError) as error:  # the second: a name that no file can have
+        remedy = why_not(folder, 0, error)[1]
         raise ValueError(
-            f"the folder {str(folder)!r} must be one that can be written, got: {error}. Choose "
-            "another, or change its permissions."
+            f"the folder {str(folder)!r} must be one that can be written, got: "
+            f"{one_line(error)}. {remedy}."
         ) from error
 
 
@@ -149,7 +153,7 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
         return [f"hash: {other} there, {digest} now" for other in sorted(hashes - {digest})]
     there = flatten(read_config(folder))
     return [
-        f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        one_line(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now")
         for key in sorted(there.keys() | now.keys())
         if there.get(key) != now.get(key)
     ]

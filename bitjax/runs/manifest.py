@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 
+from bitjax.files.reading import FileError, check_folder, open_file, printable, read_json
 from bitjax.runs.rows import write_json
 
 PyTree = Any
@@ -41,23 +43,29 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
     manifest = _read_sealed(path)
     for name, fingerprint in manifest["files"].items():
-        if not (path / name).is_file():
-            raise ValueError(f"{name} is missing")
-        if _fingerprint(path / name) != fingerprint:
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise ValueError(f"{_MANIFEST} names a file of another folder")
+        try:
+            found = _fingerprint(path / name)
+        except FileError as error:
+            raise ValueError(f"{name} {error.what}") from None
+        if found != fingerprint:
             raise ValueError(f"{name} is not as it was written")
+    check_folder(path)
     return manifest
 
 
 def _read_sealed(path: Path) -> dict[str, Any]:
     """A manifest that is as it was written, whatever the files that it vouches for."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"it has no {_MANIFEST}") from None
-    except ValueError:
-        raise ValueError(f"{_MANIFEST} is not JSON") from None
+        manifest = read_json(path / _MANIFEST)
+    except FileError as error:
+        raise ValueError(f"{_MANIFEST} {error.what}") from None
     if not isinstance(manifest, dict) or manifest.pop("crc32", None) != _seal(manifest):
         raise ValueError(f"{_MANIFEST} is not as it was written")
+    for key, kind in (("step", int), ("meta", dict), ("leaves", dict), ("files", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise ValueError(f"{_MANIFEST} has no {key}")
     return manifest
 
 
@@ -67,7 +75,8 @@ def owners(folder: Path) -> list[Mapping[str, Any]]:
     for path in folder.glob(f"*/{_MANIFEST}"):
         with contextlib.suppress(OSError, ValueError):
             manifest = _read_sealed(path.parent)
-            found.append(manifest["meta"].get("run", {}))
+            run = manifest["meta"].get("run", {})
+            found += [run] if isinstance(run, Mapping) else []
     return found
 
 
@@ -75,7 +84,7 @@ def check_fits(abstract: PyTree, saved: Mapping[str, str], path: Path) -> None:
     """Compares a template with the leaves of the checkpoint in `path`."""
     wanted = describe(abstract)
     differences = [
-        f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+        printable(f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here")
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     ]
@@ -91,7 +100,7 @@ def check_fits(abstract: PyTree, saved: Mapping[str, str], path: Path) -> None:
 def _fingerprint(file: Path) -> list[int]:
     """Length and CRC-32 of a file."""
     length = crc = 0
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         while block := stream.read(1 << 22):
             length, crc = length + len(block), zlib.crc32(block, crc)
     return [length, crc]
