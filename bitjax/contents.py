@@ -20,9 +20,9 @@ from bitjax.costs.measures import model_bytes as model_bytes
 from bitjax.costs.measures import with_bits as with_bits
 from bitjax.costs.rounding import round_bits as round_bits
 from bitjax.costs.site import SiteCost as SiteCost
-from bitjax.diagnostics.doctor import Finding as Finding
 from bitjax.diagnostics.doctor import doctor as doctor
-from bitjax.diagnostics.doctor import doctor_report as doctor_report
+from bitjax.diagnostics.findings import Finding as Finding
+from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate

@@ -1,7 +1,7 @@
 """Looks at the folder of a prepared TFDS set before TFDS reads it, which believes what is there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def check_prepared(folder: Path, remedy: str) -> dict[str, os.stat_result]:
     return facts
 
 
-def check_count(folder: Path, count: int, facts: dict[str, os.stat_result], remedy: str) -> None:
+def check_count(folder: Path, count: int, facts: Mapping[str, os.stat_result], remedy: str) -> None:
     """Refuses more examples than the files have bytes: a list of them could fill the memory."""
     size = sum(found.st_size for found in facts.values())
     if not 0 <= count <= size:

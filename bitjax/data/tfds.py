@@ -25,7 +25,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+$")
 def tfds_root(root: str | Path | None) -> Path:
     """Where data sets are prepared: `root`, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`."""
     folder = root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(folder).expanduser()
+    return Path(os.path.expanduser(folder))
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
@@ -34,7 +34,7 @@ def parse_name(name: str) -> tuple[str, str, str]:
     if found is None:
         raise ValueError(
             f"`name` must be tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:1.2.3, "
-            f"got 'tfds:{name}'."
+            f"got {f'tfds:{name}'!r}."
         )
     return found[1], found[2] or "", found[3] or ""
 

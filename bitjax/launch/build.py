@@ -174,15 +174,17 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
         "budget": spec["budgets"] or None,
     }
     settings = _build_settings(spec)
+    keys = _SETTINGS | keys_of(find(METHODS, "method", spec["method"]), "method")
 
     def assemble(place: Placement | None) -> Work:
         sample = np.zeros((2, *dataset.image_shape), np.float32)
         variables = load_start(start, model, sample)
         known = facts if variables is None else {**facts, "start": checksum(variables)}
-        with keys_named(_SETTINGS | keys_of(find(METHODS, "method", spec["method"]), "method")):
+        with keys_named(keys, f"config.method ({spec['method']['name']})"):
             work = make_work(method, model, dataset, variables, settings, facts=known, place=place)
-        if rules:  # a rule that does nothing must not cost a download or an epoch to be found
-            jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
+        if rules:  # one that does nothing must not cost an epoch to be found
+            with program("config.rules", kinds=(ValueError,)):
+                jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
         return work
 
     return assemble
