@@ -265,8 +265,7 @@ class Checkpoints:
             try:
                 manifest = read_manifest(path)
             except (OSError, ValueError) as error:
-                why = getattr(error, "what", error)
-                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, why)
+                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
                 self._damaged.add(path)
                 continue
             abstract = template(manifest["meta"])

@@ -42,6 +42,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
     manifest = _read_sealed(path)
+    check_folder(path)  # also what the manifest does not name: Orbax may wait for a pipe
     for name, fingerprint in manifest["files"].items():
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"{_MANIFEST} names a file of another folder")
@@ -51,7 +52,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise ValueError(f"{name} {error.what}") from None
         if found != fingerprint:
             raise ValueError(f"{name} is not as it was written")
-    check_folder(path)
     return manifest
 
 
