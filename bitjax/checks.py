@@ -15,7 +15,13 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax.numpy as jnp
+import numpy as np
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+_LARGEST = 3.4e38  # of float32, which all settings become
+_MOST = 2**31 - 1  # of int32
 
 
 class Allowed(NamedTuple):
@@ -23,7 +29,7 @@ class Allowed(NamedTuple):
 
     Attributes:
       kind: `integer`, `whole` (an integer, perhaps as 4.0), `number`, `switch`, `choice`,
-        `pattern`, `text`, `function`, `value` (of the types `of`), `several` or `one of`.
+        `pattern`, `text`, `function`, `array`, `value` (of the types `of`), `several` or `one of`.
       low: the least number.
       high: the greatest number.
       above: whether `low` itself is too small.
@@ -52,7 +58,7 @@ class Allowed(NamedTuple):
 Table = Mapping[str, Allowed]
 
 
-def integer(low: float = -math.inf, high: float = math.inf) -> Allowed:
+def integer(low: float, high: float = _MOST) -> Allowed:
     """An integer in [low, high]."""
     return Allowed("integer", low, high)
 
@@ -84,7 +90,7 @@ def either(*parts: Allowed) -> Allowed:
     return Allowed("one of", of=parts)
 
 
-def value(*types: type, hint: str = "") -> Allowed:
+def instance(*types: type, hint: str = "") -> Allowed:
     """An instance of one of the types."""
     return Allowed("value", of=types, hint=hint)
 
@@ -93,6 +99,7 @@ SWITCH = Allowed("switch")
 PATTERN = Allowed("pattern")
 TEXT = Allowed("text")
 FUNCTION = Allowed("function")
+ARRAY = Allowed("array")
 NONE = choice(None)
 
 
@@ -101,19 +108,32 @@ def _plain(given: Any) -> Any:
     return given.item() if hasattr(given, "item") and getattr(given, "ndim", None) == 0 else given
 
 
-def _is_number(allowed: Allowed, given: Any) -> bool:
-    given = _plain(given)
-    if isinstance(given, bool) or not isinstance(given, numbers.Real):
-        return False
-    x = float(given)
-    over = x > allowed.low if allowed.above else x >= allowed.low
-    return math.isfinite(x) and over and (x < allowed.high if allowed.below else x <= allowed.high)
+def _is_number(allowed: Allowed, value: Any) -> bool:
+    given = _plain(value)
+    real = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    return real and _is_between(allowed, given)
+
+
+def _is_between(allowed: Allowed, given: Any) -> bool:
+    low, high = allowed.low, allowed.high
+    # Python compares integers of any size.
+    inside = -_LARGEST <= given <= _LARGEST and low <= given <= high
+    return inside and not (allowed.above and given == low) and not (allowed.below and given == high)
 
 
 def _is_choice(allowed: Allowed, given: Any) -> bool:
     # True is no 1.
     same = (one for one in allowed.of if isinstance(given, bool) == isinstance(one, bool))
     return any(isinstance(given, type(one)) and given == one for one in same)
+
+
+def _is_array(allowed: Allowed, given: Any) -> bool:
+    del allowed
+    try:
+        dtype = given.dtype if hasattr(given, "dtype") else np.asarray(given).dtype
+    except (TypeError, ValueError):
+        return False
+    return jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
 
 
 def _is_pattern(allowed: Allowed, given: Any) -> bool:
@@ -133,6 +153,7 @@ _HOLDS: dict[str, Callable[[Allowed, Any], bool]] = {
     "pattern": _is_pattern,
     "text": lambda a, v: isinstance(v, str),
     "function": lambda a, v: callable(v),
+    "array": _is_array,
     "value": lambda a, v: isinstance(v, a.of),
     "several": lambda a, v: (
         isinstance(v, list | tuple) and len(v) >= a.low and all(a.of[0].holds(one) for one in v)
@@ -145,7 +166,7 @@ def _bounds(allowed: Allowed) -> str:
     low, high = allowed.low, allowed.high  # never `high` alone
     if math.isinf(low):
         return ""
-    if math.isinf(high):
+    if high in (math.inf, _MOST):
         return f" above {low:g}" if allowed.above else f" of {low:g} or more"
     ends = "(" if allowed.above else "[", ")" if allowed.below else "]"
     return f" in {ends[0]}{low:.10g}, {high:.10g}{ends[1]}"
@@ -160,6 +181,7 @@ _SAYS: dict[str, Callable[[Allowed], str]] = {
     "pattern": lambda a: "a regular expression",
     "text": lambda a: "text",
     "function": lambda a: "a function",
+    "array": lambda a: "an array of real numbers",
     "value": lambda a: " or ".join(f"a {kind.__name__}" for kind in a.of),
     "several": lambda a: f"a list{f' of {a.low:g} or more' if a.low else ''}, each {a.of[0]}",
     "one of": lambda a: " or ".join(map(str, a.of)),
@@ -180,6 +202,10 @@ def check_one(name: str, allowed: Allowed, given: Any) -> None:
 
 def _refusal(name: str, allowed: Allowed, given: Any) -> str:
     hint = allowed.hint
+    if allowed.kind == "whole" and not (_is_number(allowed, given)):
+        hint = ""  # which is for fractions
+    if allowed.kind == "integer" and _is_number(integer(_MOST + 1, _LARGEST), given):
+        hint = f"the largest is {_MOST}."
     if allowed.kind == "choice" and isinstance(given, str) and not hint:
         near = difflib.get_close_matches(given, [v for v in allowed.of if isinstance(v, str)], 1)
         hint = f"did you mean {near[0]!r}?" if near else ""

@@ -20,13 +20,15 @@ from bitjax.costs.measures import model_bytes as model_bytes
 from bitjax.costs.measures import with_bits as with_bits
 from bitjax.costs.rounding import round_bits as round_bits
 from bitjax.costs.site import SiteCost as SiteCost
-from bitjax.diagnostics.doctor import Finding as Finding
 from bitjax.diagnostics.doctor import doctor as doctor
-from bitjax.diagnostics.doctor import doctor_report as doctor_report
+from bitjax.diagnostics.findings import Finding as Finding
+from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate
 from bitjax.frameworks.calibrate import reestimate_batch_stats as reestimate_batch_stats
+from bitjax.frameworks.codes import KernelCodes as KernelCodes
+from bitjax.frameworks.codes import codes_of as codes_of
 from bitjax.frameworks.costs import site_costs as site_costs
 from bitjax.frameworks.costs import total_macs as total_macs
 from bitjax.frameworks.linen import Quantized as Quantized

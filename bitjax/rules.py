@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bitjax.checks import several, value
+from bitjax.checks import instance, several
 from bitjax.quantizers.base import Quantizer
 
 ROLES = ("kernel", "input")
@@ -26,7 +26,7 @@ class Rule(NamedTuple):
 
 
 Rules = Sequence[Rule]
-RULES = several(value(Rule), hint="make each by bitjax.rule(pattern, quantizer).")
+RULES = several(instance(Rule), hint="make each by bitjax.rule(pattern, quantizer).")
 
 
 def rule(pattern: str, quantizer: Quantizer | None) -> Rule:

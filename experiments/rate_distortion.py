@@ -126,13 +126,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from bitjax.bottleneck.of_sites import site_histograms
     from bitjax.bottleneck.sensitivity import fisher
     from bitjax.launch.build import build_work
+    from bitjax.rules import quantizer_of
     from bitjax.runs.rows import write_json
     from bitjax.variables import floats_of
 
     work = build_work(load_config(args.config, args.overrides))
     rules = next((s.rules for s in work.method.stages if s.rules), ())
-    planes = [r.pattern for r in rules if r.quantizer and r.quantizer.traits.planes]
-    sites = [s for s in work.costs if any(re.fullmatch(p, s) for p in planes)]
+    sites = [s for s in work.costs if (q := quantizer_of(rules, s)) and q.traits.planes]
     if not sites:
         raise ValueError("the config has no site with a `bitplane` quantizer: choose another.")
     floats = floats_of(work.start)

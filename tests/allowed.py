@@ -18,6 +18,8 @@ def inside(allowed: Allowed) -> Any:
             return (ends[0] + ends[1]) / 2
         case "switch":
             return True
+        case "array":
+            return 2.0
         case "choice" | "one of":
             first = allowed.of[0]
             return inside(first) if isinstance(first, Allowed) else first

@@ -7,7 +7,7 @@ import numpy as np
 from bitjax.bottleneck.histogram import Histogram
 from bitjax.bottleneck.measures import gram, sample
 from bitjax.bottleneck.rates import Curve
-from bitjax.quantizers.base import check_choice
+from bitjax.checks import checked, choice, instance, integer
 from bitjax.solvers.lasso_path import lasso_path
 from bitjax.solvers.plane_selection import select_planes
 from bitjax.solvers.scale_search import free_scales, window_scales
@@ -16,6 +16,7 @@ GRIDS = ("free", "window", "truncated", "lasso")
 _PLANES = 8
 
 
+@checked(histograms=instance(Mapping), grid=choice(*GRIDS), max_bits=integer(1, _PLANES))
 def rate_curves(
     histograms: Mapping[str, Histogram], *, grid: str = "free", max_bits: int = 8
 ) -> dict[str, Curve]:
@@ -49,7 +50,6 @@ def rate_curves(
       >>> round(float(curves["a"].scale[3]), 3), float(curves["a"].distortion[3]) < 1e-6
       (1.0, True)
     """
-    check_choice(grid, GRIDS, "grid")
     bits = np.arange(1, max_bits + 1)
     found = {}
     for site, histogram in histograms.items():

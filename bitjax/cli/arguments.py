@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from bitjax.launch.programs import shown
+from bitjax.launch.programs import is_text, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The arguments; `config` as records name it, `overrides` the `--config.key=value` ones."""
         argv = list(sys.argv[1:] if argv is None else argv)
-        if strange := [word for word in argv if not _is_text(word)]:
+        if strange := [word for word in argv if not is_text(word)]:
             self.error(f"words must be text without control characters, got {strange[0]!r}")
         overrides = [a for a in argv if self._takes_config and re.match(r"--?(no)?config\.", a)]
         args, unknown = self.parse_known_args([a for a in argv if a not in overrides])
@@ -112,11 +112,6 @@ class Parser(argparse.ArgumentParser):
         if not getattr(args, "workdir", "none"):
             self.error("--workdir must be given")
         args.config = recorded_name(args.config or args.named)
-
-
-def _is_text(word: str) -> bool:
-    """Whether a word can be a name and be printed: it has no line break and no broken UTF-8."""
-    return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in word)
 
 
 def _shipped() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bitjax.cli.arguments import Parser
-from bitjax.files.writing import write_text
+from bitjax.files.writing import unwritten, write_text
 from bitjax.launch.command import command_of
 from bitjax.report.comparison import Comparison, compare
 from bitjax.report.figures import COSTS
@@ -104,7 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _write(path: str, text: str) -> None:
     """Writes a file and prints its name; a pipe or a device that is named takes the text."""
     if os.path.exists(path) and not os.path.isfile(path):
-        Path(path).write_text(text, "utf-8")
+        try:
+            Path(path).write_text(text, "utf-8")
+        except OSError as error:
+            raise unwritten(path, len(text), error) from error
     else:
         write_text(path, text)
     print(path)

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 
 import bitjax
-from bitjax.launch.programs import place_of, text_of
+from bitjax.launch.programs import NOT_A_USERS, place_of, text_of
 
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 TRACEBACK = "BITJAX_TRACEBACK"  # in the environment: show the traceback of every error
@@ -28,6 +28,11 @@ def front_door() -> Iterator[None]:
     except KeyboardInterrupt:  # a run that has begun stops by itself, saved
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except SystemExit as error:  # ours, or that of a program that a config names, which is silent
+        command = str(getattr(sys.modules["__main__"], "__file__", ""))
+        if place := place_of(error, (*NOT_A_USERS, command)):
+            _end(error, f"SystemExit: {error} ({place}) ended the command.", FAILED)
+        raise
     except (ValueError, FileNotFoundError, ImportError) as error:
         _end(error, _line(error), REFUSED)
     except (OSError, FloatingPointError) as error:  # the second: a run that diverged
@@ -36,7 +41,7 @@ def front_door() -> Iterator[None]:
         _end(error, _unforeseen(error), FAILED)
 
 
-def _end(error: Exception, line: str, code: int) -> None:
+def _end(error: BaseException, line: str, code: int) -> None:
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error)
     print(f"error: {line}", file=sys.stderr)

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from bitjax.cli.arguments import Parser
 from bitjax.data import train_batch
-from bitjax.diagnostics.doctor import doctor, doctor_report
+from bitjax.diagnostics.doctor import doctor
+from bitjax.diagnostics.findings import doctor_report
 from bitjax.diagnostics.vitals import vitals
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import probe

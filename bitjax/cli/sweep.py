@@ -26,7 +26,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_count("slots", "runs at a time; else one per accelerator, 1 on a CPU", least=0)
     add("--slurm", action="append", default=[], help="key=value for Slurm: timeout_min=240, ...")
     parser.add_switch("vectorize", "run them as one program on one device")
-    return parser.read(argv)
+    args = parser.read(argv)
+    if args.slurm and args.executor != "slurm":
+        parser.error(f"--slurm goes with --executor=slurm, got --executor={args.executor}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import PATTERN, check, checked, choice, either, number, value
+from bitjax.checks import PATTERN, check, checked, choice, either, instance, number
 from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
 from bitjax.costs.site import Costs
 
@@ -25,7 +25,7 @@ _ROLES = {
     "bops": ("kernel", "right"),
 }
 
-CRITERION = either(choice(*_WEIGHTS, "bops"), value(Mapping))
+CRITERION = either(choice(*_WEIGHTS, "bops"), instance(Mapping))
 
 
 def check_criterion(

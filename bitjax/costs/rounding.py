@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import checked, choice, instance, several
 from bitjax.costs.budget import Budget, budget_sites, cost_of, exact_cost
 from bitjax.costs.measures import Bits, layer_pairs
 from bitjax.costs.site import Costs
-from bitjax.quantizers.base import check_choice
 from bitjax.solvers.allocation import allocate
 
 POLICIES = ("ceil", "nearest", "budget")
@@ -18,6 +18,7 @@ _EXACT_GROUPS = 256  # up to here the exact allocation costs milliseconds
 Limits = Mapping[str, tuple[float, float]]
 
 
+@checked(policy=choice(*POLICIES), budgets=several(instance(Budget)))
 def round_bits(
     bits: Bits,
     costs: Costs,
@@ -61,7 +62,6 @@ def round_bits(
 
     Source: arXiv 2002.03090 for `ceil`; the rest is ours.
     """
-    check_choice(policy, POLICIES, "rounding")
     learned = {site: np.asarray(bits[site], np.float64) for site in limits}
     bounds = {
         site: (int(np.ceil(low)), int(np.floor(high))) for site, (low, high) in limits.items()
@@ -216,7 +216,7 @@ def _allocate(limit, costs, prices, losses, left):
     prices, left = [_whole(p * scale) for p in prices], float(_whole(left * scale))
     least = math.fsum(float(np.min(row)) for row in prices)
     if least > left:
-        raise _impossible(limit, limit.limit + (least - left) / scale)
+        raise unmet(limit, limit.limit + (least - left) / scale)
     if len(prices) <= _EXACT_GROUPS:
         try:
             return allocate(prices, losses, left, exact=True)
@@ -225,7 +225,8 @@ def _allocate(limit, costs, prices, losses, left):
     return allocate(prices, losses, left)
 
 
-def _impossible(limit, least):
+def unmet(limit: Budget, least: float) -> ValueError:
+    """The error of a budget that the least bits miss."""
     return ValueError(
         f"the budget of {limit.limit:g} on {limit.metric} of sites {limit.sites!r} cannot be "
         f"met: the fewest bits allowed cost {least:g}. Raise the budget or lower `min_bits`."
@@ -254,7 +255,7 @@ def _put_right(rounded, learned, bits, costs, bounds, budgets):
             inside = counted & set(budget_sites(limit, costs))
             lower = next(_moves(-1, inside, rounded, learned, costs, bounds), None)
             if lower is None:
-                raise _impossible(limit, exact_cost(limit, {**bits, **rounded}, costs))
+                raise unmet(limit, exact_cost(limit, {**bits, **rounded}, costs))
             rounded = lower
     while True:
         moves = _moves(1, counted, rounded, learned, costs, bounds)

@@ -11,7 +11,7 @@ import math
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def _cifar(folder: str, train: tuple[str, ...], test: tuple[str, ...], names: Ma
 
     def splits(builder: Any, paths: Mapping[str, Path]) -> Splits:
         (path,) = paths.values()
-        with _opened(path, "r:gz") as archive:
+        with _opened(path) as archive:
             for label, name in names.items():
                 classes = _member(archive, path, f"{folder}/{name}").decode().split("\n")
                 builder.info.features[label].names = [each for each in classes if each]
@@ -104,11 +104,14 @@ def _check_classes(path: Path, labels: np.ndarray, num_classes: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, mode: Literal["r:", "r:gz"]) -> Iterator[tarfile.TarFile]:
-    """An archive of one compression: others can unfold without an end. Nothing is extracted."""
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar archive, gzipped or plain: other forms can unfold without an end."""
     with reading(path, _AGAIN), open_file(path, _AGAIN) as file:
-        with tarfile.open(fileobj=file, mode=mode) as archive:
+        unpacked: Any = gzip.open(file) if path.suffix == ".gz" else contextlib.nullcontext(file)
+        with unpacked as content, tarfile.open(fileobj=content, mode="r:") as archive:
             yield archive
+            while content.read(2**20):  # gzip's checksum is at the end
+                pass
 
 
 def _member(archive: tarfile.TarFile, path: Path, name: str | tarfile.TarInfo) -> bytes:
@@ -146,7 +149,7 @@ def _imagenet(builder: Any, paths: Mapping[str, Path]) -> Splits:
 
     def train() -> Iterator[Example]:
         path = paths["ILSVRC2012_img_train.tar"]
-        with _opened(path, "r:") as archive:
+        with _opened(path) as archive:
             for member in archive:  # an archive for each class
                 label = Path(member.name).stem
                 if label not in known or not member.isreg() or member.issparse():
@@ -160,7 +163,7 @@ def _imagenet(builder: Any, paths: Mapping[str, Path]) -> Splits:
         text = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text()
         classes = text.split()
         path = paths["ILSVRC2012_img_val.tar"]
-        with _opened(path, "r:") as archive:
+        with _opened(path) as archive:
             names = sorted(archive.getnames())
             if len(names) != len(classes):
                 what = f"holds {len(names)} files, expected {len(classes)}"

@@ -30,7 +30,8 @@ def check_dataset(dataset: Dataset | StreamedDataset) -> None:
     """
     name = dataset.name
     if isinstance(dataset, Dataset):
-        _check_examples(dataset, name)
+        _check_images(dataset, name)
+        check_labels(dataset)
     channels = dataset.image_shape[-1]
     if len(dataset.mean) != channels or len(dataset.std) != channels:
         raise ValueError(
@@ -54,10 +55,28 @@ def check_layout(label: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_examples(dataset: Dataset, name: str) -> None:
+def check_labels(dataset: Dataset) -> None:
+    """Refuses labels that are no classes: one of -1 would count as the last class."""
+    for prefix in ("", "eval_"):
+        count, labels = (
+            len(getattr(dataset, f"{prefix}images")),
+            getattr(dataset, f"{prefix}labels"),
+        )
+        label = f"`{prefix}labels` of {dataset.name}"
+        if labels.shape != (count,) or labels.dtype != np.int32:
+            raise ValueError(
+                f"{label} must be int32 [{count}], got {labels.dtype} {labels.shape}; {LABELS}."
+            )
+        if count and not 0 <= labels.min() <= labels.max() < dataset.num_classes:
+            raise ValueError(
+                f"{label} must be in [0, {dataset.num_classes}), "
+                f"got [{labels.min()}, {labels.max()}]."
+            )
+
+
+def _check_images(dataset: Dataset, name: str) -> None:
     for prefix in ("", "eval_"):
         images = getattr(dataset, f"{prefix}images")
-        labels = getattr(dataset, f"{prefix}labels")
         if images.ndim != 4 or 0 in images.shape[1:] or images.dtype != np.uint8:
             raise ValueError(
                 f"`{prefix}images` of {name} must be uint8 [N, H, W, C], "
@@ -69,19 +88,7 @@ def _check_examples(dataset: Dataset, name: str) -> None:
                 f"{dataset.image_shape} an image, got {images.shape[1:]}."
             )
         check_layout(f"`{prefix}images` of {name}", images.shape)
-        if labels.shape != images.shape[:1] or labels.dtype != np.int32:
-            raise ValueError(
-                f"`{prefix}labels` of {name} must be int32 [{len(images)}], "
-                f"got {labels.dtype} {labels.shape}; {LABELS}."
-            )
-        if len(labels) == 0:
-            continue
-        if labels.min() < 0 or labels.max() >= dataset.num_classes:
-            raise ValueError(
-                f"`{prefix}labels` of {name} must be in [0, {dataset.num_classes}), "
-                f"got [{labels.min()}, {labels.max()}]."
-            )
-        if images.max() > dataset.max_value:
+        if len(images) and images.max() > dataset.max_value:
             raise ValueError(
                 f"`{prefix}images` of {name} must be at most {dataset.max_value}, "
                 f"got {images.max()}; correct `max_value`."

@@ -12,6 +12,7 @@ from bitjax.data.cache import cached
 from bitjax.data.images import check_decoder
 from bitjax.data.pipeline import Dataset
 from bitjax.data.verify import Checksum, read_verified, verify_file
+from bitjax.files.reading import reading
 
 CIFAR10_FILES: Mapping[str, Checksum] = {
     "cifar10_train_1.npz": Checksum(
@@ -86,7 +87,8 @@ def cifar10(
         split = "test" if "test" in name else "train"
         if split in splits:
             content = read_verified(folder / name, expected, remedy)
-            parts[split].append(_decode_cifar10(content, expected.digest))
+            with reading(folder / name, remedy):
+                parts[split].append(_decode_cifar10(content, expected.digest))
     return Dataset(
         "cifar10",
         *_join(parts["train"], (32, 32, 3)),

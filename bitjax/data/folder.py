@@ -9,8 +9,8 @@ import numpy as np
 
 from bitjax.data.cache import cached
 from bitjax.data.images import check_decoder, open_image
-from bitjax.data.records import Records, Shape, Source, digest_of
-from bitjax.files.reading import FileError, find_file, printable, read_bytes, reading, reason_of
+from bitjax.data.records import Records, Shape, Source, digest_of, read_record
+from bitjax.files.reading import find_file, printable, read_bytes, reading, reason_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _EVALUATION = {"validation": ("validation", "val"), "test": ("test",)}
@@ -119,10 +119,9 @@ def _look(records: Mapping[str, Records]) -> Shape:
     sizes, channels = set(), 1
     for each in records.values():
         for number in each.indices.tolist():
+            content, _ = read_record(each, number)
             try:
-                image = open_image(each.read(number)[0])
-            except FileError:  # It says which file.
-                raise
+                image = open_image(content)
             except Exception as error:  # Of any kind: damaged headers raise what they like.
                 raise ValueError(
                     f"{each.where(number)} is no image ({reason_of(error)}); {_AGAIN}."

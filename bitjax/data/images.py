@@ -6,6 +6,7 @@ Pillow does the work, with its antialiased bilinear filter; it lets other thread
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,7 @@ WORDS = 4 * _TRIES + 1  # random words that one random crop and flip take
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # What a file's name says is not asked. Pillow reads 43 formats, one of them (EPS) by running what
 # is in the file.
+MOST_PIXELS = 89_478_485  # Pillow's own bound
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
@@ -40,9 +42,10 @@ def check_decoder(name: str) -> None:
     """Raises an ImportError that names the extra if a data set needs Pillow and it is missing."""
     with extra("data", name):
         import PIL.Image
-    # Pillow warns at 90 million pixels and refuses twice as many. A small file can hold so many of
-    # one colour that decoding it fills the memory, so its warning is an error, as its manual says.
+    # Pillow warns at `MOST_PIXELS` and refuses twice as many. A small file can hold so many of one
+    # colour that decoding it fills the memory, so its warning is an error, as its manual says.
     warnings.filterwarnings("error", category=PIL.Image.DecompressionBombWarning)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # It logs what it raises, too.
 
 
 def open_image(content: bytes) -> Image.Image:
@@ -56,7 +59,7 @@ def open_image(content: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(_FORMATS)}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"it has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
+        raise ValueError(f"it has more than {MOST_PIXELS} pixels") from None
     if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255.
         raise ValueError(f"pixels of mode {image.mode!r}, expected 8 bits")
     return image

@@ -47,6 +47,22 @@ class Source(NamedTuple):
     channels: int
 
 
+def read_record(records: Records, number: int) -> tuple[bytes, int]:
+    """A record's image and class; a ValueError if it cannot be read."""
+    try:
+        return records.read(number)
+    except FileError:  # It says which file.
+        raise
+    except Exception as error:  # Of any kind: readers of damaged files raise what they like.
+        raise _damaged(records, number, error) from error
+
+
+def _damaged(records: Records, number: int, error: Exception) -> ValueError:
+    return ValueError(
+        f"{records.where(number)} is damaged ({reason_of(error)}); prepare or copy it again."
+    )
+
+
 def example(
     records: Records,
     position: int,
@@ -56,15 +72,11 @@ def example(
 ) -> tuple[np.ndarray, int]:
     """The pixels and the class of one example; a ValueError if it cannot be read or decoded."""
     number = int(records.indices[position])
+    content, label = read_record(records, number)
     try:
-        content, label = records.read(number)
         image = convert(open_image(content), *arguments)
-    except FileError:  # It says which file.
-        raise
     except Exception as error:  # Of any kind: decoders of damaged files raise what they like.
-        raise ValueError(
-            f"{records.where(number)} is damaged ({reason_of(error)}); prepare or copy it again."
-        ) from error
+        raise _damaged(records, number, error) from error
     if not 0 <= label < num_classes:
         raise ValueError(
             f"{records.where(number)} has the class {label}, expected [0, {num_classes}); "

@@ -1,5 +1,6 @@
 """Loads a data set by its name, cut into training and evaluation examples."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -194,7 +195,8 @@ def _open(name: str, root: str | Path | None, splits: Sequence[str]) -> Source:
 
 
 def _path(name: str, root: str | Path | None) -> Path:
-    return Path(root or "") / Path(name.partition(":")[2]).expanduser()
+    # Not Path's, which raises a RuntimeError where it does not know a user.
+    return Path(root or "", os.path.expanduser(name.partition(":")[2]))
 
 
 def _hold_out(dataset: Dataset, validation: int, eval_split: str) -> Dataset:

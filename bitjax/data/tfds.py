@@ -7,15 +7,17 @@ They are prepared once, in the array_record format (`bitjax.data.prepare`), and 
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitjax.data.images import check_decoder
-from bitjax.data.records import Records, Shape, Source, digest_of
+from bitjax.data.images import MOST_PIXELS, check_decoder
+from bitjax.data.prepared import check_count, check_prepared
+from bitjax.data.records import Records, Shape, Source, digest_of, read_record
 from bitjax.extras import extra
+from bitjax.files.reading import FileError, printable, reading, reason_of
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")
 
@@ -23,16 +25,16 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+$")
 def tfds_root(root: str | Path | None) -> Path:
     """Where data sets are prepared: `root`, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`."""
     folder = root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(folder).expanduser()
+    return Path(os.path.expanduser(folder))
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
     """'NAME/CONFIG:VERSION' in its three parts; '' for those that are left out."""
-    found = re.fullmatch(r"(\w+)(?:/([\w.\-]+))?(?::(\d+\.\d+\.\d+))?", name)
+    found = re.fullmatch(r"(\w+)(?:/(\w[\w.\-]*))?(?::(\d+\.\d+\.\d+))?", name)
     if found is None:
         raise ValueError(
             f"`name` must be tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:1.2.3, "
-            f"got 'tfds:{name}'."
+            f"got {f'tfds:{name}'!r}."
         )
     return found[1], found[2] or "", found[3] or ""
 
@@ -45,23 +47,21 @@ def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str
 
     full = f"tfds:{name}"
     check_decoder(full)
-    builder = tfds.builder_from_directory(folder)
-    image, label = _keys(full, builder.info)
-    features = builder.info.features
-    if np.dtype(features[image].np_dtype) != np.uint8:
-        raise ValueError(f"{full} has {image} of {features[image].np_dtype}, expected uint8.")
-    *sides, channels = features[image].shape
-    channels = channels or 3
-    if channels not in (1, 3, 4):
-        raise ValueError(f"{full} has images of {channels} channels, expected 1, 3 or 4.")
-    shape: Shape | None = None if None in sides else (sides[0], sides[1], channels)
+    facts = check_prepared(folder, _remedy(full))
+    with reading(folder, _remedy(full)):
+        builder = tfds.builder_from_directory(folder)
+    keys = _keys(full, builder.info)
+    image, label = (builder.info.features[key] for key in keys)
+    shape, channels = _shape(full, keys[0], image)
+    if not label.num_classes:
+        raise ValueError(f"{full} does not say how many classes {keys[1]} has; {_remedy(full)}.")
     if splits and len(splits) != 2:
         raise ValueError(f"`splits` must be empty or name two, for train and test, got {splits}.")
     wanted = dict(zip(("train", "test"), splits, strict=False)) or {
         split: split for split in ("train", "validation", "test") if split in builder.info.splits
     }
     opened = {
-        kind: _records(full, builder, split, image, label, folder) for kind, split in wanted.items()
+        kind: _records(full, builder, split, keys, folder, facts) for kind, split in wanted.items()
     }
     if "train" not in opened:
         raise ValueError(
@@ -69,7 +69,28 @@ def open_tfds(name: str, root: str | Path | None = None, *, splits: Sequence[str
         )
     if not splits and "test" in opened and not _has_labels(opened["test"]):
         del opened["test"]  # The test set of a challenge.
-    return Source(full, opened, features[label].num_classes, shape, channels)
+    return Source(full, opened, label.num_classes, shape, channels)
+
+
+def _remedy(full: str) -> str:
+    return f"remove that folder and run `bitjax prepare {full}`"
+
+
+def _shape(full: str, key: str, image: Any) -> tuple[Shape | None, int]:
+    """The shape of all images, None where they differ in theirs; and the channels."""
+    if np.dtype(image.np_dtype) != np.uint8:
+        raise ValueError(f"{full} has {key} of {image.np_dtype}, expected uint8.")
+    height, width, channels = image.shape
+    channels = channels or 3
+    if channels not in (1, 3, 4):
+        raise ValueError(f"{full} has images of {channels} channels, expected 1, 3 or 4.")
+    if height is None or width is None:
+        return None, channels
+    if not 1 <= height * width <= MOST_PIXELS:
+        raise ValueError(
+            f"{full} has images of {height}x{width}, expected 1 to {MOST_PIXELS} pixels."
+        )
+    return (height, width, channels), channels
 
 
 def find_prepared(name: str, root: Path) -> Path | None:
@@ -77,8 +98,9 @@ def find_prepared(name: str, root: Path) -> Path | None:
     base, config, version = parse_name(name)
     folder = root / base / config
     versions = _versions(folder)
-    if not versions and not config and folder.is_dir():
-        configs = sorted(f.name for f in folder.iterdir() if f.is_dir() and _versions(f))
+    if not versions and not config and os.path.isdir(folder):
+        with reading(folder, "give the folder in which data sets are prepared"):
+            configs = sorted(f.name for f in folder.iterdir() if f.is_dir() and _versions(f))
         if len(configs) > 1:
             choices = ", ".join(f"tfds:{base}/{each}" for each in configs)
             raise ValueError(f"`name` must say which of tfds:{base} is meant: {choices}.")
@@ -108,7 +130,8 @@ def _find(name: str, root: Path) -> Path:
 
 def _versions(folder: Path) -> list[str]:
     """The prepared versions in a folder, oldest first."""
-    found = (f.parent.name for f in folder.glob("*/dataset_info.json"))
+    # A link to nowhere counts: the set is there, and damaged.
+    found = (f.name for f in folder.glob("*") if os.path.lexists(f / "dataset_info.json"))
     return sorted(filter(_VERSION.match, found), key=lambda v: [int(n) for n in v.split(".")])
 
 
@@ -134,53 +157,71 @@ def _keys(full: str, info: Any) -> tuple[str, str]:
     kinds = {"an image": tfds.features.Image, "a class": tfds.features.ClassLabel}
     supervised = info.supervised_keys or ()
     chosen: list[str] = []
+    named = isinstance(info.features, tfds.features.FeaturesDict)
+    features = info.features if named else {"": info.features}
     for place, (kind, wanted) in enumerate(kinds.items()):
-        keys = [key for key, feature in info.features.items() if isinstance(feature, wanted)]
+        keys = [key for key, feature in features.items() if isinstance(feature, wanted)]
         if len(supervised) == 2 and supervised[place] in keys:
             keys = [supervised[place]]
         if len(keys) != 1:
             raise ValueError(
                 f"{full} is no image classification: it has {len(keys)} features that are {kind} "
-                f"among {sorted(info.features)}, expected one."
+                f"among {sorted(features)}, expected one."
             )
         chosen += keys
     return chosen[0], chosen[1]
 
 
-def _records(full: str, builder: Any, split: str, image: str, label: str, folder: Path) -> Records:
+def _records(
+    full: str,
+    builder: Any,
+    split: str,
+    keys: tuple[str, str],
+    folder: Path,
+    facts: Mapping[str, os.stat_result],
+) -> Records:
     import tensorflow_datasets as tfds
 
+    image, label = keys
     skip = {image: tfds.decode.SkipDecoding()}
     try:
         source = builder.as_data_source(split, decoders=skip)
     except NotImplementedError as error:
         raise ValueError(
-            f"{full} is prepared as {builder.info.file_format.value} in {folder}, which only "
-            f"TensorFlow reads; remove that folder and run `bitjax prepare {full}`."
+            f"{full} is prepared as {builder.info.file_format.value} in {printable(folder)}, which "
+            f"only TensorFlow reads; {_remedy(full)}."
         ) from error
     except (ValueError, KeyError) as error:
         raise ValueError(
             f"{full} has no split {split!r}; it has {sorted(builder.info.splits)}, and parts of "
             "them as in 'train[:90%]'."
         ) from error
+    except Exception as error:  # of any kind: it believes what the folder says
+        what = f"cannot be read ({reason_of(error)})"
+        raise FileError(folder, what, _remedy(full)) from error
+    with reading(folder, _remedy(full)):
+        count = len(source)
+    check_count(folder, count, facts, _remedy(full))
 
     def read(number: int) -> tuple[bytes, int]:
         record = source[number]
         return record[image], int(record[label])
 
-    facts = sorted((f.name, f.stat()) for f in folder.iterdir())
-    sizes = [(name, stat.st_size) for name, stat in facts if "array_record" in name]
-    times = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in facts]
+    sizes = [(name, each.st_size) for name, each in facts.items() if "array_record" in name]
+    times = [(name, each.st_size, each.st_mtime_ns) for name, each in facts.items()]
     return Records(
         split,
         read,
-        lambda number: f"record {number} of split {split!r} in {folder}",
-        np.arange(len(source)),
+        lambda number: f"record {number} of split {split!r} in {printable(folder)}",
+        np.arange(count),
         None,
         digest_of(full, split, str(folder.absolute()), times),
-        digest_of(builder.info.full_name, split, len(source), sizes),
+        digest_of(builder.info.full_name, split, count, sizes),
     )
 
 
 def _has_labels(records: Records) -> bool:
-    return len(records) > 0 and records.read(int(records.indices[0]))[1] >= 0
+    """Whether any of 32 records, evenly spread, has a class; the first alone could be an error."""
+    count = len(records)
+    numbers = {int(records.indices[i * (count - 1) // 31]) for i in range(32)} if count else set()
+    return any(read_record(records, number)[1] >= 0 for number in sorted(numbers))

@@ -1,12 +1,16 @@
 """Reads arrays from npz files that others wrote, never the Python objects in them."""
 
+import math
 import os
 from collections.abc import Collection
-from zipfile import ZipFile
+from typing import IO
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
 from bitjax.files.reading import AGAIN, FileError, check_size, memory, one_line, open_file, reading
+
+_MOST_UNFOLDED = 1040  # bytes that zlib makes of one at most
 
 
 def npz_names(path: str | os.PathLike, remedy: str = AGAIN) -> tuple[str, ...]:
@@ -29,7 +33,23 @@ def read_npz(
     with reading(path, remedy), open_file(path, remedy) as file, ZipFile(file) as archive:
         members = {name: archive.getinfo(f"{name}.npy") for name in names}
         check_size(path, sum(m.file_size for m in members.values()), memory(), remedy)
+        length = os.fstat(file.fileno()).st_size
         for name, member in members.items():
+            with archive.open(member) as content:
+                size = _array_size(content)
+            unfolded = 1 if member.compress_type == ZIP_STORED else _MOST_UNFOLDED
+            # Memory is taken for what a header says before it is known whether there is so much.
+            if size > min(member.file_size, length * unfolded):
+                what = f"is damaged: {one_line(name)} is to have {size:,} bytes, which it has not"
+                raise FileError(path, what, remedy)
             with archive.open(member) as content:
                 found[name] = np.lib.format.read_array(content, allow_pickle=False)
     return found
+
+
+def _array_size(content: IO[bytes]) -> int:
+    """The bytes that an array takes by its header."""
+    short = np.lib.format.read_magic(content) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if short else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(content)
+    return math.prod(shape) * dtype.itemsize

@@ -26,14 +26,16 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     to the tensor behind all the quantizers before it, at the bits that its quantizer starts from
     (even if the site keeps other bits). Its history begins with this batch. Sites that only the
     training call has, as an auxiliary classifier's, start from that call; the float parameters
-    must have been made with `train=True`.
+    must have been made with `train=True`. A training call that needs other arguments is attached
+    in a second step, `attach(model, variables, x, y, train=True)`, which leaves the sites of the
+    first one as they are.
 
     Args:
       model: the wrapped model. The variables of a function are `{"params": its parameters}`.
       variables: `params`, `batch_stats` and other collections, with or without `quant` and
         `quant_stats`.
       *args: one real batch, the positional arguments of the model.
-      **kwargs: keyword arguments of the model, but not `train=True`.
+      **kwargs: keyword arguments of the model; `train=True` in a second step only.
 
     Returns:
       `quant` and `quant_stats`, and every other collection as given, bit for bit.

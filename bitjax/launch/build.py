@@ -12,7 +12,7 @@ import bitjax as bj
 from bitjax import data, methods
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.programs import keys_named, program, shown
-from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, make
+from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, keys_of, make
 from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, open_run
@@ -81,8 +81,10 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
     method = make(METHODS, "method", config["method"], **extra)
     for stage in method.stages:
         if stage.steps < 0:
-            steps = config["method"].get("steps")
-            raise ValueError(f"config.method.steps must be 0 or more, got {steps}.")
+            raise ValueError(
+                f"config.method ({name}): steps of {stage.name!r} must be 0 or more, got "
+                f"{stage.steps}."
+            )
     return method
 
 
@@ -103,18 +105,23 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
     """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
+    _check_data_name(config["data"])
     _build_settings(config)
     return method
 
 
-def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
-    """The data set, normalised as the config says."""
-    spec = config["data"]
+def _check_data_name(spec: Mapping[str, Any]) -> None:
     if not data.is_known(spec["name"]):
         raise ValueError(
             f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
             f"or 'npz:PATH', got {shown(spec['name'])}."
         )
+
+
+def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
+    """The data set, normalised as the config says."""
+    spec = config["data"]
+    _check_data_name(spec)
     keys = {name: f"config.data.{name}" for name in spec}
     with keys_named(keys), program(f"config.data ({spec['name']})", kinds=(ValueError,)):
         dataset = data.load(
@@ -167,15 +174,17 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
         "budget": spec["budgets"] or None,
     }
     settings = _build_settings(spec)
+    keys = _SETTINGS | keys_of(find(METHODS, "method", spec["method"]), "method")
 
     def assemble(place: Placement | None) -> Work:
         sample = np.zeros((2, *dataset.image_shape), np.float32)
         variables = load_start(start, model, sample)
         known = facts if variables is None else {**facts, "start": checksum(variables)}
-        with keys_named(_SETTINGS):
+        with keys_named(keys, f"config.method ({spec['method']['name']})"):
             work = make_work(method, model, dataset, variables, settings, facts=known, place=place)
-        if rules:  # a rule that does nothing must not cost a download or an epoch to be found
-            jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
+        if rules:  # one that does nothing must not cost an epoch to be found
+            with program("config.rules", kinds=(ValueError,)):
+                jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
         return work
 
     return assemble

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from bitjax.data import train_batch
-from bitjax.diagnostics.doctor import doctor, doctor_report
+from bitjax.diagnostics.doctor import doctor
+from bitjax.diagnostics.findings import doctor_report
 from bitjax.training.hosts import is_first
 from bitjax.training.work import Work
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
-_OURS = str(Path(__file__).parents[1])
+NOT_A_USERS = (*_LIBRARIES, str(Path(__file__).parents[1]))
 Kinds = tuple[type[BaseException], ...]
 
 
@@ -29,21 +29,26 @@ def program(where: str, fix: str = "", *, kinds: Kinds = (BaseException,)) -> It
     except kinds as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         # A SyntaxError says its place itself, and what is raised in our own code is none of theirs.
-        place = "" if isinstance(error, SyntaxError) else place_of(error, (*_LIBRARIES, _OURS))
+        place = "" if isinstance(error, SyntaxError) else place_of(error, NOT_A_USERS)
         behind = f" ({place})" if place else ""
         behind += f"; {fix}" if fix else ""
         raise ValueError(f"{where}: {kind}{text_of(error)}{behind}") from error
 
 
 @contextlib.contextmanager
-def keys_named(keys: Mapping[str, str]) -> Iterator[None]:
-    """Gives arguments that a ValueError names, as `steps`, the names of their keys in a config."""
+def keys_named(keys: Mapping[str, str], otherwise: str = "") -> Iterator[None]:
+    """Gives arguments that a ValueError names, as `steps`, the names of their keys in a config.
+
+    A message that names none of them begins with `otherwise`, if that is given.
+    """
     try:
         yield
     except ValueError as error:
         text = re.sub(r"`(\w+)`", lambda found: keys.get(found[1], found[0]), str(error))
         if text == str(error):
-            raise
+            if not otherwise:
+                raise
+            text = f"{otherwise}: {text}"
         # What a key stands in front of needs no other place.
         text = re.sub(r"^config\.\S+ \([^)]*\): (?=config\.)", "", text)
         raise ValueError(text) from error
@@ -76,3 +81,8 @@ def shown(value: Any) -> str:
     except Exception:  # a user's, a cycle without an end, or a number of 5000 digits
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:90]} ..."
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be a name and be printed: it has no line break and no broken UTF-8."""
+    return not any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in value)

@@ -18,6 +18,7 @@ import flax.linen as nn
 
 import bitjax as bj
 from bitjax import methods, models
+from bitjax.checks import Table, check, choice, integer, number, several
 from bitjax.launch.programs import keys_named, program, shown
 
 MODELS: dict[str, Callable] = {
@@ -63,6 +64,17 @@ METHODS: dict[str, Callable] = {
     "tsq": methods.tsq,
 }
 
+_SIZE = integer(1, 65_536)
+# What fields of our models may be; JAX would refuse them in the middle of a call.
+_FIELDS: Table = {
+    "num_classes": _SIZE,
+    "width": _SIZE,
+    "features": several(_SIZE),
+    "stages": several(several(_SIZE, 4), 1),
+    "dropout": number(0, 1, below=True),
+    "dtype": choice(None, "float32", "bfloat16", "float16"),
+}
+
 _KINDS: dict[str, tuple[type, str]] = {
     "model": (nn.Module, "a Flax Linen Module"),
     "rules": (bj.Quantizer, "a Quantizer"),
@@ -81,7 +93,10 @@ def make(registry: Mapping[str, Callable], key: str, spec: Mapping[str, Any], **
     kind, title = _kind(key)
     # Ours raise only these for what a user can put right.
     kinds = (TypeError, ValueError) if name in registry else (BaseException,)
-    with keys_named(keys_of(factory, key)), program(f"config.{key} ({name})", kinds=kinds):
+    keys = keys_of(factory, key) | {a: f"config.{key}.{a}" for a in arguments}
+    with keys_named(keys), program(f"config.{key} ({name})", kinds=kinds):
+        if factory in MODELS.values():
+            check(_FIELDS, arguments)
         made = factory(**arguments, **extra)
         if not isinstance(made, kind):
             raise ValueError(f"it must give {title}, got {type(made).__name__}.")
@@ -132,7 +147,7 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
     if not hasattr(module, name):
         known = [each for each in vars(module) if not each.startswith("_")]
         close = difflib.get_close_matches(name, known, 3, 0.4)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known[:8])}."
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {known[:8]}."
         raise ValueError(f"{where}: {module.__name__} has no {name!r}; {hint}")
     return getattr(module, name)
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bitjax.configs.base import get_config as base_config
-from bitjax.launch.programs import shown
+from bitjax.launch.programs import is_text, shown
 
 FREE = ("model", "method")  # further keys of these are arguments, which the registry checks
 _DEEPEST, _MOST = 12, 20_000  # levels and values; a config that holds itself has no end
@@ -55,8 +55,8 @@ def _plain(value: Any, key: str, levels: int, left: list[int]) -> Any:
         return value
     wanted = "plain data: numbers, text, lists and dicts"
     if isinstance(value, str):
-        wanted = "text that can be written as UTF-8"
-        if not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        wanted = "text without control characters"
+        if is_text(value):
             return str(value)
     elif isinstance(value, int):
         wanted = "between -2**32 and 2**32"

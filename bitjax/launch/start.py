@@ -42,17 +42,17 @@ def find_start(init_from: str) -> Start | None:
     name = init_from.removesuffix("@best")
     kind = "best" if name != init_from else "checkpoints"
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike a Path's, it takes names of any length
         path = Path(os.environ.get("BITJAX_DATA", ".")) / name
     folder = path / kind
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return Start(init_from, folder, _is_runs(folder))
     if kind == "best":
         raise ValueError(
             f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
             "config.keep_best=True, or leave @best away."
         )
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(
             f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, "
             "as it is or under the folder that BITJAX_DATA names."

@@ -6,22 +6,23 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from bitjax.checks import NONE, PATTERN, checked, choice, either, number, several, value
+from bitjax.checks import NONE, PATTERN, checked, choice, either, instance, number, several
 from bitjax.costs.budget import (
     CRITERION,
     Budget,
     budget,
-    budget_sites,
     check_criterion,
     cost_of,
+    exact_cost,
     lagrangian,
     penalty,
     raise_multiplier,
 )
 from bitjax.costs.measures import bits_of, with_bits
-from bitjax.costs.rounding import POLICIES, round_bits
+from bitjax.costs.rounding import POLICIES, round_bits, unmet
 from bitjax.methods.base import Method, Stage
 from bitjax.methods.labels import bit_limits, default_labels, learned_labels
 from bitjax.methods.optimizers import adam, scheduled, tie
@@ -36,7 +37,7 @@ from bitjax.methods.recipe import (
     teaching,
 )
 from bitjax.quantizers.base import freeze
-from bitjax.rules import RULES, Rules
+from bitjax.rules import RULES, Rules, quantizer_of
 from bitjax.variables import read_site, write_site
 
 _UPDATES = 40  # of the multipliers over the stage that learns bits
@@ -51,7 +52,7 @@ _SHARE = number(0, 1, below=True)
     fine_tune=_SHARE,
     gamma=number(0),
     criterion=CRITERION,
-    budgets=several(value(Budget), hint="make each by bitjax.budget('bits', 4.0), say."),
+    budgets=several(instance(Budget), hint="make each by bitjax.budget('bits', 4.0), say."),
     rounding=either(NONE, choice(*POLICIES)),
     settle=_SHARE,
     fine_tune_learning_rate=either(NONE, RATE),
@@ -172,8 +173,12 @@ def _sites(rules, criterion, budgets, tied):
                 "bitpruning has no bits to learn: give at least one site a bitlength() quantizer."
             )
         check_criterion(criterion, costs, learned)
+        # A site of fixed bits has one bit or more.
+        quantized = (site for site in costs if quantizer_of(rules, site))
+        least = {site: np.ceil(learned.get(site, (1.0,))[0]) for site in quantized}
         for limit in budgets:
-            budget_sites(limit, costs)
+            if (cost := exact_cost(limit, least, costs)) > limit.limit:
+                raise unmet(limit, cost)
         for pattern in tied:
             if not any(re.fullmatch(pattern, site) for site in learned):
                 raise ValueError(

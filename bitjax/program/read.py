@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from bitjax.checks import check_one, choice
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
@@ -33,7 +34,6 @@ from bitjax.program.values import (
     Step,
     Unread,
 )
-from bitjax.quantizers.base import check_choice
 
 
 def read(
@@ -48,7 +48,7 @@ def read(
     # `root`: how many parts of every name stack say nothing, such as the class of a Linen model.
     # `sums`: whether the addends of residual sums are sites too.
     # `calls`: whether all calls of a layer have one input site, `shared`, or `each` its own.
-    check_choice(calls, ("shared", "each"), "calls")
+    check_one("calls", choice("shared", "each"), calls)
     layers = layers_of(leaf for kind in kinds for leaf in kind.leaves)
     reader = _Reader(layers, root, sums, calls == "each")
     body = reader.body(closed, kinds, "", ())

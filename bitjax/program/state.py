@@ -333,6 +333,7 @@ def missing(site: str, collection: str) -> str:
     """The message for a site whose variables were not given."""
     return (
         f"site {site!r} has no {collection!r} variables: they are made by the model's init, or "
-        "beside a float checkpoint by bitjax.attach(model, variables, x); pass all of its "
+        "beside a float checkpoint by bitjax.attach(model, variables, x), those of a training call "
+        "with arguments of its own by attach(..., train=True) after it; pass all of its "
         "collections to apply."
     )

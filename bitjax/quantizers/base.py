@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import checked, instance, whole
+
 Params = dict[str, jax.Array]
 Stats = dict[str, jax.Array]
 
@@ -149,6 +151,11 @@ def is_learned(quantizer: Quantizer, leaf: str) -> bool:
     return leaf in RANGES or (leaf == "bits" and quantizer.traits.learns_bits is not None)
 
 
+QUANTIZER = instance(Quantizer, hint="make one by bitjax.uniform(bits=4), say.")
+BITS = whole(1, 16, hint="bitlength() learns fractions.")
+
+
+@checked(quantizer=QUANTIZER)
 def freeze(quantizer: Quantizer) -> Quantizer:
     """The quantizer for integer bits that are not to move; one that learns no bits as it is.
 
@@ -211,24 +218,3 @@ def identity() -> Quantizer:
 
     traits = Traits(zero_is_code=True)
     return Quantizer(init, apply, encode, decode, name="identity", traits=traits)
-
-
-def check_bits(bits: float, low: float, high: float, name: str = "bits") -> float:
-    """Returns `bits` if it lies in [low, high]; a ValueError that says so if not."""
-    if not low <= bits <= high:
-        raise ValueError(f"`{name}` must be in [{low:g}, {high:g}], got {bits:g}.")
-    return bits
-
-
-def check_integer_bits(bits: float, low: float, high: float) -> float:
-    """As `check_bits`, of a code length that cannot be fractional."""
-    if check_bits(bits, low, high) != round(bits):
-        raise ValueError(f"`bits` must be an integer, got {bits:g}; bitlength() learns fractions.")
-    return bits
-
-
-def check_choice(value: Any, choices: tuple[Any, ...], name: str) -> Any:
-    """Returns `value` if it is one of `choices`; a ValueError that lists them if not."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {list(choices)}, got {value!r}.")
-    return value

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import NONE, SWITCH, check_one, checked, choice, either, number
 from bitjax.quantizers import blocks, ranges
-from bitjax.quantizers.base import Quantizer, Traits, check_bits, check_choice
+from bitjax.quantizers.base import Quantizer, Traits
 from bitjax.quantizers.grid import (
     Grid,
     Levels,
@@ -116,6 +117,20 @@ def _blend_bwd(zero, residual, g):
 _blend_quant.defvjp(_blend_fwd, _blend_bwd)
 
 
+@checked(
+    init=number(0, 16),
+    mode=choice(*MODES),
+    range=choice(*RANGES),
+    signed=either(NONE, SWITCH),
+    granularity=blocks.GRANULARITY,
+    range_granularity=either(NONE, blocks.GRANULARITY),
+    group_size=blocks.GROUP_SIZE,
+    min_bits=number(0, 16),
+    max_bits=number(0, 16),
+    zero_on_grid=SWITCH,
+    clip_bits=either(NONE, number(1, 16)),
+    decay=number(0, 1),
+)
 def bitlength(
     init: float = 8.0,
     *,
@@ -174,13 +189,8 @@ def bitlength(
       worse than pruning below 3 bits), Q(x, 0) = 0, the other modes.
     """
     form: dict[str, Any] = dict(locals())
-    check_choice(mode, MODES, "mode")
-    check_choice(range, RANGES, "range")
-    check_bits(min_bits, 0, 16, "min_bits")
-    check_bits(max_bits, min_bits, 16, "max_bits")
-    check_bits(init, min_bits, max_bits, "init")
-    check_bits(init if clip_bits is None else clip_bits, 1 if clip_bits else 0, 16, "clip_bits")
-    check_bits(decay, 0, 1, "decay")
+    check_one("max_bits", number(min_bits, 16), max_bits)
+    check_one("init", number(min_bits, max_bits), init)
     range_granularity = range_granularity or granularity
     for kind in (granularity, range_granularity):
         blocks.check_granularity(kind, group_size if kind == "per_group" else None)

@@ -5,21 +5,30 @@ arXiv 2006.05210, and the authors' program; "strong" is what we make of it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import (
+    NONE,
+    SWITCH,
+    check_one,
+    checked,
+    choice,
+    either,
+    instance,
+    integer,
+    number,
+)
 from bitjax.quantizers import blocks, ranges
 from bitjax.quantizers.base import (
+    BITS,
     Codes,
     Params,
     Planes,
     Quantizer,
     Traits,
-    check_bits,
-    check_choice,
-    check_integer_bits,
 )
 from bitjax.quantizers.bitplane_faithful import faithful
 from bitjax.quantizers.grid import steps, widen
@@ -33,7 +42,7 @@ from bitjax.quantizers.plane_grid import (
     unpack,
 )
 from bitjax.quantizers.plane_statistics import code_sums, init_sums, update_sums
-from bitjax.quantizers.planes import check_depth, powers_of_two
+from bitjax.quantizers.planes import DEPTH, powers_of_two
 from bitjax.quantizers.ste import scale_gradient
 
 MODES = ("strong", "faithful")
@@ -42,6 +51,22 @@ COEFFICIENTS = ("power_of_two", "free", "solved")
 RANGES = ("absmax", "percentile", "mse")
 
 
+@checked(
+    bits=BITS,
+    signed=SWITCH,
+    mode=choice(*MODES),
+    scale=choice(*SCALES),
+    range=choice(*RANGES),
+    coefficients=choice(*COEFFICIENTS),
+    depth=either(NONE, DEPTH),
+    shift=either(NONE, integer(0, 15)),
+    normalized=SWITCH,
+    percentile=number(50, 100),
+    decay=number(0, 1),
+    truncate=SWITCH,
+    wrap=SWITCH,
+    dither=SWITCH,
+)
 def bitplane(
     bits: float = 4,
     *,
@@ -118,20 +143,14 @@ def bitplane(
       where the program acts before it; dither ends with training, so that evaluation repeats; the
       maximum gets no gradient; the sign's plane is counted.
     """
-    check_integer_bits(bits, 1 + signed, 16)
-    check_choice(mode, MODES, "mode")
-    check_choice(scale, SCALES, "scale")
-    check_choice(range, RANGES, "range")
-    check_choice(coefficients, COEFFICIENTS, "coefficients")
-    check_bits(percentile, 50, 100, "percentile")
-    check_bits(decay, 0, 1, "decay")
+    check_one("bits", BITS._replace(low=1 + signed), bits)
     count = int(bits) - signed
-    depth = max(8, count) if depth is None else check_depth(depth)
+    depth = max(8, count) if depth is None else depth
     shift = max(depth - count, 0) if shift is None else shift
-    if count + shift > depth or shift < 0:
+    if count + shift > depth:
         raise ValueError(
-            f"`depth` must be at least the magnitude planes and `shift`, {count} + {shift}, with "
-            f"`shift` from 0, got depth={depth}."
+            f"`depth` must be at least the magnitude planes and `shift`, {count} + {shift}, got "
+            f"{depth}."
         )
     flags = {"truncate": truncate, "wrap": wrap, "dither": dither}
     for name, flag in flags.items():
@@ -177,6 +196,7 @@ def bitplane(
     return _learned(start, fit, depth, signed, normalized, **fields)
 
 
+@checked(params=instance(Mapping), bits=BITS, depth=DEPTH, signed=SWITCH)
 def keep_planes(params: Params, bits: int, depth: int, *, signed: bool = False) -> Params:
     """The parameters with `bits` planes kept, the highest ones of a code of `depth` planes.
 
@@ -194,7 +214,7 @@ def keep_planes(params: Params, bits: int, depth: int, *, signed: bool = False) 
       >>> float(params["bits"]), float(params["shift"])
       (6.0, 2.0)
     """
-    check_integer_bits(bits, 1 + signed, depth + signed)
+    check_one("bits", BITS._replace(low=1 + signed, high=depth + signed), bits)
     shift = jnp.full_like(params["shift"], depth - (bits - signed))
     return {**params, "bits": jnp.full_like(params["bits"], bits), "shift": shift}
 

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from bitjax.quantizers.base import Axes, check_choice
+from bitjax.checks import NONE, choice, either, integer
+from bitjax.quantizers.base import Axes
 
 GRANULARITIES = ("per_tensor", "per_channel", "per_group")
+GRANULARITY = choice(*GRANULARITIES)
+GROUP_SIZE = either(NONE, integer(1))
 
 
 def check_granularity(granularity: str, group_size: int | None) -> None:
-    """Raises a ValueError for an unknown granularity, or a group size that does not go with it."""
-    check_choice(granularity, GRANULARITIES, "granularity")
-    if granularity == "per_group" and (group_size is None or group_size < 1):
-        raise ValueError(f"`group_size` must be 1 or more with per_group, got {group_size}.")
+    """Raises a ValueError for a group size that does not go with the granularity."""
+    if granularity == "per_group" and group_size is None:
+        raise ValueError("`group_size` must be 1 or more with per_group, got None.")
     if granularity != "per_group" and group_size is not None:
         raise ValueError(f"`group_size` goes with granularity='per_group', not {granularity!r}.")
 

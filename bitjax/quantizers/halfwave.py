@@ -5,20 +5,12 @@ With a threshold above 0, the activations of TSQ: Wang et al., "Two-Step Quantiz
 Neural Networks", CVPR 2018.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import NONE, SWITCH, checked, choice, either, number
 from bitjax.quantizers import blocks
-from bitjax.quantizers.base import (
-    Codes,
-    Params,
-    Quantizer,
-    Traits,
-    check_choice,
-    check_integer_bits,
-)
+from bitjax.quantizers.base import BITS, Codes, Params, Quantizer, Traits
 from bitjax.quantizers.grid import steps, widen
 from bitjax.quantizers.halfwave_fit import gaussian_levels, gaussian_step, measured_step
 from bitjax.quantizers.halfwave_grid import half_wave_quant, level, levels, nearest
@@ -26,7 +18,15 @@ from bitjax.quantizers.ste import scale_gradient
 
 FITS = ("gaussian", "measured")
 
+_TABLE = {
+    "bits": BITS,
+    "step": either(NONE, number(0, above=True)),
+    "fit": choice(*FITS),
+    "learn_step": SWITCH,
+}
 
+
+@checked(threshold=either(NONE, number(0)), **_TABLE)
 def halfwave(
     bits: int = 2,
     *,
@@ -72,12 +72,7 @@ def halfwave(
       bits. Departures: the threshold is by default at the joint optimum, 0.3254 at 2 bits, where
       that choice becomes good for every number of bits; `measured` and `learn_step`.
     """
-    bits = int(check_integer_bits(bits, 1, 16))
-    check_choice(fit, FITS, "fit")
-    for name, value in (("step", step), ("threshold", threshold)):
-        if value is not None and not (0 < value < math.inf or (value == 0 and name != "step")):
-            bound = "above 0" if name == "step" else "0 or more"
-            raise ValueError(f"`{name}` must be finite and {bound}, or None, got {value!r}.")
+    bits = int(bits)
     measured = fit == "measured" and step is None
     if measured and threshold:
         raise ValueError(
@@ -128,6 +123,7 @@ def halfwave(
     return Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)
 
 
+@checked(**_TABLE)
 def hwgq(
     bits: int = 2, *, step: float | None = None, fit: str = "gaussian", learn_step: bool = False
 ) -> Quantizer:

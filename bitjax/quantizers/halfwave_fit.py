@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import checked, number
 from bitjax.quantizers import ranges
-from bitjax.quantizers.base import check_integer_bits
+from bitjax.quantizers.base import BITS
 from bitjax.quantizers.grid import inverse, steps, widen
 from bitjax.quantizers.halfwave_grid import level, levels, nearest
 
 _LLOYD = 16
 
 
+@checked(bits=BITS)
 def gaussian_levels(bits: int) -> tuple[float, float]:
     """The step and the threshold of least squared error for x > 0 of N(0, 1); in float64.
 
@@ -29,10 +31,11 @@ def gaussian_levels(bits: int) -> tuple[float, float]:
       >>> [round(gaussian_levels(bits)[0], 4) for bits in (1, 2, 3, 4)]
       [1.224, 0.6508, 0.3534, 0.1933]
     """
-    step = _gaussian_step(int(check_integer_bits(bits, 1, 16)), None)
+    step = _gaussian_step(int(bits), None)
     return step, step / 2
 
 
+@checked(bits=BITS, threshold=number(0))
 def gaussian_step(bits: int, threshold: float = 0.0) -> float:
     r"""The step of least squared error for x > threshold of N(0, 1); in float64.
 
@@ -54,9 +57,7 @@ def gaussian_step(bits: int, threshold: float = 0.0) -> float:
 
     Source: HWGQ (threshold 0) and TSQ; HWGQ's program has 0.538 at 2 bits, TSQ's 0.6487 at 0.32.
     """
-    if not 0 <= threshold < math.inf:
-        raise ValueError(f"`threshold` must be finite and 0 or more, got {threshold!r}.")
-    return _gaussian_step(int(check_integer_bits(bits, 1, 16)), float(threshold))
+    return _gaussian_step(int(bits), float(threshold))
 
 
 @functools.cache

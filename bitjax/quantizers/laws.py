@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.quantizers.base import Axes, Params, Quantizer, Stats
+from bitjax.checks import NONE, checked, either, instance
+from bitjax.quantizers.base import QUANTIZER, Axes, Params, Quantizer, Stats
 from bitjax.quantizers.subject import (
     EPS,
     KEY,
@@ -178,6 +179,9 @@ def refuses_an_empty_tensor(s: Subject, shape: tuple[int, ...] = (0, 4)) -> None
         require(False, s, law, "there is none; `blocks.block_shape` raises it")
 
 
+@checked(
+    quantizer=QUANTIZER, claims=either(NONE, instance(Claims)), axes=either(NONE, instance(Axes))
+)
 def check_quantizer(
     quantizer: Quantizer, claims: Claims | None = None, *, axes: Axes | None = None
 ) -> None:

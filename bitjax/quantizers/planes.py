@@ -8,32 +8,29 @@ alpha_i, so that a code stands for sum_i alpha_i b_i.
 import jax
 import jax.numpy as jnp
 
-MAX_DEPTH = 16
+from bitjax.checks import check_one, checked, integer
+
+DEPTH = integer(1, 16)
 
 
-def check_depth(depth: int, name: str = "depth") -> int:
-    """Returns `depth` if it is an integer in [1, 16]; a ValueError that says so if not."""
-    if not 1 <= depth <= MAX_DEPTH or depth != int(depth):
-        raise ValueError(f"`{name}` must be an integer in [1, {MAX_DEPTH}], got {depth!r}.")
-    return int(depth)
-
-
+@checked(depth=DEPTH)
 def to_planes(codes: jax.Array, depth: int) -> jax.Array:
     """The planes of codes: planes[i] = floor(codes / 2^i) mod 2."""
-    place = jnp.arange(check_depth(depth)).reshape(-1, *(1,) * codes.ndim)
+    place = jnp.arange(depth).reshape(-1, *(1,) * codes.ndim)
     return ((codes.astype(jnp.int32) >> place) & 1).astype(jnp.uint8)
 
 
 def from_planes(planes: jax.Array) -> jax.Array:
     """The codes of planes, sum_i 2^i planes[i]: the inverse of `to_planes`."""
-    depth = check_depth(planes.shape[0], "planes.shape[0]")
-    place = jnp.arange(depth).reshape(-1, *(1,) * (planes.ndim - 1))
+    check_one("planes.shape[0]", DEPTH, planes.shape[0])
+    place = jnp.arange(planes.shape[0]).reshape(-1, *(1,) * (planes.ndim - 1))
     return jnp.sum(planes.astype(jnp.int32) << place, axis=0, dtype=jnp.int32)
 
 
+@checked(depth=DEPTH)
 def powers_of_two(depth: int) -> jax.Array:
     """The coefficients under which a code stands for itself: 2^i, float32 `[depth]`, exact."""
-    return (1 << jnp.arange(check_depth(depth))).astype(jnp.float32)
+    return (1 << jnp.arange(depth)).astype(jnp.float32)
 
 
 def level_table(coefficients: jax.Array) -> jax.Array:
@@ -42,7 +39,7 @@ def level_table(coefficients: jax.Array) -> jax.Array:
     Sums run from the lowest plane up, a single addition at a time, so that a table is the same in
     every program. Code 0 stands for exactly 0: there is no intercept.
     """
-    check_depth(coefficients.shape[0], "coefficients.shape[0]")
+    check_one("coefficients.shape[0]", DEPTH, coefficients.shape[0])
     table = jnp.zeros(1, coefficients.dtype)
     for coefficient in coefficients:
         table = jnp.concatenate([table, table + coefficient])

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import checked, choice
 from bitjax.quantizers import blocks
 from bitjax.quantizers.alphabet import SIGNS, SYMMETRIC, THRESHOLDED, Alphabet
 from bitjax.quantizers.base import (
+    BITS,
     Axes,
     Batch,
     Codes,
@@ -21,8 +23,6 @@ from bitjax.quantizers.base import (
     Quantizer,
     Stats,
     Traits,
-    check_choice,
-    check_integer_bits,
 )
 from bitjax.quantizers.grid import inverse, steps, widen
 from bitjax.quantizers.ste import replace_ste, scale_gradient
@@ -38,6 +38,7 @@ from bitjax.quantizers.weight_codes import (
 Fit = Callable[[jax.Array, Axes, jax.Array], Stats]
 
 
+@checked(fit=choice("optimal", "twn", "stored"))
 def ternary(fit: str = "optimal") -> Quantizer:
     """Codes in {-1, 0, 1} times a scale per filter, 2 bits.
 
@@ -69,7 +70,6 @@ def ternary(fit: str = "optimal") -> Quantizer:
     Source: arXiv 1605.04711; the public OTWN program of the authors of TSQ, whose forward pass is
       that of `optimal` and whose gradient goes straight to the kernel.
     """
-    check_choice(fit, ("optimal", "twn", "stored"), "fit")
     form = {"fit": fit, "granularity": "per_channel"}
     if fit == "twn":
         return _following(2, _twn, THRESHOLDED, "ternary", form)
@@ -77,6 +77,7 @@ def ternary(fit: str = "optimal") -> Quantizer:
     return build(2, _otwn, SYMMETRIC, "ternary", form)
 
 
+@checked(fit=choice("mean", "stored"))
 def binary(fit: str = "mean") -> Quantizer:
     """Codes in {-1, 1} times a scale per filter, 1 bit.
 
@@ -96,12 +97,12 @@ def binary(fit: str = "mean") -> Quantizer:
 
     Source: arXiv 1603.05279, with the gradient of HWGQ's public program: that of the identity.
     """
-    check_choice(fit, ("mean", "stored"), "fit")
     form = {"fit": fit, "granularity": "per_channel"}
     build = _stored if fit == "stored" else _following
     return build(1, _mean, SIGNS, "binary", form)
 
 
+@checked(bits=BITS._replace(low=2), fit=choice("rounded", "stored"))
 def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
     """Codes in {-M .. M}, M = 2^(bits-1) - 1, times a scale per filter.
 
@@ -123,8 +124,6 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
 
     Unlike `lsq`, whose lowest code -M - 1 has no opposite, the codes are symmetric.
     """
-    check_integer_bits(bits, 2, 16)
-    check_choice(fit, ("rounded", "stored"), "fit")
     form = {"fit": fit, "granularity": "per_channel"}
     build = _stored if fit == "stored" else _following
     return build(bits, _rounded, SYMMETRIC, "low_bit", form)

@@ -9,17 +9,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import NONE, SWITCH, check_one, checked, choice, either, number
 from bitjax.quantizers import blocks, ranges
 from bitjax.quantizers.base import (
+    BITS,
     Axes,
     Codes,
     Params,
     Quantizer,
     Stats,
     Traits,
-    check_bits,
-    check_choice,
-    check_integer_bits,
 )
 from bitjax.quantizers.grid import Grid, decode, encode, fake_quant, from_range, steps
 from bitjax.quantizers.ste import scale_gradient
@@ -83,6 +82,21 @@ def observed(
     return calibrate, measure, functools.partial(ranges.update_stats, decay=decay)
 
 
+_SHARED = {
+    "bits": BITS,
+    "granularity": blocks.GRANULARITY,
+    "group_size": blocks.GROUP_SIZE,
+}
+
+
+@checked(
+    range=choice(*ranges.METHODS),
+    signed=either(NONE, SWITCH),
+    zero_on_grid=SWITCH,
+    percentile=number(50, 100),
+    decay=number(0, 1),
+    **_SHARED,
+)
 def uniform(
     bits: float = 8,
     *,
@@ -125,11 +139,7 @@ def uniform(
     Source: Jacob et al., arXiv 1712.05877, eq. 11-13; min-max as in arXiv 2002.03090 with
       `zero_on_grid=False`.
     """
-    check_integer_bits(bits, 1, 16)
-    check_choice(range, ranges.METHODS, "range")
     blocks.check_granularity(granularity, group_size)
-    check_bits(percentile, 50, 100, "percentile")
-    check_bits(decay, 0, 1, "decay")
     calibrate, measure, update = observed(
         range, zero_on_grid, signed=signed, percentile=percentile, decay=decay
     )
@@ -158,6 +168,7 @@ def uniform(
     )
 
 
+@checked(signed=SWITCH, init_range=choice("mse", "lsq"), **_SHARED)
 def lsq(
     bits: float = 8,
     *,
@@ -193,8 +204,7 @@ def lsq(
     Source: Esser et al., arXiv 1902.08153, eq. 1-3 and 5. Departure: the start by squared error;
       on a constant tensor the result is within 4 ulp, not exact, since the scale is what is stored.
     """
-    check_integer_bits(bits, 2 if signed else 1, 16)
-    check_choice(init_range, ("mse", "lsq"), "init_range")
+    check_one("bits", BITS._replace(low=1 + signed), bits)
     blocks.check_granularity(granularity, group_size)
 
     def code_limits(n):
@@ -250,6 +260,7 @@ def lsq(
     return base._replace(apply=apply)
 
 
+@checked(signed=SWITCH, init_clip=either(choice("mse"), number(0, above=True)), **_SHARED)
 def pact(
     bits: float = 8,
     *,
@@ -284,10 +295,7 @@ def pact(
 
     Source: Choi et al., arXiv 1805.06085, eq. 1-3.
     """
-    check_integer_bits(bits, 1, 16)
     blocks.check_granularity(granularity, group_size)
-    if init_clip != "mse" and not (isinstance(init_clip, int | float) and init_clip > 0):
-        raise ValueError(f"`init_clip` must be 'mse' or a number above 0, got {init_clip!r}.")
 
     def grid_from_clip(clip_max):
         return Grid(-clip_max if signed else jnp.zeros_like(clip_max), clip_max * (1 + signed))
@@ -295,7 +303,7 @@ def pact(
     def init(x, axes):
         block = blocks.block_shape(x.shape, axes, granularity, group_size)
         n = jnp.float32(bits)
-        if init_clip == "mse":
+        if isinstance(init_clip, str):  # `mse`
 
             def quantize(x, low, high):
                 del low

@@ -13,16 +13,19 @@ They give int32 codes of the kernel's shape, and a scale per filter of the kerne
 import jax
 import jax.numpy as jnp
 
+from bitjax.checks import ARRAY, check_one, checked, instance, number
 from bitjax.quantizers import blocks
-from bitjax.quantizers.base import Axes
+from bitjax.quantizers.base import BITS, Axes
 from bitjax.quantizers.grid import inverse, steps, widen
 
 KERNEL = Axes()
 MATRIX = Axes((0,), -1)
+_TABLE = {"kernel": ARRAY, "axes": instance(Axes)}
 _STARTS = 16
 _ROUNDS = 50
 
 
+@checked(factor=number(0), **_TABLE)
 def twn_codes(
     kernel: jax.Array, axes: Axes = KERNEL, *, factor: float = 0.7
 ) -> tuple[jax.Array, jax.Array]:
@@ -58,6 +61,7 @@ def twn_threshold(kernel: jax.Array, axes: Axes = KERNEL, *, factor: float = 0.7
     return factor * jnp.mean(cut, axis=inner).reshape(block)
 
 
+@checked(**_TABLE)
 def otwn_codes(kernel: jax.Array, axes: Axes = KERNEL) -> tuple[jax.Array, jax.Array]:
     """The best ternary codes: the exact minimum of ||w - a c||^2 over a > 0 and c in {-1, 0, 1}.
 
@@ -96,6 +100,7 @@ def otwn_codes(kernel: jax.Array, axes: Axes = KERNEL) -> tuple[jax.Array, jax.A
     return codes, _mean_size(w, codes, axes)
 
 
+@checked(**_TABLE)
 def binary_codes(kernel: jax.Array, axes: Axes = KERNEL) -> tuple[jax.Array, jax.Array]:
     """The best binary codes: the sign, that of 0 being +1; the scale is mean|w|.
 
@@ -119,6 +124,7 @@ def binary_codes(kernel: jax.Array, axes: Axes = KERNEL) -> tuple[jax.Array, jax
     return jnp.where(w >= 0, 1, -1).astype(jnp.int32), scale
 
 
+@checked(bits=ARRAY, **_TABLE)
 def rounded_codes(
     kernel: jax.Array, bits: jax.Array | int, axes: Axes = KERNEL
 ) -> tuple[jax.Array, jax.Array]:
@@ -142,6 +148,8 @@ def rounded_codes(
       >>> codes.tolist(), scale.tolist()
       ([[0, -1, 3]], [[1.0]])
     """
+    if not isinstance(bits, jax.core.Tracer):
+        check_one("bits", BITS._replace(low=2), bits)
     w, block = _filters(kernel, axes)
     last = steps(jnp.rint(jnp.asarray(bits, w.dtype)) - 1)
     cut, inner = blocks.split(jnp.abs(w), block)
@@ -176,6 +184,7 @@ def rounded_codes(
 
 def _filters(kernel, axes):
     """The widened kernel without its history, and the shape of a number per filter."""
+    kernel = jnp.asarray(kernel)
     block = blocks.block_shape(kernel.shape, axes, "per_channel")
     return jax.lax.stop_gradient(widen(kernel)), block
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from bitjax.files.reading import FileError, check_folder, open_file, read_json
+from bitjax.files.reading import FileError, check_folder, open_file, printable, read_json
 from bitjax.runs.rows import write_json
 
 PyTree = Any
@@ -84,7 +84,7 @@ def check_fits(abstract: PyTree, saved: Mapping[str, str], path: Path) -> None:
     """Compares a template with the leaves of the checkpoint in `path`."""
     wanted = describe(abstract)
     differences = [
-        f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+        printable(f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here")
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     ]

@@ -5,6 +5,7 @@ to SIGTERM at the level of the operating system, where a handler of Python's wou
 there SIGTERM is left to it, and whatever else asks for a stop is passed on to it as a SIGTERM.
 """
 
+import math
 import os
 import signal
 import time
@@ -29,9 +30,9 @@ class Preemption:
       reason: why the run is to stop; empty until then.
 
     Args:
-      deadline: seconds since the epoch at which the machine is taken away; None if it is not.
+      deadline: seconds of `clock` at which the machine is taken away; None if it is not.
       safety: seconds to spare before it.
-      clock: the time in seconds since the epoch.
+      clock: the time in seconds; no clock that can be set.
 
     Example:
       >>> preemption = Preemption()
@@ -47,7 +48,7 @@ class Preemption:
         deadline: float | None = None,
         *,
         safety: float = _SAFETY,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.reason = ""
         self._deadline, self._safety, self._clock = deadline, safety, clock
@@ -89,18 +90,22 @@ class Preemption:
 
 
 def deadline_of(minutes: float | None, environ: Mapping[str, str]) -> float | None:
-    """When this process is going to be ended, in seconds since the epoch; None if it is not."""
+    """When this process is going to be ended, in seconds of `time.monotonic`; None if it is not."""
     if minutes is not None:
         if not 0 <= minutes < float("inf"):
             raise ValueError(f"the time limit must be 0 (none) or more minutes, got {minutes}.")
-        return time.time() + 60 * minutes if minutes else None
+        return time.monotonic() + 60 * minutes if minutes else None
     end = environ.get("SLURM_JOB_END_TIME", "0")
     try:
-        return float(end) or None
+        since_epoch = float(end)
+        if not math.isfinite(since_epoch):
+            raise ValueError
     except ValueError:
         raise ValueError(
             f"SLURM_JOB_END_TIME must be seconds since the epoch, got {end!r}: give a time limit."
         ) from None
+    # What is left is taken from the machine's clock once: that may be set while the run lasts.
+    return time.monotonic() + since_epoch - time.time() if since_epoch else None
 
 
 def listen(preemption: Preemption) -> None:

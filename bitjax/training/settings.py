@@ -52,10 +52,12 @@ class Settings(NamedTuple):
     device_data_mb: int = 1024
 
 
+_MOST_EXAMPLES = 65_536  # of a batch: more would take the machine's memory before it is refused
+
 # What each of the settings may be.
 SETTINGS: dict[str, Allowed] = {
-    "batch_size": integer(1),
-    "eval_batch_size": integer(1),
+    "batch_size": integer(1, _MOST_EXAMPLES),
+    "eval_batch_size": integer(1, _MOST_EXAMPLES),
     "seed": integer(0, 2**32 - 1),
     "augmentation": choice(*sorted(AUGMENTATIONS)),
     "calibration_size": integer(1),

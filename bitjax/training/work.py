@@ -19,6 +19,7 @@ from bitjax.data import (
     train_batch,
     train_batches,
 )
+from bitjax.data.check import check_labels
 from bitjax.frameworks.attach import attach, attached_shapes
 from bitjax.frameworks.costs import site_costs
 from bitjax.frameworks.linen import Quantized
@@ -214,8 +215,8 @@ def make_work(
       place: the devices that compute; chosen by the settings unless given.
 
     Raises:
-      ValueError: a setting is out of its range or does not go with the devices, or a stage does
-        not go with the model's sites.
+      ValueError: a setting is out of its range or does not go with the devices, a stage does not go
+        with the model's sites, or labels are no classes.
 
     Example:
       >>> from bitjax.data import load
@@ -226,6 +227,8 @@ def make_work(
       ('accuracy', ['params'])
     """
     settings = check_settings(settings or Settings())
+    if task is None and isinstance(dataset, Dataset):
+        check_labels(dataset)
     place = place or placement(settings.parallel, settings.devices)
     check_place(settings, place, method)
     model = _computing_in(model, settings.compute_dtype)

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import bitjax as bj
@@ -20,7 +19,7 @@ from bitjax.report import statistics
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.two_step.fits import SolveOptions
 from tests.bad_inputs.judge import Case
-from tests.bad_inputs.values import INTEGER, shown, wrong_values
+from tests.bad_inputs.values import shown, wrong_values
 
 # Plain tuples, whose makers check nothing; functions of arrays alone, which run under jit too.
 UNCHECKED = {
@@ -46,9 +45,7 @@ def things() -> Mapping[str, Any]:
     learned = bj.Quantized(net, [bj.rule(".*", bj.bitlength(init=4.0))])
     stored = bj.Quantized(net, [bj.rule(".*/kernel", bj.ternary(fit="stored"))])
     planes = bj.Quantized(net, [bj.rule("b/input", bj.bitplane(bits=4))])
-    solved = bj.Quantized(
-        net, [bj.rule("b/input", bj.bitplane(bits=4, coefficients="solved"))]
-    )
+    solved = bj.Quantized(net, [bj.rule("b/input", bj.bitplane(bits=4, coefficients="solved"))])
     made = {"x": x, "net": net, "plain": plain}
     models = {"quick": quick, "learned": learned, "stored": stored, "planes": planes}
     for name, model in {**models, "solved": solved}.items():

@@ -1,7 +1,6 @@
 """Bad configs: every key, and every argument of a method, a quantizer and a model, made wrong."""
 
 import functools
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -122,7 +121,17 @@ def models() -> Iterator[Case]:
                     f"model {model}({name}={shown(value)})", functools.partial(build, model=spec),
                     (name,),
                 )  # fmt: skip
-    for value in ("", "mlpp", None, 3, "os:system", "no.such:Net", ":", "a b:c", "flax.linen:Dense"):
+    for value in (
+        "",
+        "mlpp",
+        None,
+        3,
+        "os:system",
+        "no.such:Net",
+        ":",
+        "a b:c",
+        "flax.linen:Dense",
+    ):
         yield Case(
             f"model name={value!r}", functools.partial(build, model={"name": value}),
             ("config.model",),

@@ -13,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 OBJECT = type("Thing", (), {"__repr__": lambda self: "Thing()"})()
 
 INTEGER = (-7, 2.5, NAN, INF, "3", "", True, [], [3], {}, 1 << 70, OBJECT)
-NUMBER = (NAN, INF, -INF, "0.5", "a\nb", [], [0.5], {}, 1j, 10**400, OBJECT)
+NUMBER = (-1.0, NAN, INF, -INF, "0.5", "a\nb", [], [0.5], {}, 1j, 10**400, OBJECT)
 SWITCH = ("yes", "false", "", 2, -1, NAN, [], {}, OBJECT)
 TEXT = (3, NAN, True, b"abc", [], {}, OBJECT)
 CHOICE = ("", "no such\nname", "Nearly", *TEXT)

@@ -214,7 +214,7 @@ def test_a_budget_on_sites_that_cannot_move_is_checked_too():
 
 def test_unknown_policies_and_missing_budgets_are_named():
     bits = {"left/kernel": np.float32(4.0)}
-    with pytest.raises(ValueError, match="`rounding` must be one of .*'floor'"):
+    with pytest.raises(ValueError, match="`policy` must be one of .*'floor'"):
         round_bits(bits, COSTS, {}, "floor")
     with pytest.raises(ValueError, match="rounding='budget' needs a budget"):
         round_bits(bits, COSTS, {}, "budget")

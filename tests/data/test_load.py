@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bitjax.data import check_dataset, held_out, load
+from bitjax.data.order import seeded_order
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +100,52 @@ def test_arguments_out_of_range_are_refused(options, message):
         load(**{"name": "digits", **options})
 
 
+def choose(labels, count, seed):
+    """Class by class in turn, each the next of its own order, until there are `count`."""
+    classes = sorted(set(labels.tolist()))
+    left = {}
+    for each in classes:
+        members = np.flatnonzero(labels == each)
+        left[each] = members[seeded_order(len(members), seed, each)].tolist()
+    return {left[classes[i % len(classes)]].pop(0) for i in range(count)}
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=2, max_size=40).map(np.array),
+    st.integers(0, 39),
+    st.integers(0, 3),
+)
+def test_every_class_that_occurs_gives_its_share_and_no_other_is_asked(labels, count, seed):
+    count = min(count, len(labels) - 1)
+    try:
+        wanted = choose(labels, count, seed)
+    except IndexError:  # of one class there are too few
+        with pytest.raises(ValueError, match="hold out at most") as caught:
+            held_out(labels, count, 10, seed)
+        most = int(str(caught.value).rstrip(".").rpartition(" ")[2])
+        assert held_out(labels, most, 10, seed).sum() == most < count
+        return
+    assert set(np.flatnonzero(held_out(labels, count, 10, seed))) == wanted
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 3]])
+def test_labels_out_of_range_are_not_held_out(labels):
+    with pytest.raises(ValueError, match=r"`labels` must be in \[0, 3\)"):
+        held_out(np.array(labels), 2, 3, seed=0)
+
+
 @pytest.mark.parametrize(
     ("field", "change", "message"),
     [
+        (
+            "images",
+            lambda x: x.reshape(-1, 1, 8, 8),
+            r"looks like \[N, C, H, W\]; give x.transpose",
+        ),
+        ("images", lambda x: x[:, :0], r"must be uint8 \[N, H, W, C\], got uint8 \(1437, 0, 8, 1"),
+        ("eval_images", lambda x: x[:, :4], "`eval_images` .* must have the shape of `images`"),
+        ("labels", lambda x: x > 4, "got bool .* y.astype"),
+        ("labels", lambda x: np.eye(10)[x], r"got float64 \(1437, 10\); .* y.argmax\(-1\) of one-"),
         ("images", lambda x: x.astype(np.float32), "`images` of digits must be uint8"),
         ("eval_images", lambda x: x[..., 0], "`eval_images` of digits must be uint8"),
         ("labels", lambda x: x[:-1], r"`labels` of digits must be int32 \[1437\]"),

@@ -172,11 +172,14 @@ def test_a_folder_that_is_wrong_is_refused_with_the_file_and_the_remedy(
         load(f"folder:{folder}")
 
 
+CLASSES = np.arange(20) % 4
+
+
 def arrays(**changes):
     rng = np.random.default_rng(0)
     whole = {
         "x_train": rng.integers(256, size=(20, 5, 4), dtype=np.uint8),
-        "y_train": np.arange(20) % 4,
+        "y_train": CLASSES,
         "x_test": rng.integers(256, size=(6, 5, 4), dtype=np.uint8),
         "y_test": np.arange(6)[:, None] % 4,
     }
@@ -206,7 +209,25 @@ def test_arrays_of_an_npz_file_are_a_data_set(tmp_path):
         ({"x_train": np.zeros((20, 5), np.uint8)}, r"x_train must be uint8 .*, got uint8 \(20, 5"),
         ({"y_train": np.zeros(19, int)}, r"y_train must be integers \[20\], got int64 \(19,\)"),
         ({"y_train": np.zeros(20)}, r"y_train must be integers \[20\], got float64"),
-        ({"y_train": np.full(20, -1)}, "y_train must be classes from 0, got -1"),
+        ({"y_train": np.arange(20) - 1}, "y_train must be classes from 0, got -1 to 18; number"),
+        ({"y_train": np.full(20, 2**40)}, "y_train must be classes from 0, got 1099511627776 to"),
+        (
+            {"y_train": np.eye(4)[CLASSES]},
+            r"\[20\], got float64 \(20, 4\); .*argmax\(-1\) of one-h",
+        ),
+        ({"y_train": np.eye(4, dtype=int)[CLASSES]}, r"got int64 \(20, 4\); .*argmax\(-1\) of one"),
+        ({"y_train": CLASSES > 1}, r"got bool \(20,\); .*y.astype\('int32'\) of whole numbers"),
+        ({"y_train": CLASSES.astype("U1")}, r"y_train must be integers \[20\], got <U1"),
+        (
+            {"y_test": np.arange(6)},
+            "y_test has the class 4, of which y_train has no example; leave",
+        ),
+        (
+            {"x_train": np.zeros((20, 0, 4), np.uint8)},
+            r"x_train must be uint8 .* got uint8 \(20, 0",
+        ),
+        ({"x_train": np.zeros((20, 5, 4), int)}, r"got int64 .*x.astype\('uint8'\) of whole numb"),
+        ({"x_train": np.zeros((20, 5, 4), bool)}, r"x_train must be uint8 .*, got bool"),
         ({"x_test": np.zeros((6, 4, 4), np.uint8)}, "x_test must have the shape of x_train"),
         (
             {"x_train": np.array([None] * 20)},
@@ -218,6 +239,22 @@ def test_arrays_that_are_wrong_are_refused_with_their_name(tmp_path, changes, me
     np.savez(tmp_path / "own.npz", **arrays(**changes))
     with pytest.raises(ValueError, match=rf"own.npz.* {message}"):
         load("npz:own.npz", root=tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize("side", [8, 28, 32])
+def test_arrays_with_their_channels_first_are_refused_with_the_transposition(
+    channels, side, tmp_path
+):
+    images = np.zeros((4, channels, side, side), np.uint8)
+    options = {"root": tmp_path, "validation": 2, "eval_split": "validation"}
+    if channels < side:  # 13x8x8 could be what it says
+        np.savez(tmp_path / "own.npz", images=images, labels=np.arange(4) % 2)
+        with pytest.raises(ValueError, match=r"images must be \[N, H, W, C\].* give x.transpose\("):
+            load("npz:own.npz", **options)
+    last = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    np.savez(tmp_path / "own.npz", images=last, labels=np.arange(4) % 2)
+    assert load("npz:own.npz", **options).image_shape == (side, side, channels)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04cut short"])

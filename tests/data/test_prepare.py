@@ -1,5 +1,6 @@
 """Archives become TFDS sets that read back bit by bit, without TensorFlow."""
 
+import bz2
 import gzip
 import importlib.util
 import io
@@ -180,6 +181,123 @@ def test_missing_files_and_unknown_sets_are_refused_in_one_line(tmp_path):
         add(archive, "cifar-10-batches-py/data_batch_1", b"")
     with pytest.raises(ValueError, match="holds no cifar-10-batches-bin.*the binary version"):
         prepare("cifar10", tmp_path / "root", tmp_path, verify=False)
+
+
+def header_of(*shape, rank=None):
+    dimensions = np.asarray(shape, ">i4").tobytes()
+    return bytes([0, 0, 8, len(shape) if rank is None else rank]) + dimensions
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b""), "is no idx file of bytes"),
+        (gzip.compress(b"\0\0\x0d\x01"), "is no idx file of bytes"),
+        (gzip.compress(header_of(3, rank=2)), r"has a damaged header, shape \[3\]"),
+        (gzip.compress(header_of(3, 2**30)), r"has a damaged header, shape \[3, 1073741824\]"),
+        (gzip.compress(header_of(-1, 3) + b"\1" * 9), r"has a damaged header, shape \[-1, 3\]"),
+        (gzip.compress(header_of(2, 3) + b"\1" * 5), "has fewer than the 6 bytes that its header"),
+        (gzip.compress(header_of(2, 3) + b"\1" * 10**6), "has more than the 6 bytes that its head"),
+        (gzip.compress(header_of(2, 3) + b"\1" * 6)[:-9], r"cannot be read \(EOFError: "),
+        (b"\x1f\x8b" + b"\xff" * 30, r"cannot be read \(BadGzipFile: "),
+        (b"", "is no idx file of bytes"),
+    ],
+)
+def test_an_idx_file_that_lies_about_itself_is_named(content, message, tmp_path):
+    (tmp_path / "array.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"array.gz {message}.*; download it again.$"):
+        read_idx(tmp_path / "array.gz", "download it again")
+
+
+BATCH = "cifar-10-batches-bin/data_batch_2.bin"
+NAMES = "cifar-10-batches-bin/batches.meta.txt"
+
+
+def linked(kind):
+    def change(member, content):
+        member.type, member.size, member.linkname = kind, 0, BATCH
+        return b""
+
+    return change
+
+
+def holes(member, content):
+    member.pax_headers = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+        "GNU.sparse.name": BATCH, "GNU.sparse.realsize": str(2**40),
+    }  # fmt: skip
+    return b"0\n".ljust(512, b"\0")
+
+
+MEMBERS = {  # what is in the place of a member: (its name, its new content, what is said)
+    "a link to itself": (BATCH, linked(tarfile.SYMTYPE), "which is no file to read"),
+    "a hard link to itself": (BATCH, linked(tarfile.LNKTYPE), "which is no file to read"),
+    "a folder": (BATCH, linked(tarfile.DIRTYPE), "which is no file to read"),
+    "a pipe": (BATCH, linked(tarfile.FIFOTYPE), "which is no file to read"),
+    "holes": (BATCH, holes, "which is no file to read"),
+    "cut": (BATCH, lambda member, content: content[:-1], "bytes, cut short"),
+    "a class": (BATCH, lambda member, content: b"\xc8" + content[1:], "holds the class 200"),
+    "fewer names": (NAMES, lambda member, content: content[9:], "cannot be read"),
+    "no text": (NAMES, lambda member, content: b"\xff" * 9, r"cannot be read \(UnicodeDecodeErr"),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+def test_an_archive_whose_member_is_no_good_is_named_in_one_line(case, tmp_path):
+    place, change, message = MEMBERS[case]
+    source = write_cifar10(tmp_path / "files", *([examples(5, (32, 32, 3))] * 2))
+    path = source / "cifar-10-binary.tar.gz"
+    with tarfile.open(path) as archive:
+        content = {name: archive.extractfile(name).read() for name in archive.getnames()}
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        for name, each in content.items():
+            member = tarfile.TarInfo(name)
+            each = change(member, each) if name == place else each
+            member.size = len(each)
+            archive.addfile(member, io.BytesIO(each))
+    with pytest.raises(ValueError, match=rf"cifar-10-binary.tar.gz .*{message}") as caught:
+        prepare("cifar10", tmp_path / "root", source, verify=False)
+    assert str(caught.value).isprintable() and "; download it again" in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["bz2", "cut", "flipped"])
+def test_an_archive_that_cannot_be_unpacked_is_named_in_one_line(how, tmp_path):
+    source = write_cifar10(tmp_path / "files", *([examples(5, (32, 32, 3))] * 2))
+    path = source / "cifar-10-binary.tar.gz"
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    packed = {"bz2": bz2.compress(gzip.decompress(path.read_bytes())), "cut": content[:-2000]}
+    path.write_bytes(packed.get(how, content))
+    with pytest.raises(ValueError, match="tar.gz cannot be read .*; download it again.$"):
+        prepare("cifar10", tmp_path / "root", source, verify=False)
+
+
+def test_nothing_in_an_archive_is_written_elsewhere(tmp_path):
+    source = write_cifar10(tmp_path / "files", *([examples(5, (32, 32, 3))] * 2))
+    path = source / "cifar-10-binary.tar.gz"
+    content = gzip.decompress(path.read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        end = archive.offset
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name in (str(tmp_path / "absolute"), "../../above", "../above"):
+            add(archive, name, b"x")
+        added = buffer.getvalue()[: archive.offset]
+    path.write_bytes(gzip.compress(added + content[:end] + content[end:]))
+    before = {*tmp_path.rglob("*")}
+    prepare("cifar10", tmp_path / "root", source, verify=False)
+    made = {*tmp_path.rglob("*")} - before
+    assert made and all((tmp_path / "root") in (each, *each.parents) for each in made)
+    assert not (tmp_path.parent / "above").exists()
+
+
+@pytest.mark.parametrize("labels", [np.zeros(4, np.uint8), np.full(5, 10, np.uint8)])
+def test_labels_that_do_not_fit_their_images_are_named(labels, tmp_path):
+    images = examples(5, (28, 28))[0]
+    source = write_mnist(tmp_path / "files", (images, labels), (images, labels))
+    with pytest.raises(ValueError, match=r"-labels-idx1-ubyte.gz holds .*; download it again"):
+        prepare("mnist", tmp_path / "root", source, verify=False)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="it is installed")

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bitjax.diagnostics.doctor import Finding, doctor, doctor_report
+from bitjax.diagnostics.doctor import doctor
+from bitjax.diagnostics.findings import Finding, doctor_report
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.plain import Function

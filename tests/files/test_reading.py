@@ -7,6 +7,7 @@ import pickle
 import random
 import socket
 import threading
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -179,6 +180,23 @@ def test_an_array_that_lies_about_itself_is_one_line(content, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", content)
     complaint(read_all, path)
+
+
+@pytest.mark.parametrize("claim", [200, 2**31])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_memory_is_not_taken_for_what_an_array_has_not(claim, compression, tmp_path):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("a.npy", header("(2000000000,)", "|u1"))
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")  # the archive's own word on the array's size
+    content[entry + 24 : entry + 28] = claim.to_bytes(4, "little")
+    path.write_bytes(content)
+    tracemalloc.start()
+    said = complaint(read_all, path)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+    assert "a is to have 2,000,000,000 bytes, which it has not" in said
 
 
 def test_a_zip_that_unfolds_to_more_than_memory_is_not_unfolded(tmp_path, monkeypatch):

@@ -6,10 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bitjax.costs.measures import bits_of, with_bits
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.calibrate import calibrate, reestimate_batch_stats
+from bitjax.frameworks.codes import codes_of
 from bitjax.frameworks.linen import Quantized
 from bitjax.quantizers.bitlength import bitlength
+from bitjax.quantizers.bitplane import bitplane
 from bitjax.quantizers.uniform import lsq, uniform
 from bitjax.rules import rule
 
@@ -50,6 +53,27 @@ def test_attach_keeps_float_leaves_and_adds_what_init_makes():
     same(variables["quant"], made["quant"])
     assert float(variables["quant_stats"]["first"]["input"]["count"]) == 1
     assert np.all(np.isfinite(model.apply(variables, X)))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_attach_takes_planes_on_the_models_own_input(signed):
+    model = quantized(None, bitplane(bits=4, signed=signed))
+    variables = attach(model, FLOAT, jnp.abs(X))
+    assert float(variables["quant"]["first"]["input"]["bits"]) == 4.0
+
+
+def test_a_layers_name_may_hold_a_slash():
+    class Slash(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, name="block/dense")(x)
+
+    model = Quantized(Slash(), [rule(".*", uniform(8))])
+    variables = calibrate(model, attach(model, model.model.init(jax.random.key(0), X), X), [X])
+    sites = bits_of(variables)
+    assert set(sites) == {"block/dense/kernel", "block/dense/input"}
+    changed = with_bits(variables, dict.fromkeys(sites, 4))
+    assert set(codes_of(model, changed, X)) == {"block/dense/kernel"}
 
 
 def test_attach_fits_a_range_on_what_reaches_the_layer():

@@ -169,3 +169,22 @@ def test_a_training_call_that_needs_more_than_the_evaluation_is_left_alone():
     function = bj.Function(net, RULES)
     params = {"out": {"w": jnp.ones((4, 2))}}
     assert set(bj.bits_of(function.init(params, X))) == {"out/kernel", "out/input"}
+
+
+def test_a_head_whose_call_needs_more_is_attached_in_a_second_step():
+    def net(params, x, shift=None, train=False):
+        out = x @ params["out"]["w"]
+        return (out, (x + shift) @ params["aux"]["w"]) if train else out
+
+    function = bj.Function(net, RULES)
+    params = {"out": {"w": jnp.ones((4, 2))}, "aux": {"w": jnp.ones((4, 3))}}
+    first = bj.attach(function, {"params": params}, X)
+    with pytest.raises(
+        ValueError, match=r"'aux/kernel' has no 'quant' .* attach\(..., train=True\)"
+    ):
+        function.apply(params, first, X, shift=X, train=True)
+    both = bj.attach(function, first, X, shift=X, train=True)
+    assert set(bj.bits_of(both)) == {"out/kernel", "out/input", *HEAD}
+    same(first["quant"]["out"], both["quant"]["out"])
+    same(first["quant_stats"]["out"], both["quant_stats"]["out"])
+    assert function.apply(params, both, X, shift=X, train=True)[0][1].shape == (16, 3)

@@ -56,6 +56,10 @@ def digits(**changes):
 WEIGHT = {"name": "uniform", "bits": 8}
 LEARNED = ((".*", {"name": "bitlength"}),)
 PRUNING = {"name": "bitpruning", "steps": 10}
+PLANES = {"name": "bottleneck", "float_steps": 5, "steps": 5}
+CODES = {"name": "tsq", "code_steps": 5, "fine_tune_steps": 5}
+TERNARY = ((".*/kernel", {"name": "ternary", "fit": "stored"}),)
+BUDGET = {"metric": "bits", "limit": 4.0}
 WRONG = {
     "unknown method": (
         {"method": {"name": "bitprunning"}},
@@ -88,7 +92,7 @@ WRONG = {
     ),
     "negative steps": (
         {"method": {"name": "lsq", "steps": -4}},
-        r"config.method \(lsq\): `steps` must be an integer of 0 or more, got -4",
+        "config.method.steps must be an integer of 0 or more, got -4",
     ),
     "unknown model": (
         {"model": {"name": "resnet21"}},
@@ -132,7 +136,7 @@ WRONG = {
     ),
     "empty batches": (
         {"data__batch_size": 0},
-        "config.data.batch_size must be an integer of 1 or more",
+        "config.data.batch_size must be an integer in .*got 0",
     ),
     "never logging": ({"log_every": 0}, "config.log_every must be an integer of 1 or more, got 0"),
     "missing files": (
@@ -166,11 +170,11 @@ WRONG = {
     ),
     "bits out of range": (
         {"rules": (("dense1/.*", WEIGHT), (".*", {"name": "uniform", "bits": 17}))},
-        r"config.rules\[1\].bits must be in \[1, 16\], got 17",
+        r"config.rules\[1\].bits must be an integer in \[1, 16\], got 17",
     ),
     "fractional bits where they are fixed": (
         {"rules": ((".*", {"name": "uniform", "bits": 4.5}),)},
-        r"config.rules\[0\].bits must be an integer, got 4.5; bitlength\(\)",
+        r"config.rules\[0\].bits must be an integer in .*, got 4.5; bitlength\(\)",
     ),
     "unknown choice of a quantizer": (
         {"rules": ((".*", {"name": "uniform", "range": "max"}),)},
@@ -190,7 +194,7 @@ WRONG = {
     ),
     "rule that matches nothing": (
         {"rules": (("stem/.*", WEIGHT), (".*", WEIGHT))},
-        r"rule 'stem/.\*' does nothing: .* Sites: dense1/kernel, dense1/input",
+        r"config.rules: rule 'stem/.\*' does nothing: .* Sites: dense1/kernel, dense1/input",
     ),
     "no rules": (
         {"rules": ()},
@@ -210,12 +214,110 @@ WRONG = {
     ),
     "unknown metric": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "size", "limit": 4.0},)},
-        r"config.budgets\[0\].metric of a budget must be one of .*got 'size'",
+        r"config.budgets\[0\].metric must be one of .*got 'size'",
     ),
     "budget without a limit": (
         {"method": PRUNING, "rules": LEARNED, "budgets": ({"metric": "bits"},)},
         r"config.budgets\[0\].limit is missing: 'budget' needs it",
     ),
+    "budget on sites that are not there": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": ({**BUDGET, "sites": "nope"},)},
+        r"config.method \(bitpruning\): the budget on bits names sites 'nope', which match none",
+    ),
+    "budget that the least bits miss": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": ({**BUDGET, "limit": 0.1},)},
+        "the budget of 0.1 on bits of sites '.*' cannot be met: the fewest bits allowed cost 1. R",
+    ),
+    "width below 1": (
+        {"model": {"name": "resnet20", "width": -3}},
+        r"config.model.width must be an integer in \[1, 65536\], got -3",
+    ),
+    "dtype that is none": (
+        {"model": {"name": "mlp", "dtype": "int7"}},
+        r"config.model.dtype must be one of .*, got 'int7'",
+    ),
+    "budget with a further key": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": ({**BUDGET, "site": "nope"},)},
+        r"config.budgets\[0\].site is no setting of 'budget' \(value 'nope'\); it has limit, metr",
+    ),
+    "budget that is no mapping": (
+        {"method": PRUNING, "rules": LEARNED, "budgets": (3,)},
+        r"config.budgets\[0\] must be \{'metric': ..., 'limit': ..., 'sites': pattern\}, got 3",
+    ),
+    "weights of sites that are not there": (
+        {"method": {**PRUNING, "gamma": 0.1, "criterion": {"nope": 1.0}}, "rules": LEARNED},
+        "config.method.criterion weighs 'nope', which is no site. Sites: dense1/kernel",
+    ),
+    "unknown criterion": (
+        {"method": {**PRUNING, "criterion": "equals"}, "rules": LEARNED},
+        "config.method.criterion must be one of .*, got 'equals'",
+    ),
+    "ties of sites that are not there": (
+        {"method": {**PRUNING, "tied": ("nope",)}, "rules": LEARNED},
+        "config.method.tied 'nope' matches no site that learns its bits. Sites that do: dense1/",
+    ),
+    "bits that nothing learns": (
+        {"method": PRUNING},
+        r"config.method \(bitpruning\): bitpruning has no bits to learn: give at least one site",
+    ),
+    "negative steps of a float stage": (
+        {"method": {**PLANES, "float_steps": -1}},
+        "config.method.float_steps must be an integer of 0 or more, got -1",
+    ),
+    "planes of no site, behind a float stage": (
+        {"method": PLANES},
+        r"config.method \(bottleneck\): allocate has no planes to choose: give at least one",
+    ),
+    "rate out of bounds, behind a float stage": (
+        {"method": {**PLANES, "rate": 9.0}},
+        r"config.method.rate must be in \[",
+    ),
+    **{
+        f"{name}={value} of tsq's solver, behind two stages": (
+            {"method": {**CODES, name: value}, "rules": TERNARY},
+            rf"config.method.{name} must be .*, got {re.escape(repr(value))}",
+        )
+        for name, value in (
+            ("ridge", -1.0),
+            ("positions", 0),
+            ("starts", 0),
+            ("iterations", -1),
+            ("target", "code"),
+            ("strengths", [-1.0]),
+            ("calibration_batches", 0),
+            ("fine_tune_steps", -1),
+        )  # fmt: skip
+    },
+    "kernels that tsq cannot solve": (
+        {"method": CODES, "rules": ((".*/input", WEIGHT), ("head/kernel", WEIGHT))},
+        r"config.method \(tsq\): tsq has no kernel to solve",
+    ),
+    "argument that the config has elsewhere": (
+        {"method": {"name": "lsq", "steps": 3, "rules": ()}},
+        "config.method.rules is no setting of 'lsq'",
+    ),
+    "name that is no text": (
+        {"rules": ((".*", {"name": ["uniform"]}),)},
+        r"config.rules\[0\].name must be one of .*, got \['uniform'\]",
+    ),
+    "model that is too large for the images": (
+        {"model": {"name": "vgg16"}},
+        r"config.model \(vgg16\) fails on \(2, 8, 8, 1\) images of 'digits': `x` must have images",
+    ),
+    "features that are no numbers": (
+        {"model": {"name": "mlp", "features": "abc", "num_classes": 10}},
+        r"config.model.features must be a list, each an integer in \[1, 65536\], got 'abc'",
+    ),
+    "mean that is no number": (
+        {"data__mean": ("a",)},
+        r"config.data.mean must have 1 numbers for 'digits', got \['a'\]",
+    ),
+    "batch that takes all memory": (
+        {"data__batch_size": 2**31},
+        r"config.data.batch_size must be an integer in \[1, 65536\], got 2147483648",
+    ),
+    "more devices than there are": ({"devices": 99}, "config.devices must be at most [0-9]+, what"),
+    "start with an endless name": ({"init_from": "x" * 5000}, "x is missing; give the path of"),
     "missing start": (
         {"init_from": "no/such/run"},
         "no/such/run is missing; give the path of",
@@ -262,7 +364,7 @@ def test_a_damaged_file_of_data_is_named(tmp_path, data_root):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*Choose an"):
+    with pytest.raises(ValueError, match="the folder '.*/file/run' must be one .*hoose another"):
         open_folder(digits(), tmp_path / "file" / "run")
     with pytest.raises(ValueError, match="the folder '.*/file' must be one that can be written"):
         open_folder(digits(), tmp_path / "file")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from bitjax.launch.grid import name_runs, parse_grid, plan
 
 DIGITS = "configs/digits/float.py"
+AXES = ("log_every", "checkpoint_every", "method.steps")
 SWEEP = """
 from bitjax.configs.digits.bitpruning import get_config
 
@@ -31,6 +32,17 @@ def sweep_half():
 
 def sweep_twice():
     return [{"seed": 1, "config.seed": 2}]
+
+def sweep_fails():
+    return [{"seed": 1 // 0}]
+
+def sweep_nan():
+    return [{"method.learning_rate": float("nan")}]
+
+def sweep_keys():
+    return [{3: 4}]
+
+sweep_number = 3
 
 def sweep_none():
     return []
@@ -130,8 +142,13 @@ def test_commas_inside_brackets_divide_nothing():
         (["seed=1,,2"], "`grid` must be key=a,b,c"),
         (["=1"], "`grid` must be key=a,b,c"),
         (["model.name=mlp,mpl"], "run name=mpl: config.model.name must be one of"),
-        (["seed=1,-1"], "run seed=-1: config.seed must be an integer of 0 or more, got -1"),
+        (["seed=1,-1"], "run seed=-1: config.seed must be an integer in .*, got -1"),
         (["rules[0]=1"], r"no key 'rules\[0\]'"),
+        (["data.name=digits,cifra10"], r"run name=cifra10: config.data.name must be one of \["),
+        (
+            ["seed=1", *(f"{key}=" + ",".join(map(str, range(1, 100))) for key in AXES)],
+            "a sweep has at most 10000 runs, got 970,299: make it smaller",
+        ),
         ([], "nothing varies: give a `grid` of key=a,b,c or the name of a `sweep`"),
     ],
     ids=str,
@@ -145,13 +162,21 @@ def test_a_wrong_grid_is_refused_in_one_line(grid, message, tmp_path):
 @pytest.mark.parametrize(
     ("sweep", "grid", "message"),
     [
-        ("rate", [], "has no sweep_rate.*; its sweeps are half, limits, none, rates"),
+        (
+            "rate",
+            [],
+            "no sweep_rate.*; its sweeps are fails, half, keys, limits, nan, none, number, rates",
+        ),
         ("strengths", [], "no key 'method.gamma'"),
         ("wrong", [], "seed must be of type int, got '1'"),
         ("half", [], "config.seed must be of type int, got '0.5'"),
         ("twice", [], "gives 'seed' twice in one run"),
         ("none", [], r"must give a list of 1 to 10000 dicts, got \[\]"),
         ("text", [], "must give a list of 1 to 10000 dicts, got 'seed'"),
+        ("fails", [], r"sweep_fails\(\) of .*: ZeroDivisionError: .*py, line 24, in sweep_fails\)"),
+        ("nan", [], r"its list\[0\].method.learning_rate must be finite"),
+        ("keys", [], r"its list\[0\] has a key 3: keys must be printable text"),
+        ("number", [], r"sweep_number\(\) of .*: TypeError: 'int' object is not callable"),
         ("rates", ["method.steps=1,2"], "'method.steps' is given twice"),
     ],
     ids=str,

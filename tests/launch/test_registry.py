@@ -110,7 +110,10 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_int
             {"method": {"name": "own.nets:Still"}},
             "config.method.name='own.nets:Still': own.nets has no 'Still'; did you mean still",
         ),
-        ({"model": {"name": "own.nets:xyzzyx"}}, "has no 'xyzzyx'; it has nn, bj, methods, Net,"),
+        (
+            {"model": {"name": "own.nets:xyzzyx"}},
+            "has no 'xyzzyx'; it has ['nn', 'bj', 'methods', 'Net',",
+        ),
         ({"model": {"name": "own.nets:net"}}, "name a class or a function that gives a Flax"),
         (
             {"rules": ((".*", {"name": "own.nets:__name__"}),)},

@@ -429,5 +429,5 @@ def test_keeping_other_planes_keeps_the_highest_ones():
         assert float(highest[0]) >= 0.5 * HALF_NORMAL.max()
         errors.append(np.mean((q.apply(params, stats, HALF_NORMAL) - HALF_NORMAL) ** 2))
     assert errors == sorted(errors, reverse=True)
-    with pytest.raises(ValueError, match=r"`bits` must be in \[1, 8\], got 9"):
+    with pytest.raises(ValueError, match=r"`bits` must be an integer in \[1, 8\], got 9"):
         keep_planes(params, 9, depth=8)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -69,18 +70,38 @@ def test_signals_ask_for_a_stop_and_the_first_reason_is_kept(name):
             signal.signal(number, handler)
 
 
+def left(deadline):
+    """Seconds until a deadline."""
+    return deadline - time.monotonic()
+
+
 def test_the_deadline_is_slurms_unless_minutes_are_given():
-    slurm = {"SLURM_JOB_END_TIME": "5000"}
-    assert deadline_of(None, slurm) == 5000.0
+    slurm = {"SLURM_JOB_END_TIME": str(time.time() + 5000)}
+    assert left(deadline_of(None, slurm)) == pytest.approx(5000, abs=9)
     assert deadline_of(0.0, slurm) is None
-    assert deadline_of(1.0, slurm) > 1e9
+    assert left(deadline_of(1.0, slurm)) == pytest.approx(60, abs=9)
     assert deadline_of(None, {}) is None
     with pytest.raises(
         ValueError, match=r"the time limit must be 0 \(none\) or more minutes, got -1"
     ):
         deadline_of(-1.0, {})
-    with pytest.raises(ValueError, match="SLURM_JOB_END_TIME must be seconds .* got 'soon'"):
-        deadline_of(None, {"SLURM_JOB_END_TIME": "soon"})
+    for end in ("soon", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"SLURM_JOB_END_TIME must be seconds .* got '{end}'"):
+            deadline_of(None, {"SLURM_JOB_END_TIME": end})
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_a_clock_that_is_set_moves_no_deadline(hours, monkeypatch):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    deadlines = [
+        deadline_of(10.0, {}),
+        deadline_of(None, {"SLURM_JOB_END_TIME": str(time.time() + 600)}),
+    ]
+    monkeypatch.undo()
+    for deadline in deadlines:
+        assert not Preemption(deadline).reached()
+        assert Preemption(deadline, safety=601.0).reached()
 
 
 def test_slurm_is_asked_to_requeue_what_it_would_not_requeue_by_itself():

@@ -367,6 +367,14 @@ def test_a_nan_image_in_the_calibration_batch_stops_the_run_before_training():
         run(work, show=False)
 
 
+@pytest.mark.parametrize("split", ["labels", "eval_labels"])
+@pytest.mark.parametrize("change", [lambda x: x - 1, lambda x: x * 1.0, lambda x: np.eye(10)[x]])
+def test_labels_that_are_no_classes_are_refused_before_a_run(split, change):
+    data = DATA._replace(**{split: change(getattr(DATA, split))})
+    with pytest.raises(ValueError, match=f"^`{split}` of digits must be in"):
+        make_work(full_precision(steps=1), MLP((4,)), data)
+
+
 def test_too_large_a_learning_rate_is_reported_not_trained_through():
     diverging = full_precision(steps=4, learning_rate=1e30)
     work = make_work(diverging, MLP((4,)), DATA, None, SETTINGS)
@@ -377,7 +385,7 @@ def test_too_large_a_learning_rate_is_reported_not_trained_through():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be an integer of 1 or more, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer in .*, got 0"),
         ({"log_every": 0}, "`log_every` must be an integer of 1 or more, got 0"),
         ({"checkpoint_every": 2.5}, "`checkpoint_every` must be an integer of 1 or more, got 2.5"),
         ({"seed": -1}, "`seed` must be an integer in .0, 4294967295., got -1"),

@@ -1,0 +1,1 @@
+"""What the doctor checks: pure functions from what was measured to findings, by subject."""

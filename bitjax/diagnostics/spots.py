@@ -1,0 +1,124 @@
+"""Every quantized tensor of a run with its figures, by call of its layer and step of a scan."""
+
+import functools
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bitjax.diagnostics.vitals import Response, Vitals, figures_of, respond, vitals
+from bitjax.frameworks.models import compile_quickly
+from bitjax.program.state import Seen
+from bitjax.program.values import Product, Site
+from bitjax.quantizers.base import Quantizer
+from bitjax.rules import Rules, quantizer_of
+
+
+class Spot(NamedTuple):
+    """The figures of one call of a site, or of one step of a scan."""
+
+    site: str
+    role: str
+    quantizer: Quantizer
+    figures: Vitals  # scalars
+    place: str  # which call or step it is; empty where there is only one
+
+
+def hand_out(seen: Seen) -> dict[str, Any]:
+    """The leaves and tensors of a layer's call that `site_vitals` needs, by site, for `probe`."""
+    # The tensors are handed out whole: sites of one shape and quantizer then share one compilation,
+    # and the program that is differentiated stays as small as it is. But a kernel that all steps of
+    # a scan share would be handed out by each of them: of that one, the figures.
+    found: dict[str, Any] = {}
+    for role, use in seen.uses.items():
+        site = site_of(seen.product, role)
+        given = jax.lax.stop_gradient((use.params, use.stats, use.x))
+        shared = role == "kernel" and _is_shared(seen.product)
+        found[site.name] = given
+        if shared:
+            found[site.name] = vitals(use.quantizer, *given, use.train, site)
+    return found
+
+
+def site_of(product: Product, role: str) -> Site:
+    """The site of a product's role."""
+    return next(o.site for o in product.operands.values() if o.role == role)
+
+
+def _is_shared(product: Product) -> bool:
+    kernels = [o.site for o in product.operands.values() if o.role == "kernel"]
+    return any(product.times > math.prod(site.lengths) for site in kernels)
+
+
+def site_vitals(
+    records: Iterable[tuple[Mapping[str, Any], int]],
+    rules: Rules,
+    sites: Mapping[str, Site],
+    train: bool,
+) -> dict[str, tuple[Spot, ...]]:
+    """Every quantized site's calls and steps, from (`hand_out`'s record, scans around it)."""
+    calls: dict[str, list[list[Vitals]]] = {}
+    for uses, depth in records:
+        for name, use in uses.items():
+            quantizer, site = _quantizer(rules, name), sites[name]
+            if isinstance(use, Vitals):
+                steps = _unstacked(jax.tree.map(np.asarray, use), use.peak.shape)
+            else:
+                # Sites that differ in their names and shapes alone share a program.
+                kind = Site("", "", site.role, (0,) * len(site.shape), None, site.axes)
+                seen = _compiled(_One(quantizer), depth, train, kind)(*use)
+                bits = use[0]["bits"]
+                both = jax.tree.map(np.asarray, (Response(*seen), bits))
+                with np.errstate(all="ignore"):  # numbers near the end of float32 have findings
+                    steps = [
+                        figures_of(np, quantizer, own, response, site)
+                        for response, own in _unstacked(both, both[0].x.shape[:depth])
+                    ]
+            calls.setdefault(name, []).append(steps)
+    return {name: tuple(_spots(name, found, rules, sites[name])) for name, found in calls.items()}
+
+
+def _quantizer(rules, site):
+    quantizer = quantizer_of(rules, site)
+    assert quantizer is not None, "a site in use has a quantizer"
+    return quantizer
+
+
+def _unstacked(tree, lengths):
+    """A tree for each entry of the leading axes."""
+    return [jax.tree.map(operator.itemgetter(i), tree) for i in np.ndindex(lengths)]
+
+
+def _spots(name, calls, rules, site):
+    """A spot for every call and step."""
+    for i, steps in enumerate(calls):
+        for j, figures in enumerate(steps):
+            place = [f"call {i + 1} of {len(calls)}"] if len(calls) > 1 else []
+            place += [f"step {j + 1} of {len(steps)}"] if len(steps) > 1 else []
+            yield Spot(name, site.role, _quantizer(rules, name), figures, ", ".join(place))
+
+
+class _One:
+    """A quantizer as a key, by identity."""
+
+    def __init__(self, value: Quantizer):
+        self.value = value
+
+    def __hash__(self):
+        return id(self.value)
+
+    def __eq__(self, other):
+        return isinstance(other, _One) and self.value is other.value
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(quantizer: _One, depth: int, train: bool, site: Site):
+    def function(params, stats, x):
+        return respond(quantizer.value, params, stats, x, train, site)
+
+    for _ in range(depth):
+        function = jax.vmap(function)
+    return jax.jit(function, **compile_quickly())
