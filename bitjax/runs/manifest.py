@@ -39,6 +39,11 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     write_json(path / _MANIFEST, {**sealed, "crc32": _seal(sealed)})
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return (path / _MANIFEST).exists()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
     manifest = _read_sealed(path)

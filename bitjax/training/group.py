@@ -21,8 +21,11 @@ class Group:
     ):
         self.works, self.keepers = works, keepers
         self.failed: dict[str, str] = {}  # a failed row stays in the state until its stage ends
-        self._folder, self._lock = folder, lock(folder) if folder else None
-        self._checkpoints = Checkpoints(folder / "checkpoints") if folder else None
+        self._folder, self._lock = folder, None
+        self._checkpoints = None
+        if folder is not None:
+            self._lock = lock(folder)
+            self._checkpoints = Checkpoints(folder / "checkpoints", check=self._lock.check)
 
     @property
     def save_seconds(self) -> float:
@@ -33,8 +36,6 @@ class Group:
         """Saves a checkpoint of the rows that `names` lists."""
         if self._checkpoints is None:
             return
-        if self._lock is not None:
-            self._lock.check()
         meta = {
             "place": list(position),
             "hashes": self._hashes(),

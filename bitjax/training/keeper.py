@@ -13,7 +13,7 @@ import numpy as np
 from bitjax.costs.measures import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
 from bitjax.runs.folder import write_bits
-from bitjax.runs.lock import lock
+from bitjax.runs.lock import LostError, lock
 from bitjax.runs.provenance import provenance
 from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
@@ -61,10 +61,10 @@ class Keeper:
         # Checkpoints are written by all hosts together, everything else by the first.
         self._home, self._folder = folder, folder if is_first() else None
         if folder is not None:
-            settings = work.settings
-            self._checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep_checkpoints)
-            if settings.keep_best:
-                self._best = Checkpoints(folder / "best", keep=1)
+            keep, check = work.settings.keep_checkpoints, self._check_folder
+            self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep, check=check)
+            if work.settings.keep_best:
+                self._best = Checkpoints(folder / "best", keep=1, check=check)
         if self._folder is not None:
             self._lock = lock(self._folder)
             self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
@@ -136,7 +136,6 @@ class Keeper:
 
     def save(self, position: Position, tree: Mapping[str, Any]) -> None:
         """Saves a checkpoint of `tree` at a position, in the background."""
-        self._check_folder()
         if self._checkpoints is not None:
             meta = {"place": list(position), **self.notes()}
             self._checkpoints.save(position.steps(self.work), dict(tree), meta)
@@ -145,7 +144,6 @@ class Keeper:
         self, stage: int, step: int, figures: Mapping[str, float], variables: Mapping[str, Any]
     ) -> None:
         """Keeps the variables in `best/` if no others of this stage evaluated as well."""
-        self._check_folder()
         task = self.work.task
         score = figures[task.score] if task.higher_is_better else -figures[task.score]
         if self._best is not None and (stage, score) > self._best_score:
@@ -192,7 +190,7 @@ class Keeper:
         for checkpoints in self._both():
             try:
                 checkpoints.wait()
-            except SaveError as error_of_save:  # it is in the log too
+            except (SaveError, LostError) as error_of_save:  # it is in the log too
                 if stopped:
                     unsaved = error = error_of_save
         last = traceback.extract_tb(error.__traceback__)[-1:]

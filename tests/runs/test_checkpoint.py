@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, or are reported damaged and the older one is used."""
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -22,6 +23,7 @@ import optax
 import pytest
 
 from bitjax.runs.checkpoint import Checkpoints, DamagedError, SaveError
+from bitjax.runs.lock import LostError
 from tests.damage import damage as damage_file
 from tests.damage import swapped
 
@@ -241,6 +243,41 @@ def test_when_all_are_damaged_the_error_names_them(tmp_path):
         assert str(tmp_path / str(step)) in str(error.value)
 
 
+def test_a_first_checkpoint_that_a_kill_left_without_its_manifest_is_none(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(10, {"x": jnp.float32(1)}, {}, wait=True)
+        (tmp_path / "10" / "manifest.json").unlink()
+        assert checkpoints.restore(like({"x": jnp.float32(0)})) is None
+        checkpoints.save(10, {"x": jnp.float32(2)}, {}, wait=True)
+        assert checkpoints.restore(like({"x": jnp.float32(0)})).state["x"] == 2
+
+
+def test_a_save_that_cannot_begin_leaves_the_earlier_one_of_its_step(tmp_path, monkeypatch):
+    def refuse(path, tree):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(10, {"x": jnp.float32(1)}, {}, wait=True)
+        with monkeypatch.context() as patch, pytest.raises(SaveError, match="No space left"):
+            patch.setattr("orbax.checkpoint.v1.save_checkpointables_async", refuse)
+            checkpoints.save(10, {"x": jnp.float32(2)}, {}, wait=True)
+        assert checkpoints.restore(like({"x": jnp.float32(0)})).state["x"] == 1
+
+
+def test_a_folder_that_is_anothers_by_now_is_left_as_it_is(tmp_path):
+    def check():
+        if gone:
+            raise LostError("it is another's")
+
+    gone = False
+    with pytest.raises(LostError), Checkpoints(tmp_path, check=check) as checkpoints:
+        checkpoints.save(10, {"x": jnp.float32(1)}, {}, wait=True)
+        gone = True
+        (tmp_path / "11.orbax-checkpoint-tmp").mkdir()
+        checkpoints.save(20, {"x": jnp.float32(2)}, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"10", "11.orbax-checkpoint-tmp"}
+
+
 def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path):
     save_three(tmp_path)
     truncate(tmp_path / "30")
@@ -284,7 +321,7 @@ def test_what_killed_saves_leave_is_no_checkpoint_and_goes_with_the_next_save(tm
 
 
 def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="`keep` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`keep` must be an integer of 1 or more, got 0"):
         Checkpoints(tmp_path, keep=0)
     with Checkpoints(tmp_path / "new") as checkpoints:
         with pytest.raises(ValueError, match="`step` must be 0 or more, got -1"):
