@@ -277,8 +277,7 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 if not path.exists():  # The run that goes on here has newer ones by now.
                     return self.restore(template, step=step, without=without)
-                why = getattr(error, "what", error)
-                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, why)
+                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
                 self._damaged.add(path)
                 continue
             abstract = template(manifest["meta"])

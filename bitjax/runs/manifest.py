@@ -47,6 +47,7 @@ def has_manifest(path: Path) -> bool:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
     manifest = _read_sealed(path)
+    check_folder(path)  # also what the manifest does not name: Orbax may wait for a pipe
     for name, fingerprint in manifest["files"].items():
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"{_MANIFEST} names a file of another folder")
@@ -56,7 +57,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise ValueError(f"{name} {error.what}") from None
         if found != fingerprint:
             raise ValueError(f"{name} is not as it was written")
-    check_folder(path)
     return manifest
 
 

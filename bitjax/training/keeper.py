@@ -19,6 +19,7 @@ from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
 from bitjax.training.hosts import is_first, on_first
 from bitjax.training.identity import check_same_run, identity
+from bitjax.training.notes import read_notes, read_place
 from bitjax.training.preemption import Stopped
 from bitjax.training.work import Work
 
@@ -96,7 +97,7 @@ class Keeper:
 
     def check_own(self, notes: Mapping[str, Any], folder: Path | None) -> None:
         """Stops every host if a checkpoint's notes are of another run, or of other data."""
-        on_first(lambda: check_same_run(notes.get("run", {}), self.identity, str(folder)))
+        on_first(lambda: check_same_run(read_notes(notes).run, self.identity, str(folder)))
 
     def restore(self) -> tuple[Position, dict[str, Any]]:
         """The position to go on from and what was saved there; the beginning if nothing was."""
@@ -105,7 +106,7 @@ class Keeper:
         if restored is None:
             return Position(), {}
         self.recall(restored.meta)
-        return Position(*restored.meta["place"]), restored.state
+        return position_of(restored.meta, self.work), restored.state
 
     def rewind(self, step: int) -> None:
         """Removes the rows of metrics behind a step."""
@@ -126,12 +127,12 @@ class Keeper:
 
     def recall(self, notes: Mapping[str, Any]) -> None:
         """Takes up what an earlier process noted."""
-        self.stages = [StageResult.of_json(stage) for stage in notes["stages"]]
-        self.learned = {s: np.asarray(n, np.float32) for s, n in notes["fractional"].items()}
-        self._began -= notes["seconds"]
-        self._stage_began = notes["stage_began"]
-        self._best_score = tuple(notes.get("best", self._best_score))
-        self._commits = list(dict.fromkeys([*notes.get("commits", ()), *self._commits]))
+        found = read_notes(notes)
+        self.stages, self.learned = found.stages, found.learned
+        self._began -= found.seconds
+        self._stage_began = found.stage_began
+        self._best_score = found.best
+        self._commits = list(dict.fromkeys([*found.commits, *self._commits]))
 
     def save(self, position: Position, tree: Mapping[str, Any]) -> None:
         """Saves a checkpoint of `tree` at a position, in the background."""
@@ -226,7 +227,12 @@ class Keeper:
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         self.check_own(meta, self._home)
-        return shapes_at(self.work, Position(*meta["place"]))
+        return shapes_at(self.work, position_of(meta, self.work))
+
+
+def position_of(meta: Mapping[str, Any], work: Work) -> Position:
+    """Where a checkpoint stands in a run."""
+    return Position(*read_place(meta.get("place"), len(work.method.stages)))
 
 
 def shapes_at(work: Work, position: Position) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import itertools
 import json
 import logging
 import os
+import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -22,6 +24,8 @@ import pytest
 
 from bitjax.runs.checkpoint import Checkpoints, DamagedError, SaveError
 from bitjax.runs.lock import LostError
+from tests.damage import damage as damage_file
+from tests.damage import swapped
 
 
 def some_state(seed: int = 0):
@@ -581,3 +585,53 @@ def test_the_manifest_is_plain_json_that_names_stage_and_leaves(tmp_path):
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     assert manifest["meta"] == {"stage": "codes"}
     assert manifest["leaves"] == {"a/b": "float32[2,3]"}
+
+
+def test_whatever_is_done_to_a_file_of_a_checkpoint_the_older_one_is_read(tmp_path, capfd):
+    state, draw = {"w": np.arange(6.0)}, random.Random(0)
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {})
+    for number in range(8):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        file = draw.choice(sorted(p for p in (folder / "2").rglob("*") if p.is_file()))
+        if number % 4:
+            damage_file(file, draw)
+        else:  # something beside it that Orbax would wait for
+            os.mkfifo(file.with_name("planted"))
+        with Checkpoints(folder) as checkpoints:
+            assert checkpoints.restore(like(state)).step == 1, (file, number)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_manifest_that_vouches_for_anything_is_one_line(tmp_path):
+    state, draw = {"w": np.arange(6.0)}, random.Random(0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, {"place": [1, "train", 3]}, wait=True)
+        path = tmp_path / "2" / "manifest.json"
+        sealed = json.loads(path.read_text())
+        del sealed["crc32"]
+        read = 0
+        for _ in range(40):
+            forged = json.loads(swapped(sealed, draw, raw=False))
+            seal = zlib.crc32(json.dumps(forged, sort_keys=True).encode())
+            path.write_text(json.dumps({**forged, "crc32": seal}))
+            try:
+                read += checkpoints.restore(like(state)) is not None
+            except (DamagedError, ValueError) as error:
+                assert "\n" not in str(error)
+    assert read < 30
+
+
+def test_links_and_files_in_the_place_of_old_checkpoints_stop_no_save(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine").touch()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "1").symlink_to(tmp_path / "outside")
+    (folder / "2.removed").symlink_to(tmp_path / "outside")
+    (folder / "3.removed").touch()
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(4, {"w": np.arange(6.0)}, {}, wait=True)
+    assert os.listdir(folder) == ["4"] and (tmp_path / "outside" / "mine").exists()
