@@ -46,15 +46,15 @@ def is_known(name: str) -> bool:
 
 @checked(
     name=TEXT,
-    root=either(NONE, TEXT, instance(Path)),
+    root=either(NONE, instance(str, Path)),
     validation=integer(0),
     eval_split=choice("test", "validation"),
     limit=either(NONE, integer(1)),
     train=SWITCH,
-    image_size=integer(0),
+    image_size=integer(0, 2**15),
     augmentation=choice(*AUGMENTATIONS),
     splits=several(TEXT),
-    memory_limit=integer(0, 2**63),
+    memory_limit=integer(0, 2**62),
 )
 def load(
     name: str,
