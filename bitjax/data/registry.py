@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bitjax.checks import NONE, SWITCH, TEXT, checked, choice, either, instance, integer, several
+from bitjax.data.augment import AUGMENTATIONS
 from bitjax.data.check import check_dataset
 from bitjax.data.decoding import (
     MEMORY_LIMIT,
@@ -42,6 +44,18 @@ def is_known(name: str) -> bool:
     return name in SOURCES or (rest != "" and kind in KINDS)
 
 
+@checked(
+    name=TEXT,
+    root=either(NONE, instance(str, Path)),
+    validation=integer(0),
+    eval_split=choice("test", "validation"),
+    limit=either(NONE, integer(1)),
+    train=SWITCH,
+    image_size=integer(0, 2**15),
+    augmentation=choice(*AUGMENTATIONS),
+    splits=several(TEXT),
+    memory_limit=integer(0, 2**62),
+)
 def load(
     name: str,
     *,
@@ -101,7 +115,11 @@ def load(
       (1337, 100)
     """
     kind = name.partition(":")[0]
-    _check(name, validation, eval_split, limit, image_size)
+    if not is_known(name):
+        raise ValueError(
+            f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
+            "'folder:PATH' or 'npz:PATH'."
+        )
     if splits and kind != "tfds":
         raise ValueError(
             f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
@@ -136,21 +154,6 @@ def load(
     )
     check_dataset(dataset)
     return dataset
-
-
-def _check(name: str, validation: int, eval_split: str, limit: int | None, image_size: int) -> None:
-    if not is_known(name):
-        raise ValueError(
-            f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
-            "'folder:PATH' or 'npz:PATH'."
-        )
-    if eval_split not in ("test", "validation"):
-        raise ValueError(f"`eval_split` must be 'test' or 'validation', got {eval_split!r}.")
-    for key, value in (("validation", validation), ("image_size", image_size)):
-        if value < 0:
-            raise ValueError(f"`{key}` must be at least 0, got {value}.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be at least 1 or None, got {limit}.")
 
 
 def _check_arrays(name: str, image_size: int, augmentation: str) -> None:

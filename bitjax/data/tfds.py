@@ -4,6 +4,7 @@ They are prepared once, in the array_record format (`bitjax.data.prepare`), and 
 `as_data_source`. Images stay encoded here; Pillow decodes them where a batch needs them.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -130,9 +131,16 @@ def _find(name: str, root: Path) -> Path:
 
 def _versions(folder: Path) -> list[str]:
     """The prepared versions in a folder, oldest first."""
-    # A link to nowhere counts: the set is there, and damaged.
-    found = (f.name for f in folder.glob("*") if os.path.lexists(f / "dataset_info.json"))
-    return sorted(filter(_VERSION.match, found), key=lambda v: [int(n) for n in v.split(".")])
+    found, names = [], []
+    with reading(folder, "give the folder in which data sets are prepared"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            names = os.listdir(folder)
+        for name in filter(_VERSION.match, names):
+            # A link to nowhere counts: the set is there, and damaged.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.lstat(folder / name / "dataset_info.json")
+                found.append(name)
+    return sorted(found, key=lambda version: [int(n) for n in version.split(".")])
 
 
 def check_known(base: str) -> None:

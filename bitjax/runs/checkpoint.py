@@ -275,6 +275,8 @@ class Checkpoints:
             try:
                 manifest = read_manifest(path)
             except (OSError, ValueError) as error:
+                if not path.exists():  # The run that goes on here has newer ones by now.
+                    return self.restore(template, step=step, without=without)
                 _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
                 self._damaged.add(path)
                 continue

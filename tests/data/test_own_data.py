@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bitjax.data import Dataset, StreamedDataset, eval_batches, load, train_batch
+from bitjax.data.folder import open_folder
 from tests.data.sets import encoded, picture, write_folder
 
 
@@ -66,10 +67,10 @@ FORMS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "GIF", "RGB": "PNG", "RGBA": 
 @pytest.mark.parametrize("mode", FORMS)
 @pytest.mark.parametrize("varied", [False, True])
 def test_no_file_alone_decides_the_channels_of_all(tmp_path, mode, varied):
-    # The odd one out is the first file, one in the middle, and the last one of the evaluation.
+    # The odd one out is the first file of training or the last one of the evaluation.
     files = [(split, f"{i}.png") for split in ("train", "val") for i in range(3)]
     found = set()
-    for place in (0, 1, 5):
+    for place in (0, 5):
         for common in ("L", "RGB"):
             root = tmp_path / f"{place}{common}"
             for i, (split, name) in enumerate(files):
@@ -79,8 +80,7 @@ def test_no_file_alone_decides_the_channels_of_all(tmp_path, mode, varied):
                 shape = (6 + varied * i, 5)
                 image = Image.fromarray(picture(i, *shape)).convert(kind)
                 image.save(file, FORMS[kind])
-            channels = load(f"folder:{root}").image_shape[-1]
-            found.add((common, channels))
+            found.add((common, open_folder("own", root).channels))
     grey = {"1", "L"}
     assert found == {("L", 1 if mode in grey else 3), ("RGB", 3)}
 
@@ -278,7 +278,6 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path, content):
         ({"image_size": 32}, "`image_size` is for tfds: and folder: sets, got 32 for digits"),
         ({"augmentation": "random_resized_crop"}, "for tfds: and folder: sets, .*use 'crop_flip'"),
         ({"splits": ("train", "test")}, "`splits` is for tfds: sets"),
-        ({"image_size": -1}, "`image_size` must be at least 0, got -1"),
     ],
 )
 def test_settings_that_a_set_of_arrays_cannot_follow_are_refused(options, message):

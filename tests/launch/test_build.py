@@ -116,7 +116,7 @@ WRONG = {
     ),
     "unknown split": (
         {"data__eval_split": "valid"},
-        "config.data.eval_split must be 'test' or 'validation', got 'valid'",
+        r"config.data.eval_split must be one of .*'validation'\], got 'valid'",
     ),
     "too much held out": (
         {"data__validation": 5000},
@@ -124,7 +124,7 @@ WRONG = {
     ),
     "unknown augmentation": (
         {"data__augmentation": "flip"},
-        r"config.data.augmentation must be one of \['crop_flip', 'none', 'random_.*got 'flip'",
+        r"config.data.augmentation must be one of .*got 'flip'; did you mean 'crop_flip'",
     ),
     "mean of another number of channels": (
         {"data__mean": (0.5, 0.5, 0.5)},

@@ -264,6 +264,22 @@ def test_a_save_that_cannot_begin_leaves_the_earlier_one_of_its_step(tmp_path, m
         assert checkpoints.restore(like({"x": jnp.float32(0)})).state["x"] == 1
 
 
+def test_a_reader_of_a_run_that_goes_on_takes_what_is_newest_by_then(tmp_path, monkeypatch, caplog):
+    from bitjax.runs import checkpoint as module
+
+    def read_late(path):
+        monkeypatch.setattr(module, "read_manifest", read)
+        writer.save(30, {"x": jnp.float32(30)}, {}, wait=True)
+        return read(path)
+
+    read = module.read_manifest
+    with Checkpoints(tmp_path, keep=1) as writer, Checkpoints(tmp_path) as reader:
+        writer.save(10, {"x": jnp.float32(10)}, {}, wait=True)
+        monkeypatch.setattr(module, "read_manifest", read_late)
+        assert reader.restore(like({"x": jnp.float32(0)})).step == 30
+    assert "damaged" not in caplog.text
+
+
 def test_a_folder_that_is_anothers_by_now_is_left_as_it_is(tmp_path):
     def check():
         if gone:
