@@ -12,7 +12,7 @@ import math
 import numbers
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -29,13 +29,14 @@ class Allowed(NamedTuple):
 
     Attributes:
       kind: `integer`, `whole` (an integer, perhaps as 4.0), `number`, `switch`, `choice`,
-        `pattern`, `text`, `function`, `array`, `value` (of the types `of`), `several` or `one of`.
+        `pattern`, `text`, `function`, `array`, `dtype`, `batches`, `value` (of the types `of`),
+        `several`, `mapping` or `one of`.
       low: the least number.
       high: the greatest number.
       above: whether `low` itself is too small.
       below: whether `high` itself is too large.
-      of: the values of a choice, the types of a value, the entries of `several`, the parts of
-        `one of`.
+      of: the values of a choice, the types of a value, what the entries of `several` and `mapping`
+        may be, the parts of `one of`.
       hint: a sentence for the message that says what to do.
     """
 
@@ -80,9 +81,14 @@ def choice(*values: Any) -> Allowed:
     return Allowed("choice", of=values)
 
 
-def several(entries: Allowed, low: int = 0, hint: str = "") -> Allowed:
-    """A list or tuple of `low` entries or more."""
-    return Allowed("several", low=low, of=(entries,), hint=hint)
+def several(entries: Allowed, low: int = 0, high: float = math.inf, *, hint: str = "") -> Allowed:
+    """A list or tuple of `low` to `high` entries."""
+    return Allowed("several", low, high, of=(entries,), hint=hint)
+
+
+def mapping(entries: Allowed | None = None) -> Allowed:
+    """A mapping from names, to such entries."""
+    return Allowed("mapping", of=(entries,) if entries else ())
 
 
 def either(*parts: Allowed) -> Allowed:
@@ -100,6 +106,8 @@ PATTERN = Allowed("pattern")
 TEXT = Allowed("text")
 FUNCTION = Allowed("function")
 ARRAY = Allowed("array")
+DTYPE = Allowed("dtype")
+BATCHES = Allowed("batches", hint="give a list, [x], or an iterator of batches.")
 NONE = choice(None)
 
 
@@ -115,9 +123,9 @@ def _is_number(allowed: Allowed, value: Any) -> bool:
 
 
 def _is_between(allowed: Allowed, given: Any) -> bool:
-    low, high = allowed.low, allowed.high
+    low, high = max(allowed.low, -_LARGEST), allowed.high
     # Python compares integers of any size.
-    inside = -_LARGEST <= given <= _LARGEST and low <= given <= high
+    inside = low <= given <= (high if math.isfinite(high) else _LARGEST)
     return inside and not (allowed.above and given == low) and not (allowed.below and given == high)
 
 
@@ -134,6 +142,14 @@ def _is_array(allowed: Allowed, given: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def _is_dtype(allowed: Allowed, given: Any) -> bool:
+    del allowed
+    try:
+        return given is not None and jnp.issubdtype(jnp.dtype(given), jnp.floating)
+    except TypeError:
+        return False
 
 
 def _is_pattern(allowed: Allowed, given: Any) -> bool:
@@ -154,9 +170,18 @@ _HOLDS: dict[str, Callable[[Allowed, Any], bool]] = {
     "text": lambda a, v: isinstance(v, str),
     "function": lambda a, v: callable(v),
     "array": _is_array,
+    "dtype": _is_dtype,
+    "batches": lambda a, v: isinstance(v, Iterable) and not isinstance(v, str | bytes | Mapping),
+    "mapping": lambda a, v: (
+        isinstance(v, Mapping)
+        and all(isinstance(name, str) for name in v)
+        and all(part.holds(one) for part in a.of for one in v.values())
+    ),
     "value": lambda a, v: isinstance(v, a.of),
     "several": lambda a, v: (
-        isinstance(v, list | tuple) and len(v) >= a.low and all(a.of[0].holds(one) for one in v)
+        isinstance(v, list | tuple)
+        and a.low <= len(v) <= a.high
+        and all(a.of[0].holds(one) for one in v)
     ),
     "one of": lambda a, v: any(part.holds(v) for part in a.of),
 }
@@ -166,14 +191,20 @@ def _bounds(allowed: Allowed) -> str:
     low, high = allowed.low, allowed.high  # never `high` alone
     if math.isinf(low):
         return ""
-    if high in (math.inf, _MOST):
+    if high >= _LARGEST or high == _MOST:
         return f" above {low:g}" if allowed.above else f" of {low:g} or more"
     ends = "(" if allowed.above else "[", ")" if allowed.below else "]"
     return f" in {ends[0]}{low:.10g}, {high:.10g}{ends[1]}"
 
 
+def _length(allowed: Allowed) -> str:
+    if math.isfinite(allowed.high):
+        return f" of {allowed.low:g} to {allowed.high:g}"
+    return f" of {allowed.low:g} or more" if allowed.low else ""
+
+
 _SAYS: dict[str, Callable[[Allowed], str]] = {
-    "number": lambda a: f"{'' if math.isfinite(a.high) else 'a finite number'}{_bounds(a)}".strip(),
+    "number": lambda a: f"{'' if a.high < _LARGEST else 'a finite number'}{_bounds(a)}".strip(),
     "whole": lambda a: f"an integer{_bounds(a)}",
     "integer": lambda a: f"an integer{_bounds(a)}",
     "switch": lambda a: "True or False",
@@ -182,8 +213,11 @@ _SAYS: dict[str, Callable[[Allowed], str]] = {
     "text": lambda a: "text",
     "function": lambda a: "a function",
     "array": lambda a: "an array of real numbers",
+    "dtype": lambda a: "a dtype of floats, such as 'bfloat16'",
+    "batches": lambda a: "batches one after the other",
+    "mapping": lambda a: f"a mapping from names{f' to {a.of[0]}' if a.of else ''}",
     "value": lambda a: " or ".join(f"a {kind.__name__}" for kind in a.of),
-    "several": lambda a: f"a list{f' of {a.low:g} or more' if a.low else ''}, each {a.of[0]}",
+    "several": lambda a: f"a list{_length(a)}, each {a.of[0]}",
     "one of": lambda a: " or ".join(map(str, a.of)),
 }
 
@@ -200,15 +234,27 @@ def check_one(name: str, allowed: Allowed, given: Any) -> None:
     check({name: allowed}, {name: given})
 
 
-def _refusal(name: str, allowed: Allowed, given: Any) -> str:
-    hint = allowed.hint
-    if allowed.kind == "whole" and not (_is_number(allowed, given)):
-        hint = ""  # which is for fractions
+def _hint(allowed: Allowed, given: Any) -> str:
+    """What to do, where that is known."""
+    if allowed.kind == "one of":
+        return next(filter(None, (_hint(part, given) for part in allowed.of)), "")
+    if allowed.kind == "whole" and not _is_number(allowed, given):
+        return ""  # the hint is for fractions
     if allowed.kind == "integer" and _is_number(integer(_MOST + 1, _LARGEST), given):
-        hint = f"the largest is {_MOST}."
-    if allowed.kind == "choice" and isinstance(given, str) and not hint:
+        return f"the largest is {_MOST}."
+    if allowed.kind == "choice" and isinstance(given, str):
         near = difflib.get_close_matches(given, [v for v in allowed.of if isinstance(v, str)], 1)
-        hint = f"did you mean {near[0]!r}?" if near else ""
+        return f"did you mean {near[0]!r}?" if near else ""
+    if allowed.kind == "pattern" and isinstance(given, str):
+        try:
+            re.compile(given)
+        except (re.error, RecursionError, OverflowError) as error:
+            return f"{error}."
+    return allowed.hint
+
+
+def _refusal(name: str, allowed: Allowed, given: Any) -> str:
+    hint = _hint(allowed, given)
     said = " ".join(repr(given).split())
     said = said if len(said) <= 80 else f"{said[:80]}... ({type(given).__name__})"
     return f"`{name}` must be {allowed}, got {said}{f'; {hint}' if hint else '.'}"
@@ -227,6 +273,8 @@ def checked(**table: Allowed) -> Callable[[F], F]:
     """Refuses what the table does not allow, where the function is called."""
 
     def decorate(function: F) -> F:
+        if isinstance(function, type):
+            return _checked_fields(function, table)
         signature = inspect.signature(function)
         free = [p for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
         # `**recipe: Unpack[Keywords]` is a list of names, `**kwargs: Any` is not.
@@ -250,6 +298,18 @@ def checked(**table: Allowed) -> Callable[[F], F]:
         return call  # type: ignore[return-value]  it has the function's signature
 
     return decorate
+
+
+def _checked_fields(kind: Any, table: Table) -> Any:
+    """A dataclass whose fields are checked when it is made, before its own checks."""
+    own = kind.__post_init__
+
+    def __post_init__(self):
+        check(table, {name: getattr(self, name) for name in table})
+        own(self)
+
+    kind.__post_init__, kind.allowed = __post_init__, table
+    return kind
 
 
 def allowed_of(function: Callable[..., Any]) -> Table:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bitjax.checks import instance, several
-from bitjax.quantizers.base import Quantizer
+from bitjax.checks import NONE, PATTERN, checked, either, instance, several
+from bitjax.quantizers.base import QUANTIZER, Quantizer
 
 ROLES = ("kernel", "input")
 _CALL = re.compile(r"@\d+$")  # of the input of a call that has a site of its own
@@ -29,6 +29,7 @@ Rules = Sequence[Rule]
 RULES = several(instance(Rule), hint="make each by bitjax.rule(pattern, quantizer).")
 
 
+@checked(pattern=PATTERN, quantizer=either(NONE, QUANTIZER))
 def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
     """Maps the sites whose whole name a regular expression matches to a quantizer or to None.
 
@@ -38,22 +39,13 @@ def rule(pattern: str, quantizer: Quantizer | None) -> Rule:
       quantizer: a value such as `lsq(bits=4)`, or None to leave the sites float.
 
     Raises:
-      ValueError: the pattern is not a regular expression.
-      TypeError: the quantizer is neither a Quantizer nor None.
+      ValueError: the pattern is not a regular expression, or the quantizer is neither a Quantizer
+        nor None.
 
     Example:
       >>> rule("(stem|head)/.*", None).pattern
       '(stem|head)/.*'
     """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"`pattern` {pattern!r} is not a regular expression: {error}.") from error
-    if quantizer is not None and not isinstance(quantizer, Quantizer):
-        raise TypeError(
-            f"`quantizer` of rule {pattern!r} must be a Quantizer such as bitjax.uniform(bits=4), "
-            f"or None, got {quantizer!r}."
-        )
     return Rule(pattern, quantizer)
 
 
@@ -75,6 +67,8 @@ def check_types(rules: Any) -> None:
     """A TypeError where something else than a list of rules was given."""
     if isinstance(rules, Rule):
         raise TypeError(f"rules are a list: give [rule({rules.pattern!r}, ...)], not a rule alone.")
+    if not isinstance(rules, Iterable):
+        raise TypeError(f"rules are a list of bitjax.rule(pattern, quantizer), got {rules!r}.")
     for candidate in rules:
         if not isinstance(candidate, Rule):
             kind = type(candidate).__name__

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bitjax.checks import mapping
+
 QUANT, STATS = "quant", "quant_stats"
+VARIABLES = mapping()  # of a function, a collection may be any tree
 
 
 def read_site(tree: Mapping[str, Any], site: str, *missing: Any) -> Any:

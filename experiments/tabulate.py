@@ -3,7 +3,7 @@
 python -m experiments.tabulate runs/digits-float runs/digits-bitpruning ...
 """
 
-import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,8 @@ from bitjax.files.writing import write_text
 from bitjax.report.figures import BY_KEY, figures_of
 from bitjax.report.statistics import summarize
 from bitjax.report.tables import number
-from bitjax.runs.records import RunRecord, read_runs
+from bitjax.runs.files import Unfit
+from bitjax.runs.records import RunRecord, read_run, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN = ("accuracy", "bits_weights", "bits_activations", "bits_all", "bits_inner",
@@ -24,14 +25,16 @@ NAME = "results"  # of the marks that the table of all of them stands between
 
 def keep(run: Path, results: Path) -> Path:
     """Copies what a finished run found to `results/<name>/seed<k>/`, and gives that folder."""
-    path = run / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else {"status": "missing"}
-    if result["status"] != "finished":
-        raise ValueError(f"{run} is {result['status']}, not finished: run its config again.")
-    folder = results / result["name"] / f"seed{result['seed']}"
+    try:
+        record = read_run(run)
+    except Unfit as error:
+        raise ValueError(f"{run} {error}: run its config again.") from None
+    if os.path.isabs(record.name) or ".." in Path(record.name).parts:
+        raise ValueError(f"{run} has the name {record.name!r}, which leads out of {results}.")
+    folder = results / record.name / f"seed{record.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("result.json", "bits.csv", "config.json", "distortion.json"):
-        if name != "distortion.json" or (run / name).exists():
+        if name != "distortion.json" or record.distortion is not None:
             shutil.copy(run / name, folder / name)
     return folder
 

@@ -27,6 +27,12 @@ def inside(allowed: Allowed) -> Any:
             return ".*"
         case "function":
             return list
+        case "dtype":
+            return "float32"
+        case "batches":
+            return []
+        case "mapping":
+            return {"a": inside(allowed.of[0])} if allowed.of else {}
         case "several":
             return [inside(allowed.of[0])] * max(1, int(allowed.low))
         case "value":
@@ -58,6 +64,8 @@ def outside(allowed: Allowed) -> list[Any]:
         near += ["[", 3]
     if allowed.kind == "several":
         near += [inside(allowed.of[0]), *([one] for one in outside(allowed.of[0]))]
+    if allowed.kind == "mapping":
+        near += [{3: None}, *({"a": one} for part in allowed.of for one in outside(part))]
     if allowed.kind == "one of":
         near += [one for part in allowed.of for one in outside(part)]
     return [one for one in (*near, *_NEVER) if not allowed.holds(one)]

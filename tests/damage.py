@@ -46,14 +46,17 @@ def paths(value, path=()):
             yield from paths(below, (*path, key))
 
 
-def swapped(value, draw: random.Random) -> str:
-    """The text of a JSON value in which one thing is another, is gone, or is too much."""
+def swapped(value, draw: random.Random, *, raw: bool = True) -> str:
+    """The text of a JSON value in which one thing is another, is gone, or is too much.
+
+    With `raw` it may be no JSON.
+    """
     value = copy.deepcopy(value)
     *above, key = draw.choice(list(paths(value)))
     inner = value
     for step in above:
         inner = inner[step]
-    kind = draw.choice(["gone", "more", "raw", "other", "other", "other"])
+    kind = draw.choice(["gone", "more", "raw" if raw else "other", "other", "other", "other"])
     if kind == "gone":
         del inner[key]
     elif kind == "more" and isinstance(inner, dict):

@@ -68,6 +68,7 @@ def write_run(
         "wall_seconds": 12.5,
         "steps": 10 * rows,
         "accuracy": accuracy,
+        "score": {"name": "accuracy", "value": accuracy, "higher_is_better": True},
         "stages": [{"name": "train", "steps": 10 * rows, "accuracy": accuracy, "loss": 0.1,
                     "wall_seconds": 12.0}],
         "bits": {k: {"fractional": v + 0.25, "integer": v} for k, v in mean.items()},

@@ -5,13 +5,13 @@ import inspect
 import pytest
 
 import bitjax as bj
-from bitjax import methods
+from bitjax import methods, models, solvers
 from bitjax.checks import allowed_of
 from tests.allowed import inside, outside
 
 PUBLIC = {
     f"{module.__name__}.{name}": thing
-    for module in (bj, methods)
+    for module in (bj, methods, solvers, models)
     for name, thing in vars(module).items()
     if callable(thing) and not name.startswith("_") and allowed_of(thing)
 }
@@ -20,6 +20,25 @@ ARGUMENTS = [
     for of, function in PUBLIC.items()
     for name in allowed_of(function)
 ]
+
+
+# Data, which the functions look at themselves: models, batches and rules by their kind, and what a
+# rival of a table would be. `sites` may be any iterable, a generator too.
+DATA = {
+    "model", "args", "fn", "rules", "batch", "labels", "loss", "file", "findings", "sites", "costs",
+    "losses", "key", "precision", "path", "x", "parent", "name",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [bj, methods, solvers, models])
+def test_every_argument_of_a_public_function_is_in_a_table_or_data(module):
+    for name, function in vars(module).items():
+        value = isinstance(function, type) and hasattr(function, "_fields")
+        if name.startswith("_") or not callable(function) or value or name == "Any":
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        assert not named - set(allowed_of(function)) - DATA, name
 
 
 def call_with(function, name, given):

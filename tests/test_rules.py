@@ -21,12 +21,16 @@ def test_the_first_rule_that_matches_in_full_decides():
 
 
 def test_a_pattern_that_is_no_regular_expression_is_an_error_that_shows_it():
-    with pytest.raises(ValueError, match=r"`pattern` '\(stem' is not a regular expression"):
+    with pytest.raises(
+        ValueError, match=r"`pattern` must be a regular expression, got '\(stem'; missing \)"
+    ):
         rule("(stem", Q4)
 
 
 def test_a_quantizer_that_was_not_called_is_an_error():
-    with pytest.raises(TypeError, match=r"must be a Quantizer such as bitjax.uniform\(bits=4\)"):
+    with pytest.raises(
+        ValueError, match=r"a Quantizer, got .*; make one by bitjax.uniform\(bits=4\)"
+    ):
         rule(".*", uniform)
 
 

@@ -13,7 +13,7 @@ from bitjax.bottleneck.of_sites import site_histograms
 from bitjax.bottleneck.rates import COSTS, RATE, Curve, allocate_rates, check_rate, equal_psnr
 from bitjax.bottleneck.sensitivity import fisher
 from bitjax.checks import FUNCTION, NONE, SWITCH, Allowed, checked, choice, either, integer, number
-from bitjax.costs.site import Costs
+from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.frameworks.calibrate import calibrate
 from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.linen import Quantized
@@ -21,7 +21,7 @@ from bitjax.frameworks.models import float_model
 from bitjax.quantizers.base import Planes
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, as_args, floats_of, read_site, write_site
+from bitjax.variables import QUANT, STATS, VARIABLES, as_args, floats_of, read_site, write_site
 
 WEIGHTINGS = ("fisher", "none")
 PAPER_GRIDS = GRIDS[2:]
@@ -46,7 +46,7 @@ ALLOCATE: dict[str, Allowed] = {
 }
 
 
-@checked(batches=FUNCTION, **ALLOCATE)
+@checked(variables=VARIABLES, batches=FUNCTION, costs=either(NONE, SITE_COSTS), **ALLOCATE)
 def allocate(
     model: Quantized,
     variables: Mapping[str, Any],

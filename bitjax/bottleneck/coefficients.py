@@ -6,10 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import checked
 from bitjax.frameworks.linen import Quantized
 from bitjax.rules import quantizer_of
 from bitjax.solvers.plane_selection import gram_of_codes, levels_increase
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, VARIABLES
 
 _DEAD = 1e-7  # a plane that is 1 less often does not determine its coefficient
 _NO_SITE = (
@@ -18,6 +19,7 @@ _NO_SITE = (
 )
 
 
+@checked(variables=VARIABLES)
 def solve_coefficients(model: Quantized, variables: Mapping[str, Any]) -> dict[str, Any]:
     r"""Gives planes the coefficients of least squared error, from the averages their sites keep.
 

@@ -7,7 +7,7 @@ import numpy as np
 from bitjax.bottleneck.histogram import Histogram
 from bitjax.bottleneck.measures import gram, sample
 from bitjax.bottleneck.rates import Curve
-from bitjax.checks import checked, choice, instance, integer
+from bitjax.checks import checked, choice, instance, integer, mapping
 from bitjax.solvers.lasso_path import lasso_path
 from bitjax.solvers.plane_selection import select_planes
 from bitjax.solvers.scale_search import free_scales, window_scales
@@ -16,7 +16,7 @@ GRIDS = ("free", "window", "truncated", "lasso")
 _PLANES = 8
 
 
-@checked(histograms=instance(Mapping), grid=choice(*GRIDS), max_bits=integer(1, _PLANES))
+@checked(histograms=mapping(instance(Histogram)), grid=choice(*GRIDS), max_bits=integer(1, _PLANES))
 def rate_curves(
     histograms: Mapping[str, Histogram], *, grid: str = "free", max_bits: int = 8
 ) -> dict[str, Curve]:

@@ -10,11 +10,14 @@ import numpy as np
 
 from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
+from bitjax.checks import BATCHES, PATTERN, SWITCH, checked, integer
 from bitjax.frameworks.calibrate import numbered, raise_nonfinite
 from bitjax.frameworks.probe import probe
 from bitjax.program.state import Seen
+from bitjax.variables import VARIABLES
 
 
+@checked(variables=VARIABLES, batches=BATCHES, sites=PATTERN, stride=integer(1), per_example=SWITCH)
 def site_histograms(
     model: Any,
     variables: Mapping[str, Any],

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitjax.checks import SWITCH, checked, choice, integer, number
-from bitjax.costs.site import Costs
+from bitjax.checks import NONE, SWITCH, checked, choice, either, instance, integer, mapping, number
+from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.solvers.allocation import allocate as choose
 from bitjax.solvers.base import Solution
 
@@ -31,7 +31,14 @@ class Curve(NamedTuple):
 
 
 @checked(
-    rate=RATE, cost=choice(*COSTS), min_bits=integer(1, 16), max_bits=integer(1, 16), exact=SWITCH
+    curves=mapping(instance(Curve)),
+    costs=SITE_COSTS,
+    weights=either(NONE, mapping(number(0))),
+    rate=RATE,
+    cost=choice(*COSTS),
+    min_bits=integer(1, 16),
+    max_bits=integer(1, 16),
+    exact=SWITCH,
 )
 def allocate_rates(
     curves: Mapping[str, Curve],

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.checks import BATCHES, PATTERN, checked, integer
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.calibrate import numbered
 from bitjax.frameworks.call import run
@@ -15,7 +16,7 @@ from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer, identity
 from bitjax.rules import rule
-from bitjax.variables import QUANT, floats_of
+from bitjax.variables import QUANT, VARIABLES, floats_of
 
 
 @jax.custom_vjp
@@ -49,6 +50,7 @@ def _catching() -> Quantizer:
     return identity()._replace(init=init, apply=apply, name="catching")
 
 
+@checked(variables=VARIABLES, batches=BATCHES, sites=PATTERN, seed=integer(0))
 def fisher(
     model: Any,
     variables: Mapping[str, Any],

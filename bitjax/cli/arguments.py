@@ -26,14 +26,14 @@ class Parser(argparse.ArgumentParser):
     def add_switch(self, name: str, help: str, *, default: bool = False) -> None:
         """Adds `--name` and `--noname`."""
         for word, value in ((name, True), (f"no{name}", False)):
-            shown = argparse.SUPPRESS if value == default else help if value else f"do not {help}"
+            about = argparse.SUPPRESS if value == default else help if value else f"do not {help}"
             self.add_argument(
                 f"--{word}",
                 action="store_const",
                 const=value,
                 dest=name,
                 default=default,
-                help=shown,
+                help=about,
             )
 
     def add_count(
@@ -73,11 +73,9 @@ class Parser(argparse.ArgumentParser):
         if workdir:
             self.add_argument("--workdir", default="", help=workdir)
         self.usage = f"{self.prog} CONFIG [--config.key=value ...] [options]"
-        about = (
-            "a shipped config's name, or a file NAME.py, perhaps with :VARIANT. It is a program, "
-        )
-        about += "which is run: name only files whose code you would run"
-        self.add_argument("config", nargs="?", help=about, default="")
+        what = "a shipped config's name, or a file NAME.py, perhaps with :VARIANT. "
+        what += "It is a program, which is run: name only files whose code you would run"
+        self.add_argument("config", nargs="?", help=what, default="")
         self.add_argument("--config", dest="named", help=argparse.SUPPRESS, default="")
 
     def read(self, argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -29,7 +29,7 @@ def front_door() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except SystemExit as error:  # ours, or that of a program that a config names, which is silent
-        command = str(getattr(sys.modules["__main__"], "__file__", ""))
+        command = getattr(sys.modules["__main__"], "__file__", None) or "<"
         if place := place_of(error, (*NOT_A_USERS, command)):
             _end(error, f"SystemExit: {error} ({place}) ended the command.", FAILED)
         raise

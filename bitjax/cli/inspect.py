@@ -116,6 +116,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
     console.print(_site_table(record, looks))
     figures = figures_of(record)
+    if record.accuracy is None:
+        name, value, higher = record.score
+        about = f"The task's score, {'more' if higher else 'less'} is better."
+        console.print(f"{escape(name):>12} {value:>8.6g}  [dim]{about}[/dim]", soft_wrap=True)
     for figure in FIGURES:
         if figure.key in figures and not figure.key.endswith("_fractional"):
             value = f"{figures[figure.key] / figure.scale:.{figure.digits}f}"

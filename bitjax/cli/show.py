@@ -9,14 +9,15 @@ from rich.table import Table
 
 
 def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
-    """Prints a finished run as a table: accuracy of each stage, bits, sizes."""
+    """Prints a finished run as a table: score of each stage, bits, sizes."""
     console = Console(highlight=False)
     table = Table(title=escape(f"{result['name']}  seed {result['seed']}"), title_justify="left")
     for name in ("", "value"):
         table.add_column(name, justify="right" if name else "left")
     for stage in result["stages"]:
-        label = f"{result['eval_split']} accuracy after {stage['name']}"
-        table.add_row(label, f"{stage['accuracy']:.2%}")
+        score = result["score"]["name"]
+        value = f"{stage[score]:.2%}" if score == "accuracy" else f"{stage[score]:.6g}"
+        table.add_row(f"{result['eval_split']} {score} after {stage['name']}", value)
     for name, bits in result["bits"].items():
         label = {"all": "weights and activations", "inner": "without first and last layer"}
         learned = f"  (learned {bits['fractional']:.2f})"

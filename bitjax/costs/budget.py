@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import PATTERN, check, checked, choice, either, instance, number
+from bitjax.checks import PATTERN, check, checked, choice, either, instance, mapping, number
 from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
-from bitjax.costs.site import Costs
+from bitjax.costs.site import SITE_COSTS, Costs
 
 _WEIGHTS = {"equal": "count", "macs": "macs", "bytes": "elements"}  # fields of `SiteCost`
 # The roles that a metric counts; `right` stands for the kernel in a product of two activations.
@@ -47,7 +47,7 @@ def check_criterion(
         )
 
 
-@checked(criterion=CRITERION)
+@checked(quant=mapping(instance(Mapping)), costs=SITE_COSTS, criterion=CRITERION)
 def penalty(
     quant: Mapping[str, Any], costs: Costs, criterion: str | Mapping[str, float] = "equal"
 ) -> jax.Array:
@@ -81,7 +81,13 @@ def penalty(
 
     Source: arXiv 2002.03090, the regularizer; the normalisation is ours.
     """
-    bits = {site: n for site, n in bits_of(quant).items() if site in costs}
+    every = bits_of(quant)
+    bits = {site: n for site, n in every.items() if site in costs}
+    if every and not bits:
+        raise ValueError(
+            f"`quant` and `costs` must be of one model, got bits of {', '.join(every)} and costs "
+            f"of {', '.join(costs)}."
+        )
     if not isinstance(criterion, str):
         check_criterion(criterion, costs, bits)
         weights = {site: float(criterion.get(site, 0.0)) for site in bits}

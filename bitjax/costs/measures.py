@@ -5,6 +5,7 @@
 scalars, differentiable and traceable; NumPy bits give float64. 1 kB is 1024 bytes.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,14 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.costs.site import Costs, SiteCost
+from bitjax.checks import ARRAY, NONE, check_one, checked, either, instance, mapping, number, whole
+from bitjax.costs.site import SITE_COSTS, Costs, SiteCost
+from bitjax.rules import RULES, Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, floats_of, read_site, write_site
 
 FLOAT_BITS = 32.0
 Bits = Mapping[str, Any]
 Scalar = Any  # a JAX scalar for JAX bits, else NumPy's
+_TREES = mapping(instance(Mapping))
+_COUNTED = {"bits": mapping(ARRAY), "costs": SITE_COSTS}
 
 
+@checked(variables=_TREES)
 def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The `bits` leaf of every quantized site, by site name.
 
@@ -48,35 +54,74 @@ def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
     return found
 
 
-def with_bits(variables: Mapping[str, Any], bits: Bits) -> dict[str, Any]:
+@checked(variables=_TREES, bits=mapping(ARRAY), rules=either(NONE, RULES))
+def with_bits(
+    variables: Mapping[str, Any], bits: Bits, rules: Rules | None = None
+) -> dict[str, Any]:
     """The variables with other bits at some sites; nothing else changes, and nothing compiles anew.
 
     Args:
       variables: all variables of a model.
-      bits: `{site: bits}`, numbers or arrays that broadcast to the site's leaf.
+      bits: `{site: bits}`, numbers or arrays that broadcast to the site's leaf. What every
+        quantizer takes is an integer from 1 to 16.
+      rules: the model's rules. With them, a site may have what its own quantizer takes: learned
+        bits are fractions, and 0 where it prunes.
 
     Raises:
-      ValueError: a site has no bits; the message lists those that have.
+      ValueError: a site has no bits (the message lists those that have), or cannot have these.
 
     Example:
       >>> variables = {"quant": {"conv": {"kernel": {"bits": jnp.float32(3.0)}}}}
       >>> with_bits(variables, {"conv/kernel": 2})
       {'quant': {'conv': {'kernel': {'bits': Array(2., dtype=float32)}}}}
     """
-    known, quant = bits_of(variables), variables[QUANT]
+    known, quant = bits_of(variables), variables.get(QUANT, {})
     for site, n in bits.items():
         if site not in known:
             raise ValueError(
                 f"`bits` has {site!r}, which has no bits. Sites that have: {', '.join(known)}."
             )
+        _check_bits(site, n, rules)
         leaf = jnp.broadcast_to(jnp.asarray(n, jnp.float32), known[site].shape)
         quant = write_site(quant, site, {**read_site(quant, site), "bits": leaf})
     return {**variables, QUANT: quant}
 
 
+def _check_bits(site, bits, rules):
+    """A ValueError for bits that the site's quantizer does not take; traced ones are not known."""
+    if isinstance(bits, jax.core.Tracer):
+        return
+    quantizer = quantizer_of(rules, site) if rules is not None else None
+    hint = "fractions and 0 need the model's rules, as with_bits(variables, bits, model.rules)."
+    allowed = whole(1, 16, hint=hint if rules is None else "its bits are not learned.")
+    if quantizer is not None:
+        learned = quantizer.traits.learns_bits
+        allowed = number(*learned) if learned else allowed._replace(low=0)
+    for one in np.unique(np.asarray(bits)).tolist():
+        check_one(f"bits[{site!r}]", allowed, one)
+
+
 def site_bits(bits: Bits, costs: Costs) -> dict[str, Any]:
     """Bits of every site in `costs`, [count] each: a layer's mean over channels or groups."""
     return {site: _per_layer(bits.get(site, FLOAT_BITS), cost) for site, cost in costs.items()}
+
+
+def _chosen(bits, costs, sites):
+    """The sites to count; a ValueError for a name that is none, or bits of another model."""
+    if isinstance(sites, str) or not isinstance(sites, Iterable | None):
+        raise ValueError(f"`sites` must be a list of names of sites, or None, got {sites!r}.")
+    names = set(costs if sites is None else sites)
+    unknown = next((site for site in names if site not in costs), None)
+    if unknown is not None:
+        raise ValueError(
+            f"`sites` has {unknown!r}, which is no site of `costs`. Sites: {', '.join(costs)}."
+        )
+    if bits and costs and not any(site in costs for site in bits):
+        raise ValueError(
+            f"`bits` and `costs` must be of one model, got bits of {', '.join(bits)} and costs of "
+            f"{', '.join(costs)}."
+        )
+    return names
 
 
 def _per_layer(bits, cost: SiteCost) -> Any:
@@ -88,6 +133,7 @@ def _per_layer(bits, cost: SiteCost) -> Any:
     return xp.broadcast_to(bits.mean(), (cost.count,))
 
 
+@checked(costs=SITE_COSTS)
 def inner_sites(costs: Costs) -> list[str]:
     """The sites of all layers but the first and the last of the forward pass.
 
@@ -102,6 +148,7 @@ def inner_sites(costs: Costs) -> list[str]:
     return [site for site, cost in costs.items() if cost.layer in layers[1:-1]]
 
 
+@checked(**_COUNTED)
 def average_bits(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
     """Plain average of bits over sites, all by default; scalar float32.
 
@@ -117,12 +164,13 @@ def average_bits(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
       >>> float(average_bits({"kernel": jnp.float32(4.0)}, costs))  # the input is float: 32
       18.0
     """
-    chosen = {site: costs[site] for site in (costs if sites is None else sites)}
+    chosen = {site: costs[site] for site in _chosen(bits, costs, sites)}
     mean = site_bits(bits, chosen)
     total = sum(n.sum() for n in mean.values())
     return total / max(1, sum(cost.count for cost in chosen.values()))
 
 
+@checked(**_COUNTED)
 def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
     """Bytes of the kernels' codes: sum of elements * bits / 8; scalar float32.
 
@@ -137,7 +185,7 @@ def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
       8.0
     """
     mean = site_bits(bits, costs)
-    chosen = set(costs if sites is None else sites)
+    chosen = _chosen(bits, costs, sites)
     return sum(
         mean[site].mean() * (cost.elements / 8)
         for site, cost in costs.items()
@@ -145,6 +193,7 @@ def kernel_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -
     )
 
 
+@checked(**_COUNTED)
 def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
     """Bytes of the layers' inputs for one example; scalar float32.
 
@@ -162,7 +211,7 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
       8.0
     """
     mean = site_bits(bits, costs)
-    chosen = set(costs if sites is None else sites)
+    chosen = _chosen(bits, costs, sites)
     widest: dict[str, Any] = {}
     for site, cost in costs.items():
         if cost.role != "kernel" and site in chosen:
@@ -181,6 +230,7 @@ def layer_pairs(costs: Costs) -> dict[str, tuple[str, str | None]]:
     return {cost.layer: (site, inputs.get(cost.layer)) for site, cost in seconds.items()}
 
 
+@checked(**_COUNTED)
 def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar:
     """Bit operations per example: sum over layers of MACs * weight bits * input bits.
 
@@ -199,7 +249,7 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
       HAWQ-V3 count.
     """
     mean = site_bits(bits, costs)
-    chosen = set(costs if sites is None else sites)
+    chosen = _chosen(bits, costs, sites)
     calls: dict[str, list[str]] = {}  # a layer's inputs, where each of its calls has its own
     for site, cost in costs.items():
         if cost.role in ("input", "left"):
@@ -219,6 +269,7 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
     )
 
 
+@checked(costs=SITE_COSTS)
 def macs(costs: Costs) -> int:
     """Multiply-adds per example, every layer once.
 
@@ -232,14 +283,16 @@ def macs(costs: Costs) -> int:
     return sum(costs[site].macs for site, _ in layer_pairs(costs).values())
 
 
+# Without the checks of their arguments: rounding asks for costs thousands of times.
 METRICS = {
-    "bits": average_bits,
-    "bytes": kernel_bytes,
-    "activation_bytes": activation_bytes,
-    "bops": bops,
+    "bits": inspect.unwrap(average_bits),
+    "bytes": inspect.unwrap(kernel_bytes),
+    "activation_bytes": inspect.unwrap(activation_bytes),
+    "bops": inspect.unwrap(bops),
 }
 
 
+@checked(variables=_TREES, costs=SITE_COSTS)
 def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     """Bytes of the packed model without a header: codes, scales, bit tables and float leaves.
 
@@ -264,6 +317,11 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     codes = float(kernel_bytes(bits_of(variables), costs))
     kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
     floats = sum(x.size for x in jax.tree.leaves(floats_of(variables)))
+    if kernels > floats:
+        raise ValueError(
+            f"`costs` must be those of the variables' model, got kernels of {kernels:,} elements "
+            f"for {floats:,} floats: take them from bitjax.site_costs(model, x)."
+        )
     tables = sum(size * (1 if name == "bits" else 4) for name, size in leaves(QUANT))
     ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max", "scale"))
     return codes + 4.0 * (floats - kernels) + tables + 4.0 * ranges

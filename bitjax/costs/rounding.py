@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import checked, choice, instance, several
+from bitjax.checks import ARRAY, checked, choice, instance, mapping, number, several
 from bitjax.costs.budget import Budget, budget_sites, cost_of, exact_cost
 from bitjax.costs.measures import Bits, layer_pairs
-from bitjax.costs.site import Costs
+from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.solvers.allocation import allocate
 
 POLICIES = ("ceil", "nearest", "budget")
@@ -18,7 +18,13 @@ _EXACT_GROUPS = 256  # up to here the exact allocation costs milliseconds
 Limits = Mapping[str, tuple[float, float]]
 
 
-@checked(policy=choice(*POLICIES), budgets=several(instance(Budget)))
+@checked(
+    bits=mapping(ARRAY),
+    costs=SITE_COSTS,
+    limits=mapping(several(number(0, 32), 2, 2)),
+    policy=choice(*POLICIES),
+    budgets=several(instance(Budget)),
+)
 def round_bits(
     bits: Bits,
     costs: Costs,
@@ -62,7 +68,16 @@ def round_bits(
 
     Source: arXiv 2002.03090 for `ceil`; the rest is ours.
     """
+    for site in limits:
+        if site not in bits or site not in costs:
+            raise ValueError(
+                f"`limits` has {site!r}, which must be a site of `bits` and of `costs`. Sites: "
+                f"{', '.join(site for site in bits if site in costs)}."
+            )
     learned = {site: np.asarray(bits[site], np.float64) for site in limits}
+    for site, n in learned.items():
+        if not ((n >= 0) & (n <= 32)).all():
+            raise ValueError(f"`bits[{site!r}]` must be in [0, 32], got {n.ravel().tolist()}.")
     bounds = {
         site: (int(np.ceil(low)), int(np.floor(high))) for site, (low, high) in limits.items()
     }

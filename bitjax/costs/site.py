@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from bitjax.checks import instance, mapping
+
 
 class SiteCost(NamedTuple):
     """The cost of one site.
@@ -27,3 +29,4 @@ class SiteCost(NamedTuple):
 
 
 Costs = Mapping[str, SiteCost]
+SITE_COSTS = mapping(instance(SiteCost))

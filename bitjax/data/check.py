@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bitjax.data.pipeline import Dataset
+from bitjax.checks import checked
+from bitjax.data.pipeline import DATASET, Dataset
 from bitjax.data.stream import StreamedDataset
 
 PIXELS = (
@@ -12,6 +13,7 @@ PIXELS = (
 LABELS = "give a class each: y.argmax(-1) of one-hot rows, y.astype('int32') of whole numbers"
 
 
+@checked(dataset=DATASET)
 def check_dataset(dataset: Dataset | StreamedDataset) -> None:
     """Raise a ValueError where a data set breaks what `Dataset` promises.
 

@@ -4,12 +4,17 @@ import functools
 
 import numpy as np
 
+from bitjax.checks import checked, integer, several
 
+SEED = integer(0, 2**64 - 1)
+# What the arguments of a batch may be, here and in `pipeline.py`.
+BATCH = {"batch_size": integer(1), "step": integer(0), "seed": SEED}
+SHARD = several(integer(0), 2, 2)
+
+
+@checked(seed=SEED, stream=SEED)
 def seeded_order(num_examples: int, seed: int, stream: int) -> np.ndarray:
     """A permutation of range(num_examples), int64, that depends on (seed, stream) only."""
-    for name, value in (("seed", seed), ("stream", stream)):
-        if not 0 <= value < 2**64:
-            raise ValueError(f"`{name}` must be in [0, 2**64), got {value}.")
     # NumPy promises that raw words never change between releases, of `Generator.permutation` not.
     words = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(num_examples)
     return np.argsort(words, kind="stable").astype(np.int64)
@@ -23,6 +28,7 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
+@checked(num_examples=integer(1), **BATCH)
 def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     """Which examples the batch of one step holds.
 
@@ -47,13 +53,6 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> n
       >>> sorted(np.concatenate(epoch).tolist())
       [0, 1, 2, 3, 4, 5]
     """
-    if num_examples < 1:
-        raise ValueError(
-            f"`num_examples` must be at least 1, got {num_examples}: there is nothing to train on."
-        )
-    _check_batch_size(batch_size)
-    if step < 0:
-        raise ValueError(f"`step` must be at least 0, got {step}.")
     epochs, offsets = np.divmod(int(step) * batch_size + np.arange(batch_size), num_examples)
     indices = np.empty(batch_size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
@@ -62,17 +61,11 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> n
     return indices
 
 
-def _check_batch_size(batch_size: int) -> None:
-    """Raise a ValueError where a batch would be empty."""
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-
-
+@checked(batch_size=BATCH["batch_size"], shard=SHARD)
 def shard_slice(batch_size: int, shard: tuple[int, int]) -> slice:
     """Which examples of a batch belong to one host."""
     index, count = shard
-    _check_batch_size(batch_size)
-    if not 0 <= index < count:
+    if index >= count:
         raise ValueError(f"`shard` must be (index, count) with 0 <= index < count, got {shard}.")
     if batch_size % count:
         raise ValueError(

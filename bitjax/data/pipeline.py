@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitjax.data.order import batch_indices, shard_slice
+from bitjax.checks import NONE, SWITCH, checked, either, instance, integer
+from bitjax.data.order import BATCH, SHARD, batch_indices, shard_slice
 from bitjax.data.prefetch import in_background
 from bitjax.data.stream import Batch, StreamedDataset, eval_stream, train_stream
 
@@ -60,6 +61,18 @@ class Dataset(NamedTuple):
         return self.eval_images[:count]
 
 
+DATASET = instance(Dataset, StreamedDataset)
+
+
+@checked(
+    dataset=DATASET,
+    batch_size=BATCH["batch_size"],
+    start=integer(0),
+    seed=BATCH["seed"],
+    shard=SHARD,
+    stop=either(NONE, integer(0)),
+    augment=SWITCH,
+)
 def train_batches(
     dataset: Dataset | StreamedDataset,
     batch_size: int,
@@ -109,6 +122,7 @@ def train_batches(
     )
 
 
+@checked(dataset=DATASET, **BATCH, shard=SHARD, augment=SWITCH)
 def train_batch(
     dataset: Dataset | StreamedDataset,
     batch_size: int,
@@ -151,6 +165,7 @@ def train_batch(
     return {"image": dataset.images[indices], "label": dataset.labels[indices]}
 
 
+@checked(dataset=DATASET, batch_size=BATCH["batch_size"], shard=SHARD)
 def eval_batches(
     dataset: Dataset | StreamedDataset, batch_size: int, *, shard: tuple[int, int] = (0, 1)
 ) -> Generator[Batch, None, None]:

@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from bitjax.data.order import seeded_order
+from bitjax.checks import ARRAY, checked, integer
+from bitjax.data.order import SEED, seeded_order
 
 # Every validation split of the project is this one, so that results of different runs compare.
 VALIDATION_SEED = 1
 
 
+@checked(labels=ARRAY, count=integer(0), num_classes=integer(1), seed=SEED)
 def held_out(labels: np.ndarray, count: int, num_classes: int, seed: int) -> np.ndarray:
     """Choose `count` examples, equally many of every class.
 
@@ -31,7 +33,10 @@ def held_out(labels: np.ndarray, count: int, num_classes: int, seed: int) -> np.
       >>> int(mask[:3].sum()), int(mask[3:].sum())
       (1, 1)
     """
-    if not 0 <= count < len(labels):
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"`labels` must be integers [N], got {labels.dtype} {labels.shape}.")
+    if count >= len(labels):
         raise ValueError(f"`count` must be in [0, {len(labels)}), got {count}.")
     classes, sizes = np.unique(labels, return_counts=True)
     if not 0 <= classes[0] <= classes[-1] < num_classes:

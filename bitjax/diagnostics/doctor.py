@@ -4,17 +4,20 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
+from bitjax.checks import ARRAY, FUNCTION, NONE, checked, either
 from bitjax.diagnostics.checks import data, gradients, layers, ranges, rules
 from bitjax.diagnostics.checks import variables as kept
 from bitjax.diagnostics.findings import Findings, Found
 from bitjax.diagnostics.measure import Measured, measure
+from bitjax.frameworks.arguments import check_inputs
 from bitjax.frameworks.finite import first_nonfinite
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import unboxed
 from bitjax.frameworks.probe import ask_outside
 from bitjax.frameworks.shapes import one_key
-from bitjax.variables import as_args
+from bitjax.variables import VARIABLES, as_args
 
 # What one run shows, in any order; what they find may be why a gradient is missing.
 CHECKS: tuple[Callable[[Measured], Iterator[Found]], ...] = (
@@ -28,6 +31,7 @@ CHECKS: tuple[Callable[[Measured], Iterator[Found]], ...] = (
 )
 
 
+@checked(variables=VARIABLES, labels=either(NONE, ARRAY), loss=either(NONE, FUNCTION))
 def doctor(
     model: Any,
     variables: Mapping[str, Any],
@@ -63,6 +67,14 @@ def doctor(
       >>> doctor(model, model.init(jax.random.key(0), x), x)
       ()
     """
+    check_inputs("batch", batch)
+    if loss is None and labels is not None:
+        kind = np.asarray(labels).dtype
+        if np.ndim(labels) != 1 or not np.issubdtype(kind, np.integer):
+            raise ValueError(
+                f"`labels` must be integers [N], got {kind} {np.shape(labels)}; give a `loss` that "
+                "takes others."
+            )
     args, variables = as_args(batch), unboxed(variables)
     net, asked = ask_outside(model, variables, args, kwargs)
     later = later_call(net, asked, variables, args, kwargs, one_key())

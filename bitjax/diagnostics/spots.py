@@ -97,7 +97,7 @@ def _spots(name, calls, rules, site):
     for i, steps in enumerate(calls):
         for j, figures in enumerate(steps):
             place = [f"call {i + 1} of {len(calls)}"] if len(calls) > 1 else []
-            place += [f"step {j + 1} of {len(steps)}"] if len(steps) > 1 else []
+            place += [f"step {j + 1} of {len(steps)} of its scan"] if len(steps) > 1 else []
             yield Spot(name, site.role, _quantizer(rules, name), figures, ", ".join(place))
 
 

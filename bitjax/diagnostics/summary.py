@@ -6,6 +6,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from bitjax.checks import checked
 from bitjax.costs import measures as cost
 from bitjax.costs.site import Costs
 from bitjax.frameworks.models import rules_of
@@ -13,7 +14,7 @@ from bitjax.frameworks.shapes import program_of
 from bitjax.frameworks.targets import TARGETS, is_stored, plan_layers
 from bitjax.program.costs import costs_of
 from bitjax.rules import quantizer_of
-from bitjax.variables import QUANT, floats_of
+from bitjax.variables import QUANT, VARIABLES, floats_of
 
 _WIDTH = 100  # characters of a line of plain text
 _PLACES = 4  # that are not reached and have a line of their own
@@ -66,6 +67,7 @@ def site_rows(model: Any, variables: Mapping[str, Any], costs: Costs) -> list[Si
     return rows
 
 
+@checked(variables=VARIABLES)
 def summary(
     model: Any,
     variables: Mapping[str, Any],

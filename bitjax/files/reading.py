@@ -70,6 +70,8 @@ def reading(path: str | os.PathLike, remedy: str = AGAIN) -> Iterator[None]:
         raise FileError(path, "asks for more memory than there is", remedy) from None
     except RecursionError:
         raise FileError(path, "is damaged (it is nested too deeply)", remedy) from None
+    except (AttributeError, TypeError, LookupError, AssertionError) as error:  # of a reader misled
+        raise FileError(path, "is damaged (it is not what its format says)", remedy) from error
     except Exception as error:  # of any kind: readers of damaged files raise what they like
         raise FileError(path, f"cannot be read ({reason_of(error)})", remedy) from error
 

@@ -4,6 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 # Arguments that say whether a call trains, and their values where it does.
 _NAMES = {"train": True, "training": True, "deterministic": False}
 
@@ -56,6 +59,16 @@ def as_training(
         return None  # the call itself says what is wrong
     bound.arguments[name] = _NAMES[name]
     return bound.args, bound.kwargs
+
+
+def check_inputs(name: str, inputs: Any) -> None:
+    """A TypeError where a model's inputs hold no array, or one that JAX does not compute with."""
+    arrays = [leaf for leaf in jax.tree.leaves(inputs) if hasattr(leaf, "dtype")]
+    # Other leaves may be what a model's call is told: a number, a name.
+    strange = [a.dtype for a in arrays if isinstance(a.dtype, np.dtype) and a.dtype.kind in "OUSMm"]
+    if strange or not any(a.size for a in arrays):
+        found = f"an array of {strange[0]}" if strange else f"a {type(inputs).__name__} without any"
+        raise TypeError(f"`{name}` must hold arrays of numbers, got {found}.")
 
 
 def _signature(function):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bitjax.checks import checked
 from bitjax.frameworks.calibrate import Variables, observe, raise_nonfinite
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import first_nonfinite
@@ -13,11 +14,12 @@ from bitjax.frameworks.kinds import advice, is_wrapped
 from bitjax.frameworks.later import later_call, later_sites
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.shapes import one_key
-from bitjax.variables import QUANT, STATS, floats_of
+from bitjax.variables import QUANT, STATS, VARIABLES, floats_of
 
 _NEW = (QUANT, STATS)
 
 
+@checked(variables=VARIABLES)
 def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Variables:
     """Adds the variables of a model's quantizers to those of a float or otherwise quantized model.
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from bitjax.checks import BATCHES, checked
+from bitjax.frameworks.arguments import check_inputs
 from bitjax.frameworks.call import Model, run
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
@@ -15,11 +17,12 @@ from bitjax.frameworks.norms import BatchStatistics
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
-from bitjax.variables import STATS, as_args
+from bitjax.variables import STATS, VARIABLES, as_args
 
 Variables = dict[str, Any]
 
 
+@checked(variables=VARIABLES, batches=BATCHES)
 def calibrate(
     model: Model,
     variables: Mapping[str, Any],
@@ -85,6 +88,7 @@ def calibrate(
     return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
 
 
+@checked(variables=VARIABLES, batches=BATCHES)
 def reestimate_batch_stats(
     model: Any, variables: Mapping[str, Any], batches: Iterable[Any], **kwargs: Any
 ) -> Variables:
@@ -204,6 +208,7 @@ def numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
     empty = True
     for index, batch in enumerate(batches):
         empty = False
+        check_inputs(f"batches[{index}]", batch)
         yield index, as_args(batch)
     if empty:
         raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")

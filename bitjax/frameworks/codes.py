@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bitjax.checks import checked, instance
+from bitjax.checks import checked
 from bitjax.costs.measures import bits_of
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.models import jit_arrays
@@ -14,6 +14,7 @@ from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.state import Seen
 from bitjax.quantizers.base import Params, Quantizer, Stats
 from bitjax.rules import quantizer_of
+from bitjax.variables import VARIABLES
 
 
 class KernelCodes(NamedTuple):
@@ -38,7 +39,7 @@ class KernelCodes(NamedTuple):
     stats: Stats
 
 
-@checked(variables=instance(Mapping))
+@checked(variables=VARIABLES)
 def codes_of(
     model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
 ) -> dict[str, KernelCodes]:

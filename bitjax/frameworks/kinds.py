@@ -6,6 +6,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from bitjax.checks import NONE, SWITCH, TEXT, choice, either, integer, several
+
+# The fields that wrappers share.
+WRAPPED = {
+    "axis_name": either(NONE, TEXT, several(TEXT)),
+    "parts": integer(1),
+    "sums": SWITCH,
+    "calls": choice("shared", "each"),
+}
 WRAPPERS = (
     "bitjax.Quantized(model, rules) for Linen, bitjax.quantize(model, rules, batch) for NNX, "
     "bitjax.Function(fn, rules) for a function of parameters"

@@ -8,9 +8,10 @@ import flax.linen as nn
 from flax.core.scope import LazyRng, in_filter
 from flax.linen import module as flax_module
 
+from bitjax.checks import checked
 from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Given, Variables, run
-from bitjax.frameworks.kinds import advice
+from bitjax.frameworks.kinds import WRAPPED, advice
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
 from bitjax.program.trace import Traced
@@ -24,6 +25,7 @@ _OF_DATA = ("cache",)
 _CALLS = "bitjax calls"  # beside the counts of a scope's draws
 
 
+@checked(**WRAPPED)
 class Quantized(nn.Module):
     """Wraps a Linen model; tensors that `rules` select are quantized where products read them.
 
@@ -175,6 +177,12 @@ class Quantized(nn.Module):
         kwargs = dict(kwargs)
         method = kwargs.pop("method", method)  # of the tools, which hand keywords on
         given, train = split_train(_called(model, method), args, kwargs)
+        for name, tree in variables.items():
+            if not isinstance(tree, Mapping):
+                raise TypeError(
+                    f"`variables` must map collections to trees, as model.init gives them, got a "
+                    f"{type(tree).__name__} for {name!r}."
+                )
         own = nn.meta.unbox(dict(variables))
         params = own.pop("params", {})
         data = {name: own.pop(name) for name in _OF_DATA if name in own}

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from bitjax.checks import SWITCH, checked
 from bitjax.rules import Rules
 
 
+@checked(sums=SWITCH)
 def quantize(model: Any, rules: Rules = (), *batch: Any, sums: bool = False, **kwargs: Any) -> Any:
     """Puts quantizers beside an NNX model, and gives a module that is called like the model.
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 
+from bitjax.checks import TEXT, checked, either, integer, several
 from bitjax.frameworks.arguments import as_training, split_train
 from bitjax.frameworks.call import Asked, Given, Variables, run
-from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
+from bitjax.frameworks.kinds import WRAPPED, advice, holds_parameters, is_nnx, is_wrapped
 from bitjax.frameworks.later import later_call
 from bitjax.program.trace import Traced
 from bitjax.rules import Rules, check_types
@@ -17,6 +18,7 @@ from bitjax.variables import QUANT
 _TRACED = Traced()
 
 
+@checked(neutral=several(either(integer(0), TEXT)), **WRAPPED)
 @dataclass(frozen=True)
 class Function:
     """Wraps `fn(params, *args, **kwargs)`: plain JAX, Equinox, Haiku.

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bitjax.checks import PATTERN, checked
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.consumers import NOTHING, consumers
 from bitjax.program.state import Seen
+from bitjax.variables import VARIABLES
 
 
 class Tapped(NamedTuple):
@@ -23,6 +25,7 @@ class Tapped(NamedTuple):
     right: jax.Array | None = None
 
 
+@checked(variables=VARIABLES, layers=PATTERN)
 def tap(
     model: Any,
     variables: Mapping[str, Any],
@@ -57,10 +60,7 @@ def tap(
       >>> tapped["layers_0"].output.shape, tapped["layers_0"].norm
       ((2, 4), 'layers_1')
     """
-    try:
-        wanted = re.compile(layers)
-    except re.error as error:
-        raise ValueError(f"`layers` {layers!r} is not a regular expression: {error}.") from error
+    wanted = re.compile(layers)
     names: dict[str, None] = {}
 
     def watch(seen: Seen):

@@ -30,7 +30,13 @@ def recorded_name(config: str) -> str:
     path = _find_config(config).resolve()
     if path.is_relative_to(FOLDER.resolve()):
         text = f"configs/{path.relative_to(FOLDER.resolve()).as_posix()}"
+    elif _short(text) in shipped_configs():  # a file of the user's own under a shipped one's name
+        text = f"./{text}"
     return f"{text}{colon}{variant}"
+
+
+def _short(text: str) -> str:
+    return text.removeprefix("configs/").removesuffix(".py")
 
 
 def _find_config(config: str) -> Path:
@@ -40,7 +46,7 @@ def _find_config(config: str) -> Path:
     if text.endswith(".py") and there:
         return Path(text)
     shipped = shipped_configs()
-    name = text.removeprefix("configs/").removesuffix(".py")
+    name = _short(text)
     if name in shipped:
         return shipped[name]
     if there:

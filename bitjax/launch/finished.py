@@ -10,7 +10,7 @@ from bitjax.launch.build import build_work
 from bitjax.launch.programs import program
 from bitjax.launch.schema import plain
 from bitjax.runs.checkpoint import Checkpoints
-from bitjax.runs.folder import read_config
+from bitjax.runs.folder import config_hash, read_config
 from bitjax.training.work import Work
 
 # The weights it started from may be gone, and so may the devices that it was trained on.
@@ -50,17 +50,25 @@ def load_run(folder: str | Path) -> Finished:
     if not checkpoints.is_dir():
         raise ValueError(f"there is no {checkpoints}, and it holds the weights.")
     # Keys that another version of bitjax did not know yet have their defaults.
-    settings = {**plain(base_config()), **read_config(folder), **_HERE}
+    own = read_config(folder)
+    settings = {**plain(base_config()), **own, **_HERE}
     with program(f"{folder / 'config.json'}", kinds=(ValueError,)):
         work = build_work(settings)
     model = work.wrap(work.method.stages[-1])
-    return Finished(work, model, _restored(checkpoints, work))
+    return Finished(work, model, _restored(checkpoints, work, config_hash(own)))
 
 
-def _restored(folder: Path, work: Work) -> Mapping[str, Any]:
-    """The variables that the last stage left."""
+def _restored(folder: Path, work: Work, digest: str) -> Mapping[str, Any]:
+    """The variables that the last stage left, of the run whose config has this hash."""
 
     def template(meta):
+        run = meta.get("run")
+        there = run.get("config_hash", digest) if isinstance(run, Mapping) else digest
+        if there != digest:
+            raise ValueError(
+                f"the checkpoints in {folder} are of another run than the config.json beside them "
+                f"(config_hash: {there!r} and {digest!r}). Put together what belongs together."
+            )
         place = meta.get("place")
         if not isinstance(place, list) or place[:2] != [len(work.method.stages), "enter"]:
             raise ValueError(f"the newest checkpoint in {folder} is not of the end of the run.")

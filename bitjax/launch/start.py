@@ -49,13 +49,13 @@ def find_start(init_from: str) -> Start | None:
         return Start(init_from, folder, _is_runs(folder))
     if kind == "best":
         raise ValueError(
-            f"config.init_from={init_from!r}: {path} has no folder {kind!r}. Train that run with "
-            "config.keep_best=True, or leave @best away."
+            f"config.init_from={init_from!r}: {printable(path)} has no folder {kind!r}. Train that "
+            "run with config.keep_best=True, or leave @best away."
         )
     if not os.path.exists(path):
         raise FileNotFoundError(
-            f"config.init_from={init_from!r}: {path} is missing; give the path of {FORMS}, "
-            "as it is or under the folder that BITJAX_DATA names."
+            f"config.init_from={init_from!r}: {printable(path)} is missing; give the path of "
+            f"{FORMS}, as it is or under the folder that BITJAX_DATA names."
         )
     return Start(init_from, path, False)
 

@@ -212,7 +212,7 @@ def _round_and_freeze(rules, rounding, budgets):
         limits = bit_limits(rules, context.costs)
         bits = jax.device_get(bits_of(context.previous))
         rounded = round_bits(bits, context.costs, limits, rounding, budgets)
-        yield with_bits(variables, rounded)
+        yield with_bits(variables, rounded, context.model.rules)
 
     return round_and_freeze
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bitjax.checks import PATTERN, checked, choice, instance, integer, number
+
 
 class ScheduledState(NamedTuple):
     """The learning rate's peak as a leaf, so that changing it recompiles nothing."""
@@ -16,6 +18,14 @@ class ScheduledState(NamedTuple):
     inner: Any
 
 
+@checked(
+    direction=instance(optax.GradientTransformation),
+    learning_rate=number(0),
+    steps=integer(0),
+    warmup=integer(0),
+    decay=choice("cosine", "constant"),
+    end=number(0, 1),
+)
 def scheduled(
     direction: optax.GradientTransformation,
     learning_rate: float,
@@ -44,8 +54,6 @@ def scheduled(
       >>> float(updates["w"])
       -0.5
     """
-    if decay not in ("cosine", "constant"):
-        raise ValueError(f"`decay` must be 'cosine' or 'constant', got {decay!r}.")
 
     def shape(count):
         rise = jnp.minimum(1.0, (count + 1.0) / (warmup + 1.0))
@@ -67,6 +75,7 @@ def scheduled(
     return optax.GradientTransformation(init, update)
 
 
+@checked(momentum=number(0, 1, below=True), weight_decay=number(0))
 def sgd(momentum: float = 0.9, weight_decay: float = 0.0) -> optax.GradientTransformation:
     """The direction of SGD with momentum, decay added to the gradient as PyTorch does.
 
@@ -102,6 +111,7 @@ def adam() -> optax.GradientTransformation:
     )
 
 
+@checked(pattern=PATTERN)
 def tie(pattern: str = ".*") -> optax.GradientTransformation:
     """Sums the gradient of all `bits` leaves whose site matches, so that they move as one.
 

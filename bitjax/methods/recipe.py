@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.checks import Allowed, integer, number
+from bitjax.checks import Allowed, checked, integer, number
 from bitjax.methods.base import Stage
 from bitjax.methods.labels import default_labels
 from bitjax.methods.optimizers import scheduled, sgd
@@ -109,6 +109,7 @@ def teaching(recipe: Recipe) -> dict[str, Any]:
     return {"loss": distillation(recipe.temperature, recipe.distill), "teacher": True}
 
 
+@checked(temperature=RECIPE["temperature"], share=RECIPE["distill"])
 def distillation(temperature: float = 1.0, share: float = 1.0) -> Callable[..., jax.Array]:
     """A loss that mixes the float teacher's soft labels with the task's own loss.
 

@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from bitjax.models.layers import check_size, conv, norm
+from bitjax.checks import checked
+from bitjax.models.layers import FIELDS, SHARE, check_size, conv, norm
 
 
+@checked(dropout=SHARE, **FIELDS)
 class AlexNet(nn.Module):
     """Convolutions `conv1..5` and `fc1`, `fc2`, each with a bias and a ReLU; `head`.
 
@@ -72,6 +74,7 @@ class AlexNet(nn.Module):
         return _dense(self.num_classes, self.dtype, "head", True, init)(x)
 
 
+@checked(**FIELDS)
 class AlexNetBN(nn.Module):
     """Convolutions `conv1..5`, then `fc1`, `fc2`, each with a batch norm `bn1..7`; `head`.
 

@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from bitjax.models.layers import conv, norm
+from bitjax.checks import checked
+from bitjax.models.layers import FIELDS, conv, norm
 
 
+@checked(**FIELDS)
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions `conv1..3`, each with batch norm `bn1..3` and ReLU; Dense `head`.
 

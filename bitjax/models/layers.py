@@ -6,8 +6,15 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from bitjax.checks import DTYPE, NONE, either, integer, number
+
 HE_NORMAL = nn.initializers.he_normal()
 FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# What the fields of models may be.
+COUNT = integer(1)
+SHARE = number(0, 1, below=True)
+FIELDS = {"num_classes": COUNT, "width": COUNT, "dtype": either(NONE, DTYPE)}
 
 
 def conv(

@@ -7,7 +7,11 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
+from bitjax.checks import checked, several
+from bitjax.models.layers import COUNT, FIELDS
 
+
+@checked(features=several(COUNT), num_classes=COUNT, dtype=FIELDS["dtype"])
 class MLP(nn.Module):
     """Dense layers `dense1`, `dense2`, ... with ReLU, and a Dense `head`.
 

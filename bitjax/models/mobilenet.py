@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bitjax.models.layers import FAN_OUT, Blocks, conv, norm
+from bitjax.checks import checked, several
+from bitjax.models.layers import COUNT, FAN_OUT, FIELDS, SHARE, Blocks, conv, norm
 
 # Expansion, filters in quarters of the stem's, blocks, stride of the first block: table 2.
 STAGES = (
@@ -22,6 +23,7 @@ STAGES = (
 )
 
 
+@checked(filters=COUNT, stride=COUNT, expansion=COUNT, dtype=FIELDS["dtype"])
 class InvertedResidual(nn.Module):
     """`expand` (1x1), `depthwise` (3x3, a filter per channel), `project` (1x1, no rectifier).
 
@@ -54,6 +56,7 @@ class InvertedResidual(nn.Module):
         return x + y if y.shape == x.shape else y
 
 
+@checked(stages=several(several(COUNT, 4, 4), 1), dropout=SHARE, **FIELDS)
 class MobileNetV2(nn.Module):
     """`stem`, `stage{1..7}/block{1..n}/{expand,depthwise,project}`, `last`, mean, `head`.
 

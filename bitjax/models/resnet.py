@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bitjax.models.layers import Blocks, conv, norm
+from bitjax.checks import checked
+from bitjax.models.layers import COUNT, FIELDS, Blocks, conv, norm
 
 
+@checked(filters=COUNT, stride=COUNT)
 def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
     """Every `stride`-th pixel of x, with zero channels added equally on both sides.
 
@@ -45,6 +47,7 @@ def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
     return x
 
 
+@checked(filters=COUNT, stride=COUNT, dtype=FIELDS["dtype"])
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; both read the same array.
 
@@ -68,6 +71,7 @@ class ResidualBlock(nn.Module):
         return nn.relu(y + option_a_shortcut(x, self.filters, self.stride))
 
 
+@checked(depth=COUNT, **FIELDS)
 class CifarResNet(nn.Module):
     """`stem`, `stem_bn`, `stage{1,2,3}/block{1..n}/{conv1,bn1,conv2,bn2}`, mean pooling, `head`.
 
@@ -94,13 +98,16 @@ class CifarResNet(nn.Module):
     width: int = 16
     dtype: DTypeLike | None = None
 
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
+    def __post_init__(self):
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(
                 f"`depth` must be 6 n + 2 with n >= 1 (8, 14, 20, ...), got {self.depth}."
             )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
         blocks = (self.depth - 2) // 6
         x = conv("stem", self.dtype, self.width)(x)
         x = nn.relu(norm("stem_bn", self.dtype, train)(x))

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bitjax.models.layers import FAN_OUT, Blocks, conv, norm
+from bitjax.checks import SWITCH, checked, several
+from bitjax.models.layers import COUNT, FAN_OUT, FIELDS, Blocks, conv, norm
 
 
 class ImageNetBlock(nn.Module):
@@ -41,6 +42,7 @@ class ImageNetBlock(nn.Module):
         return nn.relu(y + x)
 
 
+@checked(blocks=several(COUNT, 4, 4), bottleneck=SWITCH, **FIELDS)
 class ImageNetResNet(nn.Module):
     """`stem`, `stem_bn`, `stage{1..4}/block{1..n}/{conv1,bn1,...,shortcut}`, mean, `head`.
 

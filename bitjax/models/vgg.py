@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
-from bitjax.models.layers import check_size, conv, norm
+from bitjax.checks import checked
+from bitjax.models.layers import FIELDS, check_size, conv, norm
 
 
+@checked(**FIELDS)
 class VGGSmall(nn.Module):
     """Convolutions `conv1..6` of 3x3 with batch norms `bn1..6`, a pool after each pair, `head`.
 
@@ -56,6 +58,7 @@ class VGGSmall(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
 
 
+@checked(**FIELDS)
 class VGG16(nn.Module):
     """`conv1_1`, `bn1_1`, ..., `conv5_3`, `bn5_3`, a pool after each stage; `fc1`, `fc2`, `head`.
 

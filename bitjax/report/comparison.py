@@ -104,6 +104,11 @@ def compare(
     Raises:
       ValueError: There is no run, a name is unknown, or runs are not comparable and `group` is off.
     """
+    # Tables, fronts and differences are of accuracies, in points.
+    other = [Skipped(run.folder, _other_score(run)) for run in runs if run.accuracy is None]
+    if other and len(other) == len(runs):
+        raise ValueError(f"{other[0].folder} {other[0].reason}.")
+    runs, skipped = [run for run in runs if run.accuracy is not None], [*skipped, *other]
     if not runs:
         raise ValueError("there is no finished run to compare.")
     if cost not in COSTS:
@@ -246,6 +251,12 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
 def row_cost(row: Row, cost: str) -> float | None:
     """A row's mean place on the axis of a cost; None where it has none."""
     return cost_of({k: s.mean for k, s in row.figures.items()}, cost)
+
+
+def _other_score(run: RunRecord) -> str:
+    name, value, higher = run.score
+    order = "more" if higher else "less"
+    return f"has no accuracy to compare; its score is {name} = {value:.6g}, {order} is better"
 
 
 def _shown(runs: Sequence[RunRecord]) -> str:

@@ -97,7 +97,7 @@ def figures_of(run: RunRecord) -> dict[str, float]:
     """Every figure of a finished run by key, in its own unit; inner ones if it has inner layers."""
     order = list(dict.fromkeys(layer_of(s.site) for s in run.sites))
     inner = set(order[1:-1])
-    found: dict[str, float] = {"accuracy": run.accuracy}
+    found: dict[str, float] = {} if run.accuracy is None else {"accuracy": run.accuracy}
     for name, (fractional, integer) in run.bits.items():
         found[f"bits_{name}"], found[f"bits_{name}_fractional"] = integer, fractional
     for name, kernel in (("weights", True), ("activations", False)):

@@ -5,6 +5,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from bitjax.checks import ARRAY, checked, instance, number
+
 
 class Summary(NamedTuple):
     """Values over seeds.
@@ -37,6 +41,7 @@ class Difference(NamedTuple):
     seeds: tuple[int, ...]
 
 
+@checked(values=ARRAY)
 def summarize(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation of at least one value.
 
@@ -44,6 +49,8 @@ def summarize(values: Sequence[float]) -> Summary:
       >>> summarize([1.0, 3.0])
       Summary(mean=2.0, std=1.4142135623730951, count=2)
     """
+    if np.ndim(values) != 1 or not len(values):
+        raise ValueError(f"`values` must be a list of at least one number, got {values!r}.")
     values = list(values)
     return Summary(
         statistics.fmean(values),
@@ -52,6 +59,11 @@ def summarize(values: Sequence[float]) -> Summary:
     )
 
 
+@checked(
+    values=instance(Mapping),
+    baseline=instance(Mapping),
+    confidence=number(0, 1, above=True, below=True),
+)
 def paired_difference(
     values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
 ) -> Difference | None:
@@ -72,8 +84,6 @@ def paired_difference(
       >>> paired_difference({0: 0.90, 1: 0.92, 2: 0.97}, {0: 0.95, 1: 0.95})
       Difference(mean=-0.04, low=-0.167, high=0.087, seeds=(0, 1))
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}.")
     seeds = tuple(sorted(values.keys() & baseline.keys()))
     if not seeds:
         return None

@@ -12,9 +12,7 @@ import logging
 import os
 import re
 import shutil
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,10 +23,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from bitjax.checks import checked, instance, integer
 from bitjax.files.reading import reading
 from bitjax.files.writing import remove, trouble_of, why_not
-from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
-from bitjax.runs.orbax import load_tree, quiet_orbax, to_host
+from bitjax.runs.manifest import check_fits, describe, has_manifest, read_manifest, write_manifest
+from bitjax.runs.orbax import finish_before_exit, load_tree, quiet_orbax, to_host
 
 PyTree = Any
 
@@ -86,9 +85,10 @@ class Checkpoints:
     Args:
       folder: folder of the checkpoints; the first save makes it.
       keep: how many to keep, at least 1; with 2 there is one to fall back on.
+      check: called before anything is written; raises an OSError if the folder is another's now.
 
     Raises:
-      ValueError: if `keep` is less than 1.
+      ValueError: `keep` is not 1 or more, or `folder` no path.
 
     Example:
       >>> import tempfile
@@ -101,12 +101,17 @@ class Checkpoints:
       (100, {'stage': 1}, 4.0)
     """
 
-    def __init__(self, folder: str | os.PathLike, *, keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"`keep` must be at least 1, got {keep}.")
+    @checked(folder=instance(str, os.PathLike), keep=integer(1))
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        keep: int = 2,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         quiet_orbax()
         self.folder = Path(folder).absolute()  # Orbax takes no relative paths.
-        self._keep = keep
+        self._keep, self._check = keep, check
         # One thread, so that saves end in order.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -147,10 +152,10 @@ class Checkpoints:
         try:
             saving, path = self._begin(step, state)
         except Exception as error:  # Of any kind: what is no failure of the disk is raised again.
-            self._note_failure(error, job, self.folder / str(step))
+            self._note_failure(error, job, None)
         else:
             self._pending = self._thread.submit(self._complete, saving, path, job)
-            _unfinished.add(self)
+            finish_before_exit(self)
         if wait:
             self.wait()
 
@@ -158,6 +163,7 @@ class Checkpoints:
         again, refused = 0, None
         if jax.process_index() == 0:
             try:
+                self._check()
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_leftovers()
                 again = max((n + 1 for other, n, _ in self._entries() if other == step), default=0)
@@ -182,6 +188,7 @@ class Checkpoints:
         try:
             saving.result()
             if jax.process_index() == 0:
+                self._check()
                 write_manifest(path, job.manifest)
         except Exception as error:  # Of any kind, as where it began.
             self._note_failure(error, job, path)
@@ -194,20 +201,23 @@ class Checkpoints:
                 _log.warning("An old checkpoint could not be removed: %s", error)
         self.slowest = max(self.slowest, time.monotonic() - job.began)
 
-    def _note_failure(self, error: Exception, job: "_Job", path: Path) -> None:
+    def _note_failure(self, error: Exception, job: "_Job", path: Path | None) -> None:
+        self._check()  # else what is there is another run's, and the failure no wonder
+        if jax.process_index() == 0:  # What was written of it takes space that others may need.
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._remove_leftovers()
         if trouble_of(error) is None:
             raise error  # Of the program, not of the disk.
-        step, (reason, remedy) = job.manifest["step"], why_not(path, job.size, error)
+        step, place = job.manifest["step"], path or self.folder / str(job.manifest["step"])
+        reason, remedy = why_not(place, job.size, error)
         self._failed = SaveError(
-            f"The checkpoint of step {step} could not be written to {path} ({reason}). {remedy}; "
+            f"The checkpoint of step {step} could not be written to {place} ({reason}). {remedy}; "
             "older checkpoints are whole."
         )
         self._failed.__cause__ = error
         _log.warning("%s Training goes on, and the next checkpoint is tried.", self._failed)
-        if jax.process_index() == 0:  # What was written of it takes space that others may need.
-            shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                self._remove_leftovers()
 
     def _remove_older(self, path: Path, newest: int) -> None:
         # By step, so that the last save of a step stands for it.
@@ -265,8 +275,9 @@ class Checkpoints:
             try:
                 manifest = read_manifest(path)
             except (OSError, ValueError) as error:
-                why = getattr(error, "what", error)
-                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, why)
+                if not path.exists():  # The run that goes on here has newer ones by now.
+                    return self.restore(template, step=step, without=without)
+                _log.warning("The checkpoint %s is damaged (%s); trying an older one.", path, error)
                 self._damaged.add(path)
                 continue
             abstract = template(manifest["meta"])
@@ -275,6 +286,8 @@ class Checkpoints:
             with reading(path, "remove it to go on from an older one"):
                 state = load_tree(path, abstract, partial=bool(without))
             return Restored(manifest["step"], state, manifest["meta"])
+        if step is None and [has_manifest(path) for _, _, path in entries] == [False]:
+            return None  # The run was killed while it wrote its first checkpoint.
         if entries:
             names = ", ".join(str(path) for _, _, path in reversed(entries))
             raise DamagedError(
@@ -292,18 +305,19 @@ class Checkpoints:
         Raises:
           SaveError: the last save could not be written; told once.
         """
-        self._join()
+        self.join()
         failed, self._failed = self._failed, None
         if failed is not None:
             raise failed
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Waits for the save in progress, whatever came of it."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def _settle(self) -> None:
-        self._join()
+        self.join()
         if jax.process_count() > 1:  # The others must not see what process 0 is removing.
             multihost_utils.sync_global_devices("checkpoints")
 
@@ -331,17 +345,3 @@ class Checkpoints:
             if (match := _NAME.fullmatch(path.name)) and path.is_dir():
                 found.append((int(match[1]), int(match[2] or 0), path))
         return sorted(found)
-
-
-_unfinished: weakref.WeakSet[Checkpoints] = weakref.WeakSet()
-
-
-def _finish_all() -> None:
-    for checkpoints in list(_unfinished):
-        checkpoints._join()
-
-
-# A program may end without closing its Checkpoints. Once the interpreter has begun to end its
-# thread pools a save in progress cannot finish: Orbax 0.12.8 then waits for minutes. atexit comes
-# too late; this is the hook that thread pools themselves use, and later entries run first.
-threading._register_atexit(_finish_all)  # pyrefly: ignore[missing-attribute]

@@ -21,8 +21,8 @@ from bitjax.runs.manifest import owners
 from bitjax.runs.rows import write_json
 
 _FILES = ("config.json", "result.json")
-# What a run leaves once it has begun.
-_SIGNS = ("checkpoints", "metrics.jsonl", "result.json")
+# What a run leaves once it has begun, beside its checkpoints.
+_SIGNS = ("metrics.jsonl", "result.json")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -160,8 +160,10 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
 
 
 def _has_begun(folder: Path) -> bool:
-    # A config alone is of a run that something stopped before its first step.
-    return any(os.path.exists(folder / name) for name in _SIGNS)
+    # A config alone is of a run that something stopped before its first step, and a checkpoint
+    # without a manifest of one that was killed while it wrote it.
+    seen = any(os.path.exists(folder / name) for name in _SIGNS)
+    return seen or any(folder.glob("checkpoints/*/manifest.json"))
 
 
 def _hashes_there(folder: Path) -> set[str]:

@@ -39,9 +39,15 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     write_json(path / _MANIFEST, {**sealed, "crc32": _seal(sealed)})
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return (path / _MANIFEST).exists()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a whole checkpoint."""
     manifest = _read_sealed(path)
+    check_folder(path)  # also what the manifest does not name: Orbax may wait for a pipe
     for name, fingerprint in manifest["files"].items():
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"{_MANIFEST} names a file of another folder")
@@ -51,7 +57,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise ValueError(f"{name} {error.what}") from None
         if found != fingerprint:
             raise ValueError(f"{name} is not as it was written")
-    check_folder(path)
     return manifest
 
 

@@ -1,9 +1,11 @@
-"""Reads trees that Orbax wrote, and keeps Orbax quiet."""
+"""Reads trees that Orbax wrote, and keeps Orbax quiet and from hanging at the end."""
 
 import logging
 import os
 import sys
+import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,22 @@ class _NoEndedLoops:
         error = told.exc_value
         if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
             self._before(told)
+
+
+_unfinished: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def finish_before_exit(checkpoints: Any) -> None:
+    """Has the interpreter call `checkpoints.join()` when it ends, before it ends thread pools."""
+    _unfinished.add(checkpoints)
+
+
+def _finish_all() -> None:
+    for checkpoints in list(_unfinished):
+        checkpoints.join()
+
+
+# A program may end without closing its Checkpoints. Once the interpreter has begun to end its
+# thread pools a save in progress cannot finish: Orbax 0.12.8 then waits for minutes. atexit comes
+# too late; this is the hook that thread pools themselves use, and later entries run first.
+threading._register_atexit(_finish_all)  # pyrefly: ignore[missing-attribute]

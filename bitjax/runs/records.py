@@ -31,6 +31,20 @@ _COSTS = ("model_bytes", "float_model_bytes", "activation_bytes", "bops", "macs"
 _FILES = ("result.json", "config.json", "metrics.jsonl")
 
 
+class Score(NamedTuple):
+    """The figure by which a task compares its runs.
+
+    Attributes:
+      name: its name; a classifier's is `accuracy`, a fraction.
+      value: that of the final integer model.
+      higher_is_better: False for an error or a loss.
+    """
+
+    name: str
+    value: float
+    higher_is_better: bool
+
+
 class RunRecord(NamedTuple):
     """A finished run.
 
@@ -40,17 +54,18 @@ class RunRecord(NamedTuple):
       method: name of the method.
       model: name of the model.
       data: name of the data set.
-      eval_split: the split on which `accuracy` was measured.
+      eval_split: the split on which the score was measured.
       seed: the run's seed.
       config: path of its config file, with the variant behind a colon.
       settings: `config.json`.
       commit: the commit that made the run; `unknown` where git was not there.
       device: the device that the run used.
       versions: versions of Python and the libraries.
-      accuracy: top-1 of the final integer model, a fraction.
+      score: the task's figure, on the final integer model.
+      accuracy: top-1 of the final integer model, a fraction; None where the task has none.
       steps: steps of training.
       wall_seconds: seconds that the run took.
-      stages: `(name, steps, accuracy)` of each stage.
+      stages: `(name, steps, score)` of each stage.
       bits: average bits by `weights`, `activations`, `all`, `inner`: `(fractional, integer)`.
       costs: `model_bytes`, `float_model_bytes`, `activation_bytes`, `bops` and `macs`.
       sites: the rows of `bits.csv`, in forward order.
@@ -72,7 +87,8 @@ class RunRecord(NamedTuple):
     commit: str
     device: str
     versions: Mapping[str, str]
-    accuracy: float
+    score: Score
+    accuracy: float | None
     steps: int
     wall_seconds: float
     stages: tuple[tuple[str, int, float], ...]
@@ -145,9 +161,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     commits = result.get("commits")
     if isinstance(commits, list) and len(commits) > 1:
         notes.append(f"was made by several commits in turn: {', '.join(map(str, commits))}")
-    accuracy = number_of(result, "accuracy")
-    if not 0 <= accuracy <= 1:
-        raise Unfit(f"is damaged: the accuracy in result.json must be in [0, 1], got {accuracy}")
+    score = _score_of(result)
     return RunRecord(
         folder=_name(folder),
         name=text_of(result, "name") or folder.name,
@@ -161,11 +175,12 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         commit=str(result.get("commit") or "unknown"),
         device=str(result.get("device") or "unknown"),
         versions={str(k): str(v) for k, v in versions.items()},
-        accuracy=accuracy,
+        score=score,
+        accuracy=score.value if score.name == "accuracy" else None,
         steps=int(number_of(result, "steps")),
         wall_seconds=number_of(result, "wall_seconds"),
         stages=tuple(
-            (text_of(s, "name"), int(number_of(s, "steps")), number_of(s, "accuracy"))
+            (text_of(s, "name"), int(number_of(s, "steps")), number_of(s, score.name))
             for s in stages
         ),
         bits={
@@ -179,6 +194,20 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         distortion=read_distortion(folder / "distortion.json", notes),
         notes=tuple(notes),
     )
+
+
+def _score_of(result: Mapping[str, Any]) -> Score:
+    """The score in `result.json`; of older versions it is the accuracy."""
+    score = result.get("score")
+    if isinstance(score, Mapping) and score.get("name") != "accuracy":
+        higher = score.get("higher_is_better")
+        if not isinstance(higher, bool):
+            raise other_version("result.json", "score.higher_is_better")
+        return Score(text_of(score, "name"), number_of(result, "score", "value"), higher)
+    accuracy = number_of(result, "accuracy")
+    if not 0 <= accuracy <= 1:
+        raise Unfit(f"is damaged: the accuracy in result.json must be in [0, 1], got {accuracy}")
+    return Score("accuracy", accuracy, True)
 
 
 def _finished_result(folder: Path) -> Mapping[str, Any]:

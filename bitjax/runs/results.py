@@ -43,8 +43,9 @@ class StageResult(NamedTuple):
     def of_json(cls, entry: Mapping[str, Any]) -> "StageResult":
         """The stage of an entry that `to_json` made."""
         figures = dict(entry)
-        own = {name: figures.pop(name) for name in ("name", "steps", "wall_seconds")}
-        return cls(**own, figures=figures)
+        name, steps, seconds = (figures.pop(key) for key in ("name", "steps", "wall_seconds"))
+        figures = {key: float(value) for key, value in figures.items()}
+        return cls(str(name), int(steps), float(seconds), figures)
 
 
 def _bit_averages(

@@ -5,16 +5,21 @@ answer on request. Host-side NumPy: it runs once per stage, outside anything tra
 """
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import SWITCH, checked, choice, either, number
 from bitjax.solvers.allocation_table import Table, check_rows, prepare, rows_of, total
 from bitjax.solvers.base import Solution
 from bitjax.solvers.exact_allocation import pareto_allocation
 
 
+@checked(
+    budget=either(number(0, sys.float_info.max), choice(math.inf)), exact=SWITCH, maximal=SWITCH
+)
 def allocate(
     costs: Sequence[ArrayLike],
     losses: Sequence[ArrayLike],
@@ -81,8 +86,6 @@ def allocate(
         rest of the budget is spent too, and exchanges leave the hull.
     """
     budget = float(budget)
-    if not budget >= 0:
-        raise ValueError(f"`budget` must be a number >= 0, got {budget}.")
     cost_rows, loss_rows = rows_of("costs", costs), rows_of("losses", losses)
     check_rows(cost_rows, loss_rows)
     table, limit = prepare(cost_rows, loss_rows, budget)

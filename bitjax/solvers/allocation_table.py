@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, check_one
+
 _NO_COST = np.int64(2**62)  # Cost of a place that holds no choice: over any limit, and no overflow.
 
 
@@ -24,6 +26,10 @@ def rows_of(name: str, groups: Sequence[ArrayLike]) -> list[NDArray[np.float64]]
     """Each group's costs or losses as one row of float64."""
     # An array is copied from its device once, not row by row.
     whole = np.asarray(groups) if hasattr(groups, "__array__") else groups
+    if not (isinstance(whole, list | tuple) or getattr(whole, "ndim", 0) > 0):
+        raise ValueError(f"`{name}` must be a list of one array a group, got {groups!r}.")
+    for g, row in enumerate(whole):
+        check_one(f"{name}[{g}]", ARRAY, row)
     rows = [np.asarray(row, dtype=np.float64) for row in whole]
     for g, row in enumerate(rows):
         if row.ndim != 1 or row.size == 0:

@@ -1,4 +1,4 @@
-"""Checks the arguments of solvers, with one line for each error, before they start."""
+"""Checks the arrays of solvers, with one line for each error, before they start."""
 
 from collections.abc import Mapping
 
@@ -40,17 +40,11 @@ def checked_arrays(
     return arrays
 
 
-def check_counts(**counts: int) -> None:
-    """Raises a ValueError unless all counts are at least 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {count}.")
-
-
-def check_ridge(ridge: float) -> None:
-    """Raises a ValueError unless the ridge is finite and at least 0."""
-    if not (ridge >= 0 and np.isfinite(ridge)):
-        raise ValueError(f"`ridge` must be a finite number >= 0, got {ridge}.")
+def check_finite(**arrays: NDArray) -> None:
+    """Refuses NaN and inf."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must be finite, got NaN or inf.")
 
 
 def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[NDArray, NDArray]:
@@ -63,4 +57,6 @@ def checked_sample(values_M: npt.ArrayLike, weights_M: npt.ArrayLike) -> tuple[N
         )
     if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values[-1])):
         raise ValueError("`values_M` must be finite, at least 0 and rising: sort them.")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"`weights_M` must be finite and at least 0, got {weights.min()}.")
     return values, weights

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays, checked_grid
+from bitjax.solvers.checks import checked_arrays, checked_grid
 from bitjax.solvers.code_rules import Fitted, Problem, gain_of, problem_of, scale_of
 from bitjax.solvers.code_sweep import descend
 from bitjax.solvers.pair_moves import improve_pairs
@@ -34,6 +35,22 @@ class Fit(NamedTuple):
     intercept_M: jax.Array
 
 
+@checked(
+    gram_NxN=ARRAY,
+    cross_MxN=ARRAY,
+    energy_M=ARRAY,
+    grid_G=ARRAY,
+    start_MxN=ARRAY,
+    mean_N=either(NONE, ARRAY),
+    target_mean_M=either(NONE, ARRAY),
+    ridge=number(0),
+    float_MxN=either(NONE, ARRAY),
+    joint=SWITCH,
+    pair_moves=SWITCH,
+    starts=integer(1),
+    block=integer(1),
+    max_sweeps=integer(1),
+)
 def fit_codes(
     gram_NxN: ArrayLike,
     cross_MxN: ArrayLike,
@@ -132,8 +149,6 @@ def fit_codes(
     }
     gram, cross, energy, start, pull, mean, target_mean = checked_arrays(given, "cross_MxN", dtype)
     grid = checked_grid(grid_G, start)
-    check_ridge(ridge)
-    check_counts(starts=starts, block=block, max_sweeps=max_sweeps)
     if pair_moves and not joint:
         raise ValueError("`pair_moves` needs `joint=True`: pairs are judged at their best scale.")
     if starts > 1 and key is None:

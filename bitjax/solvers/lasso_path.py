@@ -7,7 +7,9 @@ Zhou et al., "Neural Network Activation Quantization with Bitwise Information Bo
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, NONE, checked, either, integer, number
 from bitjax.solvers.base import Solution
+from bitjax.solvers.checks import check_finite
 from bitjax.solvers.plane_selection import Planes
 
 _DEAD = 1e-7
@@ -15,6 +17,13 @@ _STRENGTHS = 400  # 3 % apart
 _REFINED = 50
 
 
+@checked(
+    gram_DxD=ARRAY,
+    cross_D=ARRAY,
+    strengths_L=ARRAY,
+    tolerance=number(0, above=True),
+    max_sweeps=integer(1),
+)
 def lasso(
     gram_DxD: ArrayLike,
     cross_D: ArrayLike,
@@ -48,13 +57,11 @@ def lasso(
 
     Source: scikit-learn's `Lasso(positive=True)`, which the authors call; the same minimum.
     """
-    gram, cross = np.asarray(gram_DxD, np.float64), np.asarray(cross_D, np.float64)
+    gram, cross = _checked(gram_DxD, cross_D)
     strengths = np.asarray(strengths_L, np.float64)
-    if cross.ndim != 1 or gram.shape != (cross.size, cross.size) or strengths.ndim != 1:
-        raise ValueError(
-            "`gram_DxD`, `cross_D` and `strengths_L` must have shapes [D, D], [D] and [L], got "
-            f"{gram.shape}, {cross.shape} and {strengths.shape}."
-        )
+    if strengths.ndim != 1:
+        raise ValueError(f"`strengths_L` must have shape [L], got {strengths.shape}.")
+    check_finite(strengths_L=strengths)
     alive = np.flatnonzero(np.diagonal(gram) >= _DEAD)
     # Planes first, so that a coordinate's row is contiguous.
     alpha = np.zeros((cross.size, strengths.size))
@@ -70,6 +77,7 @@ def lasso(
     return alpha.T
 
 
+@checked(gram_DxD=ARRAY, cross_D=ARRAY, energy=number(0), mean=either(NONE, number()))
 def lasso_path(
     gram_DxD: ArrayLike,
     cross_D: ArrayLike,
@@ -105,7 +113,7 @@ def lasso_path(
     Source: the authors' `calculate_alpha_coefficient.py`, which steps lambda by 0.1, 0.01 and 0.001
         for one rate; here it falls geometrically to 1e-5 of its largest, for all rates.
     """
-    gram, cross = np.asarray(gram_DxD, np.float64), np.asarray(cross_D, np.float64)
+    gram, cross = _checked(gram_DxD, cross_D)
     D = cross.size
     fit_gram, fit_cross = gram, cross
     if mean is not None:
@@ -127,6 +135,17 @@ def lasso_path(
             coefs[k], found[k] = fits[last], between[last]
     errors = energy - 2 * coefs @ cross + np.einsum("ki,ij,kj->k", coefs, gram, coefs)
     return Solution(Planes(coefs > 0, coefs), np.maximum(errors, 0.0), {"strengths": found})
+
+
+def _checked(gram_DxD: ArrayLike, cross_D: ArrayLike) -> tuple[NDArray, NDArray]:
+    gram, cross = np.asarray(gram_DxD, np.float64), np.asarray(cross_D, np.float64)
+    if cross.ndim != 1 or cross.size == 0 or gram.shape != (cross.size, cross.size):
+        raise ValueError(
+            "`gram_DxD` and `cross_D` must have shapes [D, D] and [D], D at least 1, got "
+            f"{gram.shape} and {cross.shape}."
+        )
+    check_finite(gram_DxD=gram, cross_D=cross)
+    return gram, cross
 
 
 def _last(alpha_LxD, k):

@@ -3,12 +3,14 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, checked, integer
 from bitjax.solvers.base import Solution
 from bitjax.solvers.checks import checked_sample
 
 MAX_LEVELS = 256
 
 
+@checked(values_M=ARRAY, weights_M=ARRAY, num_levels=integer(1, MAX_LEVELS))
 def lloyd_max(values_M: ArrayLike, weights_M: ArrayLike, num_levels: int) -> Solution:
     r"""The levels, 0 and at most `num_levels - 1` others, that make the squared error least.
 
@@ -43,8 +45,6 @@ def lloyd_max(values_M: ArrayLike, weights_M: ArrayLike, num_levels: int) -> Sol
         stays zero.
     """
     values, weights = checked_sample(values_M, weights_M)
-    if not 1 <= num_levels <= MAX_LEVELS:
-        raise ValueError(f"`num_levels` must be in [1, {MAX_LEVELS}], got {num_levels}.")
     some = weights > 0
     values, weights = values[some], weights[some]
     mass, first, second = (

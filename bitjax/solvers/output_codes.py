@@ -14,13 +14,31 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, instance, integer, number, several
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays
+from bitjax.solvers.checks import checked_arrays
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.code_rules import dot
 from bitjax.solvers.targets import check_quantizer, output_of, z_step
 
 
+@checked(
+    x_TxN=ARRAY,
+    y_TxM=ARRAY,
+    start=instance(Fit),
+    grid_G=ARRAY,
+    step=number(0, above=True),
+    threshold=number(),
+    levels=either(NONE, integer(1)),
+    strengths=several(number(0, above=True), 1),
+    iterations=integer(1),
+    held_out=either(number(0, 1, below=True), several(ARRAY, 2, 2)),
+    intercept=SWITCH,
+    ridge=number(0),
+    float_MxN=either(NONE, ARRAY),
+    max_sweeps=integer(1),
+    chunk=integer(1),
+)
 def fit_output_codes(
     x_TxN: ArrayLike,
     y_TxM: ArrayLike,
@@ -98,10 +116,6 @@ def fit_output_codes(
     x, y = jnp.asarray(x_TxN), jnp.asarray(y_TxM)
     data, judged = _checked(x, y, start, held_out)
     check_quantizer(step, threshold, levels)
-    check_ridge(ridge)
-    check_counts(iterations=iterations, max_sweeps=max_sweeps, chunk=chunk)
-    if not strengths or not all(0 < s < np.inf for s in strengths):
-        raise ValueError(f"`strengths` must be finite numbers > 0, got {strengths}.")
     dtype = start.scale_M.dtype
     quantizer = {"step": step, "threshold": threshold, "levels": levels}
     read = partial(_read, **quantizer, chunk=chunk)
@@ -220,9 +234,7 @@ def _checked(x, y, start, held_out):
     given = {n: (a, s) for n, a, s in zip(names, start, shapes, strict=True)}
     dtype = jnp.asarray(start.scale_M).dtype
     checked_arrays({"y_TxM": (y, (T, M)), **given}, "x_TxN", dtype)
-    if not isinstance(held_out, tuple):
-        if not 0 <= held_out < 1:
-            raise ValueError(f"`held_out` must be patches or a share in [0, 1), got {held_out}.")
+    if not isinstance(held_out, list | tuple):
         last = round(T * held_out)
         if last == 0:
             return (x, y), (x, y)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, SWITCH, checked
 from bitjax.solvers.base import Solution
 
 MAX_PLANES = 8
@@ -32,6 +33,7 @@ class Planes(NamedTuple):
     coefs: NDArray[np.float64]
 
 
+@checked(gram_DxD=ARRAY, cross_D=ARRAY, energy=ARRAY, increasing=SWITCH)
 def select_planes(
     gram_DxD: ArrayLike, cross_D: ArrayLike, energy: ArrayLike, *, increasing: bool = False
 ) -> Solution:
@@ -124,6 +126,7 @@ def gram_of_codes(mass_C: ArrayLike, first_C: ArrayLike) -> tuple[NDArray, NDArr
     return bits_CxD.T @ (mass[:, None] * bits_CxD), bits_CxD.T @ first
 
 
+@checked(coefs=ARRAY)
 def levels_increase(coefs: ArrayLike) -> NDArray[np.bool_]:
     """Whether a larger code always stands for a larger level: super-increasing coefficients.
 
@@ -175,6 +178,8 @@ def _checked(gram_DxD, cross_D, energy):
     D = cross.shape[-1]
     if not 1 <= D <= MAX_PLANES:
         raise ValueError(f"`cross_D` must have 1 to {MAX_PLANES} planes, got {D}.")
+    if not (energies >= 0).all():
+        raise ValueError(f"`energy` must be at least 0, got {energies.min()}.")
     if not all(np.isfinite(a).all() for a in (gram, cross, energies)):
         raise ValueError("`gram_DxD`, `cross_D` and `energy` must be finite, got NaN or inf.")
     return gram.reshape(-1, D, D), cross.reshape(-1, D), energies.reshape(-1)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import check_counts, check_ridge, checked_arrays, checked_grid
+from bitjax.solvers.checks import checked_arrays, checked_grid
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
     alive,
@@ -27,6 +28,17 @@ from bitjax.solvers.code_sweep import sweep_until_settled
 _BLOCK = 64
 
 
+@checked(
+    x_TxN=ARRAY,
+    z_TxM=ARRAY,
+    grid_G=ARRAY,
+    start_MxN=ARRAY,
+    intercept=SWITCH,
+    ridge=number(0),
+    float_MxN=either(NONE, ARRAY),
+    joint=SWITCH,
+    max_sweeps=integer(1),
+)
 def fit_codes_to_samples(
     x_TxN: ArrayLike,
     z_TxM: ArrayLike,
@@ -94,8 +106,6 @@ def fit_codes_to_samples(
     }
     x, z, start, pull = checked_arrays(given, "x_TxN", dtype)
     grid = checked_grid(grid_G, start)
-    check_ridge(ridge)
-    check_counts(max_sweeps=max_sweeps)
 
     x_mean, z_mean = x.mean(0) * intercept, z.mean(0) * intercept
     x_NxT, z_TxM = (x - x_mean).T, z - z_mean

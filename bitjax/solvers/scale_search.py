@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitjax.checks import ARRAY, SWITCH, checked, integer, number
 from bitjax.solvers.base import Solution
 from bitjax.solvers.checks import checked_sample
 from bitjax.solvers.plane_selection import gram_of_codes, levels_increase, select_planes
@@ -17,6 +18,12 @@ MAX_BITS = 8
 _COARSE = 400  # scales over four decades, 2.3 % apart
 _FINE = 41
 _ZOOMS = 3
+_TABLE = {
+    "values_M": ARRAY,
+    "weights_M": ARRAY,
+    "max_bits": integer(1, MAX_BITS),
+    "refit": SWITCH,
+}
 
 
 class Scales(NamedTuple):
@@ -32,6 +39,7 @@ class Scales(NamedTuple):
     coefs: NDArray[np.float64]
 
 
+@checked(unit=number(0, above=True), **_TABLE)
 def window_scales(
     values_M: ArrayLike,
     weights_M: ArrayLike,
@@ -67,8 +75,6 @@ def window_scales(
         ([3, 2, 1, 0], 0.0)
     """
     sums = _prefix_sums(values_M, weights_M, max_bits)
-    if not (unit > 0 and np.isfinite(unit)):
-        raise ValueError(f"`unit` must be a finite number > 0, got {unit}.")
     scales = unit * 2.0 ** np.arange(MAX_BITS + 1)
     found = [_best(sums, scales, bits, refit) for bits in range(1, max_bits + 1)]
     solution = _solution(found, max_bits)
@@ -76,6 +82,7 @@ def window_scales(
     return solution._replace(stats={"shifts": shifts, **solution.stats})
 
 
+@checked(**_TABLE)
 def free_scales(
     values_M: ArrayLike, weights_M: ArrayLike, *, max_bits: int = MAX_BITS, refit: bool = False
 ) -> Solution:
@@ -133,10 +140,6 @@ class _Sums(NamedTuple):
 
 def _prefix_sums(values_M, weights_M, max_bits):
     values, weights = checked_sample(values_M, weights_M)
-    if not (weights >= 0).all():
-        raise ValueError(f"`weights_M` must be at least 0, got {weights.min()}.")
-    if not 1 <= max_bits <= MAX_BITS:
-        raise ValueError(f"`max_bits` must be in [1, {MAX_BITS}], got {max_bits}.")
     mass, first = (np.append(0.0, np.cumsum(w)) for w in (weights, weights * values))
     return _Sums(values, mass, first, float(weights @ values**2))
 

@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bitjax.checks import ARRAY, NONE, checked, either, integer, number
 
+
+@checked(
+    v=ARRAY,
+    y=ARRAY,
+    step=number(0, above=True),
+    threshold=number(),
+    levels=either(NONE, integer(1)),
+    strength=ARRAY,
+)
 def z_step(
     v: ArrayLike,
     y: ArrayLike,
@@ -84,13 +94,7 @@ def output_of(v: ArrayLike, step: float, threshold: float, levels: int | None) -
 
 def check_quantizer(step: float, threshold: float, levels: int | None) -> None:
     """Raises a ValueError unless Q can reach all its levels."""
-    if levels is None:
-        return
-    if levels < 1:
-        raise ValueError(f"`levels` must be at least 1, or None for floats, got {levels}.")
-    if not 0 < step < math.inf:
-        raise ValueError(f"`step` must be a finite number > 0, got {step}.")
-    if levels > 1 and not threshold < 1.5 * step:
+    if levels is not None and levels > 1 and not threshold < 1.5 * step:
         raise ValueError(
             f"`threshold` must be below 1.5 `step` = {1.5 * step}, or level 1 is never reached, "
             f"got {threshold}."

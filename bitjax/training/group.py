@@ -8,7 +8,8 @@ import jax
 
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.lock import lock
-from bitjax.training.keeper import Keeper, Position, shapes_at
+from bitjax.training.keeper import Keeper, Position, position_of, shapes_at
+from bitjax.training.notes import other_notes
 from bitjax.training.work import Work
 
 
@@ -20,8 +21,11 @@ class Group:
     ):
         self.works, self.keepers = works, keepers
         self.failed: dict[str, str] = {}  # a failed row stays in the state until its stage ends
-        self._folder, self._lock = folder, lock(folder) if folder else None
-        self._checkpoints = Checkpoints(folder / "checkpoints") if folder else None
+        self._folder, self._lock = folder, None
+        self._checkpoints = None
+        if folder is not None:
+            self._lock = lock(folder)
+            self._checkpoints = Checkpoints(folder / "checkpoints", check=self._lock.check)
 
     @property
     def save_seconds(self) -> float:
@@ -32,8 +36,6 @@ class Group:
         """Saves a checkpoint of the rows that `names` lists."""
         if self._checkpoints is None:
             return
-        if self._lock is not None:
-            self._lock.check()
         meta = {
             "place": list(position),
             "hashes": self._hashes(),
@@ -54,7 +56,8 @@ class Group:
         self.failed.update(restored.meta["failed"])
         for name, notes in restored.meta["notes"].items():
             self.keepers[name].recall(notes)
-        return Position(*restored.meta["place"]), restored.meta["rows"], restored.state
+        first = next(iter(self.works.values()))
+        return position_of(restored.meta, first), restored.meta["rows"], restored.state
 
     def close(self) -> None:
         """Waits for the last checkpoint."""
@@ -64,16 +67,21 @@ class Group:
             self._lock.close()
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        if meta["hashes"] != self._hashes():
+        if (hashes := meta.get("hashes")) != self._hashes():
+            there = ", ".join(hashes) if isinstance(hashes, dict) else "none of a group"
             raise ValueError(
-                "the folder's checkpoint is of other runs: "
-                f"{', '.join(meta['hashes'])} there, {', '.join(self.works)} now. Choose another "
-                "folder, or remove its checkpoints."
+                f"the folder's checkpoint is of other runs: {there} there, {', '.join(self.works)} "
+                "now. Choose another folder, or remove its checkpoints."
             )
-        for name, notes in meta["notes"].items():
-            self.keepers[name].check_own(notes, self._folder)
-        one = shapes_at(next(iter(self.works.values())), Position(*meta["place"]))
-        count = len(meta["rows"])
+        rows, failed, notes = (meta.get(key) for key in ("rows", "failed", "notes"))
+        if not (isinstance(rows, list) and isinstance(failed, dict) and isinstance(notes, dict)):
+            raise other_notes(TypeError("`rows`, `failed` or `notes`"))
+        if other := ({*map(str, rows), *failed, *notes} - {*self.works}):
+            raise other_notes(KeyError(sorted(other)[0]))
+        for name, found in notes.items():
+            self.keepers[name].check_own(found, self._folder)
+        first = next(iter(self.works.values()))
+        one, count = shapes_at(first, position_of(meta, first)), len(rows)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
 
     def _hashes(self) -> dict[str, str]:

@@ -71,8 +71,10 @@ def check_same_run(there: Mapping[str, Any], now: Mapping[str, Any], folder: str
         )
 
 
-def _changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _changes(there: Any, now: Mapping[str, Any]) -> str:
     """How data differ, in words."""
+    if not isinstance(there, Mapping):
+        return "other data"
     differ = [key for key in {**_COUNTED, **_NAMED} if there.get(key) != now.get(key)]
     return "; ".join(
         f"{_COUNTED[key].format(there.get(key))} then, {now.get(key)} now"

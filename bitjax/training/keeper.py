@@ -13,12 +13,13 @@ import numpy as np
 from bitjax.costs.measures import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
 from bitjax.runs.folder import write_bits
-from bitjax.runs.lock import lock
+from bitjax.runs.lock import LostError, lock
 from bitjax.runs.provenance import provenance
 from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
 from bitjax.training.hosts import is_first, on_first
 from bitjax.training.identity import check_same_run, identity
+from bitjax.training.notes import read_notes, read_place
 from bitjax.training.preemption import Stopped
 from bitjax.training.work import Work
 
@@ -60,10 +61,10 @@ class Keeper:
         # Checkpoints are written by all hosts together, everything else by the first.
         self._home, self._folder = folder, folder if is_first() else None
         if folder is not None:
-            settings = work.settings
-            self._checkpoints = Checkpoints(folder / "checkpoints", keep=settings.keep_checkpoints)
-            if settings.keep_best:
-                self._best = Checkpoints(folder / "best", keep=1)
+            keep, check = work.settings.keep_checkpoints, self._check_folder
+            self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep, check=check)
+            if work.settings.keep_best:
+                self._best = Checkpoints(folder / "best", keep=1, check=check)
         if self._folder is not None:
             self._lock = lock(self._folder)
             self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
@@ -96,7 +97,7 @@ class Keeper:
 
     def check_own(self, notes: Mapping[str, Any], folder: Path | None) -> None:
         """Stops every host if a checkpoint's notes are of another run, or of other data."""
-        on_first(lambda: check_same_run(notes.get("run", {}), self.identity, str(folder)))
+        on_first(lambda: check_same_run(read_notes(notes).run, self.identity, str(folder)))
 
     def restore(self) -> tuple[Position, dict[str, Any]]:
         """The position to go on from and what was saved there; the beginning if nothing was."""
@@ -105,7 +106,7 @@ class Keeper:
         if restored is None:
             return Position(), {}
         self.recall(restored.meta)
-        return Position(*restored.meta["place"]), restored.state
+        return position_of(restored.meta, self.work), restored.state
 
     def rewind(self, step: int) -> None:
         """Removes the rows of metrics behind a step."""
@@ -126,16 +127,15 @@ class Keeper:
 
     def recall(self, notes: Mapping[str, Any]) -> None:
         """Takes up what an earlier process noted."""
-        self.stages = [StageResult.of_json(stage) for stage in notes["stages"]]
-        self.learned = {s: np.asarray(n, np.float32) for s, n in notes["fractional"].items()}
-        self._began -= notes["seconds"]
-        self._stage_began = notes["stage_began"]
-        self._best_score = tuple(notes.get("best", self._best_score))
-        self._commits = list(dict.fromkeys([*notes.get("commits", ()), *self._commits]))
+        found = read_notes(notes)
+        self.stages, self.learned = found.stages, found.learned
+        self._began -= found.seconds
+        self._stage_began = found.stage_began
+        self._best_score = found.best
+        self._commits = list(dict.fromkeys([*found.commits, *self._commits]))
 
     def save(self, position: Position, tree: Mapping[str, Any]) -> None:
         """Saves a checkpoint of `tree` at a position, in the background."""
-        self._check_folder()
         if self._checkpoints is not None:
             meta = {"place": list(position), **self.notes()}
             self._checkpoints.save(position.steps(self.work), dict(tree), meta)
@@ -144,7 +144,6 @@ class Keeper:
         self, stage: int, step: int, figures: Mapping[str, float], variables: Mapping[str, Any]
     ) -> None:
         """Keeps the variables in `best/` if no others of this stage evaluated as well."""
-        self._check_folder()
         task = self.work.task
         score = figures[task.score] if task.higher_is_better else -figures[task.score]
         if self._best is not None and (stage, score) > self._best_score:
@@ -191,7 +190,7 @@ class Keeper:
         for checkpoints in self._both():
             try:
                 checkpoints.wait()
-            except SaveError as error_of_save:  # it is in the log too
+            except (SaveError, LostError) as error_of_save:  # it is in the log too
                 if stopped:
                     unsaved = error = error_of_save
         last = traceback.extract_tb(error.__traceback__)[-1:]
@@ -228,7 +227,12 @@ class Keeper:
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         self.check_own(meta, self._home)
-        return shapes_at(self.work, Position(*meta["place"]))
+        return shapes_at(self.work, position_of(meta, self.work))
+
+
+def position_of(meta: Mapping[str, Any], work: Work) -> Position:
+    """Where a checkpoint stands in a run."""
+    return Position(*read_place(meta.get("place"), len(work.method.stages)))
 
 
 def shapes_at(work: Work, position: Position) -> dict[str, Any]:

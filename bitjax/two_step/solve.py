@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import FUNCTION, NONE, PATTERN, check_names, checked, either, integer
+from bitjax.checks import (
+    BATCHES,
+    FUNCTION,
+    NONE,
+    PATTERN,
+    check_names,
+    checked,
+    either,
+    integer,
+    mapping,
+)
+from bitjax.frameworks.calibrate import numbered
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.models import as_model
@@ -31,7 +42,7 @@ from bitjax.two_step.fits import (
     start_of,
 )
 from bitjax.two_step.layer import Affine, layer_of
-from bitjax.variables import QUANT, as_args, read_site, site_name, write_site
+from bitjax.variables import QUANT, VARIABLES, as_args, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
 
@@ -58,7 +69,15 @@ class Report(NamedTuple):
     patches: int
 
 
-@checked(bits=either(NONE, integer(1, 16)), layers=PATTERN, log=either(NONE, FUNCTION), **SOLVE)
+@checked(
+    variables=VARIABLES,
+    batches=either(FUNCTION, BATCHES),
+    kwargs=either(NONE, mapping()),
+    bits=either(NONE, integer(1, 16)),
+    layers=PATTERN,
+    log=either(NONE, FUNCTION),
+    **SOLVE,
+)
 def solve_layers(
     model: Model,
     variables: Variables,
@@ -139,7 +158,7 @@ def solve_each(
     settings, kwargs = settings or SolveOptions(), dict(kwargs or {})
     net = as_model(model)
     teacher = variables if teacher is None else teacher
-    first = as_args(next(iter(batches())))
+    _, first = next(numbered(batches(), "solve_layers"))
     plans = plan_layers(
         net, variables, first, kwargs, layers=layers, bits=bits, target=settings.target
     )

@@ -69,7 +69,11 @@ def keys() -> Iterator[Case]:
             yield Case(f"config({key}={shown(value)})", call, (key.split(".")[-1],))
     for group in ("model", "data", "method"):
         for value in (None, 3, "abc", [], [1]):
-            yield Case(f"config({group}={shown(value)})", functools.partial(build, **{group: value}), (group,))  # fmt: skip
+            yield Case(
+                f"config({group}={shown(value)})",
+                functools.partial(build, **{group: value}),
+                (group,),
+            )
 
 
 def methods() -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Judges one call with a bad input: was it refused in one deliberate line that names the culprit?"""
+"""Judges a call with a bad input: is it refused in one deliberate line that names the culprit?"""
 
 import argparse
 import contextlib
@@ -88,7 +88,7 @@ def _fault_of_error(error: BaseException, names: tuple[str, ...], printed: str) 
 
 
 def _leak(error: BaseException) -> str | None:
-    """Whether an error comes from elsewhere than a `raise` of bitjax's own, or is of another kind."""
+    """What is said of an error that no `raise` of bitjax made, or that is of another kind."""
     at, trace = None, error.__traceback__
     while trace is not None:
         at, trace = trace, trace.tb_next

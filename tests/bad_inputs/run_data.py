@@ -1,4 +1,4 @@
-"""Bad run folders: damaged results, configs, tables and rows, and checkpoints vouched for or not."""
+"""Bad run folders: damaged results, configs, tables, rows, and checkpoints vouched for or not."""
 
 import contextlib
 import functools
@@ -33,7 +33,7 @@ JSON = ("result.json", "config.json", "distortion.json")
 
 
 def read_all(folder: Path) -> None:
-    """Everything that reads a folder of runs: the table, the page, the files, a sweep's progress."""
+    """All that reads a folder of runs: the table, the page, the files, a sweep's progress."""
     found, skipped = read_runs([folder])
     assert found or skipped, "a folder is read or has a reason"
     for left in skipped:

@@ -37,10 +37,10 @@ def wrong_values(name: str, annotation: Any, right: Any) -> Iterator[Any]:
     if not optional and right is not None:
         yield None
     if isinstance(right, jax.Array | np.ndarray) or jax.Array in kinds:
-        yield from wrong_arrays(right)
+        yield from wrong_arrays(name, right)
     elif bool in kinds:
         yield from SWITCH
-    elif float in kinds:
+    elif float in kinds or isinstance(right, float):
         yield from (value for value in NUMBER if not (str in kinds and isinstance(value, str)))
     elif int in kinds:
         yield from INTEGER
@@ -52,6 +52,8 @@ def wrong_values(name: str, annotation: Any, right: Any) -> Iterator[Any]:
         yield from PATTERN
     elif str in kinds:
         yield from TEXT
+    elif name == "batches":
+        yield from ([], *LIST)
     elif kinds & {Mapping, dict} or isinstance(right, Mapping):
         yield from MAPPING
     elif kinds & {Callable, typing.Callable} or inspect.isfunction(right):
@@ -62,14 +64,15 @@ def wrong_values(name: str, annotation: Any, right: Any) -> Iterator[Any]:
         yield from (3, "abc", [], OBJECT)
 
 
-def wrong_arrays(right: Any) -> Iterator[Any]:
+def wrong_arrays(name: str, right: Any) -> Iterator[Any]:
     """Arrays of another rank, another kind, without elements, or not finite."""
     array = np.asarray(right)
     yield from ("abc", {}, OBJECT, np.array(["a"]), np.array([OBJECT]))
     if array.ndim:
         yield array[None]
         yield array[:0]
-        yield array.astype(complex)
+        if name != "batch":  # whether the numbers of an input may be complex, its model says
+            yield array.astype(complex)
         if array.dtype.kind == "f":
             broken = array.copy()
             broken.reshape(-1)[0] = NAN

@@ -1,4 +1,4 @@
-"""Bad weights for `config.init_from`: npz, safetensors and Orbax files, damaged or of another form."""
+"""Bad weights for `config.init_from`: npz, safetensors and Orbax files, damaged or unfit."""
 
 import functools
 import json
@@ -128,9 +128,11 @@ def orbax(folder: Path) -> Iterator[Case]:
         for said, deed in damages(path.read_bytes(), flips=6):
             # Orbax does not need all of its files, and has no checksum for small arrays.
             yield Case(
-                f"orbax {name}: {said}", functools.partial(_start_orbax, folder, source, name, deed),
-                ("orbax",), may_pass=True,
-            )  # fmt: skip
+                f"orbax {name}: {said}",
+                functools.partial(_start_orbax, folder, source, name, deed),
+                ("orbax",),
+                may_pass=True,
+            )
         if path.name.startswith("_") or path.suffix == ".json":
             for text in WRONG_JSON_TEXTS:
                 call = functools.partial(_start_orbax, folder, source, name, replaced(text))

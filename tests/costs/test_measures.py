@@ -144,12 +144,47 @@ def test_bits_that_are_set_are_the_only_leaves_that_change():
     rules = [rule("kernel", uniform(4, granularity="per_channel")), rule("input", bitlength(5.0))]
     model = Quantized(nn.Dense(4), rules)
     variables = model.init(jax.random.key(0), x)
-    changed = with_bits(variables, {"kernel": 2, "input": np.float32(2.5)})
+    changed = with_bits(variables, {"kernel": 2, "input": np.float32(2.5)}, rules)
     assert {site: float(n) for site, n in bits_of(changed).items()} == {"kernel": 2, "input": 2.5}
     back = with_bits(changed, bits_of(variables))
     assert jax.tree.map(str, back) == jax.tree.map(str, dict(variables))
     with pytest.raises(ValueError, match="'other/kernel', which has no bits. Sites that have: "):
         with_bits(variables, {"other/kernel": 2})
+
+
+@pytest.mark.parametrize(
+    "rules", [None, [rule("kernel", uniform(4)), rule("input", bitlength(5.0))]]
+)
+def test_bits_that_a_quantizer_does_not_take_are_refused(rules):
+    variables = {"quant": {role: {"bits": jnp.float32(4.0)} for role in ("kernel", "input")}}
+    for site in ("kernel", "input"):
+        for bits in (-3, float("nan"), float("inf"), 17, [4, -1]):
+            with pytest.raises(ValueError, match=rf"`bits\['{site}'\]` must be"):
+                with_bits(variables, {site: np.asarray(bits)}, rules)
+    hint = "its bits are not learned" if rules else r"with_bits\(variables, bits, model.rules\)"
+    with pytest.raises(ValueError, match=rf"`bits\['kernel'\]` must be .* got 2.5; .*{hint}"):
+        with_bits(variables, {"kernel": 2.5}, rules)
+    with pytest.raises(ValueError, match="`bits` must be a mapping"):
+        with_bits(variables, {"kernel": "4"}, rules)
+
+
+OTHER = {"elsewhere/kernel": SiteCost(8, 8, 2, "", "elsewhere", "kernel")}
+
+
+@pytest.mark.parametrize("metric", [average_bits, kernel_bytes, activation_bytes, bops])
+def test_bits_and_costs_of_two_models_and_sites_of_none_are_refused(metric):
+    own = {"kernel": SiteCost(8, 8, 2, "", "", "kernel")}
+    with pytest.raises(ValueError, match="must be of one model, got bits of kernel and costs of e"):
+        metric({"kernel": 4.0}, OTHER)
+    with pytest.raises(ValueError, match="`sites` has 'elsewhere/kernel', which is no site"):
+        metric({"kernel": 4.0}, own, list(OTHER))
+    with pytest.raises(ValueError, match="`sites` must be a list of names of sites, or None"):
+        metric({"kernel": 4.0}, own, "kernel")
+
+
+def test_the_bytes_of_another_models_costs_are_refused():
+    with pytest.raises(ValueError, match="kernels of 8 elements for 2 floats"):
+        model_bytes({"params": {"kernel": jnp.ones(2)}}, OTHER)
 
 
 def test_bytes_of_a_packed_model_by_hand():

@@ -90,8 +90,9 @@ def test_a_kernel_quantized_to_zeros():
         ("error", "first/kernel"),
         ("error", "last/kernel"),
     ]
-    assert "the float model gives it" in findings[0].message
-    assert "is quantized to all zeros: give it more bits" in findings[1].message
+    assert "which the float model gives it: see last/kernel" in findings[0].message
+    said = "is quantized to all zeros: its elements reach 0.789, its range is [-8e+03, 7e+03]"
+    assert said in findings[1].message and "'scale' is a parameter" in findings[1].message
 
 
 def test_an_input_quantized_to_zeros_is_found_by_the_gradient():
@@ -121,8 +122,11 @@ def test_a_kernel_that_starts_at_zero_is_no_quantizers_fault():
     def zero(variables):
         variables["params"]["last"]["kernel"] = jnp.zeros((6, 3))
 
-    findings = examine([rule("last/kernel", uniform(bits=4))], zero)
-    only(findings, "warning", "first/kernel", "without quantization either")
+    first, last = examine([rule("last/kernel", uniform(bits=4))], zero)
+    assert (first.level, first.site) == ("warning", "first/kernel")
+    assert "without quantization either: see last/kernel" in first.message
+    assert (last.level, last.site) == ("warning", "last/kernel")
+    assert "is all zeros before it is quantized" in last.message
 
 
 @jax.custom_jvp
@@ -165,7 +169,7 @@ def test_gradients_that_quantizers_break():
         ("warning", "first/input"),
     }, doctor_report(findings)
     text = {f.site: f.message for f in findings}
-    assert "gets no gradient, which the float model gives it" in text["last/kernel"]
+    assert "gets no gradient from 'bitlength/fixed'" in text["last/kernel"]
     assert "NaN or inf gradient to its bits" in text["first/kernel"]
     assert "gets no gradient to its bits" in text["first/input"]
 
@@ -222,7 +226,8 @@ def test_ranges_and_bits_that_do_not_fit():
 def test_nan_is_named_and_hides_the_rest():
     broken = X.at[0, 0].set(jnp.nan)
     findings = examine([rule("first/input", pact(bits=8))], x=broken)
-    only(findings, "error", "first/input", "holds NaN or inf: clean the data")
+    said = "holds NaN or inf, as do 1 of 32 examples of the batch (the first is number 0)"
+    only(findings, "error", "first/input", said)
     infinite = doctor(Net(), FLOAT, X, Y, loss=lambda out, y: jnp.sum(out) * jnp.inf)
     only(infinite, "error", "loss", "look at the labels")
 
@@ -248,7 +253,12 @@ def test_one_dead_layer_of_a_scan_is_found(collections):
     assert doctor(model, variables, X) == ()
     scale = variables["quant"]["blocks"]["dense"]["kernel"]["scale"]
     variables["quant"]["blocks"]["dense"]["kernel"]["scale"] = scale.at[1].set(1e3)
-    only(doctor(model, variables, X), "error", "blocks/dense/kernel", "all zeros")
+    said = "in step 2 of 3 of its scan, is quantized to all zeros: its elements reach"
+    only(doctor(model, variables, X), "error", "blocks/dense/kernel", said)
+    scales = scale.at[1:].set(0.0)
+    variables["quant"]["blocks"]["dense"]["kernel"]["scale"] = scales
+    found = doctor(model, variables, X)
+    assert "has 'scale' at 0 in 2 of 3 blocks" in doctor_report(found)
 
 
 def test_layers_in_branches_are_said_to_be_left_out_and_their_gradients_are_not():

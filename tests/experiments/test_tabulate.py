@@ -22,7 +22,14 @@ def test_a_run_that_stopped_early_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run")
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**result, "status": "stopped"}))
-    with pytest.raises(ValueError, match="is stopped, not finished: run its config again"):
+    with pytest.raises(ValueError, match="is 'stopped', not finished: run its config again"):
+        keep(run, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", ["../out", "/out", "a/../../out"])
+def test_a_runs_name_leads_to_no_other_folder(name, tmp_path):
+    run = write_run(tmp_path / "run", name=name)
+    with pytest.raises(ValueError, match="has the name '.*', which leads out of"):
         keep(run, tmp_path / "kept")
 
 

@@ -213,7 +213,7 @@ def test_damaged_arrays_are_one_line_or_arrays(tmp_path):
     stored, packed = io.BytesIO(), npz_bytes(**arrays)
     np.savez(stored, **arrays)
     refused = 0
-    for content in [stored.getvalue(), packed] * 50:
+    for content in [stored.getvalue(), packed] * 30:
         damaged = bytearray(content)
         for _ in range(draw.randint(1, 3)):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
@@ -225,4 +225,4 @@ def test_damaged_arrays_are_one_line_or_arrays(tmp_path):
         except FileError as error:
             refused += 1
             assert str(error).isprintable() and "allow_pickle" not in str(error)
-    assert refused > 60
+    assert refused > 40

@@ -49,6 +49,18 @@ def test_a_variant_is_given_to_a_shipped_config_and_to_an_own_one(own):
     assert recorded_name("own.py:7") == "own.py:7"
 
 
+@pytest.mark.parametrize("name", ["configs/digits/lsq.py", "digits/lsq.py"])
+def test_a_file_of_ones_own_is_not_recorded_under_the_name_of_a_shipped_one(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("def get_config(): ...\n")
+    own = recorded_name(f"{name}:w4a4")
+    assert own == f"./{name}:w4a4" == recorded_name(own)
+    assert recorded_name("digits/lsq") == "configs/digits/lsq.py", "not a path"
+
+
 def test_every_shipped_config_can_be_read_from_any_folder(own):
     for name in shipped_configs():
         assert load_config(name).data.name, name

@@ -1,5 +1,7 @@
 """What a finished run's folder gives back is the model that its result was measured on."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,7 @@ def test_a_folder_without_weights_is_one_clear_line(tmp_path):
 
 def test_a_damaged_config_is_one_line_that_names_the_folder(tmp_path):
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("")
     (tmp_path / "config.json").write_text("{'")
     for read in (load_run, lambda folder: open_run(folder, {}, True)):
         with pytest.raises(
@@ -49,3 +52,16 @@ def test_a_damaged_config_is_one_line_that_names_the_folder(tmp_path):
         ) as e:
             read(tmp_path)
         assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_checkpoints_of_another_run_are_not_taken_for_those_of_the_config(tmp_path):
+    config = get_config()
+    config.model = {"name": "mlp", "num_classes": 10, "features": (4,)}
+    config.method.steps, config.rules = 0, ((".*", {"name": "lsq", "bits": 3}),)
+    work = build_work(config)
+    run(work, open_folder(config, tmp_path / "run"), show=False)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 7}))
+    with pytest.raises(ValueError, match="of another run than the config.json beside them") as e:
+        load_run(tmp_path / "run")
+    assert work.facts["config_hash"] in str(e.value)

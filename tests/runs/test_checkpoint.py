@@ -1,16 +1,19 @@
 """Checkpoints come back bit for bit, or are reported damaged and the older one is used."""
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
 import os
+import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -20,6 +23,9 @@ import optax
 import pytest
 
 from bitjax.runs.checkpoint import Checkpoints, DamagedError, SaveError
+from bitjax.runs.lock import LostError
+from tests.damage import damage as damage_file
+from tests.damage import swapped
 
 
 def some_state(seed: int = 0):
@@ -237,6 +243,57 @@ def test_when_all_are_damaged_the_error_names_them(tmp_path):
         assert str(tmp_path / str(step)) in str(error.value)
 
 
+def test_a_first_checkpoint_that_a_kill_left_without_its_manifest_is_none(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(10, {"x": jnp.float32(1)}, {}, wait=True)
+        (tmp_path / "10" / "manifest.json").unlink()
+        assert checkpoints.restore(like({"x": jnp.float32(0)})) is None
+        checkpoints.save(10, {"x": jnp.float32(2)}, {}, wait=True)
+        assert checkpoints.restore(like({"x": jnp.float32(0)})).state["x"] == 2
+
+
+def test_a_save_that_cannot_begin_leaves_the_earlier_one_of_its_step(tmp_path, monkeypatch):
+    def refuse(path, tree):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(10, {"x": jnp.float32(1)}, {}, wait=True)
+        with monkeypatch.context() as patch, pytest.raises(SaveError, match="No space left"):
+            patch.setattr("orbax.checkpoint.v1.save_checkpointables_async", refuse)
+            checkpoints.save(10, {"x": jnp.float32(2)}, {}, wait=True)
+        assert checkpoints.restore(like({"x": jnp.float32(0)})).state["x"] == 1
+
+
+def test_a_reader_of_a_run_that_goes_on_takes_what_is_newest_by_then(tmp_path, monkeypatch, caplog):
+    from bitjax.runs import checkpoint as module
+
+    def read_late(path):
+        monkeypatch.setattr(module, "read_manifest", read)
+        writer.save(30, {"x": jnp.float32(30)}, {}, wait=True)
+        return read(path)
+
+    read = module.read_manifest
+    with Checkpoints(tmp_path, keep=1) as writer, Checkpoints(tmp_path) as reader:
+        writer.save(10, {"x": jnp.float32(10)}, {}, wait=True)
+        monkeypatch.setattr(module, "read_manifest", read_late)
+        assert reader.restore(like({"x": jnp.float32(0)})).step == 30
+    assert "damaged" not in caplog.text
+
+
+def test_a_folder_that_is_anothers_by_now_is_left_as_it_is(tmp_path):
+    def check():
+        if gone:
+            raise LostError("it is another's")
+
+    gone = False
+    with pytest.raises(LostError), Checkpoints(tmp_path, check=check) as checkpoints:
+        checkpoints.save(10, {"x": jnp.float32(1)}, {}, wait=True)
+        gone = True
+        (tmp_path / "11.orbax-checkpoint-tmp").mkdir()
+        checkpoints.save(20, {"x": jnp.float32(2)}, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"10", "11.orbax-checkpoint-tmp"}
+
+
 def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path):
     save_three(tmp_path)
     truncate(tmp_path / "30")
@@ -280,7 +337,7 @@ def test_what_killed_saves_leave_is_no_checkpoint_and_goes_with_the_next_save(tm
 
 
 def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="`keep` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`keep` must be an integer of 1 or more, got 0"):
         Checkpoints(tmp_path, keep=0)
     with Checkpoints(tmp_path / "new") as checkpoints:
         with pytest.raises(ValueError, match="`step` must be 0 or more, got -1"):
@@ -528,3 +585,53 @@ def test_the_manifest_is_plain_json_that_names_stage_and_leaves(tmp_path):
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     assert manifest["meta"] == {"stage": "codes"}
     assert manifest["leaves"] == {"a/b": "float32[2,3]"}
+
+
+def test_whatever_is_done_to_a_file_of_a_checkpoint_the_older_one_is_read(tmp_path, capfd):
+    state, draw = {"w": np.arange(6.0)}, random.Random(0)
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {})
+    for number in range(8):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        file = draw.choice(sorted(p for p in (folder / "2").rglob("*") if p.is_file()))
+        if number % 4:
+            damage_file(file, draw)
+        else:  # something beside it that Orbax would wait for
+            os.mkfifo(file.with_name("planted"))
+        with Checkpoints(folder) as checkpoints:
+            assert checkpoints.restore(like(state)).step == 1, (file, number)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_manifest_that_vouches_for_anything_is_one_line(tmp_path):
+    state, draw = {"w": np.arange(6.0)}, random.Random(0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, {"place": [1, "train", 3]}, wait=True)
+        path = tmp_path / "2" / "manifest.json"
+        sealed = json.loads(path.read_text())
+        del sealed["crc32"]
+        read = 0
+        for _ in range(40):
+            forged = json.loads(swapped(sealed, draw, raw=False))
+            seal = zlib.crc32(json.dumps(forged, sort_keys=True).encode())
+            path.write_text(json.dumps({**forged, "crc32": seal}))
+            try:
+                read += checkpoints.restore(like(state)) is not None
+            except (DamagedError, ValueError) as error:
+                assert "\n" not in str(error)
+    assert read < 30
+
+
+def test_links_and_files_in_the_place_of_old_checkpoints_stop_no_save(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine").touch()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "1").symlink_to(tmp_path / "outside")
+    (folder / "2.removed").symlink_to(tmp_path / "outside")
+    (folder / "3.removed").touch()
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(4, {"w": np.arange(6.0)}, {}, wait=True)
+    assert os.listdir(folder) == ["4"] and (tmp_path / "outside" / "mine").exists()

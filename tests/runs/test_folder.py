@@ -1,7 +1,9 @@
 """A run folder is of one run, and says so where another one, or none, is found in it."""
 
+import errno
 import fcntl
 import json
+import os
 
 import pytest
 
@@ -87,3 +89,13 @@ def test_a_folder_that_was_refused_is_free_for_others(tmp_path):
         open_run(tmp_path, OTHER, True)
     with open(tmp_path / LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_full_disk_is_named_with_its_remedy(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="Free space or quota"):
+        patch.setattr(os, "open", full)
+        open_run(tmp_path / "run", CONFIG, True)
+    open_run(tmp_path / "run", CONFIG, True)

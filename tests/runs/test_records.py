@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from bitjax.report.comparison import compare
 from bitjax.report.figures import FIGURES, figures_of
 from bitjax.runs.files import is_number
 from bitjax.runs.records import read_runs
@@ -37,6 +38,25 @@ def test_a_finished_run_is_read_with_its_sites_and_curves(tmp_path):
     assert figures["bits_weights"] == figures["bits_weights_inner"] == 3
     assert figures["bits_activations_inner_fractional"] == 2.25
     assert set(figures) == {f.key for f in FIGURES}
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_a_run_of_another_task_has_its_own_score_and_no_accuracy(higher, tmp_path):
+    folder = write_run(tmp_path / "run")
+    score = {"name": "error", "value": 2.5, "higher_is_better": higher}
+    result = json.loads((folder / "result.json").read_text())
+    stages = [{**stage, "error": 2.5, "accuracy": "gone"} for stage in result["stages"]]
+    edit(folder, "result.json", score=score, stages=stages, accuracy="gone")
+    record, other = read_runs([folder, write_run(tmp_path / "other")])[0]
+    assert (record.score, record.accuracy) == (("error", 2.5, higher), None)
+    assert record.stages[-1][2] == 2.5 and "accuracy" not in figures_of(record)
+    comparison = compare([record, other])
+    assert comparison.skipped == ((str(folder), OTHER.format("more" if higher else "less")),)
+    with pytest.raises(ValueError, match="has no accuracy to compare; its score is error = 2.5"):
+        compare([record])
+
+
+OTHER = "has no accuracy to compare; its score is error = 2.5, {} is better"
 
 
 def test_inner_bits_leave_out_the_first_and_the_last_layer(tmp_path):

@@ -283,8 +283,8 @@ def test_costs_of_zero_are_no_obstacle():
         ([[1], [2, -3]], [[1], [1, 1]], 9, r"`costs\[1\]` must be finite and >= 0, got -3"),
         ([[1], [2, 3]], [[1], [1, np.nan]], 9, r"`losses\[1\]` must be finite, got nan"),
         ([[np.inf]], [[1]], 9, r"`costs\[0\]` must be finite and >= 0, got inf"),
-        ([[1]], [[1]], math.nan, "`budget` must be a number >= 0, got nan"),
-        ([[1]], [[1]], -1, "`budget` must be a number >= 0, got -1"),
+        ([[1]], [[1]], math.nan, "`budget` must be a finite number of 0 or more or inf, got nan"),
+        ([[1]], [[1]], -1, "`budget` must be a finite number of 0 or more or inf, got -1"),
     ],
 )
 def test_wrong_arguments_are_named(costs, losses, budget, message):

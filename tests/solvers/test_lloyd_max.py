@@ -71,7 +71,7 @@ def test_few_values_are_held_exactly_and_need_no_more_levels():
 
 
 def test_what_cannot_be_solved_is_an_error():
-    with pytest.raises(ValueError, match=r"`num_levels` must be in \[1, 256\], got 0"):
+    with pytest.raises(ValueError, match=r"`num_levels` must be an integer in \[1, 256\], got 0"):
         lloyd_max([1.0], [1.0], 0)
     with pytest.raises(ValueError, match="rising: sort them"):
         lloyd_max([2.0, 1.0], [0.5, 0.5], 2)

@@ -64,8 +64,8 @@ def test_a_target_of_zeros_and_one_patch_leave_no_nan():
         ({"start_MxN": np.ones((3, 2))}, r"`start_MxN` must have shape \(2, 3\)"),
         ({"start_MxN": np.full((2, 3), 2.0)}, "`start_MxN` must hold codes of `grid_G`"),
         ({"grid_G": [1, 0]}, "`grid_G` must be one axis of codes in rising order"),
-        ({"ridge": -1.0}, "`ridge` must be a finite number >= 0"),
-        ({"max_sweeps": 0}, "`max_sweeps` must be at least 1, got 0"),
+        ({"ridge": -1.0}, "`ridge` must be a finite number of 0 or more"),
+        ({"max_sweeps": 0}, "`max_sweeps` must be an integer of 1 or more, got 0"),
     ],
 )
 def test_what_cannot_be_is_said_at_the_front_door(wrong, message):

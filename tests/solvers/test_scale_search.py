@@ -88,7 +88,7 @@ def test_what_cannot_be_searched_is_an_error():
         free_scales([2.0, 1.0], [0.5, 0.5])
     with pytest.raises(ValueError, match="`weights_M` must be at least 0, got -0.5"):
         free_scales([1.0, 2.0], [1.5, -0.5])
-    with pytest.raises(ValueError, match=r"`max_bits` must be in \[1, 8\], got 9"):
+    with pytest.raises(ValueError, match=r"`max_bits` must be an integer in \[1, 8\], got 9"):
         free_scales([1.0], [1.0], max_bits=9)
-    with pytest.raises(ValueError, match="`unit` must be a finite number > 0, got 0"):
+    with pytest.raises(ValueError, match="`unit` must be a finite number above 0, got 0"):
         window_scales([1.0], [1.0], 0)

@@ -89,7 +89,7 @@ def test_a_level_that_is_never_reached_is_an_error():
     v = jnp.zeros(3)
     with pytest.raises(ValueError, match=r"`threshold` must be below 1.5 `step` = 1.5.*got 1.5"):
         z_step(v, v, 1.0, 1.5, 3, 1.0)
-    with pytest.raises(ValueError, match="`levels` must be at least 1, or None for floats, got 0"):
+    with pytest.raises(ValueError, match="`levels` must be None or an integer of 1 or more, got 0"):
         z_step(v, v, 1.0, 0.0, 0, 1.0)
-    with pytest.raises(ValueError, match="`step` must be a finite number > 0, got 0"):
+    with pytest.raises(ValueError, match="`step` must be a finite number above 0, got 0"):
         z_step(v, v, 0.0, 0.0, 3, 1.0)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bitjax.diagnostics.checks.layers import calls
 from bitjax.diagnostics.checks.variables import stored
 from bitjax.diagnostics.findings import Found
 from bitjax.diagnostics.measure import Measured, read_leaf
@@ -31,7 +32,9 @@ _REMEDY = {
 
 def ranges(m: Measured) -> Iterator[Found]:
     """Every quantized tensor's findings; of several calls or steps each is said once."""
-    broken = {found.site for found in stored(m) if found.blocks}  # and need no second finding
+    # What has a finding of its own, which explains what its range does.
+    broken = {found.site for found in stored(m) if found.blocks}
+    broken |= {found.site for found in calls(m)}
     for site, spots in m.sites.items():
         if site in broken:
             continue
