@@ -27,7 +27,8 @@ def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
     """Rules from (pattern, quantizer spec or None) pairs."""
     rules = []
     for i, entry in enumerate(specs):
-        if not isinstance(entry, list | tuple) or len(entry) != 2:
+        pair = isinstance(entry, list | tuple) and len(entry) == 2
+        if not pair or not isinstance(entry[0], str):
             raise ValueError(
                 f"config.rules[{i}] must be (pattern, {{'name': quantizer, ...}} or None), "
                 f"got {shown(entry)}."

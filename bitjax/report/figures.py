@@ -108,7 +108,7 @@ def figures_of(run: RunRecord) -> dict[str, float]:
             found[f"bits_{name}_inner_fractional"] = fmean(s.fractional for s in chosen)
     for name in ("model_bytes", "activation_bytes", "bops"):
         found[name] = run.costs[name]
-    layers = layers_of(run.sites).values()
+    layers = list(layers_of(run.sites).values())
     found |= {name: speedup(rule, layers) for name, rule in RULES.items()}
     found |= {"steps": run.steps, "wall_seconds": run.wall_seconds}
     return {f.key: found[f.key] for f in FIGURES if f.key in found}

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import bitjax as bj
 from bitjax.frameworks.probe import probe
 from bitjax.launch.build import build_data, build_method, build_rules, build_work, open_folder
+from bitjax.launch.check import run_doctor
 from bitjax.launch.registry import MODELS, make
 from bitjax.launch.schema import plain
 from bitjax.launch.start import find_start, load_start
@@ -188,6 +189,10 @@ WRONG = {
         {"rules": (".*",)},
         r"config.rules\[0\] must be \(pattern, .*got '.\*'",
     ),
+    "pattern that is no text": (
+        {"rules": (([], WEIGHT),)},
+        r"config.rules\[0\] must be \(pattern, .*got \[\[\], \{'name': 'uniform', 'bits': 8\}\]",
+    ),
     "pattern that is no expression": (
         {"rules": (("(stem/.*", WEIGHT),)},
         r"config.rules\[0\]: `pattern` must be a regular expression, got '\(stem",
@@ -348,6 +353,14 @@ def test_a_layer_that_cannot_be_quantized_is_named_where_a_rule_asks_for_it(monk
     with pytest.raises(ValueError, match="'norm/bias', which no product reads") as caught:
         build_work(config)
     assert "\n" not in str(caught.value)
+
+
+def test_the_doctor_prints_its_findings_and_stops_a_run_in_one_line(capsys):
+    work = build_work(digits(rules=((".*", {"name": "uniform", "bits": 1}),)))
+    with pytest.raises(ValueError, match="the doctor stopped the run before its first") as caught:
+        run_doctor(work)
+    assert "\n" not in str(caught.value)
+    assert "error    dense1/kernel: is quantized to all zeros" in capsys.readouterr().out
 
 
 def test_a_damaged_file_of_data_is_named(tmp_path, data_root):
