@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bitjax.files.writing import room, trouble_of
+from bitjax.files.writing import remedy_of, room, trouble_of
 from bitjax.runs.manifest import check_fits, describe, read_manifest, write_manifest
 from bitjax.runs.orbax import load_tree, quiet_orbax, to_host
 
@@ -197,10 +197,12 @@ class Checkpoints:
         reason = trouble_of(error)
         if reason is None:
             raise error  # Of the program, not of the disk.
+        if isinstance(error, TimeoutError):  # Orbax counts by the machine's clock
+            reason = "it took too long, or the machine's clock was set"
         step = job.manifest["step"]
         self._failed = SaveError(
             f"The checkpoint of step {step} could not be written to {path} ({reason}: "
-            f"{room(path, job.size)}). Free space or quota there; older checkpoints are whole."
+            f"{room(path, job.size)}). {remedy_of(error)}; older checkpoints are whole."
         )
         self._failed.__cause__ = error
         _log.warning("%s Training goes on, and the next checkpoint is tried.", self._failed)
