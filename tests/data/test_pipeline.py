@@ -119,7 +119,7 @@ def test_evaluation_counts_every_example_once_in_batches_of_one_shape(num_eval, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 8, 0, 0), "`num_examples` must be an integer of 1 or more, got 0"),
+        ((0, 8, 0, 0), "`num_examples` must be at least 1, got 0"),
         ((8, 0, 0, 0), "`batch_size` must be an integer of 1 or more, got 0"),
         ((8, 8, -1, 0), "`step` must be an integer of 0 or more, got -1"),
         ((8, 8, 0, -1), r"`seed` must be an integer in \[0, .*\], got -1"),
