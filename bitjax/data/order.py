@@ -28,7 +28,7 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-@checked(num_examples=integer(1), **BATCH)
+@checked(num_examples=integer(0), **BATCH)
 def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     """Which examples the batch of one step holds.
 
@@ -53,6 +53,8 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> n
       >>> sorted(np.concatenate(epoch).tolist())
       [0, 1, 2, 3, 4, 5]
     """
+    if num_examples < 1:
+        raise ValueError("`num_examples` must be at least 1, got 0: there is nothing to train on.")
     epochs, offsets = np.divmod(int(step) * batch_size + np.arange(batch_size), num_examples)
     indices = np.empty(batch_size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):

@@ -178,8 +178,8 @@ def _checked(gram_DxD, cross_D, energy):
     D = cross.shape[-1]
     if not 1 <= D <= MAX_PLANES:
         raise ValueError(f"`cross_D` must have 1 to {MAX_PLANES} planes, got {D}.")
-    if not (energies >= 0).all():
-        raise ValueError(f"`energy` must be at least 0, got {energies.min()}.")
     if not all(np.isfinite(a).all() for a in (gram, cross, energies)):
         raise ValueError("`gram_DxD`, `cross_D` and `energy` must be finite, got NaN or inf.")
+    if not (energies >= 0).all():
+        raise ValueError(f"`energy` must be at least 0, got {energies.min()}.")
     return gram.reshape(-1, D, D), cross.reshape(-1, D), energies.reshape(-1)

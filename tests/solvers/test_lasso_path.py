@@ -75,5 +75,5 @@ def test_planes_that_are_never_set_and_zeros_have_no_coefficient():
 
 
 def test_shapes_that_do_not_fit_are_an_error():
-    with pytest.raises(ValueError, match=r"shapes \[D, D\], \[D\] and \[L\], got"):
+    with pytest.raises(ValueError, match=r"shapes \[D, D\] and \[D\], D at least 1, got"):
         lasso(np.eye(3), np.ones(2), [1.0])

@@ -86,7 +86,7 @@ def test_what_cannot_be_searched_is_an_error():
         free_scales([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="rising: sort them"):
         free_scales([2.0, 1.0], [0.5, 0.5])
-    with pytest.raises(ValueError, match="`weights_M` must be at least 0, got -0.5"):
+    with pytest.raises(ValueError, match="`weights_M` must be finite and at least 0, got -0.5"):
         free_scales([1.0, 2.0], [1.5, -0.5])
     with pytest.raises(ValueError, match=r"`max_bits` must be an integer in \[1, 8\], got 9"):
         free_scales([1.0], [1.0], max_bits=9)
