@@ -11,6 +11,13 @@ from typing import NoReturn
 from bitjax.launch.programs import is_text, shown
 
 
+def a_folder(text: str) -> str:
+    """A folder's name; the empty one would be the folder that the command is called in."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name names no folder, '.' is this one")
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that shows its module's docstring as help and complains in one line."""
 

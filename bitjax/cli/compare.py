@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bitjax.cli.arguments import Parser
+from bitjax.cli.arguments import Parser, a_folder
 from bitjax.files.writing import unwritten, write_text
 from bitjax.launch.command import command_of
 from bitjax.report.comparison import Comparison, compare
@@ -27,7 +27,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; what is wrong with it ends in one line."""
     parser = Parser(__doc__, "bitjax compare")
     add = parser.add_argument
-    add("runs", nargs="+", help="run folders, or folders that hold some")
+    add("runs", nargs="+", type=a_folder, help="run folders, or folders that hold some")
     parser.add_file("out", "page to write: one file, works offline")
     parser.add_file("csv", "file to write with a line a run")
     parser.add_file("markdown", "file to write with the tables")

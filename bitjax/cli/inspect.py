@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bitjax.cli.arguments import Parser
+from bitjax.cli.arguments import Parser, a_folder
 from bitjax.data import train_batch
 from bitjax.diagnostics.doctor import doctor
 from bitjax.diagnostics.findings import doctor_report
@@ -95,7 +95,7 @@ def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints what the folder holds, then what its model does with a batch."""
     parser = Parser(__doc__, "bitjax inspect")
-    parser.add_argument("run", help="a run's folder")
+    parser.add_argument("run", type=a_folder, help="a run's folder")
     parser.add_count("batch", "training images that sites see", default=64)
     parser.add_argument("--no-model", action="store_true", help="leave the checkpoint alone")
     args = parser.read(argv)

@@ -9,10 +9,10 @@ mean.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from bitjax.checks import FUNCTION, checked, instance, several
+from bitjax.checks import FUNCTION, check_one, checked, instance, several
 
 BASELINE_BITS = 16.0
 _FUSED = (2.0, 4.0, 8.0, 16.0)  # operand widths that Bit Fusion supports
@@ -103,8 +103,8 @@ RULES: dict[str, Callable[[LayerBits], float]] = {
 }
 
 
-@checked(rule=FUNCTION, layers=several(instance(LayerBits)))
-def speedup(rule: Callable[[LayerBits], float], layers: Sequence[LayerBits]) -> float:
+@checked(rule=FUNCTION, layers=instance(Iterable))
+def speedup(rule: Callable[[LayerBits], float], layers: Iterable[LayerBits]) -> float:
     """The speed-up of a network over 16 bits everywhere; layers run one after the other.
 
     Args:
@@ -118,6 +118,8 @@ def speedup(rule: Callable[[LayerBits], float], layers: Sequence[LayerBits]) -> 
       >>> speedup(stripes, [LayerBits(100, 10, 8, 4), LayerBits(100, 10, 8, 16)])
       1.6
     """
+    layers = list(layers)
+    check_one("layers", several(instance(LayerBits)), layers)
     before = math.fsum(layer.macs for layer in layers)
     after = math.fsum(layer.macs * rule(layer) for layer in layers)
     if before == 0:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import PATTERN, check, checked, choice, either, instance, mapping, number
+from bitjax.checks import PATTERN, checked, choice, either, instance, mapping, number
 from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
 from bitjax.costs.site import SITE_COSTS, Costs
 
@@ -25,7 +25,7 @@ _ROLES = {
     "bops": ("kernel", "right"),
 }
 
-CRITERION = either(choice(*_WEIGHTS, "bops"), instance(Mapping))
+CRITERION = either(choice(*_WEIGHTS, "bops"), mapping(number(0)))
 
 
 def check_criterion(
@@ -34,7 +34,6 @@ def check_criterion(
     """Raises a ValueError for a mapping that weighs other sites than these, or none of them."""
     if isinstance(criterion, str):
         return
-    check(dict.fromkeys(criterion, number(0)), criterion)
     unknown = sorted(set(criterion) - set(costs))
     if unknown:
         raise ValueError(

@@ -82,6 +82,7 @@ def cifar10(
     """
     folder = _data_folder(root, "cifar10")
     remedy = "copy it again from where this data folder came from"
+    check_decoder("cifar10")
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "test": []}
     for name, expected in files.items():
         split = "test" if "test" in name else "train"
@@ -156,7 +157,6 @@ def _decode_cifar10(content: bytes, digest: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _decode_webp(stream: bytes, offsets: np.ndarray) -> np.ndarray:
-    check_decoder("cifar10")
     from PIL import Image
 
     columns = (

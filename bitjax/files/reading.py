@@ -48,6 +48,8 @@ def reason_of(error: BaseException) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
     if "pickle" in reason:  # NumPy's advice is to load it all the same
         reason = "it holds Python objects, which are never loaded"
+    if isinstance(error, AttributeError | TypeError | KeyError | IndexError):
+        return "it is of another form"  # what a reader that does not look at types says of it
     if type(error) is ValueError and reason:  # its kind says nothing
         return reason
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

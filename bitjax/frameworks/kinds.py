@@ -10,7 +10,7 @@ from bitjax.checks import NONE, SWITCH, TEXT, choice, either, integer, several
 
 # The fields that wrappers share.
 WRAPPED = {
-    "axis_name": either(NONE, TEXT, several(TEXT)),
+    "axis_name": either(NONE, TEXT, several(TEXT, 1)),
     "parts": integer(1),
     "sums": SWITCH,
     "calls": choice("shared", "each"),

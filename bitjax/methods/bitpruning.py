@@ -121,6 +121,8 @@ def bitpruning(
       for bits, nearest rounding, budgets, 0.0 made a code at the freeze.
     """
     budgets = [budget(*each) for each in budgets]  # checked, whoever made them
+    if not isinstance(criterion, str) and not any(criterion.values()):
+        raise ValueError(f"`criterion` must weigh at least one site above 0, got {criterion!r}.")
     rounding = _rounding(rounding, budgets, tied)
     made = Recipe(steps, **recipe)
     tuned = round(steps * fine_tune)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, integer, number
+from bitjax.checks import ARRAY, NONE, SWITCH, TEXT, checked, either, instance, integer, number
 from bitjax.solvers.base import Solution
 from bitjax.solvers.checks import checked_arrays, checked_grid
 from bitjax.solvers.code_rules import Fitted, Problem, gain_of, problem_of, scale_of
@@ -50,6 +50,8 @@ class Fit(NamedTuple):
     starts=integer(1),
     block=integer(1),
     max_sweeps=integer(1),
+    key=either(NONE, instance(jax.Array)),
+    precision=either(NONE, instance(lax.Precision), TEXT),
 )
 def fit_codes(
     gram_NxN: ArrayLike,

@@ -13,6 +13,10 @@ def _calls(bases: Callable) -> Callable[[Path], Iterator[Case]]:
     return lambda folder: api.cases(bases())
 
 
+def _plain(generate: Callable[[], Iterator[Case]]) -> Callable[[Path], Iterator[Case]]:
+    return lambda folder: generate()
+
+
 # Every surface, and how many cases it has at least: an empty generator would find nothing wrong.
 SURFACES: dict[str, tuple[Callable[[Path], Iterator[Case]], int]] = {
     "quantizers": (_calls(api.quantizer_bases), 800),
@@ -20,12 +24,12 @@ SURFACES: dict[str, tuple[Callable[[Path], Iterator[Case]], int]] = {
     "solvers": (_calls(api.solver_bases), 700),
     "tools": (_calls(api.tool_bases), 1000),
     "batches": (_calls(api.data_bases), 350),
-    "config keys": (configs.keys, 300),
-    "config methods": (configs.methods, 1300),
-    "config quantizers": (configs.quantizers, 650),
-    "config models": (configs.models, 60),
-    "config budgets": (configs.budgets, 45),
-    "overrides": (configs.overrides, 350),
+    "config keys": (_plain(configs.keys), 300),
+    "config methods": (_plain(configs.methods), 1300),
+    "config quantizers": (_plain(configs.quantizers), 650),
+    "config models": (_plain(configs.models), 60),
+    "config budgets": (_plain(configs.budgets), 45),
+    "overrides": (_plain(configs.overrides), 350),
     "data npz": (data_files.npz, 150),
     "data folders": (data_files.folders, 110),
     "data published": (data_files.published, 90),

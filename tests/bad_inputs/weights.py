@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
+import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
 
 from bitjax.launch.start import find_start, load_start
@@ -121,7 +121,8 @@ def orbax(folder: Path) -> Iterator[Case]:
     """Every file of an Orbax checkpoint, damaged."""
     source = folder / "right"
     tree = {"params": {key.split("/")[1]: leaf for key, leaf in right().items()}}
-    ocp.save_pytree(str(source), tree)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(source, tree)
     yield Case("orbax()", functools.partial(_start_orbax, folder, source, "", None), good=True)
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         name = path.relative_to(source).as_posix()

@@ -157,7 +157,7 @@ def test_a_vectorized_sweep_leaves_a_folder_for_every_run(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     folders = {path.name for path in tmp_path.iterdir()}
     rows = {f"seed={s},learning_rate={r}" for s in (0, 1) for r in (0.05, 0.02)}
-    assert folders == rows | {"sweep.json", "vectorized"}
+    assert folders == rows | {"sweep.json", "vectorized", ".lock"}
     for name in rows:
         result = json.loads((tmp_path / name / "result.json").read_text())
         assert result["status"] == "finished" and result["vectorized"] == 4

@@ -265,9 +265,9 @@ def test_arguments_out_of_range_are_refused_at_the_call():
     for dataset in (stream(5), stream(5)):
         with pytest.raises(ValueError, match="multiple of the 3 shards"):
             train_batches(dataset, 8, 0, 0, shard=(0, 3))
-        with pytest.raises(ValueError, match="`step` must be at least 0"):
+        with pytest.raises(ValueError, match="`start` must be an integer of 0 or more"):
             train_batches(dataset, 8, -1, 0)
-        with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        with pytest.raises(ValueError, match="`batch_size` must be an integer of 1 or more"):
             eval_batches(dataset, 0)
-    with pytest.raises(ValueError, match="nothing to train on"):
+    with pytest.raises(ValueError, match="`num_examples` must be an integer of 1 or more"):
         train_batches(stream(5)._replace(train=stream(5).train.subset(slice(0))), 8, 0, 0)

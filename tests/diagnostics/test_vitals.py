@@ -6,6 +6,7 @@ import pytest
 
 from bitjax.diagnostics.vitals import vitals
 from bitjax.quantizers.base import Axes, Codes, Quantizer, identity
+from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.uniform import lsq, pact, uniform
 
 NORMAL = jax.random.normal(jax.random.key(0), (4096,))
@@ -38,6 +39,18 @@ def test_saturation_counts_from_half_a_step_beyond_the_last_level():
     found = look(pact(bits=2, init_clip=3.0), x)
     assert float(found.saturated) == 3 / 8
     assert float(found.cut) == 1 / 8
+
+
+def test_a_range_for_few_bits_is_right_to_clip_while_bits_are_learned():
+    learned = {"range": "learned", "clip_bits": 2.0, "min_bits": 2.0}
+    params, stats = bitlength(8.0, **learned).init(NORMAL, Axes())
+    clip = float(jnp.exp(params["log_clip_max"]))
+    assert float(jnp.mean(jnp.abs(NORMAL) > 1.01 * clip)) > 0.05  # at 8 bits it would saturate
+    held = bitlength(8.0, **learned, mode="fixed")
+    assert float(vitals(held, params, stats, NORMAL).saturated) > 0.05
+    assert float(vitals(bitlength(8.0, **learned), params, stats, NORMAL).saturated) == 0.0
+    narrow = {**params, "log_clip_max": params["log_clip_max"] - jnp.log(10.0)}
+    assert float(vitals(bitlength(8.0, **learned), narrow, stats, NORMAL).saturated) > 0.5
 
 
 def test_zeros_of_the_tensor_itself_do_not_count():

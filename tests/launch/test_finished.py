@@ -54,6 +54,7 @@ def test_a_damaged_config_is_one_line_that_names_the_folder(tmp_path):
         assert str(tmp_path) in str(e.value) and "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_run_are_not_taken_for_those_of_the_config(tmp_path):
     config = get_config()
     config.model = {"name": "mlp", "num_classes": 10, "features": (4,)}

@@ -209,6 +209,7 @@ def test_freezing_fixes_bitlengths_and_nothing_else():
             {"tied": (".*",), "budgets": (bj.budget("bits", 4.0),)},
             "`tied` .* does not go with budgets",
         ),
+        ({"criterion": {"head/kernel": 0.0}}, "`criterion` must weigh at least one site above 0"),
         ({"fine_tune": 1.0}, r"`fine_tune` must be in \[0, 1\), got 1"),
         ({"settle": -0.5}, r"`settle` must be in \[0, 1\), got -0.5"),
         ({"distill": 1.5}, r"`distill` must be in \[0, 1\], got 1.5"),
