@@ -392,6 +392,7 @@ def test_too_large_a_learning_rate_is_reported_not_trained_through():
         ({"checkpoint_every": 2.5}, "`checkpoint_every` must be an integer of 1 or more, got 2.5"),
         ({"seed": -1}, "`seed` must be an integer in .0, 4294967295., got -1"),
         ({"augmentation": "flip"}, "`augmentation` must be one of .*'crop_flip'.*got 'flip'"),
+        ({"keep_best": "yes"}, "`keep_best` must be True or False, got 'yes'"),
     ],
     ids=str,
 )
