@@ -395,9 +395,8 @@ class Twice(nn.Module):
         return self.c(0.01 * x), self.c(x)
 
 
-@pytest.mark.parametrize(
-    "quantizer", [bj.uniform(8), pytest.param(bj.lsq(8), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("quantizer", [bj.uniform(8), bj.lsq(8)], ids=["uniform", "lsq"])
 def test_one_range_for_calls_that_differ_is_said_and_a_site_for_each_mends_it(quantizer):
     def errors(calls):
         model = bj.Quantized(Twice(), [bj.rule("c/input", quantizer)], calls=calls)
