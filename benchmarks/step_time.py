@@ -18,7 +18,7 @@ from benchmarks.timing import Ratio, interleave, machine, median, ratios, show
 from bitjax import methods
 from bitjax.frameworks.costs import site_costs
 from bitjax.launch.build import build_rules
-from bitjax.launch.registry import plain
+from bitjax.launch.schema import plain
 from bitjax.methods.base import Stage
 from bitjax.models import resnet20
 from bitjax.training.state import TrainState, initial_state

@@ -107,10 +107,11 @@ def figures_of(xp: Any, quantizer: Quantizer, bits: Any, seen: Response, site: A
     # Bits that training moves come down, and a range that is fitted to fewer bits is right to clip:
     # what is outside is counted at the fewest, where steps are wider.
     wider = _wider(xp, quantizer, most)
-    outside = (x < low - wider * step / 2) | (x > high + wider * step / 2)
-    error = xp.square(x_hat - x)
+    beyond = xp.maximum(low - x, x - high)
+    outside, error = beyond > wider * step / 2, xp.square(x_hat - x)
     clipped, total = xp.sum(xp.where(outside, error, 0.0)), xp.sum(error)
-    to_blame = clipped / xp.maximum(clipped + (total - clipped) * wider**2, 1e-30)
+    rounded = xp.sum(xp.where(beyond > step / 2, 0.0, error))
+    to_blame = clipped / xp.maximum(total + rounded * (wider**2 - 1.0), 1e-30)
     # Where nothing is clipped there are no ends to compare.
     bounded = high < _FAR / 2 * peak + 0.5
     two_sided = (high > 0) & (low <= -0.4 * high) & bounded

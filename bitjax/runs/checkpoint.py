@@ -212,6 +212,8 @@ class Checkpoints:
             raise error  # Of the program, not of the disk.
         step, place = job.manifest["step"], path or self.folder / str(job.manifest["step"])
         reason, remedy = why_not(place, job.size, error)
+        if isinstance(error, TimeoutError):  # Orbax counts by the machine's clock
+            reason = "it took too long, or the machine's clock was set"
         self._failed = SaveError(
             f"The checkpoint of step {step} could not be written to {place} ({reason}). {remedy}; "
             "older checkpoints are whole."

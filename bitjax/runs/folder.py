@@ -163,7 +163,8 @@ def _has_begun(folder: Path) -> bool:
     # A config alone is of a run that something stopped before its first step, and a checkpoint
     # without a manifest of one that was killed while it wrote it.
     seen = any(os.path.exists(folder / name) for name in _SIGNS)
-    return seen or any(folder.glob("checkpoints/*/manifest.json"))
+    # A name that is too long for a folder is none to search.
+    return seen or (os.path.isdir(folder) and any(folder.glob("checkpoints/*/manifest.json")))
 
 
 def _hashes_there(folder: Path) -> set[str]:

@@ -30,7 +30,7 @@ from experiments import rate_distortion, reproduce, tabulate, tsq_ablation
             r"--seeds: must be an integer in \[0, 1000\]",
         ),
         (tabulate.main, ["--nope"], r"unknown arguments \['--nope'\]"),
-        (tabulate.main, ["no/such/run"], "no/such/run is missing, not finished: run its config"),
+        (tabulate.main, ["no/such/run"], "no/such/run does not exist: run its config"),
     ],
     ids=str,
 )

@@ -1,7 +1,9 @@
 """Runs repeat bit for bit, stop and resume anywhere, and say where a loss went wrong."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 
 import flax.linen as nn
@@ -390,9 +392,32 @@ def test_too_large_a_learning_rate_is_reported_not_trained_through():
         ({"checkpoint_every": 2.5}, "`checkpoint_every` must be an integer of 1 or more, got 2.5"),
         ({"seed": -1}, "`seed` must be an integer in .0, 4294967295., got -1"),
         ({"augmentation": "flip"}, "`augmentation` must be one of .*'crop_flip'.*got 'flip'"),
+        ({"keep_best": "yes"}, "`keep_best` must be True or False, got 'yes'"),
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused_at_once(setting, message):
     with pytest.raises(ValueError, match=message):
         make_work(full_precision(steps=1), MLP((4,)), DATA, None, Settings(**setting))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["manifest.json", "bits.csv", "result.json"])
+def test_a_disk_that_is_full_at_any_file_ends_a_run_in_one_line_and_costs_nothing(
+    name, whole, tmp_path, monkeypatch
+):
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left on device.*Free space or quota") as told:
+        finish(tmp_path)
+    assert "\n" not in str(told.value)
+    monkeypatch.undo()
+    if name != "result.json":
+        assert json.loads((tmp_path / "result.json").read_text())["status"] == "failed"
+    assert_same_run(*whole, tmp_path, finish(tmp_path))
