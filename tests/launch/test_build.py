@@ -195,7 +195,7 @@ WRONG = {
     ),
     "pattern that is no expression": (
         {"rules": (("(stem/.*", WEIGHT),)},
-        r"config.rules\[0\]: `pattern` must be a regular expression, got '\(stem",
+        r"config.rules\[0\]: `pattern` must be a regular expression, got '\(stem/.\*'",
     ),
     "rule that matches nothing": (
         {"rules": (("stem/.*", WEIGHT), (".*", WEIGHT))},
