@@ -258,7 +258,10 @@ def test_a_full_disk_is_told_and_leaves_no_half_row(tmp_path):
 
 def test_a_result_has_the_bits_before_and_after_rounding():
     costs = {"a/kernel": SiteCost(1, 1, 1, "", "a", "kernel")}
-    variables = {"params": {}, "quant": {"a": {"kernel": {"bits": jnp.float32(4.0)}}}}
+    variables = {
+        "params": {"a": {"kernel": jnp.ones(1)}},
+        "quant": {"a": {"kernel": {"bits": jnp.float32(4.0)}}},
+    }
     stages = [StageResult("train", 1, 0.0, {"accuracy": 0.5})]
     result = result_of({}, stages, ("accuracy", True), costs, {"a/kernel": 3.5}, variables)
     assert result["bits"]["weights"] == {"fractional": 3.5, "integer": 4.0}
