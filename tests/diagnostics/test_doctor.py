@@ -95,40 +95,6 @@ def test_a_kernel_quantized_to_zeros():
     assert said in findings[1].message and "'scale' is a parameter" in findings[1].message
 
 
-def test_an_input_quantized_to_zeros_is_found_by_the_gradient():
-    def scale_up(variables):
-        variables["quant"]["last"]["input"]["scale"] = jnp.float32(1e3)
-
-    findings = examine([rule("last/input", lsq(bits=4, signed=False))], scale_up)
-    sites = [(f.level, f.site) for f in findings if "gets no gradient" in f.message]
-    assert sites == [("error", "first/kernel"), ("error", "last/kernel")] or sites == [
-        ("error", "last/kernel")
-    ], doctor_report(findings)
-
-
-def test_a_kernel_quantized_to_almost_only_zeros():
-    class Wide(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(50, name="wide")(x)
-
-    model = Quantized(Wide(), [rule("wide/kernel", uniform(bits=4))])
-    variables = model.init(jax.random.key(0), X)
-    variables["params"]["wide"]["kernel"] = 1e-3 * jnp.ones((4, 50)).at[0, 0].set(1e3)
-    only(doctor(model, variables, X), "warning", "wide/kernel", "quantized to 99.5 % zeros")
-
-
-def test_a_kernel_that_starts_at_zero_is_no_quantizers_fault():
-    def zero(variables):
-        variables["params"]["last"]["kernel"] = jnp.zeros((6, 3))
-
-    first, last = examine([rule("last/kernel", uniform(bits=4))], zero)
-    assert (first.level, first.site) == ("warning", "first/kernel")
-    assert "without quantization either: see last/kernel" in first.message
-    assert (last.level, last.site) == ("warning", "last/kernel")
-    assert "is all zeros before it is quantized" in last.message
-
-
 @jax.custom_jvp
 def broken(x):
     return x
