@@ -117,8 +117,9 @@ class Process:
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self.lines.append((time.monotonic(), line))
+        with self.popen.stdout as lines:
+            for line in lines:
+                self.lines.append((time.monotonic(), line))
 
     @property
     def said(self) -> str:

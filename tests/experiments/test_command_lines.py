@@ -32,7 +32,7 @@ from experiments import rate_distortion, reproduce, tabulate, tsq_ablation
         (tabulate.main, ["--nope"], r"unknown arguments \['--nope'\]"),
         (tabulate.main, ["no/such/run"], "no/such/run does not exist: run its config"),
     ],
-    ids=str,
+    ids=lambda given: getattr(given, "__module__", str(given)),
 )
 def test_a_wrong_command_line_is_refused_in_one_line(main, words, message):
     with pytest.raises(ValueError, match=message) as refused:
