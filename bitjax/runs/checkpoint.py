@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bitjax.checks import checked, instance, integer
+from bitjax.checks import FUNCTION, checked, instance, integer
 from bitjax.files.reading import reading
 from bitjax.files.writing import remove, trouble_of, why_not
 from bitjax.runs.manifest import check_fits, describe, has_manifest, read_manifest, write_manifest
@@ -101,7 +101,7 @@ class Checkpoints:
       (100, {'stage': 1}, 4.0)
     """
 
-    @checked(folder=instance(str, os.PathLike), keep=integer(1))
+    @checked(folder=instance(str, os.PathLike), keep=integer(1), check=FUNCTION)
     def __init__(
         self,
         folder: str | os.PathLike,
@@ -212,7 +212,7 @@ class Checkpoints:
             raise error  # Of the program, not of the disk.
         step, place = job.manifest["step"], path or self.folder / str(job.manifest["step"])
         reason, remedy = why_not(place, job.size, error)
-        if isinstance(error, TimeoutError):  # Orbax counts by the machine's clock.
+        if isinstance(error, TimeoutError):  # Orbax counts by the machine's clock
             reason = "it took too long, or the machine's clock was set"
         self._failed = SaveError(
             f"The checkpoint of step {step} could not be written to {place} ({reason}). {remedy}; "

@@ -208,7 +208,9 @@ def checkpoints(folder: Path) -> Iterator[Case]:
     for path in sorted(p for p in (source / "3").rglob("*") if p.is_file()):
         name = path.relative_to(source).as_posix()
         for said, deed in damages(path.read_bytes(), flips=4):
-            may = name.endswith("manifest.json") and said == "cut by a byte"  # the last line's end
+            # The last line's end means nothing; without a manifest the first save was killed.
+            none = ("cut by a byte", "missing", "a link to itself", "a link to nowhere")
+            may = name.endswith("3/manifest.json") and said in none
             for vouched in (False, True):
                 if vouched and (name.endswith("manifest.json") or said.startswith("a ")):
                     continue
@@ -248,8 +250,8 @@ def _restored(place: Path) -> None:
         "bits": jax.ShapeDtypeStruct((), jnp.float32),
     }
     with Checkpoints(place) as saved:
-        if saved.restore(lambda meta: template) is None:
-            raise AssertionError("a damaged checkpoint is passed over without a word")
+        found = saved.restore(lambda meta: template)
+    assert found is not None or not (place / "3/manifest.json").exists(), "it is passed over"
 
 
 def _seal(folder: Path, source: Path, manifest: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ SURFACES: dict[str, tuple[Callable[[Path], Iterator[Case]], int]] = {
     "data published": (data_files.published, 90),
     "weights files": (weights.files, 400),
     "weights arrays": (weights.arrays, 36),
-    "weights orbax": (weights.orbax, 250),
+    "weights orbax": (weights.orbax, 200),
     "weights places": (weights.places, 18),
     "run results": (run_data.results, 1500),
     "run tables": (run_data.tables, 400),

@@ -119,10 +119,10 @@ def test_evaluation_counts_every_example_once_in_batches_of_one_shape(num_eval, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 8, 0, 0), "`num_examples` must be an integer of 1 or more, got 0"),
+        ((0, 8, 0, 0), "`num_examples` must be at least 1, got 0"),
         ((8, 0, 0, 0), "`batch_size` must be an integer of 1 or more, got 0"),
         ((8, 8, -1, 0), "`step` must be an integer of 0 or more, got -1"),
-        ((8, 8, 0, -1), r"`seed` must be an integer in \[0, 1.8\d+e\+19\], got -1"),
+        ((8, 8, 0, -1), r"`seed` must be an integer in \[0, .*\], got -1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
@@ -134,7 +134,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
     ("shard", "message"),
     [
         ((2, 2), "0 <= index < count"),
-        ((-1, 2), "each an integer of 0 or more"),
+        ((-1, 2), "`shard` must be a list of 2 to 2, each an integer of 0 or more"),
         ((0, 3), "multiple of the 3 shards, got 8; use 6"),
         ((0, 9), "multiple of the 9 shards, got 8; use 9"),
     ],

@@ -269,5 +269,5 @@ def test_arguments_out_of_range_are_refused_at_the_call():
             train_batches(dataset, 8, -1, 0)
         with pytest.raises(ValueError, match="`batch_size` must be an integer of 1 or more"):
             eval_batches(dataset, 0)
-    with pytest.raises(ValueError, match="`num_examples` must be an integer of 1 or more"):
+    with pytest.raises(ValueError, match="nothing to train on"):
         train_batches(stream(5)._replace(train=stream(5).train.subset(slice(0))), 8, 0, 0)

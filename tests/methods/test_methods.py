@@ -185,7 +185,9 @@ def test_a_rate_rises_linearly_then_falls_as_a_cosine_to_its_end():
     np.testing.assert_allclose(found[9], 1.5, rtol=1e-6)  # half way from 2 to 1
     np.testing.assert_allclose(found[14:], 1.0, rtol=1e-6)
     assert rates(scheduled(optax.identity(), 2.0, steps=3, decay="constant"), 5) == [2.0] * 5
-    with pytest.raises(ValueError, match=r"`decay` must be one of \['cosine', 'constant'\], got 'linear'"):
+    with pytest.raises(
+        ValueError, match=r"`decay` must be one of \['cosine', 'constant'\], got 'linear'"
+    ):
         scheduled(optax.identity(), 1.0, 1, decay="linear")
 
 
