@@ -107,10 +107,10 @@ def site_bits(bits: Bits, costs: Costs) -> dict[str, Any]:
 
 
 def _chosen(bits, costs, sites):
-    """The sites to count; a ValueError for a name that is none, or bits of another model."""
+    """The sites to count, in order; a ValueError for a name of none, or bits of another model."""
     if isinstance(sites, str) or not isinstance(sites, Iterable | None):
         raise ValueError(f"`sites` must be a list of names of sites, or None, got {sites!r}.")
-    names = set(costs if sites is None else sites)
+    names = dict.fromkeys(costs if sites is None else sites)  # sums run in their order
     unknown = next((site for site in names if site not in costs), None)
     if unknown is not None:
         raise ValueError(
