@@ -40,13 +40,13 @@ def load_resnet(path: str | Path) -> dict[str, Any]:
     Example:
       >>> load_resnet("no/such.npz")
       Traceback (most recent call last):
-      FileNotFoundError: no/such.npz is missing; give the path of a ResNet's .npz file.
+      bitjax.files.reading.MissingError: no/such.npz is missing; give a ResNet's .npz file.
 
     Source: the weights in bitjax's data folder are resnet20 of
       github.com/akamaster/pytorch_resnet_cifar10, 91.73 % top-1 on CIFAR-10's test set.
     """
     path = Path(path)
-    remedy = "give the path of a ResNet's .npz file"
+    remedy = "give a ResNet's .npz file"
     arrays = read_npz(path, npz_names(path, remedy), remedy)
     expected = _expected_shapes(path, arrays)
     for name in sorted(set(arrays) - {_file_name(key) for key in expected}):

@@ -19,6 +19,8 @@ class Interrupt:
         if name == at:
             os.kill(os.getpid(), signal.SIGINT)
 
+# What a shell starts in the background ignores it, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupt)
 at = sys.argv.pop(1)
 from bitjax.cli.main import main

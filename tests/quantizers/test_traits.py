@@ -10,7 +10,8 @@ import bitjax as bj
 from bitjax.quantizers.base import Planes, Traits
 
 PACKAGE = Path(bj.__file__).parent
-SHOWN_BY = {"diagnostics/summary.py"}  # the record's granularity is a column of the table
+# The record is shown: a column of the summary, arguments in the doctor's advice.
+SHOWN_BY = {"diagnostics/summary.py", "diagnostics/checks/ranges.py"}
 
 
 def test_the_record_and_the_name_of_a_quantizer_decide_nothing():
