@@ -85,7 +85,7 @@ def test_a_file_that_is_not_a_resnet_is_refused_by_the_array_at_fault(tmp_path, 
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match="no/such.npz is missing; give the path"):
+    with pytest.raises(FileNotFoundError, match="no/such.npz is missing; give a ResNet"):
         load_resnet("no/such.npz")
 
 
