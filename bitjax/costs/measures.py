@@ -16,16 +16,15 @@ import numpy as np
 from bitjax.checks import ARRAY, NONE, check_one, checked, either, instance, mapping, number, whole
 from bitjax.costs.site import SITE_COSTS, Costs, SiteCost
 from bitjax.rules import RULES, Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, floats_of, read_site, write_site
+from bitjax.variables import QUANT, STATS, VARIABLES, floats_of, read_site, write_site
 
 FLOAT_BITS = 32.0
 Bits = Mapping[str, Any]
 Scalar = Any  # a JAX scalar for JAX bits, else NumPy's
-_TREES = mapping(instance(Mapping))
 _COUNTED = {"bits": mapping(ARRAY), "costs": SITE_COSTS}
 
 
-@checked(variables=_TREES)
+@checked(variables=VARIABLES)
 def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The `bits` leaf of every quantized site, by site name.
 
@@ -40,6 +39,7 @@ def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
       {'conv/kernel': Array(3., dtype=float32)}
     """
     quant = variables.get(QUANT, variables)
+    check_one(QUANT, instance(Mapping), quant)
     found: dict[str, jax.Array] = {}
 
     def walk(tree, path):
@@ -54,7 +54,7 @@ def bits_of(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
     return found
 
 
-@checked(variables=_TREES, bits=mapping(ARRAY), rules=either(NONE, RULES))
+@checked(variables=VARIABLES, bits=mapping(ARRAY), rules=either(NONE, RULES))
 def with_bits(
     variables: Mapping[str, Any], bits: Bits, rules: Rules | None = None
 ) -> dict[str, Any]:
@@ -292,7 +292,7 @@ METRICS = {
 }
 
 
-@checked(variables=_TREES, costs=SITE_COSTS)
+@checked(variables=VARIABLES, costs=SITE_COSTS)
 def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
     """Bytes of the packed model without a header: codes, scales, bit tables and float leaves.
 

@@ -42,7 +42,7 @@ class ImageNetBlock(nn.Module):
         return nn.relu(y + x)
 
 
-@checked(blocks=several(COUNT, 4, 4), bottleneck=SWITCH, **FIELDS)
+@checked(blocks=several(COUNT, 1), bottleneck=SWITCH, **FIELDS)
 class ImageNetResNet(nn.Module):
     """`stem`, `stem_bn`, `stage{1..4}/block{1..n}/{conv1,bn1,...,shortcut}`, mean, `head`.
 

@@ -6,6 +6,7 @@ import pytest
 
 from bitjax.cli import inspect
 from bitjax.runs.folder import config_hash
+from bitjax.runs.manifest import read_manifest, write_manifest
 from tests.run_folders import write_run
 
 
@@ -83,5 +84,9 @@ def test_saturation_zeros_and_findings_come_from_the_runs_own_model(tmp_path, ca
     result["config_hash"] = config_hash(plain(config))
     (tmp_path / "run" / "config.json").write_text(json.dumps(plain(config)))
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    for path in (tmp_path / "run" / "checkpoints").iterdir():  # which say whose they are
+        manifest = read_manifest(path)
+        manifest["meta"]["run"]["config_hash"] = result["config_hash"]
+        write_manifest(path, manifest)
     text = call(capsys, tmp_path / "run")
     assert "doctor:" in text and "left out" not in text

@@ -193,7 +193,7 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
     at = ("--coordinator=127.0.0.1:" + port(), "--hosts=2")
     own = (("--config.seed=1",), ("--config.seed=2", "--config.name=other"))
     both = [start(train(tmp_path, *at, f"--host={i}", *own[i]), 1) for i in range(2)]
-    for _, errors in finish(both, code=1):
+    for _, errors in finish(both, code=2):
         assert (
             "error: the 2 hosts were started with different configs (name: '' on host 0, 'other' "
             "on host 1; seed: 1 on host 0, 2 on host 1)." in errors
@@ -235,7 +235,7 @@ def test_all_hosts_stop_where_one_of_them_lacks_a_file(tmp_path, key, message):
         start(train(tmp_path / "run", *at, f"--host={i}"), 1, HOME=str(home), BITJAX_DATA=str(home))
         for i, home in enumerate(homes)
     ]
-    said = finish(both, code=1)
+    said = finish(both, code=2)
     assert message.format(homes[1]) in said[1][1]
     assert said[0][1].count("error: ") == 1 and not (tmp_path / "run").exists()
 
