@@ -312,11 +312,11 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
 
     def leaves(collection):
         tree = variables.get(collection, {})
-        return [(p[-1].key, x.size) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
+        return [(p[-1].key, np.size(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
 
     codes = float(kernel_bytes(bits_of(variables), costs))
     kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
-    floats = sum(x.size for x in jax.tree.leaves(floats_of(variables)))
+    floats = sum(np.size(x) for x in jax.tree.leaves(floats_of(variables)))
     if kernels > floats:
         raise ValueError(
             f"`costs` must be those of the variables' model, got kernels of {kernels:,} elements "

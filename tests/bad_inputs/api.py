@@ -36,6 +36,9 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("solvers.lasso", "strengths_L"): ("array([], dtype=float64)",),
     **{(f.__name__, "sites"): ("[]",)
        for f in (bj.activation_bytes, bj.average_bits, bj.bops, bj.kernel_bytes)},
+    # A collection of one number: a function's may be any tree.
+    **{(f.__name__, "variables"): ("{'no/such': 1.0}",)
+       for f in (bj.bits_of, bj.model_bytes)},
     ("Quantized", "axis_name"): ("[]",),
     ("Function", "axis_name"): ("[]",),
     ("data.train_batches", "stop"): ("None",),
@@ -49,6 +52,7 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
 # JAX's own types, of which JAX says what is wrong; and who else a message may name.
 OF_JAX = {"key", "precision"}
 ALSO: dict[tuple[str, str], str] = {
+    ("with_bits", "variables"): "bits",  # of whose sites they have none
     **{
         (tool, "batches"): "at least one batch"
         for tool in (

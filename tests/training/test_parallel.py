@@ -205,7 +205,10 @@ def test_hosts_with_different_configs_all_stop_with_the_difference(tmp_path):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("data.name=npz:~/own.npz", "error: host 1: npz:~/own.npz: {}/own.npz is missing"),
+        (
+            "data.name=npz:~/own.npz",
+            "error: host 1: config.data (npz:~/own.npz): {}/own.npz is missing",
+        ),
         (
             "init_from=float",
             "init_from='float': host 1 has no checkpoints of a run there, which host 0",
