@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -112,11 +113,21 @@ NONE = choice(None)
 
 
 def _plain(given: Any) -> Any:
-    """A scalar array as Python's number."""
+    """A scalar array as Python's number; a traced one has none yet."""
+    if isinstance(given, jax.core.Tracer):
+        return given
     return given.item() if hasattr(given, "item") and getattr(given, "ndim", None) == 0 else given
 
 
+def _is_traced(value: Any, kind: Any) -> bool:
+    """Whether it is a scalar under `jit`, `vmap` or `grad`, of which the type alone is known."""
+    traced = isinstance(value, jax.core.Tracer) and value.ndim == 0
+    return traced and jnp.issubdtype(value.dtype, kind) and _is_array(ARRAY, value)
+
+
 def _is_number(allowed: Allowed, value: Any) -> bool:
+    if isinstance(value, jax.core.Tracer):
+        return _is_traced(value, jnp.number)
     given = _plain(value)
     real = isinstance(given, numbers.Real) and not isinstance(given, bool)
     return real and _is_between(allowed, given)
@@ -162,8 +173,12 @@ def _is_pattern(allowed: Allowed, given: Any) -> bool:
 
 _HOLDS: dict[str, Callable[[Allowed, Any], bool]] = {
     "number": _is_number,
-    "whole": lambda a, v: _is_number(a, v) and _plain(v) == int(_plain(v)),
-    "integer": lambda a, v: _is_number(a, v) and isinstance(_plain(v), numbers.Integral),
+    "whole": lambda a, v: (
+        _is_number(a, v) and (_is_traced(v, jnp.number) or _plain(v) == int(_plain(v)))
+    ),
+    "integer": lambda a, v: (
+        _is_number(a, v) and (_is_traced(v, jnp.integer) or isinstance(_plain(v), numbers.Integral))
+    ),
     "switch": lambda a, v: isinstance(_plain(v), bool),
     "choice": _is_choice,
     "pattern": _is_pattern,
