@@ -182,9 +182,13 @@ def test_bits_and_costs_of_two_models_and_sites_of_none_are_refused(metric):
         metric({"kernel": 4.0}, own, "kernel")
 
 
-def test_the_bytes_of_another_models_costs_are_refused():
-    with pytest.raises(ValueError, match="kernels of 8 elements for 2 floats"):
-        model_bytes({"params": {"kernel": jnp.ones(2)}}, OTHER)
+def test_a_kernel_of_fewer_parameters_counts_its_own_bytes():
+    # The product of two factors, of 8 and 8 numbers, is a kernel of 64: runs of it must end.
+    costs = {"a/kernel": SiteCost(64, 64, 8, "", "a", "kernel")}
+    factors = {"a": jnp.ones((8, 1)), "b": jnp.ones((1, 8))}
+    assert model_bytes({"params": factors}, costs) == 4 * 64
+    quant = {"a": {"kernel": {"bits": jnp.array(4.0)}}}
+    assert model_bytes({"params": factors, "quant": quant}, costs) == 64 / 2 + 1
 
 
 def test_bytes_of_a_packed_model_by_hand():
