@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from bitjax.launch.config_files import config_module, load_config
@@ -146,7 +147,7 @@ def _overrides_of(where: str, run: Mapping[str, Any], path: str, base: ConfigDic
         check_key(key, base)
         if key in texts:
             raise ValueError(f"{where} gives {key!r} twice in one run.")
-        texts[key] = str(value)
+        texts[key] = str(value.item() if isinstance(value, np.generic) else value)
         back = value_of(key, load_config(path, arguments_of({key: texts[key]})))
         if plain(back) != plain(value) or isinstance(value, str) != isinstance(back, str):
             kind = type(back).__name__

@@ -51,6 +51,8 @@ def _plain(value: Any, key: str, levels: int, left: list[int]) -> Any:
         return {k: _plain(v, f"{key}.{k}", levels - 1, left) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v, f"{key}[{i}]", levels - 1, left) for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool):
         return value
     wanted = "plain data: numbers, text, lists and dicts"
@@ -59,8 +61,8 @@ def _plain(value: Any, key: str, levels: int, left: list[int]) -> Any:
         if is_text(value):
             return str(value)
     elif isinstance(value, int):
-        wanted = "between -2**32 and 2**32"
-        if abs(value) < 2**32:
+        wanted = "between -2**53 and 2**53"  # which floats hold exactly; bops are many
+        if abs(value) < 2**53:
             return int(value)
     elif isinstance(value, float):
         wanted = "finite, and no larger than float32 can hold"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,11 @@ def sweep_nan():
 
 def sweep_keys():
     return [{3: 4}]
+
+def sweep_arrays():
+    import numpy as np
+    rates = np.float32([0.1, 0.5])
+    return [{"seed": seed, "method.learning_rate": rate} for seed, rate in zip(np.arange(2), rates)]
 
 sweep_number = 3
 
@@ -109,6 +115,23 @@ def test_a_sweep_of_the_config_and_a_grid_are_combined(config, tmp_path):
         "learning_rate=0.05,seed=1",
     ]
     assert all(run.steps == 10 for run in runs)
+
+
+def test_numpys_numbers_come_through(config, tmp_path):
+    runs = plan(config, tmp_path, sweep="arrays")
+    assert [run.spec["seed"] for run in runs] == [0, 1]
+    assert [run.spec["method"]["learning_rate"] for run in runs] == [float(np.float32(0.1)), 0.5]
+
+
+def test_a_limit_of_bops_may_be_a_large_integer(tmp_path):
+    path = tmp_path / "large.py"
+    limit = "config.budgets = ({'metric': 'bops', 'limit': 30_000_000_000},)"
+    path.write_text(
+        f"from bitjax.configs.digits.bitpruning import get_config as base\n"
+        f"def get_config():\n    config = base()\n    {limit}\n    return config\n"
+    )
+    (run,) = plan(str(path), tmp_path, grid=["seed=0"])
+    assert run.spec["budgets"][0]["limit"] == 30_000_000_000
 
 
 def test_values_that_are_no_scalars_come_through(config, tmp_path):
