@@ -39,7 +39,12 @@ def fingerprint(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
     else:
         labels = [dataset.labels, dataset.eval_labels]
         content = dataset.origin or _sample(dataset.images, dataset.eval_images)
-    known = [each.astype("<i4") for each in labels if each is not None]
+    # Of a task of one's own they may be floats, which an integer would cut off.
+    known = [
+        each.astype("<i4") if each.dtype.kind in "biu" else each
+        for each in labels
+        if each is not None
+    ]
     return {
         "image_shape": list(dataset.image_shape),
         "classes": dataset.num_classes,
@@ -55,7 +60,6 @@ def _sample(*arrays: np.ndarray) -> str:
     crc = 0
     for array in arrays:
         step = -(-array.nbytes // _SAMPLE) or 1
-        crc = zlib.crc32(
-            np.ascontiguousarray(array[::step]).data.cast("B") if array.size else b"", crc
-        )
+        rows = np.ascontiguousarray(array[::step])
+        crc = zlib.crc32(rows.view(np.uint8) if array.size else b"", crc)
     return f"{crc:08x}"

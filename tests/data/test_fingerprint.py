@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -110,3 +111,14 @@ def test_what_is_held_out_is_told_by_the_labels(tmp_path):
     whole, held = (load("folder:.", root=tmp_path, validation=count) for count in (0, 3))
     assert fingerprint(whole)["content"] == fingerprint(held)["content"]
     assert fingerprint(whole) != fingerprint(held)
+
+
+def test_the_numbers_of_an_own_task_are_told_apart():
+    # They have no class: a half and a quarter were both 0.
+    digits = load("digits", limit=10)
+    found = [
+        fingerprint(digits._replace(labels=np.full(10, value, dtype)))["labels"]
+        for value in (0.25, 0.5)
+        for dtype in (np.float32, jnp.bfloat16)
+    ]
+    assert len({*found}) == 4
