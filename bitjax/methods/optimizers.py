@@ -55,11 +55,13 @@ def scheduled(
       -0.5
     """
 
+    fall = max(1, int(steps) - int(warmup))  # of JAX's own numbers a step would make tracers
+
     def shape(count):
         rise = jnp.minimum(1.0, (count + 1.0) / (warmup + 1.0))
         if decay == "constant":
             return rise
-        share = jnp.clip((count - warmup) / max(1, steps - warmup), 0.0, 1.0)
+        share = jnp.clip((count - warmup) / fall, 0.0, 1.0)
         return rise * (end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * share)))
 
     def init(params):

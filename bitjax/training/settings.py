@@ -77,8 +77,10 @@ SETTINGS: dict[str, Allowed] = {
 
 
 def check_settings(settings: Settings) -> Settings:
-    """Returns the settings if each is in its range."""
-    check(SETTINGS, settings._asdict())
+    """Returns the settings if each is in its range, as Python's own numbers."""
+    given = settings._asdict()
+    check(SETTINGS, given)
+    settings = Settings(**{k: v.item() if hasattr(v, "item") else v for k, v in given.items()})
     together = settings.steps_per_dispatch
     for name in ("log_every", "checkpoint_every", "eval_every"):
         if getattr(settings, name) % together:

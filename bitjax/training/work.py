@@ -227,6 +227,8 @@ def make_work(
       ('accuracy', ['params'])
     """
     settings = check_settings(settings or Settings())
+    # Files of JSON, which hold the steps, take no NumPy integers.
+    method = method._replace(stages=tuple(s._replace(steps=int(s.steps)) for s in method.stages))
     if task is None and isinstance(dataset, Dataset):
         check_labels(dataset)
     place = place or placement(settings.parallel, settings.devices)

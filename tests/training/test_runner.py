@@ -128,6 +128,14 @@ def final_state(folder):
     return saved["variables"]
 
 
+def test_numpys_integers_are_settings_too(tmp_path):
+    settings = Settings(batch_size=np.int64(16), seed=np.uint32(2**31), checkpoint_every=np.int8(1))
+    work = make_work(full_precision(steps=jnp.int32(2)), Net(), DATA, settings=settings)
+    result, _ = run(work, tmp_path, show=False)
+    assert (result["steps"], result["seed"]) == (2, 2**31)
+    assert read_manifest(tmp_path / "checkpoints" / "2")["meta"]["run"]["batch_size"] == 16
+
+
 def without_clock(result):
     result = {k: v for k, v in result.items() if k not in ("wall_seconds", "commit", "commits")}
     clockless = [{k: v for k, v in s.items() if k != "wall_seconds"} for s in result["stages"]]
