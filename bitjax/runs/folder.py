@@ -85,6 +85,7 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
 
 def take_folder(folder: Path) -> Lock:
     """Makes a folder that only this process writes to, until it closes the lock or ends."""
+    held = None
     try:
         held = lock(folder)
         remove_leftovers(folder)
@@ -92,6 +93,8 @@ def take_folder(folder: Path) -> Lock:
     except InUseError:
         raise
     except (OSError, ValueError) as error:  # the second: a name that no file can have
+        if held is not None:
+            held.close()
         remedy = why_not(folder, 0, error)[1]
         raise ValueError(
             f"the folder {str(folder)!r} must be one that can be written, got: "

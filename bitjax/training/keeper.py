@@ -67,7 +67,11 @@ class Keeper:
                 self._best = Checkpoints(folder / "best", keep=1, check=check)
         if self._folder is not None:
             self._lock = lock(self._folder)
-            self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
+            try:
+                self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
+            except BaseException:
+                self._lock.close()  # else a notebook keeps the folder until it ends
+                raise
 
     def seconds(self) -> float:
         """Seconds this run has taken, earlier processes included."""

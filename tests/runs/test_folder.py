@@ -91,6 +91,14 @@ def test_a_folder_that_was_refused_is_free_for_others(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_a_folder_that_cannot_be_cleared_is_free_for_others(tmp_path):
+    (tmp_path / f".{'0' * 16}.tmp").mkdir()  # no writer of ours leaves a folder
+    with pytest.raises(ValueError, match="must be one that can be written, got"):
+        open_run(tmp_path, CONFIG, True)
+    with (tmp_path / LOCK).open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_a_full_disk_is_named_with_its_remedy(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
