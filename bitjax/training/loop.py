@@ -71,7 +71,7 @@ class Loop:
                 outcomes[name] = Outcome(self.keepers[name].finish(final), dict(final))
             return outcomes
         except BaseException as error:
-            for name in self.works.keys() - self.failed.keys():
+            for name in [name for name in self.works if name not in self.failed]:
                 if begun:  # else the folder may be another run's, or hold a finished one
                     self.keepers[name].fail(error)
             raise
