@@ -255,7 +255,8 @@ def _hint(allowed: Allowed, given: Any) -> str:
         return next(filter(None, (_hint(part, given) for part in allowed.of)), "")
     if allowed.kind == "whole" and not _is_number(allowed, given):
         return ""  # the hint is for fractions
-    if allowed.kind == "integer" and _is_number(integer(_MOST + 1, _LARGEST), given):
+    beyond = integer(_MOST + 1, _LARGEST)
+    if allowed.kind == "integer" and allowed.high == _MOST and _is_number(beyond, given):
         return f"the largest is {_MOST}."
     if allowed.kind == "choice" and isinstance(given, str):
         near = difflib.get_close_matches(given, [v for v in allowed.of if isinstance(v, str)], 1)

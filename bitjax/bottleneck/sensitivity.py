@@ -50,7 +50,7 @@ def _catching() -> Quantizer:
     return identity()._replace(init=init, apply=apply, name="catching")
 
 
-@checked(variables=VARIABLES, batches=BATCHES, sites=PATTERN, seed=integer(0))
+@checked(variables=VARIABLES, batches=BATCHES, sites=PATTERN, seed=integer(0, 2**32 - 1))
 def fisher(
     model: Any,
     variables: Mapping[str, Any],

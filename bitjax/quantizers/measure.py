@@ -1,5 +1,7 @@
 """Measures what quantization did to a tensor: distortion, SQNR, rate, entropy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -48,7 +50,7 @@ def sqnr(x: jax.Array, x_hat: jax.Array) -> jax.Array:
     return jnp.where(noise > 0, 10.0 * jnp.log10(ratio), jnp.inf)
 
 
-@checked(bits=ARRAY, elements=integer(1), side_bits=number(0))
+@checked(bits=ARRAY, elements=integer(1, math.inf), side_bits=number(0))
 def rate(bits: jax.Array, elements: int, side_bits: float = 0.0) -> jax.Array:
     """Bits per element: the mean of `bits` over its blocks plus side information shared by all.
 
