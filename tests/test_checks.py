@@ -2,6 +2,8 @@
 
 import inspect
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import bitjax as bj
@@ -60,3 +62,13 @@ def test_what_an_argument_may_not_be_is_one_line_with_its_name(function, name):
         with pytest.raises(ValueError, match=rf"^`{name}` must be .*, got ") as caught:
             call_with(function, name, given)
         assert "\n" not in str(caught.value)
+
+
+def test_a_traced_number_passes_and_a_traced_array_does_not():
+    codes = jax.jit(lambda w, factor: bj.twn_codes(w, factor=factor))(jnp.eye(3), 0.7)[0]
+    assert codes.tolist() == bj.twn_codes(jnp.eye(3), factor=0.7)[0].tolist()
+    rates = jax.vmap(lambda bits: bj.rate(4.0, 8, bits))(jnp.array([0.0, 8.0]))
+    assert rates.tolist() == [4.0, 5.0]
+    for wrong in (jnp.ones(2), jnp.array(True), jnp.array(1j)):
+        with pytest.raises(ValueError, match="`factor` must be a"):
+            jax.jit(lambda factor: bj.twn_codes(jnp.eye(3), factor=factor))(wrong)
