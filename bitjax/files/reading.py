@@ -75,6 +75,9 @@ def reading(path: str | os.PathLike, remedy: str = AGAIN) -> Iterator[None]:
     except (AttributeError, TypeError, LookupError, AssertionError) as error:  # of a reader misled
         raise FileError(path, "is damaged (it is not what its format says)", remedy) from error
     except Exception as error:  # of any kind: readers of damaged files raise what they like
+        if "RESOURCE_EXHAUSTED" in str(error):  # JAX says so of a device's memory; the file is good
+            what = f"takes more memory than is free ({reason_of(error)})"
+            raise FileError(path, what, "free some, or use a larger device") from error
         raise FileError(path, f"cannot be read ({reason_of(error)})", remedy) from error
 
 

@@ -23,6 +23,7 @@ from bitjax.files.reading import (
     read_bytes,
     read_json,
     read_text,
+    reading,
 )
 
 
@@ -226,3 +227,11 @@ def test_damaged_arrays_are_one_line_or_arrays(tmp_path):
             refused += 1
             assert str(error).isprintable() and "allow_pickle" not in str(error)
     assert refused > 40
+
+
+def test_a_device_without_memory_is_no_damage_of_the_file(tmp_path):
+    # A checkpoint that was good would be removed, as its remedy says.
+    with pytest.raises(FileError) as caught, reading(tmp_path / "100", "remove it"):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.")
+    assert "takes more memory than is free" in str(caught.value)
+    assert "remove" not in str(caught.value)
