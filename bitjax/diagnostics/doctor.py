@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bitjax.checks import ARRAY, FUNCTION, NONE, checked, either
+from bitjax.checks import ARRAY, FUNCTION, NONE, check_one, checked, either
 from bitjax.diagnostics.checks import data, gradients, layers, ranges, rules
 from bitjax.diagnostics.checks import variables as kept
 from bitjax.diagnostics.findings import Findings, Found
@@ -31,7 +31,7 @@ CHECKS: tuple[Callable[[Measured], Iterator[Found]], ...] = (
 )
 
 
-@checked(variables=VARIABLES, labels=either(NONE, ARRAY), loss=either(NONE, FUNCTION))
+@checked(variables=VARIABLES, loss=either(NONE, FUNCTION))
 def doctor(
     model: Any,
     variables: Mapping[str, Any],
@@ -53,7 +53,7 @@ def doctor(
         and what quantizers learned and observed.
       batch: an array or a dict, or a tuple of the model's arguments.
       labels: `[N]` integers, for cross entropy; without them the loss is the mean squared output.
-      loss: `(output, labels) -> scalar`, in place of these losses.
+      loss: `(output, labels) -> scalar`, in place of these losses; its labels may be any tree.
       **kwargs: keyword arguments of the model; with `train=True` the ranges are the batch's own.
 
     Returns:
@@ -69,6 +69,7 @@ def doctor(
     """
     check_inputs("batch", batch)
     if loss is None and labels is not None:
+        check_one("labels", ARRAY, labels)
         kind = np.asarray(labels).dtype
         if np.ndim(labels) != 1 or not np.issubdtype(kind, np.integer):
             raise ValueError(

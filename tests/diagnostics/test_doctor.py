@@ -344,3 +344,17 @@ def test_the_report_groups_what_is_the_same_and_puts_errors_first():
         "warning  conv0/input, conv1/input, conv2/input and 2 more: was never observed",
     ]
     assert doctor_report(()) == "doctor: nothing found"
+
+
+def test_the_labels_of_an_own_loss_may_be_any_tree():
+    x = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
+    model = Quantized(nn.Dense(2), [rule("kernel", uniform(bits=4))])
+    variables = model.init(jax.random.key(0), x)
+    labels = {"y": jnp.ones((4, 2)), "mask": jnp.array([True, True, False, True])}
+
+    def loss(out, labels):
+        return jnp.mean(jnp.square(out - labels["y"]) * labels["mask"][:, None])
+
+    assert doctor(model, variables, x, labels, loss) == ()
+    with pytest.raises(ValueError, match="`labels` must be an array of real numbers, got {"):
+        doctor(model, variables, x, labels)
