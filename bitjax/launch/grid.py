@@ -132,7 +132,8 @@ def _named_sweep(path: str, name: str, base: ConfigDict) -> list[Overrides]:
     where = f"sweep_{name}() of {file}"
     with program(where):
         runs = found[name]()
-        plain(runs, "its list")
+        for i, run in enumerate(runs if isinstance(runs, list | tuple) else ()):
+            plain(run, f"its list[{i}]")  # each by itself: a list of all may be larger
     dicts = isinstance(runs, list | tuple) and all(isinstance(run, Mapping) for run in runs)
     if not dicts or not 1 <= len(runs) <= _MOST:
         raise ValueError(f"{where} must give a list of 1 to {_MOST} dicts, got {shown(runs)}.")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from bitjax.launch import grid
 from bitjax.launch.grid import name_runs, parse_grid, plan
 
 DIGITS = "configs/digits/float.py"
@@ -47,6 +48,9 @@ def sweep_arrays():
     import numpy as np
     rates = np.float32([0.1, 0.5])
     return [{"seed": seed, "method.learning_rate": rate} for seed, rate in zip(np.arange(2), rates)]
+
+def sweep_many():
+    return [{"seed": seed, "method.gamma": 0.1, "log_every": 10} for seed in range(7_000)]
 
 sweep_number = 3
 
@@ -123,6 +127,12 @@ def test_numpys_numbers_come_through(config, tmp_path):
     assert [run.spec["method"]["learning_rate"] for run in runs] == [float(np.float32(0.1)), 0.5]
 
 
+def test_a_sweep_may_hold_more_values_than_a_config(config, monkeypatch):
+    monkeypatch.setattr(grid, "_overrides_of", lambda where, run, path, base: run)
+    runs = grid._named_sweep(config, "many", ConfigDict())
+    assert [len(run) for run in runs] == [3] * 7_000
+
+
 def test_a_limit_of_bops_may_be_a_large_integer(tmp_path):
     path = tmp_path / "large.py"
     limit = "config.budgets = ({'metric': 'bops', 'limit': 30_000_000_000},)"
@@ -188,7 +198,7 @@ def test_a_wrong_grid_is_refused_in_one_line(grid, message, tmp_path):
         (
             "rate",
             [],
-            "no sweep_rate.*; its sweeps are fails, half, keys, limits, nan, none, number, rates",
+            "no sweep_rate.*; its sweeps are arrays, fails, half, keys, limits, many, nan, ",
         ),
         ("strengths", [], "no key 'method.gamma'"),
         ("wrong", [], "seed must be of type int, got '1'"),
