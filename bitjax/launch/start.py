@@ -113,7 +113,7 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
         raise kind(f"{where}: {error}") from error
     _check_same(where, found, leaves)
     with np.errstate(over="ignore"):  # what is too large for the model's type becomes infinite
-        cast = {key: found[key].astype(leaf.dtype) for key, leaf in leaves.items()}
+        cast = {k: found[k].astype(leaf.dtype, copy=False) for k, leaf in leaves.items()}
     if bad := [_text(key, x.dtype) for key, x in cast.items() if not np.isfinite(x).all()]:
         raise ValueError(f"{where} has values that are not finite: {_some(bad)}.")
     arrays = [jnp.asarray(x) for x in cast.values()]
