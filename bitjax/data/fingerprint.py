@@ -61,5 +61,5 @@ def _sample(*arrays: np.ndarray) -> str:
     for array in arrays:
         step = -(-array.nbytes // _SAMPLE) or 1
         rows = np.ascontiguousarray(array[::step])
-        crc = zlib.crc32(rows.view(np.uint8) if array.size else b"", crc)
+        crc = zlib.crc32(rows.view(np.uint8).data if array.size else b"", crc)
     return f"{crc:08x}"

@@ -46,7 +46,7 @@ def is_known(name: str) -> bool:
 
 @checked(
     name=TEXT,
-    root=either(NONE, instance(str, Path)),
+    root=either(NONE, instance(str, os.PathLike)),
     validation=integer(0),
     eval_split=choice("test", "validation"),
     limit=either(NONE, integer(1)),

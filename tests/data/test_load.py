@@ -1,5 +1,7 @@
 """`load`: splits that never overlap, on digits; and what a data set has to be."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -169,3 +171,14 @@ def test_labels_out_of_range_are_not_held_out(labels):
 def test_a_data_set_that_breaks_a_promise_is_refused(digits, field, change, message):
     with pytest.raises(ValueError, match=message):
         check_dataset(digits._replace(**{field: change(getattr(digits, field))}))
+
+
+def test_a_root_may_be_any_path(tmp_path):
+    class Elsewhere(os.PathLike):  # as `epath` has its own
+        def __fspath__(self):
+            return str(tmp_path)
+
+    pixels = np.arange(64, dtype=np.uint8).reshape(4, 4, 4)
+    np.savez(tmp_path / "own.npz", images=pixels, labels=np.arange(4) % 2)
+    found = load("npz:own.npz", root=Elsewhere(), validation=2, eval_split="validation")
+    assert (found.num_train, found.num_eval) == (2, 2)
