@@ -162,7 +162,7 @@ def bitplane(
             "`coefficients` 'solved' goes with mode='strong', scale='learned' and `depth` up to 8, "
             f"got {mode!r}, {scale!r} and {depth}."
         )
-    form = {"signed": signed, "coefficients": coefficients, "depth": depth}
+    form = {"bits": bits, "signed": signed, "coefficients": coefficients, "depth": depth}
     source = scale if mode == "strong" else "example"
     traits = Traits(
         numbers="signed" if signed else "unsigned",

@@ -117,7 +117,7 @@ def halfwave(
         return level(codes.codes.astype(to.step.dtype), to)
 
     name = "hwgq" if threshold == 0 else "halfwave"
-    form = {"fit": fit, "granularity": "per_tensor", "learn_step": learn_step}
+    form = {"bits": bits, "fit": fit, "granularity": "per_tensor", "learn_step": learn_step}
     normalized = ("scale",) if learn_step else ()
     traits = Traits(numbers="unsigned", rectifies=True, normalized=normalized, zero_is_code=True)
     return Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)

@@ -124,7 +124,7 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
 
     Unlike `lsq`, whose lowest code -M - 1 has no opposite, the codes are symmetric.
     """
-    form = {"fit": fit, "granularity": "per_channel"}
+    form = {"bits": bits, "fit": fit, "granularity": "per_channel"}
     build = _stored if fit == "stored" else _following
     return build(bits, _rounded, SYMMETRIC, "low_bit", form)
 

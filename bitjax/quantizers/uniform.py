@@ -161,7 +161,7 @@ def uniform(
         measure=measure,
         update=update,
         name="uniform",
-        form={"range": range, "granularity": granularity, "signed": signed},
+        form={"bits": bits, "range": range, "granularity": granularity, "signed": signed},
         traits=Traits(
             numbers="unsigned" if signed is False else "signed", zero_is_code=zero_on_grid
         ),
@@ -244,7 +244,7 @@ def lsq(
         grid_of,
         zero=True,
         name="lsq",
-        form={"granularity": granularity, "signed": signed},
+        form={"bits": bits, "granularity": granularity, "signed": signed},
         traits=Traits(
             numbers="signed" if signed else "unsigned", normalized=("scale",), zero_is_code=True
         ),
@@ -325,6 +325,6 @@ def pact(
         zero=True,
         clipped_only=True,
         name="pact",
-        form={"granularity": granularity, "signed": signed},
+        form={"bits": bits, "granularity": granularity, "signed": signed},
         traits=Traits(numbers="signed" if signed else "unsigned", zero_is_code=True),
     )

@@ -29,11 +29,24 @@ def identity(work: Work) -> dict[str, Any]:
         run = {
             "method": work.method.name,
             "stages": [[stage.name, stage.steps] for stage in work.method.stages],
+            "rules": _rules(work),
             "model": type(work.model).__name__,
             "seed": settings.seed,
             "batch_size": settings.batch_size,
         }
     return json.loads(json.dumps({**run, "data": fingerprint(work.dataset)}))
+
+
+def _rules(work: Work) -> str:
+    """A checksum of what quantizes which sites, as far as quantizers record their settings."""
+    said = [
+        (stage.name, rule.pattern, rule.quantizer and (rule.quantizer.name, rule.quantizer.form))
+        for stage in work.method.stages
+        for rule in stage.rules
+    ]
+    # An object of somebody else's may be shown by its place in memory, another one in each process.
+    text = json.dumps(said, sort_keys=True, default=lambda value: type(value).__name__)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def checksum(variables: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def quantize(q, x, **changes):
     params, stats = q.init(jnp.asarray(x), Axes())
     params = {**params, **{name: jnp.asarray(v, jnp.float32) for name, v in changes.items()}}
     # Quantizers of one form differ in what `init` gives alone, see the test of what compiles.
-    form = {name: value for name, value in q.form.items() if name != "range"}
+    form = {name: value for name, value in q.form.items() if name not in ("bits", "range")}
     program = PROGRAMS.setdefault((q.name, *form.items()), jax.jit(q.apply))
     return np.asarray(program(params, stats, x)), params
 

@@ -10,8 +10,9 @@ import bitjax as bj
 from bitjax.quantizers.base import Planes, Traits
 
 PACKAGE = Path(bj.__file__).parent
-# The record is shown: a column of the summary, arguments in the doctor's advice.
-SHOWN_BY = {"diagnostics/summary.py", "diagnostics/checks/ranges.py"}
+# The record is shown: a column of the summary, arguments in the doctor's advice; and compared with
+# that of the run that a checkpoint is of.
+SHOWN_BY = {"diagnostics/summary.py", "diagnostics/checks/ranges.py", "training/identity.py"}
 
 
 def test_the_record_and_the_name_of_a_quantizer_decide_nothing():

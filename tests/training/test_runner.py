@@ -309,10 +309,11 @@ SWAPPED = DATA._replace(labels=9 - DATA.labels)
     [
         (lambda: make(seed=1), r"in '.*' is of another run \(seed: 0 there, 1 now\). Choose"),
         (lambda: of_config("b"), "another run .*method: 'test' there, None now; .* remove the"),
+        (lambda: of_rules(bj.lsq(2)), r"another run \(rules: '\w+' there, '\w+' now\). Choose"),
         (lambda: of_data(FEWER), r"with \(100 training examples then, 90 now; other labels; othe"),
         (lambda: of_data(SWAPPED), r"began with \(other labels\). Restore them, or start a new"),
     ],
-    ids=["seed", "config", "fewer examples", "classes swapped"],
+    ids=["seed", "config", "rules", "fewer examples", "classes swapped"],
 )
 def test_a_checkpoint_of_another_run_or_of_other_data_is_refused(other, message, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
@@ -325,6 +326,13 @@ def test_a_checkpoint_of_another_run_or_of_other_data_is_refused(other, message,
 
 def of_config(digest):
     return make()._replace(facts={"config_hash": digest})
+
+
+def of_rules(quantizer):
+    work = make()
+    first, *others = work.method.stages
+    first = first._replace(rules=(bj.rule("head/.*", quantizer),))
+    return work._replace(method=work.method._replace(stages=(first, *others)))
 
 
 def of_data(dataset):
