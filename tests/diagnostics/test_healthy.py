@@ -8,7 +8,7 @@ import bitjax as bj
 from bitjax.launch.build import build_work
 from bitjax.launch.check import run_doctor
 from bitjax.launch.config_files import load_config
-from bitjax.models import MLP, SmallCNN, resnet20
+from bitjax.models import MLP, CifarResNet, SmallCNN
 
 # Of every family a kernel's and an input's quantizer; the input is behind a ReLU.
 LEARNED = {"range": "learned", "clip_bits": 4.0, "zero_on_grid": True}
@@ -56,7 +56,7 @@ def test_a_convolutional_net_is_left_alone():
 @pytest.mark.slow
 def test_a_residual_net_is_left_alone():
     families = {"stem": UNIFORM, "stage1/.*": TWO, "stage2/.*": TERNARY, "stage3/.*1": PLANES}
-    nothing_found(resnet20(), (32, 16, 16, 3), "stem", {**families, ".*": PACT})
+    nothing_found(CifarResNet(depth=14), (32, 16, 16, 3), "stem", {**families, ".*": PACT})
 
 
 @pytest.mark.slow
