@@ -51,7 +51,7 @@ def test_the_command_minds_ctrl_c_and_shows_its_help_without_loading_jax():
     assert code == 0 and not {"jax", "flax", "numpy", "absl"} & set(out.split("\n")[-2].split())
 
 
-@pytest.mark.parametrize("module", ["absl", "jaxlib._jax"])
+@pytest.mark.parametrize("module", ["absl", pytest.param("jaxlib._jax", marks=pytest.mark.slow)])
 def test_ctrl_c_while_a_module_loads_ends_in_one_line(module, tmp_path):
     words = ["train", *TINY, f"--workdir={tmp_path / 'run'}"]
     assert command("-c", INTERRUPTED, module, *words) == (130, "", "interrupted\n")

@@ -150,6 +150,7 @@ def test_fractional_limits_are_taken_inwards():
     assert float(rounded["left/kernel"]) == 2.0
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 @example(0)
 def test_an_average_of_exactly_four_is_reached_exactly(seed):

@@ -288,6 +288,7 @@ def with_nan(step):
     return DATA._replace(images=images)
 
 
+@pytest.mark.slow
 def test_a_run_that_another_commit_went_on_with_names_both(tmp_path, monkeypatch):
     def of(commit):
         monkeypatch.setattr("bitjax.training.keeper.provenance", lambda: {"commit": commit})
