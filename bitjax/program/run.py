@@ -10,9 +10,13 @@ from jax.extend import core as jcore
 
 from bitjax.program.body import Body, Op
 from bitjax.program.control import REMAT, scan_counts
+from bitjax.program.integers import product as exact_product
+from bitjax.program.integers import whole
 from bitjax.program.state import State
 
 Values = dict[int, Any]
+EXACT = ("dot_general", "conv_general_dilated")
+CASTS = ("convert_element_type", "reduce_precision")
 
 
 def run_body(body: Body, arguments: Sequence[Any], state: State) -> list[Any]:
@@ -22,8 +26,9 @@ def run_body(body: Body, arguments: Sequence[Any], state: State) -> list[Any]:
     for op in body.ops:
         given = [values[i] for i in op.ins]
         if op.product is not None:
-            given = _replace(op, given, values, replaced, state)
-        results = _control(op, given, state) if op.bodies else op(given)
+            results = _product(op, given, values, replaced, state)
+        else:
+            results = _control(op, given, state) if op.bodies else op(given)
         values.update(zip(op.outs, results, strict=True))
         for number in op.outs:
             for source in body.outputs.get(number, ()):
@@ -33,24 +38,50 @@ def run_body(body: Body, arguments: Sequence[Any], state: State) -> list[Any]:
     return [values[i] for i in body.outs]
 
 
-def _replace(op: Op, given: list[Any], values: Values, replaced: dict, state: State) -> list[Any]:
-    """A product's operands with quantized sites; the moves behind a site are made anew."""
+def _product(op: Op, given: list[Any], values: Values, replaced: dict, state: State) -> list[Any]:
+    """A product of operands with quantized sites; the moves behind a site are made anew."""
     product = op.product
     assert product is not None
-    read = list(given)
+    read, uses = list(given), {}
     for position, operand in product.operands.items():
         local: Values = {}
         for number, site in operand.origins.items():
             key = number, site.name
             if key not in replaced:
                 replaced[key] = state.tensor(site, values[number])
-            local[number] = replaced[key]
-        for move in operand.moves:
-            moved = move([local.get(i, values.get(i)) for i in move.ins])
-            local.update(zip(move.outs, moved, strict=True))
-        read[position] = local[op.ins[position]]
-    state.product(op, read)
-    return read
+            local[number], uses[position] = replaced[key]
+        read[position] = _moved(op, position, local, values)
+    state.product(op, read, uses)
+    if not state.mode.train and op.name in EXACT and all(uses.get(i) for i in (0, 1)):
+        wholes = [_whole(op, i, use, values) for i, use in sorted(uses.items())]
+        if all(wholes):
+            return [exact_product(op, read, *wholes)]
+    return op(read)
+
+
+def _moved(op: Op, position: int, local: Values, values: Values, plain: bool = False) -> Any:
+    """What a product reads at a position, of origins that are replaced; `plain` casts nothing."""
+    local = dict(local)
+    for move in op.product.operands[position].moves:
+        given = [local.get(i, values.get(i)) for i in move.ins]
+        if plain and move.name in CASTS:
+            moved = given[:1]
+        else:
+            if plain:
+                given = [x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in map(jnp.asarray, given)]
+            moved = move(given)
+        local.update(zip(move.outs, moved, strict=True))
+    return local[op.ins[position]]
+
+
+def _whole(op, position, use, values):
+    operand = op.product.operands[position]
+    (origin,) = operand.origins if len(operand.origins) == 1 else (None,)
+
+    def moved(x):
+        return _moved(op, position, {origin: x}, values, plain=True)
+
+    return whole(operand, moved, use.quantizer, use.params, use.stats, use.x)
 
 
 def _control(op: Op, given: list[Any], state: State) -> list[Any]:

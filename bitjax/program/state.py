@@ -100,7 +100,6 @@ class State:
         self.names: list[str] = []  # layers of the records, by number; shared with the bodies
         self.unseen: list[str] = []  # layers that could hand out no record; shared as well
         self.looping = False
-        self._uses: dict[str, Use] = {}
         self._waiting: dict[int, Any] = {}
         self._draws: dict[str, int] = {}
 
@@ -200,21 +199,21 @@ class State:
 
     # ---- tensors and products -------------------------------------------------------------------
 
-    def tensor(self, site: Site, x: jax.Array) -> jax.Array:
-        """The tensor as its quantizer gives it; itself where the rules leave it float."""
+    def tensor(self, site: Site, x: jax.Array) -> tuple[jax.Array, Use | None]:
+        """The tensor as its quantizer gives it, and how; itself where the rules leave it float."""
         quantizer = quantizer_of(self.rules, site.name)
         if quantizer is None:
-            return x
+            return x, None
         with jax.named_scope("quantize"):
             return self._quantize(quantizer, site, x)
 
-    def product(self, op: Any, read: list[Any]) -> None:
+    def product(self, op: Any, read: list[Any], uses: Mapping[int, Use | None]) -> None:
         """Notes what a product reads, for the watch."""
         if self.watch is not None:
             operands = op.product.operands
             tensors = {operand.role: read[i] for i, operand in operands.items()}
-            uses = {o.role: self._uses.get(o.site.name) for o in operands.values()}
-            self._waiting[id(op)] = tensors, {r: use for r, use in uses.items() if use}
+            by_role = {operands[i].role: use for i, use in uses.items() if use}
+            self._waiting[id(op)] = tensors, by_role
 
     def output(self, op: Any, out: Any) -> None:
         """Shows the watch a product with what its layer gave."""
@@ -235,7 +234,7 @@ class State:
             self.records[len(self.names)] = record
             self.names.append(name)
 
-    def _quantize(self, quantizer: Quantizer, site: Site, x: jax.Array) -> jax.Array:
+    def _quantize(self, quantizer: Quantizer, site: Site, x: jax.Array) -> tuple[jax.Array, Use | None]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)
         if site.name not in self.quant:
@@ -243,13 +242,13 @@ class State:
         if self.mode.creating and self._collects(site.name):
             # Float for now: what the first call's range cuts would be missing in the next call's.
             self._collect(site.name, x)
-            return x
+            return x, None
         params, stats = self.quant[site.name], {}
         if quantizer.measure is not None and quantizer.update is not None:
             observe = self._kernel_range if site.role == "kernel" else self._input_range
             stats = observe(quantizer, site, params, x)
         key = self._draw(site.name) if self.mode.train else None
-        self._uses[site.name] = Use(quantizer, params, stats, x, self.mode.train)
+        use = Use(quantizer, params, stats, x, self.mode.train)
         shared = quantizer.traits.normalized
         if shared and site.role != "kernel" and self.mode.train:
             # The quantizer normalises by the elements that it sees: those of a part of the batch.
@@ -258,7 +257,7 @@ class State:
             if parts > 1:
                 whole = {leaf: scale_gradient(params[leaf], parts**-0.5) for leaf in shared}
                 params = {**params, **whole}
-        return quantizer.apply(params, stats, x, train=self.mode.train, key=key)
+        return quantizer.apply(params, stats, x, train=self.mode.train, key=key), use
 
     def _create(self, quantizer, site, x):
         if not self.creating:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from bitjax.quantizers import blocks, plane_grid
 from bitjax.quantizers.base import Stats
-from bitjax.quantizers.grid import inverse, widen
+from bitjax.quantizers.grid import inverse, steps, widen
 from bitjax.quantizers.plane_grid import Kept, plane_quant
 
 _DEPTH = 15  # magnitude planes; all are kept, so that a code is a signed integer
@@ -30,6 +30,9 @@ class Alphabet(NamedTuple):
     unpack: Callable[[jax.Array, jax.Array], jax.Array]
     # (x, scale, bits) -> x_hat, with LSQ's gradients
     learned: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    # bits -> the greatest signed code
+    last: Callable[[jax.Array], jax.Array] = lambda bits: steps(jnp.rint(bits) - 1.0)
+    coding: str = "sign_magnitude"  # as `Traits.coding`
 
 
 def _planes(scale, bits, shape=()):
@@ -90,4 +93,6 @@ SIGNS = Alphabet(
     lambda code, bits: (code > 0).astype(jnp.int32),
     lambda codes, bits: 2.0 * codes.astype(jnp.float32) - 1.0,
     lambda x, scale, bits: _learned_sign(x, scale),
+    jnp.ones_like,
+    "signs",
 )

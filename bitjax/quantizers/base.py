@@ -40,6 +40,27 @@ class Codes(NamedTuple):
     side: Mapping[str, jax.Array] = {}
 
 
+class Numbers(NamedTuple):
+    """A grid as integer arithmetic needs it; float32 leaves of the granularity's block shape.
+
+      level = scale * integer,   first <= integer <= last
+
+    Where `Traits.coding` is `offset` or `sign_magnitude`, integers are the nearest ones,
+    clip(round(x * rate), first, last), unless the quantizer says otherwise.
+
+    Attributes:
+      scale: the level of the integer 1, in units of x, at least 0.
+      rate: integers per unit of x; 0 where the scale is too small to divide by.
+      first: the least integer.
+      last: the greatest integer.
+    """
+
+    scale: jax.Array
+    rate: jax.Array
+    first: jax.Array
+    last: jax.Array
+
+
 class Batch(NamedTuple):
     """One batch's statistics, by the reduction that merges them across devices.
 
@@ -94,6 +115,8 @@ class Traits(NamedTuple):
       stored_scale: whether the level of a code is the parameter `scale`, one number per filter,
         times an integer. A solver may then choose integers and scale (`bitjax.solve_layers`).
       planes: the bit planes, of a quantizer that has them; else None.
+      coding: how codes hold the integers of `numbers`: `offset` counts them from the first,
+        `sign_magnitude` has the sign in the plane above the magnitude, `signs` has 0 for -1.
       zero_is_code: whether an element that is exactly 0.0 stays exactly 0.0, at every number of
         bits, range and scale, in training and evaluation. Zeros that carry meaning, those of a
         mask or of pruned weights, need it.
@@ -106,6 +129,7 @@ class Traits(NamedTuple):
     stored_scale: bool = False
     planes: Planes | None = None
     zero_is_code: bool = False
+    coding: str = "offset"
 
 
 class Quantizer(NamedTuple):
@@ -124,6 +148,10 @@ class Quantizer(NamedTuple):
       encode: `(params, stats, x) -> Codes`, int32 codes at the nearest integer bits (`identity`
         gives x's own bit pattern).
       decode: `(params, stats, codes) -> levels`, what `apply(train=False)` gives.
+      numbers: `(params, stats) -> Numbers`, what its levels are integers of; None where they are
+        not integer multiples of one number per block, or where x sets the number.
+      integers: `(params, stats, x) -> integers`, as float32 of x's shape, which `encode` stores;
+        None without `numbers`.
       measure: `(params, stats, x) -> Batch`, or None where nothing is observed.
       update: `(stats, batch) -> stats`, or None.
       name: what the summary prints, for example `lsq` or `bitlength/blend`.
@@ -140,6 +168,8 @@ class Quantizer(NamedTuple):
     decode: Callable[[Params, Stats, Codes], jax.Array]
     measure: Callable[[Params, Stats, jax.Array], Batch] | None = None
     update: Callable[[Stats, Batch], Stats] | None = None
+    numbers: Callable[[Params, Stats], Numbers] | None = None
+    integers: Callable[[Params, Stats, jax.Array], jax.Array] | None = None
     name: str = "quantizer"
     form: Mapping[str, Any] = {}
     traits: Traits = Traits()

@@ -25,6 +25,7 @@ from bitjax.quantizers import blocks, ranges
 from bitjax.quantizers.base import (
     BITS,
     Codes,
+    Numbers,
     Params,
     Planes,
     Quantizer,
@@ -168,6 +169,7 @@ def bitplane(
         numbers="signed" if signed else "unsigned",
         planes=Planes(depth, coefficients, source, truncate),
         zero_is_code=True,
+        coding="sign_magnitude" if signed else "offset",
     )
 
     def start(x, axes):
@@ -271,6 +273,15 @@ def _strong(init, scale_of: Callable, depth, signed, normalized, **fields) -> Qu
         to, kept = numbers(params, stats, codes.codes.shape)
         return level(unpack(codes.codes, to), to, kept.coefficients)
 
+    def numbers_of(params, stats):
+        to, _ = numbers(params, stats, ())
+        return Numbers(to.step, to.rate, to.first, to.last)
+
+    def integers(params, stats, x):
+        return nearest(widen(x), numbers(params, stats, x.shape)[0])
+
+    if fields["traits"].planes.coefficients == "power_of_two":
+        fields |= {"numbers": numbers_of, "integers": integers}
     return Quantizer(init, apply, encode, decode, name="bitplane", **fields)
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.quantizers import blocks
+from bitjax.quantizers.base import Numbers
 
 
 class Grid(NamedTuple):
@@ -62,9 +63,11 @@ class Levels(NamedTuple):
     highest: jax.Array
 
 
-def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int]) -> Levels:
+def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int] | None) -> Levels:
     """The levels of a grid at integer-valued bits, spread to where they broadcast to `shape`."""
-    lo, width, bits = (blocks.spread(a, shape) for a in (grid.lo, grid.width, bits))
+    lo, width = grid
+    if shape is not None:  # else one number per block
+        lo, width, bits = (blocks.spread(a, shape) for a in (lo, width, bits))
     count = steps(bits)
     alive = count > 0
     rate = count * inverse(width)
@@ -123,6 +126,18 @@ def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
     to = levels(grid, bits, zero, x.shape)
     code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last)
     return (code - to.first).astype(jnp.int32)
+
+
+def numbers(grid: Grid, bits: jax.Array) -> Numbers:
+    """What a grid in zero form is to integer arithmetic, per block."""
+    to = levels(grid, bits, True, None)
+    return Numbers(to.width * to.unit, to.rate, to.first, to.last)
+
+
+def integers(x: jax.Array, grid: Grid, bits: jax.Array) -> jax.Array:
+    """The integers of x on a grid in zero form, as the grid's floats."""
+    to = levels(grid, bits, True, x.shape)
+    return jnp.clip(jnp.rint(widen(x) * to.rate), to.first, to.last).astype(to.unit.dtype)
 
 
 def decode(codes: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:

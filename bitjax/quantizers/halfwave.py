@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from bitjax.checks import NONE, SWITCH, checked, choice, either, number
 from bitjax.quantizers import blocks
-from bitjax.quantizers.base import BITS, Codes, Params, Quantizer, Traits
+from bitjax.quantizers.base import BITS, Codes, Numbers, Params, Quantizer, Traits
 from bitjax.quantizers.grid import steps, widen
 from bitjax.quantizers.halfwave_fit import gaussian_levels, gaussian_step, measured_step
 from bitjax.quantizers.halfwave_grid import half_wave_quant, level, levels, nearest
@@ -107,9 +107,17 @@ def halfwave(
             step = scale_gradient(step, jax.lax.stop_gradient(1.0 / jnp.sqrt(x.size * last)))
         return half_wave_quant(x, step, threshold, bits, learn_step)
 
-    def encode(params, stats, x):
+    def numbers(params, stats):
         del stats
-        return Codes(nearest(widen(x), levels(*_leaves(params))).astype(jnp.int32))
+        to = levels(*_leaves(params))
+        return Numbers(to.step, to.rate, jnp.zeros_like(to.last), to.last)
+
+    def integers(params, stats, x):
+        del stats
+        return nearest(widen(x), levels(*_leaves(params)))
+
+    def encode(params, stats, x):
+        return Codes(integers(params, stats, x).astype(jnp.int32))
 
     def decode(params, stats, codes):
         del stats
@@ -120,7 +128,10 @@ def halfwave(
     form = {"bits": bits, "fit": fit, "granularity": "per_tensor", "learn_step": learn_step}
     normalized = ("scale",) if learn_step else ()
     traits = Traits(numbers="unsigned", rectifies=True, normalized=normalized, zero_is_code=True)
-    return Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)
+    return Quantizer(
+        init, apply, encode, decode, numbers=numbers, integers=integers,
+        name=name, form=form, traits=traits,
+    )  # fmt: skip
 
 
 @checked(**_TABLE)

@@ -19,6 +19,7 @@ from bitjax.quantizers.base import (
     Axes,
     Batch,
     Codes,
+    Numbers,
     Params,
     Quantizer,
     Stats,
@@ -173,9 +174,11 @@ def _following(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quan
         code = alphabet.nearest(widen(frozen), stats, params["bits"])
         return replace_ste(x, (blocks.spread(stats["scale"], x.shape) * code).astype(x.dtype))
 
-    encode, decode = _coding(alphabet, lambda params, stats: stats)
-    traits = Traits(zero_is_code=alphabet is not SIGNS)
-    return Quantizer(init, apply, encode, decode, measure, update, name, form, traits)
+    fields = _coding(alphabet, lambda params, stats: stats)
+    traits = Traits(zero_is_code=alphabet is not SIGNS, coding=alphabet.coding)
+    return Quantizer(
+        init, apply, **fields, measure=measure, update=update, name=name, form=form, traits=traits
+    )
 
 
 def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantizer:
@@ -196,9 +199,11 @@ def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantiz
         del stats
         return {"scale": jnp.abs(params["scale"])}
 
-    encode, decode = _coding(alphabet, fitted_of)
-    traits = Traits(stored_scale=True, zero_is_code=alphabet is not SIGNS)
-    learned = Quantizer(init, apply, encode, decode, name=name, form=form, traits=traits)
+    fields = _coding(alphabet, fitted_of)
+    traits = Traits(
+        stored_scale=True, zero_is_code=alphabet is not SIGNS, coding=alphabet.coding
+    )
+    learned = Quantizer(init, apply, **fields, name=name, form=form, traits=traits)
     return learned._replace(frozen=lambda: learned._replace(apply=_held(apply)))
 
 
@@ -220,15 +225,21 @@ def _held(apply):
 
 
 def _coding(alphabet: Alphabet, fitted_of: Callable[[Params, Stats], Stats]):
-    """`encode` and `decode` of filters with the numbers that `fitted_of` gives."""
+    """What stores filters, by the scale that `fitted_of` gives."""
+
+    def numbers(params, stats):
+        scale = fitted_of(params, stats)["scale"]
+        last = jnp.broadcast_to(alphabet.last(params["bits"]), scale.shape)
+        return Numbers(scale, inverse(scale), -last, last)
+
+    def integers(params, stats, x):
+        return alphabet.nearest(widen(x), fitted_of(params, stats), params["bits"])
 
     def encode(params, stats, x):
-        bits = params["bits"]
-        code = alphabet.nearest(widen(x), fitted_of(params, stats), bits)
-        return Codes(alphabet.pack(code, bits))
+        return Codes(alphabet.pack(integers(params, stats, x), params["bits"]))
 
     def decode(params, stats, codes):
         scale = blocks.spread(fitted_of(params, stats)["scale"], codes.codes.shape)
         return scale * alphabet.unpack(codes.codes, params["bits"])
 
-    return encode, decode
+    return {"encode": encode, "decode": decode, "numbers": numbers, "integers": integers}

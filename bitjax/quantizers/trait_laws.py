@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.quantizers import blocks
+from bitjax.quantizers.base import Numbers
+from bitjax.quantizers.coding import codes_of_integers, integers_of_codes
 from bitjax.quantizers.subject import (
     EPS,
     KEY,
@@ -180,6 +183,37 @@ def keeps_zeros(s: Subject, x: jax.Array) -> None:
             require(worst == 0, s, law, f"at {bits:g} bits 0 is decoded as {worst:g}")
 
 
+def tells_its_numbers(s: Subject, x: jax.Array) -> None:
+    """Levels are the scale of `numbers` times whole integers between its ends, which codes hold."""
+    q, law = s.quantizer, "levels are integers times the scale of its numbers"
+    both = (q.numbers is None) == (q.integers is None)
+    require(both, s, law, "`numbers` and `integers` go together")
+    if q.numbers is None or q.integers is None:
+        return
+    params, stats = s.init(x)
+
+    @jax.jit
+    def told(params, stats, x):
+        told, integers = q.numbers(params, stats), q.integers(params, stats, x)
+        spread = Numbers(*(blocks.spread(a, x.shape) for a in told))
+        codes = codes_of_integers(q, told, integers)
+        return spread, integers, codes, integers_of_codes(q, told, codes)
+
+    for bits in some(s.claims.bits, _FEW):
+        params = with_bits(params, bits)
+        codes, levels = s.roundtrip(params, stats, x)
+        spread, integers, stored, again = jax.tree.map(np.asarray, told(params, stats, x))
+        where = f"at {bits} bits"
+        whole = (integers == np.rint(integers)) & (spread.first <= integers)
+        whole &= integers <= spread.last
+        require(bool(whole.all()), s, law, f"{where} an integer is none, or outside its ends")
+        equal(stored, np.asarray(codes.codes), 0.0, s, law, where, "a code")
+        equal(again, integers, 0.0, s, law, where, "the integer of a code")
+        ends = np.maximum(np.abs(spread.first), np.abs(spread.last)) * np.abs(spread.scale)
+        atol = 2 * EPS * float(ends.max())
+        equal(spread.scale * integers, numbers(levels), atol, s, law, where, "scale * integer")
+
+
 TRAIT_LAWS = (
     learns_its_bits,
     freezes,
@@ -188,6 +222,7 @@ TRAIT_LAWS = (
     divides_its_gradients,
     adds_up_its_planes,
     keeps_zeros,
+    tells_its_numbers,
 )
 
 

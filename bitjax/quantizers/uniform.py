@@ -20,7 +20,16 @@ from bitjax.quantizers.base import (
     Stats,
     Traits,
 )
-from bitjax.quantizers.grid import Grid, decode, encode, fake_quant, from_range, steps
+from bitjax.quantizers.grid import (
+    Grid,
+    decode,
+    encode,
+    fake_quant,
+    from_range,
+    integers,
+    numbers,
+    steps,
+)
 from bitjax.quantizers.ste import scale_gradient
 
 GridOf = Callable[[Params, Stats, bool], Grid]
@@ -49,6 +58,13 @@ def affine(
         grid = grid_of(params, stats, False)
         return decode(codes.codes, grid, jnp.rint(params["bits"]), zero)
 
+    if zero:
+        fields["numbers"] = lambda params, stats: numbers(
+            grid_of(params, stats, False), jnp.rint(params["bits"])
+        )
+        fields["integers"] = lambda params, stats, x: integers(
+            x, grid_of(params, stats, False), jnp.rint(params["bits"])
+        )
     return Quantizer(init, apply, encode_x, decode_codes, **fields)
 
 
