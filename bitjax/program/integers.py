@@ -3,7 +3,8 @@
   product(x, w) = product(integers of x, integers of w) * (scale of x * scale of w)
 
 The sum of products is exact, so that every program that adds integers gives the same, whatever its
-order. Floats hold them while no partial sum can pass 2^24; where one can, int32 takes over.
+order. Floats hold them while no partial sum can pass 2^24. Where one can, int32 takes over, and past
+2^31 the sum of floats stays, which is rounded as that of levels is.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +22,15 @@ from bitjax.quantizers.base import Params, Quantizer, Stats
 
 Moved = Callable[[jax.Array], jax.Array]
 
-_EXACT = 2.0**24  # whole numbers up to here are floats
+_FLOAT, _INT = 2.0**24, 2.0**31  # whole numbers below have a float32, or an int32
 
 
 class Whole(NamedTuple):
     """An operand as integers: float32 whole numbers, and the scale of each output's filter."""
 
     integers: jax.Array
-    scale: jax.Array  # `[]`, or of the operand's shape with 1 where the product sums
+    scale: jax.Array  # `[]`, or of the operand's shape
+    largest: jax.Array  # no integer is greater, nor less than minus it
 
 
 def whole(
@@ -40,13 +42,15 @@ def whole(
     """
     if quantizer.numbers is None or quantizer.integers is None or len(operand.origins) != 1:
         return None
-    scale = quantizer.numbers(params, stats).scale
+    scale, _, first, last = quantizer.numbers(params, stats)
     if not _outside_the_sum(operand, scale.shape):
         return None
     integers = moved(quantizer.integers(params, stats, x))
     if scale.size == 1:
-        return Whole(integers, scale.reshape(()))
-    return Whole(integers, moved(jnp.broadcast_to(blocks.spread(scale, x.shape), x.shape)))
+        scale = scale.reshape(())
+    else:
+        scale = moved(jnp.broadcast_to(blocks.spread(scale, x.shape), x.shape))
+    return Whole(integers, scale, jnp.maximum(jnp.max(-first), jnp.max(last)))
 
 
 def _outside_the_sum(operand, shape):
@@ -56,27 +60,27 @@ def _outside_the_sum(operand, shape):
     return all(size == 1 or axis in free for axis, size in enumerate(shape))
 
 
-def product(op: Op, read: Sequence[jax.Array], left: Whole, right: Whole) -> jax.Array:
+def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: Whole) -> jax.Array:
     """The result of a product of integers; its derivatives are those of the product of levels."""
     scale = _at_output(op, 0, left.scale) * _at_output(op, 1, right.scale)
 
     @jax.custom_jvp
-    def run(read, left, right, scale):
+    def run(read, left, right, largest, scale):
         del read
-        return (_sum(op, left, right) * scale).astype(op.eqn.outvars[0].aval.dtype)
+        return (_sum(op, left, right, largest) * scale).astype(op.eqn.outvars[0].aval.dtype)
 
     @run.defjvp
     def _(primals, tangents):
         return run(*primals), jax.jvp(lambda *read: op(read)[0], primals[0], tangents[0])[1]
 
-    return run(tuple(read), left.integers, right.integers, scale)
+    return run(tuple(read), left.integers, right.integers, left.largest, scale)
 
 
-def _sum(op, left, right):
-    """The exact sum of products, in float32."""
+def _sum(op, left, right, largest):
+    """The exact sum of products, in float32; `largest` bounds the left integers."""
     out = _bind(op, left, right, jnp.float32)
     # No partial sum is larger than the sum of sizes.
-    largest = jnp.max(jnp.abs(left)) * jnp.max(jnp.sum(jnp.abs(right), axis=_summed(op, 1)))
+    most = largest * jnp.max(jnp.sum(jnp.abs(right), axis=_summed(op, 1)))
 
     def in_int32(state):
         del state
@@ -84,7 +88,8 @@ def _sum(op, left, right):
         return exact.astype(jnp.float32), jnp.array(False)
 
     # A loop and no branch: under vmap both sides of a branch are computed.
-    return lax.while_loop(lambda state: state[1], in_int32, (out, largest >= _EXACT))[0]
+    passes = (most >= _FLOAT) & (most < _INT)
+    return lax.while_loop(lambda state: state[1], in_int32, (out, passes))[0]
 
 
 def _bind(op, left, right, dtype):
@@ -119,5 +124,9 @@ def _at_output(op, position, scale):
     kept = jnp.max(scale.transpose(*batch, *free, *summed), axis=tuple(range(-len(summed), 0)))
     others = ndim - kept.ndim
     before = len(batch) + (others if position else 0)
-    return kept.reshape(*kept.shape[: len(batch)], *(1,) * (before - len(batch)),
-                        *kept.shape[len(batch):], *(1,) * (0 if position else others))
+    return kept.reshape(
+        *kept.shape[: len(batch)],
+        *(1,) * (before - len(batch)),
+        *kept.shape[len(batch) :],
+        *(1,) * (0 if position else others),
+    )

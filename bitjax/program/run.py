@@ -10,8 +10,7 @@ from jax.extend import core as jcore
 
 from bitjax.program.body import Body, Op
 from bitjax.program.control import REMAT, scan_counts
-from bitjax.program.integers import product as exact_product
-from bitjax.program.integers import whole
+from bitjax.program.integers import product_of_integers, whole
 from bitjax.program.state import State
 
 Values = dict[int, Any]
@@ -53,33 +52,34 @@ def _product(op: Op, given: list[Any], values: Values, replaced: dict, state: St
         read[position] = _moved(op, position, local, values)
     state.product(op, read, uses)
     if not state.mode.train and op.name in EXACT and all(uses.get(i) for i in (0, 1)):
-        wholes = [_whole(op, i, use, values) for i, use in sorted(uses.items())]
-        if all(wholes):
-            return [exact_product(op, read, *wholes)]
+        left, right = (_whole(op, i, uses[i], values) for i in (0, 1))
+        if left is not None and right is not None:
+            return [product_of_integers(op, read, left, right)]
     return op(read)
 
 
-def _moved(op: Op, position: int, local: Values, values: Values, plain: bool = False) -> Any:
-    """What a product reads at a position, of origins that are replaced; `plain` casts nothing."""
+def _moved(op: Op, position: int, local: Values, values: Values, *, casts: bool = True) -> Any:
+    """What a product reads at a position, of replaced origins; in float32 without its casts."""
     local = dict(local)
     for move in op.product.operands[position].moves:
         given = [local.get(i, values.get(i)) for i in move.ins]
-        if plain and move.name in CASTS:
-            moved = given[:1]
-        else:
-            if plain:
-                given = [x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in map(jnp.asarray, given)]
-            moved = move(given)
+        if not casts:
+            given = [x.astype(jnp.float32) if _is_float(x) else x for x in map(jnp.asarray, given)]
+        moved = given[:1] if move.name in CASTS and not casts else move(given)
         local.update(zip(move.outs, moved, strict=True))
     return local[op.ins[position]]
 
 
+def _is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
 def _whole(op, position, use, values):
+    """An operand as integers, or None."""
     operand = op.product.operands[position]
-    (origin,) = operand.origins if len(operand.origins) == 1 else (None,)
 
     def moved(x):
-        return _moved(op, position, {origin: x}, values, plain=True)
+        return _moved(op, position, dict.fromkeys(operand.origins, x), values, casts=False)
 
     return whole(operand, moved, use.quantizer, use.params, use.stats, use.x)
 

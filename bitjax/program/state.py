@@ -234,7 +234,9 @@ class State:
             self.records[len(self.names)] = record
             self.names.append(name)
 
-    def _quantize(self, quantizer: Quantizer, site: Site, x: jax.Array) -> tuple[jax.Array, Use | None]:
+    def _quantize(
+        self, quantizer: Quantizer, site: Site, x: jax.Array
+    ) -> tuple[jax.Array, Use | None]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             x = x.astype(jnp.float32)
         if site.name not in self.quant:

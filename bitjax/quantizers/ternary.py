@@ -200,9 +200,7 @@ def _stored(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantiz
         return {"scale": jnp.abs(params["scale"])}
 
     fields = _coding(alphabet, fitted_of)
-    traits = Traits(
-        stored_scale=True, zero_is_code=alphabet is not SIGNS, coding=alphabet.coding
-    )
+    traits = Traits(stored_scale=True, zero_is_code=alphabet is not SIGNS, coding=alphabet.coding)
     learned = Quantizer(init, apply, **fields, name=name, form=form, traits=traits)
     return learned._replace(frozen=lambda: learned._replace(apply=_held(apply)))
 
