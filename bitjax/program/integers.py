@@ -3,7 +3,7 @@
   product(x, w) = product(integers of x, integers of w) * (scale of x * scale of w)
 
 The sum of products is exact, so that every program that adds integers gives the same, whatever its
-order. Floats hold them while no partial sum can pass 2^24. Where one can, int32 takes over, and past
+order. Floats hold them while no partial sum can pass 2^24. Where one can, int32 takes over; past
 2^31 the sum of floats stays, which is rounded as that of levels is.
 """
 
