@@ -49,10 +49,13 @@ SAID = {
     ),
     "fixed bitlength": (bj.bitlength(4.0, mode="fixed"), Traits()),
     "halfwave": (bj.halfwave(2), ZERO._replace(numbers="unsigned", rectifies=True)),
-    "ternary": (bj.ternary(), ZERO),
-    "binary": (bj.binary(), Traits()),
-    "stored": (bj.binary(fit="stored"), Traits(stored_scale=True)),
-    "stored ternary": (bj.ternary(fit="stored"), ZERO._replace(stored_scale=True)),
+    "ternary": (bj.ternary(), ZERO._replace(coding="sign_magnitude")),
+    "binary": (bj.binary(), Traits(coding="signs")),
+    "stored": (bj.binary(fit="stored"), Traits(stored_scale=True, coding="signs")),
+    "stored ternary": (
+        bj.ternary(fit="stored"),
+        ZERO._replace(stored_scale=True, coding="sign_magnitude"),
+    ),
     "planes": (
         bj.bitplane(4),
         ZERO._replace(numbers="unsigned", normalized=("scale",), planes=Planes(8)),
