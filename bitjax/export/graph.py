@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from bitjax.export.arrays import Arrays
+from bitjax.export.deploy import Deployed
 from bitjax.export.flat import Flat, Growth, growth_of, longer
 from bitjax.export.fold import Constants
 from bitjax.export.nodes import Graph, Kernel, Node, Place
@@ -15,16 +16,18 @@ from bitjax.export.sites import Sites
 from bitjax.frameworks.probe import ask_outside
 from bitjax.program.values import Site
 from bitjax.quantizers.base import Quantizer
+from bitjax.quantizers.deployed import is_deployed
+from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, pick
 
 _FLOAT, _INT = 2.0**24, 2.0**31  # whole numbers below have a float32, or an int32
 
 
-def graph_of(deployed: Any, *args: Any, **kwargs: Any) -> Graph:
+def graph_of(deployed: Deployed, *args: Any, **kwargs: Any) -> Graph:
     """The evaluation of a deployed model as a graph.
 
     Args:
-      deployed: what `bitjax.deploy` gave, or a pair of a wrapped model and its variables.
+      deployed: what `bitjax.deploy` gave.
       *args: positional arguments of the model; of a batch only the shapes count.
       **kwargs: keyword arguments of the model.
 
@@ -35,15 +38,16 @@ def graph_of(deployed: Any, *args: Any, **kwargs: Any) -> Graph:
       >>> import bitjax as bj, flax.linen as nn
       >>> model = bj.Quantized(nn.Dense(2), [bj.rule(".*", bj.lsq(bits=4))])
       >>> x = jax.numpy.ones((1, 3))
-      >>> graph = graph_of((model, model.init(jax.random.key(0), x)), x)
+      >>> graph = graph_of(bj.deploy(model, model.init(jax.random.key(0), x), x), x)
       >>> [node.op for node in graph.nodes]
-      ['quantize', 'dot_general', 'broadcast_in_dim', 'mul', 'broadcast_in_dim', 'add']
+      ['quantize', 'dot_general', 'mul', 'add']
     """
     model, variables = deployed
     net, asked = ask_outside(model, variables, args, kwargs)
     if asked.train:
         raise ValueError("the graph is that of an evaluation: pass train=False.")
     program, arguments = asked.call.program, asked.call.arguments
+    _check_deployed(net.rules, program.sites)
     flat = Flat(program.body, net.rules)
     growth = _growth(flat, model, variables, args, kwargs)
     variables_in = len(jax.tree.leaves(arguments[:2]))
@@ -68,6 +72,16 @@ def graph_of(deployed: Any, *args: Any, **kwargs: Any) -> Graph:
     out, _ = asked.call.result(flat.outs)
     outputs, tree = jax.tree.flatten(out)
     return _finish(made, inputs, outputs, tree, program.sites)
+
+
+def _check_deployed(rules, sites) -> None:
+    for name in sites:
+        quantizer = quantizer_of(rules, name)
+        if quantizer is not None and not is_deployed(quantizer):
+            raise ValueError(
+                f"{name!r} is quantized by {quantizer.name!r}, whose numbers are not fixed: give "
+                "what bitjax.deploy(model, variables, ...) returns."
+            )
 
 
 def _growth(flat, model, variables, args, kwargs) -> Growth:

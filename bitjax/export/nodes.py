@@ -12,9 +12,9 @@ import numpy as np
 # Nodes go by the names of JAX's primitives, with their parameters, but for these three:
 #
 #   quantize    x -> integers, as float32 whole numbers: clip(rint(x * rate), first, last).
-#               With a `threshold` those of a half-wave (`bitjax.quantizers.halfwave_grid.nearest`);
-#               with the coding `signs` 1 where x >= 0, else -1. Parameters are arrays of the
-#               block's shape.
+#               With `edges`: first + how many of them are at most x. With the coding `signs`: 1
+#               where x >= 0, else -1. Parameters are arrays of the block's shape
+#               (`bitjax.quantizers.blocks`); edges are behind its axes.
 #   dequantize  integers -> levels: integers * scale
 #   lookup      x -> levels[code], code = how many of the `edges` are at most x
 QUANTIZE, DEQUANTIZE, LOOKUP = "quantize", "dequantize", "lookup"

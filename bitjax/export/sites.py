@@ -29,16 +29,16 @@ class Sites:
         quantizer, params = self.quantizer(site), self.quant[site.name]
         assert quantizer is not None and quantizer.numbers is not None
         told = [np.asarray(x, np.float32) for x in quantizer.numbers(params, {})]
-        threshold = params.get("threshold")
         scale, rate, first, last = told
+        edges = np.asarray(params["edges"], np.float32) if "edges" in params else None
         coding = quantizer.traits.coding
         found: dict[str, Any] = {
             "site": site.name, "rate": rate, "first": first, "last": last, "scale": scale,
-            "threshold": None if threshold is None else np.asarray(threshold),
-            "bits": np.asarray(params["bits"]), "coding": coding,
+            "edges": edges, "bits": np.asarray(params["bits"]), "coding": coding,
         }  # fmt: skip
         # Sites that read one tensor with the same numbers are quantized once.
-        key = number, coding, *((x.shape, x.tobytes()) for x in told), str(threshold)
+        own = [*told, *([] if edges is None else [edges])]
+        key = number, coding, *((x.shape, x.tobytes()) for x in own)
         if key not in self.arrays.shared:
             x = self.arrays.cast(number, np.float32)
             out = self.arrays.new(self.arrays.value(number), np.float32)
