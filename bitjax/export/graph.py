@@ -10,7 +10,7 @@ from bitjax.export.arrays import Arrays
 from bitjax.export.deploy import Deployed
 from bitjax.export.flat import Flat, Growth, growth_of, longer
 from bitjax.export.fold import Constants
-from bitjax.export.nodes import Graph, Kernel, Node, Place
+from bitjax.export.nodes import Graph, Kernel, Node, Place, named
 from bitjax.export.products import Products
 from bitjax.export.sites import Sites
 from bitjax.frameworks.probe import ask_outside
@@ -51,10 +51,10 @@ def graph_of(deployed: Deployed, *args: Any, **kwargs: Any) -> Graph:
     flat = Flat(program.body, net.rules)
     growth = _growth(flat, model, variables, args, kwargs)
     variables_in = len(jax.tree.leaves(arguments[:2]))
-    named = _names(args, kwargs)
+    names = named(args, kwargs)
     inputs, given = {}, dict(zip(flat.ins, asked.call.leaves, strict=True))
     for number in flat.ins[variables_in:]:
-        name = next((n for n, x in named.items() if x is given[number]), None)
+        name = next((n for n, x in names.items() if x is given[number]), None)
         if name is not None:  # else a cache, which is a variable here
             inputs[number] = name
             del given[number]
@@ -97,17 +97,6 @@ def _growth(flat, model, variables, args, kwargs) -> Growth:
         except (TypeError, ValueError):
             second = None  # a model that is written for one batch
     return growth_of(flat, second, batch)
-
-
-def _names(args, kwargs) -> dict[str, Any]:
-    """The arrays of a call by name: `x`, or `x0`, `x1` and the names of keywords."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path((args, kwargs)):
-        if hasattr(leaf, "shape"):
-            first, *rest = (str(getattr(p, "key", getattr(p, "idx", p))) for p in path)
-            name = "_".join(rest)
-            found[f"x{name}" if first == "0" else name] = leaf
-    return {"x": found["x0"]} if list(found) == ["x0"] else found
 
 
 def _finish(made: Products, inputs, outputs, tree, sites: Mapping[str, Site]) -> Graph:
@@ -168,12 +157,12 @@ def least(integers: np.ndarray) -> np.ndarray:
 
 def _summing(made: Products, node: Node, constants) -> list[Node]:
     """A product of integers with the type that holds its sums; other nodes as they are."""
-    bound = made.sums.get(node.outs[0])
-    if bound is None:
+    if node.outs[0] not in made.sums:
         return [node]
+    largest, bound = made.sums[node.outs[0]]
     most, dtype, arrays = bound(constants), np.dtype(np.float32), made.arrays
     kind = "float32" if most < _FLOAT else "int32" if most < _INT else "rounded"
-    params = {**node.params, "accumulator": kind}
+    params = {**node.params, "accumulator": kind, "largest": largest}
     if kind != "int32":
         params["precision"] = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
         return [node._replace(params={**params, "preferred_element_type": dtype})]

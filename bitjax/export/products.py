@@ -25,7 +25,8 @@ class Products:
     def __init__(self, arrays: Arrays, sites: Sites):
         self.arrays, self.sites = arrays, sites
         self.whole: dict[int, str] = {}  # constants that are whole numbers, and their kernels
-        self.sums: dict[int, Callable] = {}  # by product's result, the bound of its sums
+        # by product's result, the greatest integer of its first operand and the bound of its sums
+        self.sums: dict[int, tuple[float, Callable]] = {}
 
     def is_quantized(self, entry: Entry) -> bool:
         """Whether an operation is a product with quantized sites."""
@@ -64,7 +65,8 @@ class Products:
             ins.append(self.arrays.read(moved))
         layer, like = entry.product.layer, self.arrays.value(entry.outs[0])
         sums = self.arrays.new(like, np.float32)
-        self.sums[sums] = self._bound(entry, ins)
+        largest = [self._largest(entry.product.operands[i].site) for i in (0, 1)]
+        self.sums[sums] = largest[0], self._bound(entry, ins, largest)
         self.arrays.nodes.append(
             Node(entry.eqn.primitive.name, tuple(ins), (sums,), dict(entry.eqn.params), layer,
                  self.arrays.growth.params.get(entry.outs[0], {}), entry.eqn)
@@ -77,9 +79,8 @@ class Products:
         params = {"new_dtype": like.dtype, "weak_type": False, "sharding": None}
         self.arrays.node("convert_element_type", [out], entry.outs, params, layer)
 
-    def _bound(self, entry, ins) -> Callable:
+    def _bound(self, entry, ins, largest) -> Callable:
         """A function of constants: no partial sum of a product is larger."""
-        largest = [self._largest(entry.product.operands[i].site) for i in (0, 1)]
         shapes = [self.arrays.value(i).shape for i in ins]
         axes = [summed(entry.op, i) for i in (0, 1)]
 

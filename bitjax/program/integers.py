@@ -67,7 +67,9 @@ def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: W
     @jax.custom_jvp
     def run(read, left, right, largest, scale):
         del read
-        return (_sum(op, left, right, largest) * scale).astype(op.eqn.outvars[0].aval.dtype)
+        return (sum_of_integers(op, left, right, largest) * scale).astype(
+            op.eqn.outvars[0].aval.dtype
+        )
 
     @run.defjvp
     def _(primals, tangents):
@@ -76,7 +78,7 @@ def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: W
     return run(tuple(read), left.integers, right.integers, left.largest, scale)
 
 
-def _sum(op, left, right, largest):
+def sum_of_integers(op, left, right, largest):
     """The exact sum of products, in float32; `largest` bounds the left integers."""
     out = _bind(op, left, right, jnp.float32)
     # No partial sum is larger than the sum of sizes.
@@ -119,9 +121,9 @@ def at_output(op, position, scale):
         place = op.eqn.params["dimension_numbers"].out_spec[position]
         kept = jnp.max(scale, axis=summed(op, position))
         return kept.reshape([-1 if i == place else 1 for i in range(ndim)])
-    summed, batch = (both[position] for both in dimension_numbers(op.eqn))
-    free = [i for i in range(scale.ndim) if i not in (*summed, *batch)]
-    kept = jnp.max(scale.transpose(*batch, *free, *summed), axis=tuple(range(-len(summed), 0)))
+    gone, batch = (both[position] for both in dimension_numbers(op.eqn))
+    free = [i for i in range(scale.ndim) if i not in (*gone, *batch)]
+    kept = jnp.max(scale.transpose(*batch, *free, *gone), axis=tuple(range(-len(gone), 0)))
     others = ndim - kept.ndim
     before = len(batch) + (others if position else 0)
     return kept.reshape(
