@@ -135,7 +135,7 @@ def join(parts: Iterable[Piece]) -> np.ndarray:
         else:
             stream[begin : begin + content.size] |= content << np.uint8(shift)
             behind = stream[begin + 1 : begin + 1 + content.size]
-            behind[:] = content[: behind.size] >> np.uint8(8 - shift)
+            behind |= content[: behind.size] >> np.uint8(8 - shift)
         at += bits
     return stream
 
