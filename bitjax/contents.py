@@ -26,6 +26,10 @@ from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
 from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
+from bitjax.export.packed import Packed as Packed
+from bitjax.export.packed import PackedSize as PackedSize
+from bitjax.export.packed import load_packed as load_packed
+from bitjax.export.packed import save_packed as save_packed
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate
 from bitjax.frameworks.calibrate import reestimate_batch_stats as reestimate_batch_stats

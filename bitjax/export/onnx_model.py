@@ -11,7 +11,7 @@ import numpy as np
 from bitjax.checks import NONE, SWITCH, checked, choice, either, integer
 from bitjax.export.deploy import Deployed
 from bitjax.export.graph import graph_of
-from bitjax.export.nodes import QUANTIZE, Graph
+from bitjax.export.nodes import QUANTIZE, Graph, sums_of, tensors_of
 from bitjax.export.onnx_profiles import PROFILES, stored
 from bitjax.export.onnx_walk import Walk
 from bitjax.export.onnx_writer import DOMAIN, Tensor, Writer
@@ -90,7 +90,7 @@ def to_onnx(
         for number, name in graph.inputs.items()
     ]
     outputs = _outputs(walk, walk.run(), sites)
-    model = _model(writer, inputs, outputs, deployed, graph)
+    model = _model(walk, inputs, outputs)
     if path is not None:
         with replacing(path) as file:
             file.write(model.SerializeToString())
@@ -204,7 +204,8 @@ def _rename(w: Writer, outputs: Mapping[str, str]) -> None:
 # ---- the file ---------------------------------------------------------------------------------
 
 
-def _model(w: Writer, inputs, outputs, deployed: Deployed, graph: Graph) -> Any:
+def _model(walk: Walk, inputs, outputs) -> Any:
+    w, graph = walk.w, walk.graph
     helper = w.onnx.helper
     nodes, used = _needed(w.nodes, [o.name for o in outputs])
     nodes = _without_identities(nodes, {o.name for o in outputs})
@@ -225,9 +226,29 @@ def _model(w: Writer, inputs, outputs, deployed: Deployed, graph: Graph) -> Any:
             "bitjax.version": version,
             "bitjax.profile": w.profile,
             "bitjax.sites": json.dumps(told, separators=(",", ":")),
+            "bitjax.taps": json.dumps(_taps(walk, nodes), separators=(",", ":")),
         },
     )
     return model
+
+
+def _taps(walk: Walk, nodes) -> dict[str, dict[str, Any]]:
+    """Where the file has what sites and products give, `[tensor, axes]`, for who checks it.
+
+    Axis i of the tensor is the program's `axes[i]`. Of sites it has integers in the profile
+    `integers`, else levels; sums of integers are in that profile alone.
+    """
+    there = {name for node in nodes for name in node.output}
+    numbers = {"sites": tensors_of(walk.graph)}
+    numbers |= {"sums": sums_of(walk.graph)} if walk.profile.integers else {}
+    return {
+        kind: {
+            name: [walk.env[number].name, list(walk.env[number].order)]
+            for name, number in of_kind.items()
+            if isinstance(walk.env[number], Tensor) and walk.env[number].name in there
+        }
+        for kind, of_kind in numbers.items()
+    }
 
 
 def _told(w: Writer, graph: Graph, site: str) -> dict[str, Any]:
