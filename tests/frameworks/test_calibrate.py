@@ -13,7 +13,8 @@ from bitjax.frameworks.codes import codes_of
 from bitjax.frameworks.linen import Quantized
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.bitplane import bitplane
-from bitjax.quantizers.uniform import lsq, uniform
+from bitjax.quantizers.learned_ranges import lsq
+from bitjax.quantizers.uniform import uniform
 from bitjax.rules import rule
 
 
