@@ -1,0 +1,1 @@
+"""Takes a trained model away: deployed, as files, and as programs that other tools run."""
