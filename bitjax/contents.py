@@ -57,6 +57,8 @@ from bitjax.quantizers.halfwave import hwgq as hwgq
 from bitjax.quantizers.halfwave_fit import gaussian_levels as gaussian_levels
 from bitjax.quantizers.halfwave_fit import gaussian_step as gaussian_step
 from bitjax.quantizers.laws import check_quantizer as check_quantizer
+from bitjax.quantizers.learned_ranges import lsq as lsq
+from bitjax.quantizers.learned_ranges import pact as pact
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate
@@ -65,8 +67,6 @@ from bitjax.quantizers.subject import Claims as Claims
 from bitjax.quantizers.ternary import binary as binary
 from bitjax.quantizers.ternary import low_bit as low_bit
 from bitjax.quantizers.ternary import ternary as ternary
-from bitjax.quantizers.uniform import lsq as lsq
-from bitjax.quantizers.uniform import pact as pact
 from bitjax.quantizers.uniform import uniform as uniform
 from bitjax.quantizers.weight_codes import binary_codes as binary_codes
 from bitjax.quantizers.weight_codes import otwn_codes as otwn_codes
