@@ -14,19 +14,16 @@ Instead of a run, a packed file may be named, if its model is one of bitjax.mode
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from bitjax.cli.arguments import Parser, a_folder
+from bitjax.cli.show import files_table
 from bitjax.launch.exports import FORMATS, check_extras, export, find_source
-from bitjax.report.exports import rows_of
+from bitjax.runs.exports import read_listed
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             bar.update(task, description=text, completed=done, total=of)
 
         listed = export(source, args.to, out, images=images, say=say)
-    _print(console, listed, out)
+    console.print(files_table(str(out), read_listed(out, "")))
+    score = listed.get("score")
+    if score and score["name"] == "accuracy":
+        console.print(f"result.json has top-1 {score['value']:.2%}, on all evaluation images.")
     broken = [
         f"{file['path']} in {check['runtime']} ({check['broken']} of {check['images']} images)"
         for file in listed["files"]
@@ -74,16 +74,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     if broken:
         print(f"error: the check does not hold for {', '.join(broken)}.", file=sys.stderr)
         sys.exit(1)
-
-
-def _print(console: Console, listed: Mapping[str, Any], out: Path) -> None:
-    head, rows = rows_of(listed)
-    table = Table(title=escape(str(out)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
-    for i, name in enumerate(head):
-        table.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
-    score = listed.get("score")
-    if score and score["name"] == "accuracy":
-        console.print(f"result.json has top-1 {score['value']:.2%}, on all evaluation images.")

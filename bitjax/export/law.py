@@ -24,7 +24,7 @@ class ImageDifferences(NamedTuple):
       margin: how far the values at the first site that differs lie from the boundary that parts
         the two codes, the largest of them, relative to the boundary, [N]; 0 where none differs.
       outputs: the largest difference of the outputs, relative to their spread, [N].
-      own: the places of the largest outputs in evaluation, [N, places]; of a classifier its classes.
+      own: where the outputs of evaluation are largest, [N, places]; a classifier has one place.
       other: those in the runtime.
     """
 

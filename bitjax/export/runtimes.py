@@ -38,7 +38,7 @@ class Runtime(NamedTuple):
       versions: of the packages that do.
       run: a call's arguments to what the model gives; `integers` and `sums` are empty where the
         file shows none.
-      outputs: a call's arguments to the model's outputs alone, by the file as it is. Where a runtime
+      outputs: a call's arguments to the outputs alone, by the file as it is. Where a runtime
         joins operations, it may join others while it shows sites.
       levels: whether `integers` are levels, of which the scale makes integers.
     """

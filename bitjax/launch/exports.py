@@ -22,7 +22,8 @@ from bitjax.export.packed import load_packed, save_packed
 from bitjax.extras import extra
 from bitjax.files.writing import unwritten
 from bitjax.launch.finished import load_run
-from bitjax.runs.files import Unfit, read_object
+from bitjax.runs.exports import LISTED, read_listed
+from bitjax.runs.files import Unfit
 from bitjax.runs.folder import take_folder
 from bitjax.runs.records import read_run
 from bitjax.runs.rows import write_json
@@ -36,7 +37,6 @@ FORMATS = {
     "qonnx": "model.qonnx.onnx",
     "stablehlo": "model.stablehlo",
 }
-LISTED = "export.json"  # in the folder of an export
 _CHECKED = 16  # images on which a packed file runs in NumPy, which is slow
 _BATCH = 128
 
@@ -266,6 +266,6 @@ def _folder(source: Source, out: Path) -> Iterator[Path]:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return isinstance(read_object(folder / LISTED).get("files"), list)
-    except (Unfit, OSError):
+        return bool(read_listed(folder, ""))
+    except (Unfit, OSError, ValueError, KeyError, TypeError):
         return False
