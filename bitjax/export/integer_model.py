@@ -48,7 +48,10 @@ class IntegerModel(NamedTuple):
 
     def sites(self, *args: Any, **kwargs: Any) -> Ran:
         """The output, and the integers and sums of all sites."""
-        return self.run(self.held, arrays_of(self.graph, args, kwargs), sites=True)
+        ran = self.run(self.held, arrays_of(self.graph, args, kwargs), sites=True)
+        # A compiled program sorts the names; here they are in forward order.
+        integers = {name: ran.integers[name] for name in tensors_of(self.graph)}
+        return ran._replace(integers=integers, sums={n: ran.sums[n] for n in sums_of(self.graph)})
 
 
 def integer_model(deployed: Deployed, *args: Any, **kwargs: Any) -> IntegerModel:
