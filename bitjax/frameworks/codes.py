@@ -12,7 +12,7 @@ from bitjax.frameworks.call import Model
 from bitjax.frameworks.models import jit_arrays
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.state import Seen
-from bitjax.quantizers.base import Params, Quantizer, Stats
+from bitjax.quantizers.base import Numbers, Params, Quantizer, Stats
 from bitjax.rules import quantizer_of
 from bitjax.variables import VARIABLES
 
@@ -29,6 +29,8 @@ class KernelCodes(NamedTuple):
       params: the quantizer's leaves in `quant`, with `bits` among them.
       stats: the range or the scale that the quantizer took from this kernel; empty where it takes
         none.
+      numbers: the scale and the ends of the integers that the codes hold; None where levels are no
+        multiples of one scale.
     """
 
     codes: jax.Array
@@ -37,6 +39,7 @@ class KernelCodes(NamedTuple):
     quantizer: Quantizer
     params: Params
     stats: Stats
+    numbers: Numbers | None
 
 
 @checked(variables=VARIABLES)
@@ -80,7 +83,9 @@ def codes_of(
             return None
         quantizers[seen.site("kernel")] = use.quantizer
         codes, side = use.quantizer.encode(use.params, use.stats, use.x)
-        return {seen.site("kernel"): (codes, side, seen.tensors["kernel"], use.params, use.stats)}
+        numbers = use.quantizer.numbers and use.quantizer.numbers(use.params, use.stats)
+        levels = seen.tensors["kernel"]
+        return {seen.site("kernel"): (codes, side, levels, use.params, use.stats, numbers)}
 
     def run(variables, args, kwargs):
         probed = probe(model, variables, args, kwargs, watch)
@@ -88,8 +93,8 @@ def codes_of(
 
     found: dict[str, KernelCodes] = {}
     for record in jit_arrays(run, variables, args, kwargs):
-        for site, (codes, side, levels, params, stats) in record.items():
-            found[site] = KernelCodes(codes, side, levels, quantizers[site], params, stats)
+        for site, (codes, side, levels, *rest) in record.items():
+            found[site] = KernelCodes(codes, side, levels, quantizers[site], *rest)
     hidden = [site for site in wanted if site not in found]
     if hidden:
         raise ValueError(

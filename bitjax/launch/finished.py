@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitjax.configs.base import get_config as base_config
+from bitjax.export.deploy import Deployed
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.build import build_work
 from bitjax.launch.programs import program
@@ -30,6 +31,10 @@ class Finished(NamedTuple):
     work: Work
     model: Quantized
     variables: Mapping[str, Any]
+
+    def deployed(self) -> Deployed:
+        """The model as it is taken away, which the figures in `result.json` are of."""
+        return self.work.deployed(self.variables)
 
 
 def load_run(folder: str | Path) -> Finished:

@@ -17,6 +17,7 @@ from bitjax.runs.lock import LostError, lock
 from bitjax.runs.provenance import provenance
 from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
+from bitjax.training.ending import Ending
 from bitjax.training.hosts import is_first, on_first
 from bitjax.training.identity import check_same_run, identity
 from bitjax.training.notes import read_notes, read_place
@@ -161,9 +162,9 @@ class Keeper:
         if self._writer is not None:
             self._writer.write(step, values)
 
-    def finish(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, end: Ending) -> dict[str, Any]:
         """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
-        work, task = self.work, self.work.task
+        work, task, variables = self.work, self.work.task, end.deployed.variables
         about = {
             "method": work.method.name,
             "data": work.dataset.name,
@@ -173,6 +174,7 @@ class Keeper:
             **self._about,
             "commits": self._commits,
             "wall_seconds": round(self.seconds(), 3),
+            **({"not_deployed": end.why_not} if end.why_not else {}),
         }
         score = (task.score, task.higher_is_better)
         result = result_of(about, self.stages, score, work.costs, self.learned, variables)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bitjax.training.ending import Ending, Figures, ending
 from bitjax.training.feed import feed, resident
 from bitjax.training.finite import NonFiniteError, check_finite
 from bitjax.training.group import Group
@@ -54,6 +55,8 @@ class Loop:
         self.preemption = preemption or Preemption()  # a signal's handler may ask it to stop
         self.show = show and is_first()
         self.failed = group.failed if group is not None else {}
+        self.ends: dict[str, Ending] = {}
+        self.figures = Figures()
 
     def run(self, progress: Progress | None = None) -> dict[str, Outcome]:
         """Runs what is left; the outcomes of the runs that did not fail."""
@@ -68,7 +71,8 @@ class Loop:
                 if self.group is not None:
                     # So that the row's folder can start another run, or be exported.
                     self.keepers[name].save(Position(len(self.stages)), {"variables": final})
-                outcomes[name] = Outcome(self.keepers[name].finish(final), dict(final))
+                end = self.ends.get(name) or ending(self.works[name], final)
+                outcomes[name] = Outcome(self.keepers[name].finish(end), dict(final))
             return outcomes
         except BaseException as error:
             for name in [name for name in self.works if name not in self.failed]:
@@ -239,12 +243,23 @@ class Loop:
             if name in self.failed:
                 continue
             variables[name] = variables_of(row)
-            figures = evaluate(variables[name])
+            if index + 1 < len(self.stages):
+                figures = evaluate(variables[name])
+            else:
+                figures = self._end_run(name, variables[name])
             self.keepers[name].end_stage(index, figures, variables[name])
             what = f"{self.stages[index].name}: {self.first.dataset.eval_split} {task.score}"
             value = task.form.format(figures[task.score])
             self._say(f"{f'{name}: ' if name else ''}{what} {value}")
         return variables
+
+    def _end_run(self, name: str, variables: Variables) -> Mapping[str, float]:
+        """The figures of a run: those of its model as it is taken away."""
+        work = self.works[name]
+        self.ends[name] = end = ending(work, variables)
+        if end.why_not:
+            self._say(f"{f'{name}: ' if name else ''}the model cannot be deployed: {end.why_not}")
+        return self.figures(work, end.deployed)
 
     def _check_finite(self, index: int, state: TrainState, names: list[str]) -> None:
         if np.all(np.asarray(state.bad_step) < 0):

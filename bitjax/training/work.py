@@ -20,6 +20,7 @@ from bitjax.data import (
     train_batches,
 )
 from bitjax.data.check import check_labels
+from bitjax.export.deploy import Deployed, deploy
 from bitjax.frameworks.attach import attach, attached_shapes
 from bitjax.frameworks.costs import site_costs
 from bitjax.frameworks.linen import Quantized
@@ -175,15 +176,24 @@ class Work(NamedTuple):
             teacher=self.start,
         )
 
+    def input_shapes(self, count: int = 2) -> tuple[tuple, dict]:
+        """Shapes of the model's arguments for so many examples."""
+        # Of the shape alone: the images themselves may have to be decoded.
+        batch = {"image": jax.ShapeDtypeStruct((count, *self.dataset.image_shape), np.uint8)}
+        return jax.eval_shape(lambda batch: self.inputs(None, batch), batch)
+
+    def deployed(self, variables: Variables) -> Deployed:
+        """The model of the last stage as it is taken away."""
+        args, kwargs = self.input_shapes()
+        return deploy(self.wrap(self.method.stages[-1]), variables, *args, **kwargs)
+
     def variable_shapes(self, index: int) -> dict[str, Any]:
         """Shapes of the model's variables in a stage, computing nothing; -1: before the first."""
         shapes = jax.eval_shape(lambda: floats_of(self.start))
         if index < 0 or not self.method.stages[index].rules:
             return shapes
         model = self.wrap(self.method.stages[index])
-        # Of the shape alone: the images themselves may have to be decoded.
-        batch = {"image": jax.ShapeDtypeStruct((2, *self.dataset.image_shape), np.uint8)}
-        args, kwargs = jax.eval_shape(lambda batch: self.inputs(None, batch), batch)
+        args, kwargs = self.input_shapes()
         return {**shapes, **attached_shapes(model, shapes, args, kwargs)}
 
     def state_shapes(self, index: int) -> Any:
