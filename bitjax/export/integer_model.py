@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bitjax.export.deploy import Deployed
+from bitjax.checks import checked
+from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.graph import graph_of
 from bitjax.export.nodes import (
     DEQUANTIZE,
@@ -54,6 +55,7 @@ class IntegerModel(NamedTuple):
         return ran._replace(integers=integers, sums={n: ran.sums[n] for n in sums_of(self.graph)})
 
 
+@checked(deployed=DEPLOYED)
 def integer_model(deployed: Deployed, *args: Any, **kwargs: Any) -> IntegerModel:
     """A deployed model as a function of its data, which multiplies integers.
 

@@ -37,6 +37,15 @@ def interpret(graph: Graph, *args: Any, **kwargs: Any) -> Ran:
     Raises:
       ValueError: an array does not fit, or the model computes something that is not known here; the
         message names the layer and the primitive.
+
+    Example:
+      >>> import bitjax as bj, flax.linen as nn, jax
+      >>> from bitjax.export.graph import graph_of
+      >>> model = bj.Quantized(nn.Dense(2), [bj.rule(".*", bj.lsq(bits=4))])
+      >>> x = np.array([[1.0, -2.0, 4.0]], np.float32)
+      >>> fixed = bj.deploy(model, model.init(jax.random.key(0), x), x)
+      >>> interpret(graph_of(fixed, x), x).integers
+      {'input': array([[ 2, -4,  7]], dtype=int32)}
     """
     arrays = {i: np.asarray(x) for i, x in arrays_of(graph, args, kwargs).items()}
     extra = int(extra_examples(graph, arrays))
