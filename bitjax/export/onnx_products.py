@@ -6,51 +6,54 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitjax.export.graph import Kernel
-from bitjax.export.onnx_shapes import int64, reshaped
-from bitjax.export.onnx_writer import Tensor, Value, Writer
+from bitjax.export.onnx_shapes import reshaped
+from bitjax.export.onnx_writer import Tensor, Value, Writer, thinned
 
 _FLOAT = 2**24  # sums below are whole in float32
 
 
 class Filters(NamedTuple):
-    """A quantized kernel as a product reads it: `scale * integers`, before it is written.
+    """A quantized kernel as a product reads it, before it is written: `scale * integers`.
 
     Attributes:
       integers: whole numbers, in the product's axes.
-      scale: broadcasts against them.
+      blocks: `scale`, `bits`, `first` and `last`, as they broadcast against the integers.
       site: the kernel's site.
-      kernel: what is known of it.
-      moved: whether the axes are no longer the parameter's.
+      coding: how codes hold the integers.
+      whole: whether the product reads the integers, and the scale stands behind it.
     """
 
     integers: np.ndarray
-    scale: np.ndarray
+    blocks: dict[str, np.ndarray]
     site: str
-    kernel: Kernel
-    moved: bool = False
+    coding: str
+    whole: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the product's operand."""
         return self.integers.shape
 
+    @property
+    def scale(self) -> np.ndarray:
+        """The level of the integer 1."""
+        return self.blocks["scale"]
+
     def transposed(self, order: Sequence[int]) -> "Filters":
         """The kernel with its axes in another order."""
-        order = tuple(order)
-        scale = self.scale.transpose(order) if self.scale.ndim else self.scale
-        moved = self.moved or order != tuple(range(len(order)))
-        return self._replace(integers=self.integers.transpose(order), scale=scale, moved=moved)
+        blocks = {k: a.transpose(order) if a.ndim else a for k, a in self.blocks.items()}
+        return self._replace(integers=self.integers.transpose(order), blocks=blocks)
 
     def reshaped(self, shape: Sequence[int]) -> "Filters":
         """The kernel in another shape."""
         shape = tuple(shape)
         if shape == self.shape:
             return self
-        scale = self.scale
-        if scale.size > 1:
-            scale = np.broadcast_to(scale, self.shape).reshape(shape)
-        return self._replace(integers=self.integers.reshape(shape), scale=scale, moved=True)
+        blocks = {
+            k: thinned(np.broadcast_to(a, self.shape).reshape(shape)) if a.ndim else a
+            for k, a in self.blocks.items()
+        }
+        return self._replace(integers=self.integers.reshape(shape), blocks=blocks)
 
 
 Operand = Value | Filters
@@ -247,4 +250,3 @@ WINDOWS: dict[str, Callable[..., Value]] = {
     "reduce_window_min": _pool("MaxPool", "Neg"),
     "reduce_window_sum": _pool("AveragePool"),
 }
-__all__ = ["WINDOWS", "Filters", "convolution", "dot", "int64"]

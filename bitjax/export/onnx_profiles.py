@@ -146,7 +146,7 @@ def _quantize_integers(w, params, x):
 
 def _kernel_integers(w, kernel):
     """The integers, kept small in the file."""
-    if not kernel.kernel.whole:
+    if not kernel.whole:
         return scaled_codes(w, kernel)
     whole = w.tensor(_narrow(kernel.integers), name=f"{kernel.site}/codes")
     return w.op("Cast", [whole.name], whole, name=kernel.site, to=w.onnx.TensorProto.FLOAT)
@@ -185,7 +185,7 @@ def _quantize_qdq(w, params, x):
     scale, rate = (np.asarray(params[k], np.float32) for k in ("scale", "rate"))
     ends = [np.asarray(params[k]).ravel() for k in ("first", "last")]
     first, last = int(ends[0].min()), int(ends[1].max())
-    axis = _axis_of(spread(scale, x.shape), x)
+    axis = _axis_of(spread(scale, x.shape))
     same = all((end == end[0]).all() for end in ends)
     plain = params.get("edges") is None and params["coding"] != "signs" and same
     plain = plain and axis is not None and bool((rate > 0).all())
@@ -226,7 +226,7 @@ def _between(w, x, limits, like):
     return w.node("Min", [low, _const(w, limits[1], like)])
 
 
-def _axis_of(scale: np.ndarray, x: Any) -> int | None:
+def _axis_of(scale: np.ndarray) -> int | None:
     """The one axis along which a scale changes; -1 where it does not, None of several."""
     axes = [axis for axis in range(scale.ndim) if scale.shape[axis] > 1]
     return None if len(axes) > 1 else axes[0] if axes else -1
@@ -240,28 +240,25 @@ def _per_axis(w, scale, axis, x):
 
 
 def _kernel_qdq(w, kernel):
-    scale = spread(kernel.scale.astype(np.float32), kernel.shape)
-    axis = _axis_of(scale, None)
-    low, high = int(kernel.integers.min(initial=0)), int(kernel.integers.max(initial=0))
-    kind = stored(min(low, _least(kernel)), max(high, _most(kernel)), w.opset)
+    scale, first, last = (kernel.blocks[name] for name in ("scale", "first", "last"))
+    axis = _axis_of(scale)
     if axis is None:
         return scaled_codes(w, kernel)
-    codes = (kernel.integers + kind.zero).astype(np.int32).astype(kind.dtype)
+    kind = stored(int(first.min()), int(last.max()), w.opset)
+    zero = np.int32(kind.zero)
+    own = stored(-1, int((last - first).max()) - 1, w.opset)
+    if own.dtype.itemsize < kind.dtype.itemsize and _axis_of(first) == axis and (first <= 0).all():
+        # A zero point for each filter lets all of them have a smaller type.
+        kind, zero = own._replace(dtype=_type(f"u{own.dtype.name.lstrip('u')}")), -first
+    codes = (kernel.integers + zero).astype(np.int32).astype(kind.dtype)
     whole = w.tensor(codes, name=f"{kernel.site}/codes")
     more = {} if axis == -1 else {"axis": axis}
     step = w.constant(scale.ravel() if more else scale.reshape(()), f"{kernel.site}/scale")
     ins = [whole.name, step]
-    if kind.zero:
-        ins.append(w.constant(np.full(scale.shape and scale.size, kind.zero, kind.dtype)))
+    if np.any(zero):
+        zeros = np.broadcast_to(zero, scale.shape).reshape(-1 if more else ())
+        ins.append(w.constant(zeros.astype(np.int32).astype(kind.dtype)))
     return w.op("DequantizeLinear", ins, whole, name=kernel.site, **more)
-
-
-def _least(kernel):
-    return int(np.min(kernel.kernel.first))
-
-
-def _most(kernel):
-    return int(np.max(kernel.kernel.last))
 
 
 # ---- qonnx ------------------------------------------------------------------------------------
@@ -280,13 +277,14 @@ def _quant_of(bits, first, last) -> tuple[int, int, Any] | None:
     return None
 
 
-def _quant(w, x: str, scale, zero, bits, kind, like: Tensor, name: str) -> Tensor:
+def _quant(w, x: str, scale, bits, kind, like: Tensor, name: str) -> Tensor:
     def const(a):
         a = np.asarray(a, np.float32)
-        a = a.reshape(()) if (a == a.ravel()[0]).all() else a
+        a = a.ravel()[0] if (a == a.ravel()[0]).all() else a
         return _const(w, a, like)
 
-    signed, narrow, _ = kind
+    signed, narrow, zero = kind
+    scale = np.asarray(scale)
     return w.op(
         "Quant", [x, const(np.where(scale > 0, scale, 1)), const(zero), const(bits)], like,
         name=name, domain=DOMAIN, signed=signed, narrow=narrow, rounding_mode="ROUND",
@@ -308,31 +306,25 @@ def _quantize_qonnx(w, params, x):
         name = w.node("Mul", [whole.name, _const(w, scale, x)])
     elif not (rate > 0).all():
         name = w.node("Mul", [name, _const(w, rate > 0, x)])
-    found = _quant(w, name, scale, kind[2], params["bits"], kind, x, w.scope)
+    found = _quant(w, name, scale, params["bits"], kind, x, w.scope)
     w.taps[w.scope] = found
     return found
 
 
 def _kernel_qonnx(w, kernel):
     """The levels, which Quant finds again."""
-    known, scale = kernel.kernel, kernel.scale.astype(np.float32)
+    scale, bits, first, last = (kernel.blocks[k] for k in ("scale", "bits", "first", "last"))
     levels = (kernel.integers * scale).astype(np.float32)
     like = w.tensor(levels, name=f"{kernel.site}/levels")
-    if known.coding == "signs":
+    if kernel.coding == "signs":
         step = w.constant(scale, f"{kernel.site}/scale")
         return w.op("BipolarQuant", [like.name, step], like, name=kernel.site, domain=DOMAIN)
-    bits = np.asarray(known.bits)
-    one = [np.asarray(a).ravel()[0] for a in (bits, known.first, known.last)]
-    kind = _quant_of(bits, known.first, known.last)
-    if bits.size > 1 and (kernel.moved or kind is None or np.asarray(kind[2]).size > 1):
-        # Blocks differ, and their axes have moved: the widest holds them all.
-        one[0] = bits.max()
-        kind, bits = (1, 0, np.float32(0)), bits.max()
-    elif kind is not None and bits.size > 1:
-        bits = spread(bits, kernel.shape)
+    # A block without bits is all zeros, as it is with one bit.
+    kind = _quant_of(bits, first, np.where(bits > 0, last, first + 1))
+    kind = kind or _quant_of(np.maximum(bits, 1), first, np.where(bits > 0, last, first + 1))
     if kind is None:
-        raise NotImplementedError(f"a kernel of integers from {one[1]} to {one[2]}")
-    return _quant(w, like.name, scale, kind[2], np.maximum(bits, 1), kind, like, kernel.site)
+        raise NotImplementedError(f"a kernel of integers from {first.min():g} to {last.max():g}")
+    return _quant(w, like.name, scale, np.maximum(bits, 1), kind, like, kernel.site)
 
 
 PROFILES = {

@@ -52,7 +52,7 @@ def _slots(rank: int, wide: Sequence[int]) -> list[int]:
 
 
 def _reshape(w, node, ins, out):
-    if node.params.get("dimensions") is not None:
+    if node.op == "reshape" and node.params.get("dimensions") is not None:
         raise NotImplementedError("a reshape that also transposes")
     return reshaped(w, ins[0], out.shape, out.batch_axis)
 

@@ -1,7 +1,6 @@
 """Walks a graph and writes each of its nodes; what a node means is in the tables of primitives."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 from bitjax.export.nodes import DEQUANTIZE, LOOKUP, QUANTIZE, Graph, Kernel, Node, Value
 from bitjax.export.onnx_elementwise import ELEMENTWISE
 from bitjax.export.onnx_products import WINDOWS, Filters, Operand, convolution, dot
-from bitjax.export.onnx_profiles import PROFILES, lookup, spread, table_kernel
+from bitjax.export.onnx_profiles import MOST_BITS, PROFILES, lookup, spread, table_kernel
 from bitjax.export.onnx_shapes import SHAPES
-from bitjax.export.onnx_writer import Tensor, Writer, thinned
+from bitjax.export.onnx_writer import Tensor, Writer
 
 PRODUCTS = {"conv_general_dilated": convolution, "dot_general": dot}
 PRIMITIVES = {**ELEMENTWISE, **SHAPES, **WINDOWS}
@@ -127,15 +126,15 @@ class Walk:
         if kernel.integers is None:
             return self._table(site, kernel, moved)
         seen = kernel.integers if kernel.whole else kernel.levels
-        scale = np.asarray(kernel.scale, np.float32)
-        if seen.shape == moved.shape and (seen == moved).all():
-            return Filters(np.asarray(kernel.integers), spread(scale, seen.shape), site, kernel)
-        found = _follow(seen, moved, np.asarray(kernel.integers), scale)
-        if found is None:
-            if kernel.whole:
-                raise NotImplementedError("a kernel that is not moved but computed with")
-            return moved
-        return Filters(*found, site, kernel, moved=True)
+        blocks = {
+            name: spread(np.asarray(getattr(kernel, name), np.float32), seen.shape)
+            for name in ("scale", "bits", "first", "last")
+        }
+        whole = np.asarray(kernel.integers)
+        found = _follow(seen, moved, Filters(whole, blocks, site, kernel.coding, kernel.whole))
+        if found is None and kernel.whole:
+            raise NotImplementedError("a kernel that is not moved but computed with")
+        return moved if found is None else found
 
     def _table(self, site, kernel: Kernel, moved: np.ndarray) -> Operand:
         if kernel.levels.shape != moved.shape or not (kernel.levels == moved).all():
@@ -154,11 +153,10 @@ class Walk:
 
     def _put(self, w: Writer, kernel: Filters) -> Tensor:
         """Writes a kernel once for each way in which its axes lie."""
-        key = kernel.site, kernel.shape, kernel.integers.strides
+        key = kernel.site, kernel.shape, kernel.integers.tobytes()
         if key not in self.written:
-            largest = int(np.max(kernel.kernel.bits))
-            if largest > 16:
-                raise NotImplementedError(f"a kernel of {largest} bits")
+            if kernel.blocks["bits"].max() > MOST_BITS:
+                raise NotImplementedError(f"a kernel of {kernel.blocks['bits'].max():g} bits")
             self.written[key] = self.profile.kernel(w, kernel)
         return self.written[key]
 
@@ -181,16 +179,11 @@ def _constant(node: Node, ins: Sequence[np.ndarray], outs: Sequence[Value]) -> l
     return [np.asarray(x) for x in found]
 
 
-def _follow(seen, moved, integers, scale) -> tuple[np.ndarray, np.ndarray] | None:
-    """Integers and scale of a parameter whose axes were permuted, or that was reshaped."""
+def _follow(seen: np.ndarray, moved: np.ndarray, filters: Filters) -> Filters | None:
+    """The kernel of a parameter that was permuted, reshaped, or neither; None of another one."""
+    if seen.size != moved.size:
+        return None
     for permutation in itertools.permutations(range(seen.ndim)):
-        turned = seen.transpose(permutation)
-        if math.prod(turned.shape) != math.prod(moved.shape):
-            return None
-        if turned.size and (turned.reshape(moved.shape) == moved).all():
-            own = spread(scale, seen.shape)
-            if own.size > 1:
-                own = np.broadcast_to(own, seen.shape).transpose(permutation)
-                own = thinned(own.reshape(moved.shape))
-            return integers.transpose(permutation).reshape(moved.shape), own
+        if (seen.transpose(permutation).reshape(moved.shape) == moved).all():
+            return filters.transposed(permutation).reshaped(moved.shape)
     return None
