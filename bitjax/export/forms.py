@@ -49,7 +49,7 @@ def spread(leaf: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def whole_rank(leaf: np.ndarray, rank: int) -> np.ndarray:
     """A leaf with as many axes as its tensor."""
-    return leaf.reshape(*leaf.shape, *(1,) * (rank - leaf.ndim))
+    return leaf.reshape((*leaf.shape, *(1,) * (rank - leaf.ndim)))
 
 
 def check_leaves(form: Form, leaves: Leaves, shape: tuple[int, ...] | None) -> None:
