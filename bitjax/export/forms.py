@@ -24,7 +24,9 @@ class Form(NamedTuple):
 
 
 TABLE = Form("table")
-FORMS = (TABLE, *(Form(c, e) for c in deployed.CODINGS for e in deployed.ENDS))
+# Codes with a sign have the same ends on both sides.
+SIGNED = (Form("sign_magnitude", "symmetric"), Form("signs", "symmetric"))
+FORMS = (TABLE, *(Form("offset", ends) for ends in deployed.ENDS), *SIGNED)
 
 
 def quantizer_of(form: Form) -> Quantizer:

@@ -96,3 +96,4 @@ def _numbers(content: bytes) -> Iterator[tuple[str, bytes]]:
         for value in (np.nan, np.inf, -np.inf, -1e30):
             wrong = content[:at] + np.float32(value).tobytes() + content[at + 4 :]
             yield f"may be: byte {at} is {value}", wrong  # a bias may be anything
+    yield "a bit behind the codes", content[:-1] + bytes([content[-1] | 0x80])  # which take 22

@@ -54,8 +54,8 @@ def made_by_hand():
     edges = np.array([-0.5, 0.5, np.inf], np.float32)
     inputs = {
         "table": (deployed.table(), {"levels": edges[[0, 0, 1, 1]], "edges": edges}),
-        "signs_narrow": (AFFINE, {"scale": one, "edges": edges}),
-        "signs_stored": (AFFINE, {"scale": one, "rate": one}),
+        "offset_narrow": (AFFINE, {"scale": one, "edges": edges}),
+        "offset_stored": (AFFINE, {"scale": one, "rate": one}),
     }
     for name, (quantizer, leaves) in inputs.items():
         quant[name]["input"], chosen[f"{name}/input"] = {"bits": bits, **leaves}, quantizer
@@ -233,15 +233,19 @@ def test_an_index_that_lies_is_refused_in_one_line(made, saved, tmp_path, lie):
 
 def test_numbers_that_a_site_cannot_have_are_refused(made, saved, tmp_path):
     header, _, data = parts_of(saved[0])
-    begin = {name: entry["data_offsets"][0] for name, entry in header.items() if name[0] != "_"}
-    wrong = {"codes": b"\xff" * 8, "bits": b"\x00", "floats": None}
-    scale = data.find(
-        np.float32(made[0].variables["quant"]["offset_narrow"]["kernel"]["scale"]).tobytes()
-    )
-    for name, found in {**wrong, "floats": np.float32(np.nan).tobytes()}.items():
-        at = scale if name == "floats" else begin[name]
-        path = put_together(tmp_path / name, header, data[:at] + found + data[at + len(found) :])
-        with pytest.raises(FileError, match="is damaged"):
+    scale = made[0].variables["quant"]["offset_narrow"]["kernel"]["scale"]
+    codes, bits = (header[name]["data_offsets"][0] for name in ("codes", "bits"))
+    beyond = (len(data) - codes) * b"\xff"  # codes are the last array
+    for at, found, said in (
+        (data.find(scale.tobytes()), np.float32(np.nan), "has a 'scale' that is no number"),
+        (data.find(scale.tobytes()), np.float32(-1), "has a scale below 0"),
+        (bits, np.zeros(codes - bits, np.uint8), "its codes take .* bits, and .* bytes are there"),
+        (bits, np.uint8(17), "has bits beyond 0 to 16"),
+        (codes, np.frombuffer(beyond, np.uint8), "code .* stands for no integer"),
+    ):
+        wrong = data[:at] + found.tobytes() + data[at + found.nbytes :]
+        path = put_together(tmp_path / "wrong", header, wrong)
+        with pytest.raises(FileError, match=f"wrong is damaged .*{said}"):
             bj.load_packed(path, made[0].model)
 
 
@@ -271,7 +275,7 @@ def changed(made, path, leaf):
 @pytest.mark.parametrize(
     ("path", "leaf", "said"),
     [
-        ("params/signs_narrow/kernel", np.full(SHAPE, 0.3, np.float32), "not lie on its levels"),
+        ("params/offset_narrow/kernel", np.full(SHAPE, 0.3, np.float32), "not lie on its levels"),
         ("counts/calls", np.complex64(1j), "is of dtype complex64, which takes more than 32 bits"),
         ("counts", {"calls": np.uint32(0), "more": [1.0]}, "is a list, where a dict or an array"),
         ("counts", {"calls": np.uint32(0), "a/b": X}, "counts has the key 'a/b', which is no name"),
@@ -289,7 +293,7 @@ def test_a_model_that_is_not_deployed_is_refused(made):
         bj.save_packed("file", made[0].model, X)
     trained = made[0].model.with_rules([bj.rule(".*", bj.lsq(4))])
     with pytest.raises(
-        ValueError, match="cannot be packed: 'offset_narrow/kernel' is not deployed; give"
+        ValueError, match="cannot be packed: 'offset_narrow/input' is not deployed; give"
     ):
         bj.save_packed("file", bj.Deployed(trained, made[0].variables), X)
 
@@ -298,7 +302,7 @@ def test_a_save_that_fails_leaves_the_old_file(made, saved, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(saved[0].read_bytes())
     with pytest.raises(ValueError, match="does not lie on its levels"):
-        bj.save_packed(path, changed(made, "params/signs_narrow/kernel", np.full(SHAPE, 0.3)), X)
+        bj.save_packed(path, changed(made, "params/offset_narrow/kernel", np.full(SHAPE, 0.3)), X)
     assert path.read_bytes() == saved[0].read_bytes() and len(list(tmp_path.iterdir())) == 1
 
 
