@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bitjax.checks import checked, choice, either, instance
+from bitjax.checks import checked, choice, either
 from bitjax.export import law
-from bitjax.export.deploy import Deployed
+from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.forms import spread
 from bitjax.export.integer_model import IntegerModel, compiled, integer_model
 from bitjax.export.law import ImageDifferences, Verdict
@@ -78,7 +78,7 @@ class ExportCheck(NamedTuple):
 
 
 @checked(
-    deployed=instance(Deployed, hint="bitjax.deploy(model, variables, x) makes one."),
+    deployed=DEPLOYED,
     runtime=either(choice(""), choice(*RUNTIMES)),
 )
 def check_export(

@@ -19,6 +19,7 @@ from bitjax.export.check import Checker, ExportCheck, joined
 from bitjax.export.deploy import Deployed
 from bitjax.export.onnx_model import to_onnx
 from bitjax.export.packed import load_packed, save_packed
+from bitjax.export.stablehlo import to_stablehlo
 from bitjax.extras import extra
 from bitjax.files.writing import unwritten
 from bitjax.launch.finished import load_run
@@ -116,8 +117,6 @@ def write_model(source: Source, kind: str, path: Path) -> dict[str, Any]:
         size = save_packed(path, deployed, *args, about=source.about, **kwargs)
         entry["payload"] = size.payload
     elif kind == "stablehlo":
-        from bitjax.export.stablehlo import to_stablehlo
-
         to_stablehlo(deployed, *args, path=path, **kwargs)
     else:
         model = to_onnx(deployed, *args, path=path, profile=kind, **kwargs)
