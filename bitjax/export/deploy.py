@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import checked
+from bitjax.checks import checked, instance
 from bitjax.export.tables import MOST_BITS, Table, edges_of, is_nearest, table_of
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.models import as_model, unboxed
@@ -38,6 +38,9 @@ class Deployed(NamedTuple):
 
     model: Model
     variables: dict[str, Any]
+
+
+DEPLOYED = instance(Deployed, hint="bitjax.deploy(model, variables, x) makes one.")
 
 
 class _Told(NamedTuple):
