@@ -28,6 +28,8 @@ from bitjax.export.check import ExportCheck as ExportCheck
 from bitjax.export.check import check_export as check_export
 from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
+from bitjax.export.hls import ForHLS as ForHLS
+from bitjax.export.hls import to_hls4ml as to_hls4ml
 from bitjax.export.integer_model import IntegerModel as IntegerModel
 from bitjax.export.integer_model import integer_model as integer_model
 from bitjax.export.packed import Packed as Packed

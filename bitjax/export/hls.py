@@ -112,7 +112,7 @@ def _scale_of(graph: Graph, node: Node) -> float:
     for after in graph.nodes:
         if after.ins[:1] == (number,):
             if after.op == "mul":
-                return graph.constants[after.ins[1]].item()
+                return float(graph.constants[after.ins[1]].flat[0])
             number = after.outs[0]  # int32 becomes float32
     raise AssertionError(f"no scale behind {node.name!r}")
 
@@ -134,7 +134,7 @@ def _check_numbers(graph: Graph) -> None:
         if scales.size > 1 or bits.size > 1:
             raise ValueError(
                 f"{site!r} has {scales.size} scales and {bits.size} numbers of bits, and hls4ml's "
-                'fixed point has one for a tensor: train with granularity="per_tensor".'
+                'fixed point has one of each for a tensor: train with granularity="per_tensor".'
             )
         if np.frexp(scales[0])[0] != 0.5:
             raise ValueError(

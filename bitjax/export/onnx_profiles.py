@@ -1,8 +1,8 @@
 """How each profile writes what is quantized: inputs, kernels, and the levels of a table.
 
-  qdq       QuantizeLinear and DequantizeLinear of ONNX, in the smallest type that holds the codes
-  integers  whole numbers in float tensors: Mul, Round, Clip; products of them; Mul by the scale
-  qonnx     Quant and BipolarQuant of QONNX, which hold any number of bits
+qdq       QuantizeLinear and DequantizeLinear of ONNX, in the smallest type that holds the codes
+integers  whole numbers in float tensors: Mul, Round, Clip; products of them; Mul by the scale
+qonnx     Quant and BipolarQuant of QONNX, which hold any number of bits
 """
 
 from collections.abc import Callable, Mapping

@@ -92,7 +92,9 @@ class Writer:
 
     # ---- nodes ----------------------------------------------------------------------------------
 
-    def node(self, kind: str, ins: Sequence[str], *, name: str = "", domain: str = "", **attributes):
+    def node(
+        self, kind: str, ins: Sequence[str], *, name: str = "", domain: str = "", **attributes
+    ):
         """Writes a node with one output and gives the output's name."""
         return self.several(kind, ins, 1, name=name, domain=domain, **attributes)[0]
 
@@ -102,7 +104,9 @@ class Writer:
         """Writes a node with `count` outputs and gives their names."""
         wanted = name or f"{self.scope or 'graph'}/{kind}"
         outs = [self.name(wanted if count == 1 else f"{wanted}_{i}") for i in range(count)]
-        made = self.onnx.helper.make_node(kind, list(ins), outs, name=outs[0], domain=domain, **more)
+        made = self.onnx.helper.make_node(
+            kind, list(ins), outs, name=outs[0], domain=domain, **more
+        )
         self.nodes.append(made)
         return outs
 
@@ -114,8 +118,11 @@ class Writer:
 
     def tensor(self, value: Value, order: Sequence[int] | None = None, name: str = "") -> Tensor:
         """A value in an order of axes, in its full size; a constant is written in that order."""
-        order = tuple(range(np.ndim(value) if isinstance(value, np.ndarray) else len(value.shape)))\
-            if order is None else tuple(order)
+        order = (
+            tuple(range(np.ndim(value) if isinstance(value, np.ndarray) else len(value.shape)))
+            if order is None
+            else tuple(order)
+        )
         if isinstance(value, np.ndarray):
             written = self.constant(value.transpose(order), name)
             return Tensor(written, value.shape, order)
