@@ -9,8 +9,10 @@ import numpy as np
 from bitjax.export.nodes import DEQUANTIZE, LOOKUP, QUANTIZE, Graph, Kernel, Node, Value
 from bitjax.export.onnx_elementwise import ELEMENTWISE
 from bitjax.export.onnx_products import WINDOWS, Filters, Operand, convolution, dot
-from bitjax.export.onnx_profiles import MOST_BITS, PROFILES, lookup, spread, table_kernel
+from bitjax.export.onnx_profiles import PROFILES
+from bitjax.export.onnx_qdq import MOST_BITS
 from bitjax.export.onnx_shapes import SHAPES
+from bitjax.export.onnx_sites import lookup, spread, table_kernel
 from bitjax.export.onnx_writer import Tensor, Writer
 
 PRODUCTS = {"conv_general_dilated": convolution, "dot_general": dot}
