@@ -132,3 +132,21 @@ def kernel_qdq(w: Writer, kernel: Filters) -> Tensor:
         zeros = np.broadcast_to(zero, scale.shape).reshape(-1 if more else ())
         ins.append(w.constant(zeros.astype(np.int32).astype(kind.dtype)))
     return w.op("DequantizeLinear", ins, whole, name=kernel.site, **more)
+
+
+def absorb_bias(w: Writer, conv: str, unit: np.ndarray, bias: np.ndarray) -> bool:
+    """Makes a bias the third input of a convolution, in int32 at the scale of its sums.
+
+    That is where integer kernels have it. Only an exact one is: rounded to this scale it would move
+    logits by more than one at 4 bits.
+    """
+    at, node = next((i, n) for i, n in enumerate(w.nodes) if conv in n.output)
+    codes = np.rint(bias.astype(np.float64) / unit) if (unit > 0).all() else np.array(np.inf)
+    if node.op_type != "Conv" or np.abs(codes).max() >= 2**31:
+        return False
+    if (codes.astype(np.float32) * unit != bias).any():
+        return False
+    ins = [w.constant(codes.astype(np.int32)), w.constant(unit)]
+    node.input.append(w.node("DequantizeLinear", ins, axis=0))
+    w.nodes.insert(at, w.nodes.pop())
+    return True
