@@ -61,6 +61,7 @@ class Arrays:
         return after > before
 
     def emit(self, entry: Entry, ins: Sequence[int] | None = None) -> None:
+        """A node that is an operation of the program."""
         ins = [self.read(i) for i in (entry.ins if ins is None else ins)]
         for number in entry.outs:
             self.value(number)
@@ -75,6 +76,7 @@ class Arrays:
         )
 
     def node(self, op, ins, outs, params, name, growth=None) -> int:
+        """A node of our own; gives its first result."""
         ins = tuple(self.read(i) for i in ins)
         self.nodes.append(Node(op, ins, tuple(outs), params, name, growth or {}))
         return outs[0]
@@ -98,6 +100,7 @@ class Arrays:
         return made
 
     def cast(self, number: int, dtype: Any) -> int:
+        """An array in another type, by one node for all who read it."""
         if self.value(number).dtype == dtype:
             return number
         key = "cast", number, np.dtype(dtype)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bitjax.checks import checked, choice, either, instance
+from bitjax.checks import checked, choice, either
 from bitjax.export import law
-from bitjax.export.deploy import Deployed
+from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.forms import spread
 from bitjax.export.integer_model import IntegerModel, compiled, integer_model
 from bitjax.export.law import ImageDifferences, Verdict
@@ -78,7 +78,7 @@ class ExportCheck(NamedTuple):
 
 
 @checked(
-    deployed=instance(Deployed, hint="bitjax.deploy(model, variables, x) makes one."),
+    deployed=DEPLOYED,
     runtime=either(choice(""), choice(*RUNTIMES)),
 )
 def check_export(
@@ -150,9 +150,9 @@ class Checker:
         margin = np.zeros(count)
         if differ.any():
             margin = self._margins(own, theirs, parted, args, kwargs)
-        outputs, _ = _outputs(own.out, other.out, count)
-        _, top1 = _outputs(own.out, self.runtime.outputs(*args, **kwargs), count)
-        images = ImageDifferences(differ, np.where(differ, 0, more), margin, outputs, top1)
+        outputs = _parted(own.out, other.out, count)
+        best, found = (_best(x, count) for x in (own.out, self.runtime.outputs(*args, **kwargs)))
+        images = ImageDifferences(differ, np.where(differ, 0, more), margin, outputs, best, found)
         rows = [SiteCheck(n, "codes", x.size, int(x.sum())) for n, x in parted.items()]
         rows += [SiteCheck(n, "sums", x.size, int(x.sum())) for n, x in sums.items()]
         first = next((row.name for row in rows if row.kind == "codes" and row.differ), "")
@@ -238,19 +238,23 @@ def _of_another(found: np.ndarray, own: np.ndarray) -> ValueError:
     )
 
 
-def _outputs(own: Any, other: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest difference of each image relative to the spread, and whether top-1 agrees."""
-    worst, same = np.zeros(count), np.ones(count, bool)
+def _parted(own: Any, other: Any, count: int) -> np.ndarray:
+    """The largest difference of each image's outputs, relative to their spread in the batch."""
+    worst = np.zeros(count)
     pairs = zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True)
     for ours, theirs in ((np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs):
         if ours.shape != theirs.shape:
             raise _of_another(theirs, ours)
         apart = np.abs(ours - theirs).reshape(count, -1).max(1)
         worst = np.maximum(worst, apart / max(np.ptp(ours), np.finfo(np.float32).tiny))
-        if ours.ndim > 1 and ours.shape[-1] > 1:
-            agree = ours.argmax(-1) == theirs.argmax(-1)
-            same &= agree.reshape(count, -1).all(1)
-    return worst, same
+    return worst
+
+
+def _best(out: Any, count: int) -> np.ndarray:
+    """Where the outputs of each image are largest, along the last axis."""
+    leaves = [np.asarray(x) for x in jax.tree.leaves(out)]
+    found = [x.argmax(-1).reshape(count, -1) for x in leaves if x.ndim > 1 and x.shape[-1] > 1]
+    return np.concatenate([np.zeros((count, 0), int), *found], 1)
 
 
 def _table(sites: Sequence[SiteCheck]) -> list[str]:

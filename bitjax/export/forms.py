@@ -24,7 +24,9 @@ class Form(NamedTuple):
 
 
 TABLE = Form("table")
-FORMS = (TABLE, *(Form(c, e) for c in deployed.CODINGS for e in deployed.ENDS))
+# Codes with a sign have the same ends on both sides.
+SIGNED = (Form("sign_magnitude", "symmetric"), Form("signs", "symmetric"))
+FORMS = (TABLE, *(Form("offset", ends) for ends in deployed.ENDS), *SIGNED)
 
 
 def quantizer_of(form: Form) -> Quantizer:
@@ -49,7 +51,7 @@ def spread(leaf: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def whole_rank(leaf: np.ndarray, rank: int) -> np.ndarray:
     """A leaf with as many axes as its tensor."""
-    return leaf.reshape(*leaf.shape, *(1,) * (rank - leaf.ndim))
+    return leaf.reshape((*leaf.shape, *(1,) * (rank - leaf.ndim)))
 
 
 def check_leaves(form: Form, leaves: Leaves, shape: tuple[int, ...] | None) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from bitjax.checks import checked
 from bitjax.export.arrays import Arrays
-from bitjax.export.deploy import Deployed
+from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.flat import Flat, Growth, growth_of, longer
 from bitjax.export.fold import Constants
 from bitjax.export.nodes import Graph, Kernel, Node, Place, named
@@ -23,6 +24,7 @@ from bitjax.variables import QUANT, pick
 _FLOAT, _INT = 2.0**24, 2.0**31  # whole numbers below have a float32, or an int32
 
 
+@checked(deployed=DEPLOYED)
 def graph_of(deployed: Deployed, *args: Any, **kwargs: Any) -> Graph:
     """The evaluation of a deployed model as a graph.
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bitjax.export.deploy import Deployed
+from bitjax.checks import checked
+from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.graph import graph_of
 from bitjax.export.nodes import (
     DEQUANTIZE,
@@ -48,9 +49,13 @@ class IntegerModel(NamedTuple):
 
     def sites(self, *args: Any, **kwargs: Any) -> Ran:
         """The output, and the integers and sums of all sites."""
-        return self.run(self.held, arrays_of(self.graph, args, kwargs), sites=True)
+        ran = self.run(self.held, arrays_of(self.graph, args, kwargs), sites=True)
+        # A compiled program sorts the names; here they are in forward order.
+        integers = {name: ran.integers[name] for name in tensors_of(self.graph)}
+        return ran._replace(integers=integers, sums={n: ran.sums[n] for n in sums_of(self.graph)})
 
 
+@checked(deployed=DEPLOYED)
 def integer_model(deployed: Deployed, *args: Any, **kwargs: Any) -> IntegerModel:
     """A deployed model as a function of its data, which multiplies integers.
 

@@ -24,14 +24,16 @@ class ImageDifferences(NamedTuple):
       margin: how far the values at the first site that differs lie from the boundary that parts
         the two codes, the largest of them, relative to the boundary, [N]; 0 where none differs.
       outputs: the largest difference of the outputs, relative to their spread, [N].
-      top1: whether the largest output is the same one, [N].
+      own: where the outputs of evaluation are largest, [N, places]; a classifier has one place.
+      other: those in the runtime.
     """
 
     codes: np.ndarray
     sums: np.ndarray
     margin: np.ndarray
     outputs: np.ndarray
-    top1: np.ndarray
+    own: np.ndarray
+    other: np.ndarray
 
 
 class Verdict(NamedTuple):
@@ -56,8 +58,8 @@ def judge(images: ImageDifferences) -> Verdict:
     """Judges each image, and all of them together.
 
     Example:
-      >>> none = np.zeros(40)
-      >>> images = ImageDifferences(none.copy(), none, none.copy(), none, none == 0)
+      >>> none, best = np.zeros(40), np.zeros((40, 1), int)
+      >>> images = ImageDifferences(none.copy(), none, none.copy(), none, best, best)
       >>> judge(images)
       Verdict(same=40, border=0, broken=0, top1=1.0, holds=True)
       >>> images.codes[0], images.margin[0] = 12, 3e-7
@@ -71,7 +73,7 @@ def judge(images: ImageDifferences) -> Verdict:
     same = equal & (images.sums == 0) & (images.outputs <= OUTPUTS)
     border = ~equal & (images.margin <= BOUNDARY)
     broken = int((~same & ~border).sum())
-    count, top1 = len(equal), float(np.mean(images.top1))
+    count, top1 = len(equal), float(np.mean((images.own == images.other).all(1)))
     holds = broken == 0 and same.sum() >= SAME * count and top1 >= TOP1
     return Verdict(int(same.sum()), int(border.sum()), broken, top1, bool(holds))
 

@@ -216,19 +216,30 @@ def _model_of(path, spec, model):
 
 def _checked_about(about: Any) -> str:
     """What is said of a model as JSON; else a ValueError."""
-    if not isinstance(about, dict):
-        raise ValueError("`about` must be a mapping.")
-    if unknown := [key for key in about if key not in ABOUT]:
-        near = difflib.get_close_matches(str(unknown[0]), ABOUT, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "your own go below 'notes'."
-        raise ValueError(f"`about` has no key {unknown[0]!r}, only {', '.join(ABOUT)}; {hint}")
-    check(ABOUT, about)
     try:
         text = _text(about)
-        parse_json(text)
+        plain = parse_json(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"`about` must be what JSON holds: {one_line(error)}.") from None
+    if not isinstance(plain, dict):
+        raise ValueError("`about` must be a mapping.")
+    if unknown := [key for key in plain if key not in ABOUT]:
+        near = difflib.get_close_matches(unknown[0], ABOUT, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "your own go below 'notes'."
+        raise ValueError(f"`about` has no key {unknown[0]!r}, only {', '.join(ABOUT)}; {hint}")
+    check(ABOUT, plain)
+    if (bad := _unprintable(plain)) is not None:  # a terminal would obey it
+        raise ValueError(f"`about` must hold lines of printable text, got {ascii(bad)[:80]}.")
     return text
+
+
+def _unprintable(value):
+    """A text that is no line of printable characters, if there is one."""
+    if isinstance(value, str):
+        return None if value.isprintable() else value
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    parts = map(_unprintable, inner) if isinstance(inner, list) else ()
+    return next((bad for bad in parts if bad is not None), None)
 
 
 def _shape_of(args):

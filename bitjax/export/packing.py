@@ -59,7 +59,7 @@ def content_of(deployed: Deployed, program: Program) -> tuple[dict[str, Any], Le
         for site in order
         for part in _coded(site, forms[site], leaves_of(site, leaves), leaves[kernels[site]])
     )
-    index = {"paths": layers, "forms": [_said(form) for form in known]}
+    index = {"paths": layers, "forms": [said_of(form) for form in known]}
     index |= {key: group for key, group in groups.items() if group}
     return index, {key: array for key, array in arrays.items() if array.size}
 
@@ -139,7 +139,8 @@ def _parent(path):
     return path.rpartition("/")[0]
 
 
-def _said(form):
+def said_of(form: Form) -> dict[str, str | None]:
+    """A form as JSON has it."""
     return {"coding": form.coding} | ({} if form == TABLE else {"ends": form.ends})
 
 

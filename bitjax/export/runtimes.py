@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from bitjax.export.deploy import Deployed
@@ -16,6 +15,7 @@ from bitjax.export.integer_model import integer_model
 from bitjax.export.interpreter import interpret
 from bitjax.export.nodes import Graph, Ran, arrays_of
 from bitjax.export.packed import load_packed
+from bitjax.export.stablehlo import read_stablehlo
 from bitjax.extras import extra
 from bitjax.files.reading import FileError, memory, one_line, parse_json, read_bytes
 
@@ -38,7 +38,7 @@ class Runtime(NamedTuple):
       versions: of the packages that do.
       run: a call's arguments to what the model gives; `integers` and `sums` are empty where the
         file shows none.
-      outputs: a call's arguments to the model's outputs alone, by the file as it is. Where a runtime
+      outputs: a call's arguments to the outputs alone, by the file as it is. Where a runtime
         joins operations, it may join others while it shows sites.
       levels: whether `integers` are levels, of which the scale makes integers.
     """
@@ -86,14 +86,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _stablehlo(path, graph: Graph) -> Runtime:
-    content = read_bytes(path, _AGAIN, most=memory() or 1 << 40)
-    with extra("export", "a StableHLO file"):
-        import flatbuffers  # noqa: F401  what jax.export reads with
-    try:
-        program = jax.export.deserialize(bytearray(content))
-        call = jax.jit(program.call)
-    except Exception as error:  # flatbuffers and MLIR raise whatever they meet
-        raise FileError(path, f"is no program of jax.export ({one_line(error)})", _AGAIN) from None
+    call = read_stablehlo(path)
 
     def outputs(*args, **kwargs):
         return call(*arrays_of(graph, args, kwargs).values())

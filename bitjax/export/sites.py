@@ -107,4 +107,5 @@ class Sites:
         return found
 
     def quantizer(self, site: Site) -> Quantizer | None:
+        """What quantizes a site; None where it is float."""
         return quantizer_of(self.rules, site.name) if site.name in self.quant else None

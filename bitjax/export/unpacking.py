@@ -10,7 +10,7 @@ import numpy as np
 from bitjax.export import bits
 from bitjax.export.forms import FORMS, Form, check_leaves, levels_of, whole_rank
 from bitjax.export.index import listed, shape_of, tree_of
-from bitjax.export.packing import HELD, KERNELS, NAMES, SITES, Leaves, leaves_of
+from bitjax.export.packing import HELD, KERNELS, NAMES, SITES, Leaves, leaves_of, said_of
 from bitjax.variables import QUANT
 
 DTYPES = {"floats": "<f4", "integers": "<i4", "bits": "u1", "codes": "u1"}
@@ -35,6 +35,8 @@ def variables_of(
     kernels: dict[str, tuple[str, tuple[int, ...], str]] = {}
     for group, (site, name) in listed(index.get("kernels", []), KERNELS, paths):
         _put(forms, site, _form(group, known))
+        if not name.startswith("params/"):
+            raise ValueError(f"the kernel {site!r} is no parameter")
         kernels[site] = name, shape_of(group), _dtype(group, "floats")
     for group, (site,) in listed(index.get("inputs", []), SITES, paths):
         _put(forms, site, _form(group, known))
@@ -62,6 +64,8 @@ def _read(key, groups, paths, row, leaves):
     at = 0
     for group, (name,) in listed(groups, NAMES, paths):
         shape = shape_of(group)
+        if "/" not in name:
+            raise ValueError(f"{name!r} is in no collection")
         end = at + math.prod(shape)
         if end > row.size:
             raise ValueError(f"{name!r} of shape {shape} goes beyond the end of {key!r}")
@@ -85,15 +89,14 @@ def _dtype(group, key):
 
 
 def _known(said):
-    forms = {(form.coding, form.ends): form for form in FORMS}
     if not isinstance(said, list):
         raise ValueError("its forms are no list")
     found = []
     for one in said:
-        key = (one.get("coding"), one.get("ends")) if isinstance(one, dict) else None
-        if key not in forms:
+        form = next((form for form in FORMS if said_of(form) == one), None)
+        if form is None:
             raise ValueError("it has a form that this version does not know")
-        found.append(forms[key])
+        found.append(form)
     return found
 
 

@@ -31,21 +31,27 @@ def write_model(folder: Path, work: Work, end: Ending, commit: str) -> dict[str,
     """Writes the packed file of a run's model; what `result.json` says of it."""
     if end.why_not:
         return {"left_out": end.why_not}
-    data, (args, kwargs) = work.dataset, work.input_shapes()
-    about = {
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "max_value": data.max_value,
-        "task": work.task.name,
-        "commit": commit,
-    }
-    if work.task.name == "classification":
-        about["classes"] = data.num_classes
+    args, kwargs = work.input_shapes()
+    about = about_model(work, commit)
     try:
         size = save_packed(folder / MODEL, end.deployed, *args, about=about, **kwargs)
     except ValueError as error:  # leaves that no packed file holds
         return {"left_out": one_line(error)}
     return {"path": MODEL, "bytes": size.payload + size.header, "payload": size.payload}
+
+
+def about_model(work: Work, commit: str) -> dict[str, Any]:
+    """What a packed file says of a run's model."""
+    data = work.dataset
+    classes = {"classes": data.num_classes} if work.task.name == "classification" else {}
+    return {
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "max_value": data.max_value,
+        "task": work.task.name,
+        "commit": commit,
+        **classes,
+    }
 
 
 class Figures:

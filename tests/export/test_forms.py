@@ -28,8 +28,11 @@ def drawn(form, block):
     first, last = (forms.spread(np.asarray(e), SHAPE) for e in forms.ends_of(form, leaves))
     whole = draw.integers(first, last + 1, SHAPE)
     whole = np.where(whole == 0, last, whole) if form.coding == "signs" else whole
-    codes = {"offset": whole - first, "signs": whole > 0,
-             "sign_magnitude": np.where(whole < 0, last + 1 - whole, whole)}[form.coding]  # fmt: skip
+    codes = {
+        "offset": whole - first,
+        "signs": whole > 0,
+        "sign_magnitude": np.where(whole < 0, last + 1 - whole, whole),
+    }[form.coding]
     return leaves, codes.astype(np.uint16)
 
 
