@@ -24,10 +24,16 @@ from bitjax.diagnostics.doctor import doctor as doctor
 from bitjax.diagnostics.findings import Finding as Finding
 from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
+from bitjax.export.check import ExportCheck as ExportCheck
+from bitjax.export.check import check_export as check_export
 from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
 from bitjax.export.integer_model import IntegerModel as IntegerModel
 from bitjax.export.integer_model import integer_model as integer_model
+from bitjax.export.packed import Packed as Packed
+from bitjax.export.packed import PackedSize as PackedSize
+from bitjax.export.packed import load_packed as load_packed
+from bitjax.export.packed import save_packed as save_packed
 from bitjax.export.stablehlo import read_stablehlo as read_stablehlo
 from bitjax.export.stablehlo import to_stablehlo as to_stablehlo
 from bitjax.frameworks.attach import attach as attach
