@@ -204,16 +204,10 @@ def told(check: ExportCheck, labels: np.ndarray) -> dict[str, Any]:
 def export(
     source: Source, formats: Sequence[str], out: Path, *, images: int, say: Say
 ) -> dict[str, Any]:
-    """Writes a folder with a file of each format and `export.json`, which it gives back.
+    """Writes a folder with a file of each format, and `export.json`, which it gives back.
 
-    The folder is there in whole or not at all. One of an earlier export is replaced.
-
-    Args:
-      source: the model.
-      formats: some of `FORMATS`.
-      out: the folder.
-      images: evaluation images on which each file is checked; 0 checks none.
-      say: takes what is under way.
+    The folder is there in whole or not at all; one of an earlier export is replaced. Each file is
+    checked on so many evaluation images, of 0 on none. `say` takes what is under way.
     """
     check_extras(formats, images > 0)
     with _folder(source, out) as folder:
