@@ -25,7 +25,7 @@ from bitjax.files.writing import unwritten
 from bitjax.launch.finished import load_run
 from bitjax.runs.exports import LISTED, read_listed
 from bitjax.runs.files import Unfit
-from bitjax.runs.folder import take_folder
+from bitjax.runs.folder import config_hash, take_folder
 from bitjax.runs.records import read_run
 from bitjax.runs.rows import write_json
 from bitjax.training.ending import about_model
@@ -85,7 +85,7 @@ def find_source(path: str | os.PathLike) -> Source:
     facts = {
         "name": record.name,
         "seed": record.seed,
-        "config_hash": run.work.facts["config_hash"],
+        "config_hash": config_hash(record.settings),
         "score": record.score._asdict(),
     }
     about = about_model(run.work, record.commit)
