@@ -123,6 +123,17 @@ def _max(w, node, ins, out):
     return _plain("Max")(w, node, ins, out)
 
 
+def _mul(w, node, ins, out):
+    """A product; a sum times the inverse of its count is a mean, which has an operator."""
+    sums = [x for x in ins if isinstance(x, Tensor) and x.name in w.means]
+    others = [thinned(x) for x in ins if isinstance(x, np.ndarray)]
+    if w.profile != "integers" and sums and others and others[0].size == 1:
+        mean, count = w.means[sums[0].name]
+        if others[0].dtype == np.float32 and others[0].item() == np.float32(1 / count):
+            return sums[0]._replace(name=mean)
+    return _plain("Mul")(w, node, ins, out)
+
+
 def _convert(w, node, ins, out):
     return _cast(w, ins[0], out)
 
@@ -153,7 +164,7 @@ def _power(base: float) -> Write:
 
 
 PLAIN = {
-    "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "min": "Min",
+    "add": "Add", "add_any": "Add", "sub": "Sub", "div": "Div", "min": "Min",
     "pow": "Pow", "neg": "Neg", "abs": "Abs", "sign": "Sign", "exp": "Exp", "log": "Log",
     "tanh": "Tanh", "logistic": "Sigmoid", "erf": "Erf", "sqrt": "Sqrt", "floor": "Floor",
     "ceil": "Ceil", "sin": "Sin", "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh",
@@ -165,6 +176,7 @@ PLAIN = {
 ELEMENTWISE: dict[str, Write] = {
     **{primitive: _plain(kind) for primitive, kind in PLAIN.items()},
     "max": _max,
+    "mul": _mul,
     "ne": _not("Equal"),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "square": _built(lambda w, node, x: w.node("Mul", [x, x])),

@@ -1,5 +1,6 @@
 """Writes primitives that move, join, cut and reduce tensors as ONNX nodes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,9 +94,22 @@ def _reduction(kind: str) -> Callable[..., Value]:
             **({} if given else {"axes": places}),
         )  # fmt: skip
         order = tuple(names[axis] for axis in left)
+        if kind == "ReduceSum" and out.batch_axis is not None and len(left) == 2:
+            _note_mean(w, name, x, places, out)
         return Tensor(name, tuple(out.shape), order, out.batch_axis)
 
     return write
+
+
+def _note_mean(w, total: str, x: Tensor, places: Sequence[int], out: Any) -> None:
+    """Writes the mean over an image beside its sum; of both the one that is read stays."""
+    if w.profile == "integers" or len(x.shape) != 4 or places != [2, 3]:
+        return
+    mean = w.node("GlobalAveragePool", [x.name])
+    if x.order[:2] != tuple(sorted(x.order[:2])):
+        return
+    mean = w.node("Flatten", [mean], axis=1)
+    w.means[total] = mean, math.prod(x.shape[a] for a in x.order[2:])
 
 
 def _arg(kind: str) -> Callable[..., Value]:
