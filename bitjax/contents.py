@@ -32,6 +32,7 @@ from bitjax.export.hls import ForHLS as ForHLS
 from bitjax.export.hls import to_hls4ml as to_hls4ml
 from bitjax.export.integer_model import IntegerModel as IntegerModel
 from bitjax.export.integer_model import integer_model as integer_model
+from bitjax.export.onnx_model import to_onnx as to_onnx
 from bitjax.export.packed import Packed as Packed
 from bitjax.export.packed import PackedSize as PackedSize
 from bitjax.export.packed import load_packed as load_packed
