@@ -72,10 +72,10 @@ def _integer_pow(w, node, x):
     exponent = node.params["y"]
     if exponent == 0:
         return w.node("Add", [w.node("Mul", [x, _number(w, 0)]), _number(w, 1)])
-    result, square, left = None, x, abs(exponent)
+    result, square, left = "", x, abs(exponent)
     while left:
         if left & 1:
-            result = square if result is None else w.node("Mul", [result, square])
+            result = w.node("Mul", [result, square]) if result else square
         left >>= 1
         if left:
             square = w.node("Mul", [square, square])

@@ -105,7 +105,9 @@ def to_onnx(
 
 def _has_two_bits(graph: Graph) -> bool:
     """Whether something fits ONNX's types of 2 bits."""
-    ends = [(stored, k.first, k.last) for k in graph.kernels.values() if k.integers is not None]
+    ends: list[tuple[Any, Any, Any]] = [
+        (stored, k.first, k.last) for k in graph.kernels.values() if k.integers is not None
+    ]
     ends += [
         (stored_input, n.params["first"], n.params["last"]) for n in graph.nodes if n.op == QUANTIZE
     ]

@@ -58,6 +58,7 @@ class Writer:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.taps: dict[str, Tensor] = {}  # what can be an output for checks
+        self.rounded: set[str] = set()  # taps that int32 cannot hold
         self.zeros: dict[str, int] = {}  # the code of 0, by input site
         self.steps: dict[str, Any] = {}  # scales of what DequantizeLinear gives, None of several
         self.means: dict[str, tuple[str, int]] = {}  # sums, by the mean and the count they are of
