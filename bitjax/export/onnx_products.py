@@ -204,10 +204,10 @@ def _batch_after(operand, shape):
     before = math.prod(operand.shape[: operand.batch])
     passed = 1
     for axis, size in enumerate(shape):
-        if passed * size > before or axis == len(shape) - 1:
+        if passed == before and size % operand.shape[operand.batch] == 0:
             return axis
         passed *= size
-    return None
+    raise NotImplementedError("a batch between other axes that become one")
 
 
 def _batch_of(flat, out):

@@ -95,6 +95,16 @@ class Writer:
             self._shared[key] = found
         return found
 
+    def double(self, name: str) -> str:
+        """The float64 of a float32 tensor; of a constant a constant."""
+        if name not in self.constants:
+            return self.node("Cast", [name], to=self.onnx.TensorProto.DOUBLE)
+        if (key := ("double", name)) not in self._shared:
+            wide = self.onnx.numpy_helper.to_array(self.constants[name]).astype(np.float64)
+            self._shared[key] = found = self.name(f"{name}/double")
+            self.constants[found] = self.onnx.numpy_helper.from_array(wide, found)
+        return self._shared[key]
+
     # ---- nodes ----------------------------------------------------------------------------------
 
     def node(
