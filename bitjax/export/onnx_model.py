@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bitjax.checks import NONE, SWITCH, checked, choice, either, integer
-from bitjax.export.deploy import Deployed
+from bitjax.checks import NONE, SWITCH, checked, choice, either, integer, number, several
+from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.graph import graph_of
 from bitjax.export.nodes import QUANTIZE, Graph, sums_of, tensors_of
 from bitjax.export.onnx_ends import enter, leave, needed, without_identities
@@ -19,9 +19,13 @@ from bitjax.export.onnx_walk import Walk
 from bitjax.export.onnx_writer import DOMAIN, Tensor, Writer
 from bitjax.files.writing import replacing
 
+_NUMBERS = several(number(), 1)
+
 
 @checked(
+    deployed=DEPLOYED,
     profile=choice(*PROFILES),
+    normalization=either(NONE, several(either(_NUMBERS, number(0, above=True)), 3, 3)),
     sites=SWITCH,
     free_batch=SWITCH,
     channels_first=SWITCH,

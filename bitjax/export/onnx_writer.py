@@ -61,6 +61,7 @@ class Writer:
         self.zeros: dict[str, int] = {}  # the code of 0, by input site
         self.steps: dict[str, Any] = {}  # scales of what DequantizeLinear gives, None of several
         self.means: dict[str, tuple[str, int]] = {}  # sums, by the mean and the count they are of
+        self.factors: dict[str, list[str]] = {}  # what products of elements are of
         self.measured = "", 0  # an input and its axis that is the batch
         self.scope = ""  # what is being written: the layer's or the site's name
         self._names: set[str] = set()
