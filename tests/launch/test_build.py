@@ -355,6 +355,28 @@ def test_a_layer_that_cannot_be_quantized_is_named_where_a_rule_asks_for_it(monk
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_makes_sites_of_the_addends_of_sums(monkeypatch):
+    class Residual(nn.Module):
+        num_classes: int = 10
+
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            x = nn.relu(nn.Dense(4, name="first")(x.reshape(len(x), -1)))
+            return nn.Dense(self.num_classes, name="head")(x + nn.Dense(4, name="second")(x))
+
+    monkeypatch.setitem(MODELS, "residual", Residual)
+    rules = (("sum0/.*", {"name": "uniform", "bits": 6}), (".*", WEIGHT))
+    config = digits(model={"name": "residual"}, rules=rules)
+    with pytest.raises(ValueError, match="rule 'sum0/.*' does nothing"):
+        build_work(config)
+    config.sums = True
+    work = build_work(config)
+    assert {"sum0/left", "sum0/right"} < {*work.costs}
+    variables = work.enter(work.method.stages[0], work.start)
+    assert float(variables["quant"]["sum0"]["right"]["bits"]) == 6
+    assert run_doctor(work) is None
+
+
 def test_the_doctor_prints_its_findings_and_stops_a_run_in_one_line(capsys):
     work = build_work(digits(rules=((".*", {"name": "uniform", "bits": 1}),)))
     with pytest.raises(ValueError, match="the doctor stopped the run before its first") as caught:
