@@ -43,7 +43,7 @@ def whole(
     if quantizer.numbers is None or quantizer.integers is None or len(operand.origins) != 1:
         return None
     scale, _, first, last = quantizer.numbers(params, stats)
-    if not _outside_the_sum(operand, scale.shape):
+    if not outside_the_sum(operand, scale.shape):
         return None
     integers = moved(quantizer.integers(params, stats, x))
     if scale.size == 1:
@@ -53,7 +53,7 @@ def whole(
     return Whole(integers, scale, jnp.maximum(jnp.max(-first), jnp.max(last)))
 
 
-def _outside_the_sum(operand, shape):
+def outside_the_sum(operand, shape):
     """Whether all elements that are summed share a scale, which then stands in front of the sum."""
     filters = operand.site.axes.channel if operand.role == "kernel" else ()
     free = {axis % len(shape) for axis in filters} if shape else set()
@@ -62,12 +62,14 @@ def _outside_the_sum(operand, shape):
 
 def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: Whole) -> jax.Array:
     """The result of a product of integers; its derivatives are those of the product of levels."""
-    scale = _at_output(op, 0, left.scale) * _at_output(op, 1, right.scale)
+    scale = at_output(op, 0, left.scale) * at_output(op, 1, right.scale)
 
     @jax.custom_jvp
     def run(read, left, right, largest, scale):
         del read
-        return (_sum(op, left, right, largest) * scale).astype(op.eqn.outvars[0].aval.dtype)
+        return (sum_of_integers(op, left, right, largest) * scale).astype(
+            op.eqn.outvars[0].aval.dtype
+        )
 
     @run.defjvp
     def _(primals, tangents):
@@ -76,11 +78,11 @@ def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: W
     return run(tuple(read), left.integers, right.integers, left.largest, scale)
 
 
-def _sum(op, left, right, largest):
+def sum_of_integers(op, left, right, largest):
     """The exact sum of products, in float32; `largest` bounds the left integers."""
     out = _bind(op, left, right, jnp.float32)
     # No partial sum is larger than the sum of sizes.
-    most = largest * jnp.max(jnp.sum(jnp.abs(right), axis=_summed(op, 1)))
+    most = largest * jnp.max(jnp.sum(jnp.abs(right), axis=summed(op, 1)))
 
     def in_int32(state):
         del state
@@ -100,7 +102,7 @@ def _bind(op, left, right, dtype):
         return op.eqn.primitive.bind(left, right, **params)
 
 
-def _summed(op, position):
+def summed(op, position):
     """The axes of an operand that the product sums over; of a convolution all but the filters."""
     if op.name == "dot_general":
         return tuple(dimension_numbers(op.eqn)[0][position])
@@ -109,7 +111,7 @@ def _summed(op, position):
     return tuple(i for i in range(op.eqn.invars[position].aval.ndim) if i != kept)
 
 
-def _at_output(op, position, scale):
+def at_output(op, position, scale):
     """The scales of an operand's filters where they broadcast against the result."""
     if scale.ndim == 0:
         return scale
@@ -117,11 +119,11 @@ def _at_output(op, position, scale):
     # They are equal along the summed axes, but for zeros of padding.
     if op.name == "conv_general_dilated":
         place = op.eqn.params["dimension_numbers"].out_spec[position]
-        kept = jnp.max(scale, axis=_summed(op, position))
+        kept = jnp.max(scale, axis=summed(op, position))
         return kept.reshape([-1 if i == place else 1 for i in range(ndim)])
-    summed, batch = (both[position] for both in dimension_numbers(op.eqn))
-    free = [i for i in range(scale.ndim) if i not in (*summed, *batch)]
-    kept = jnp.max(scale.transpose(*batch, *free, *summed), axis=tuple(range(-len(summed), 0)))
+    gone, batch = (both[position] for both in dimension_numbers(op.eqn))
+    free = [i for i in range(scale.ndim) if i not in (*gone, *batch)]
+    kept = jnp.max(scale.transpose(*batch, *free, *gone), axis=tuple(range(-len(gone), 0)))
     others = ndim - kept.ndim
     before = len(batch) + (others if position else 0)
     return kept.reshape(
