@@ -2,16 +2,20 @@
 
   product(x, w) = product(integers of x, integers of w) * (scale of x * scale of w)
 
-The sum of products is exact, so that every program that adds integers gives the same, whatever its
-order. Floats hold them while no partial sum can pass 2^24. Where one can, int32 takes over; past
-2^31 the sum of floats stays, which is rounded as that of levels is.
+The sum of products is that of int32, so that every program that adds integers gives the same,
+whatever its order. Floats hold it while no partial sum can pass 2^24. Where one can, products of
+the operands' digits are added as int32. Past 2^31 the sum of floats stays, which is rounded as that
+of levels is.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from bitjax.program.body import Op
@@ -22,7 +26,9 @@ from bitjax.quantizers.base import Params, Quantizer, Stats
 
 Moved = Callable[[jax.Array], jax.Array]
 
-_FLOAT, _INT = 2.0**24, 2.0**31  # whole numbers below have a float32, or an int32
+# Whole numbers below have a float32, or an int32: with room for the rounding of the bound.
+_FLOAT, _INT = 2.0**24, 2.0**31 * (1.0 - 2.0**-10)
+_DIGITS = 24  # bits of an integer that a float32 holds
 
 
 class Whole(NamedTuple):
@@ -49,7 +55,9 @@ def whole(
     if scale.size == 1:
         scale = scale.reshape(())
     else:
-        scale = moved(jnp.broadcast_to(blocks.spread(scale, x.shape), x.shape))
+        scale = blocks.spread(scale, x.shape)
+        if operand.moves:
+            scale = moved(jnp.broadcast_to(scale, x.shape))
     return Whole(integers, scale, jnp.maximum(jnp.max(-first), jnp.max(last)))
 
 
@@ -63,41 +71,95 @@ def _outside_the_sum(operand, shape):
 def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: Whole) -> jax.Array:
     """The result of a product of integers; its derivatives are those of the product of levels."""
     scale = _at_output(op, 0, left.scale) * _at_output(op, 1, right.scale)
+    kind = _Kind.of(op)
 
     @jax.custom_jvp
-    def run(read, left, right, largest, scale):
+    def run(read, left, right, scale):
         del read
-        return (_sum(op, left, right, largest) * scale).astype(op.eqn.outvars[0].aval.dtype)
+        with jax.named_scope(op.scope):
+            total, sizes = _sum(kind, left, right)
+            # A number per filter, made by a quotient, stays one in memory. One number for all, or a
+            # cheaper operation, is worked out for every element where XLA's CPU library pads what
+            # follows, and no element is then taken together with its neighbours.
+            known = jnp.where(_at_output(op, 1, sizes) < jnp.inf, 1.0, jnp.nan)
+            scaled = total * (
+                jnp.broadcast_to(scale, jnp.broadcast_shapes(scale.shape, known.shape)) / known
+            )
+        return scaled.astype(op.eqn.outvars[0].aval.dtype)
 
     @run.defjvp
     def _(primals, tangents):
         return run(*primals), jax.jvp(lambda *read: op(read)[0], primals[0], tangents[0])[1]
 
-    return run(tuple(read), left.integers, right.integers, left.largest, scale)
+    left, right = ((one.integers, one.largest) for one in (left, right))
+    return run(tuple(read), left, right, scale)
 
 
-def _sum(op, left, right, largest):
-    """The exact sum of products, in float32; `largest` bounds the left integers."""
-    out = _bind(op, left, right, jnp.float32)
-    # No partial sum is larger than the sum of sizes.
-    most = largest * jnp.max(jnp.sum(jnp.abs(right), axis=_summed(op, 1)))
+class _Kind(NamedTuple):
+    """A product without its operands; static."""
 
-    def in_int32(state):
-        del state
-        exact = _bind(op, left.astype(jnp.int32), right.astype(jnp.int32), jnp.int32)
-        return exact.astype(jnp.float32), jnp.array(False)
+    primitive: Any
+    params: tuple[tuple[str, Any], ...]
+    summed: tuple[int, ...]  # axes of the right operand
+
+    @classmethod
+    def of(cls, op: Op) -> "_Kind":
+        """The kind of a product, in floats as exact as the device has them."""
+        exact = {
+            "precision": (lax.Precision.HIGHEST, lax.Precision.HIGHEST),
+            "preferred_element_type": np.dtype("float32"),
+        }
+        params = tuple(sorted({**op.eqn.params, **exact}.items()))
+        return cls(op.eqn.primitive, params, _summed(op, 1))
+
+    def __call__(self, left: jax.Array, right: jax.Array) -> jax.Array:
+        return self.primitive.bind(left, right, **dict(self.params))
+
+
+# Compiled as one function, so that layers of one shape share its trace.
+@functools.partial(jax.jit, static_argnums=0)
+def _sum(kind, left, right):
+    """The sum of products of integers, each given with the size that none of them passes.
+
+    With it, of each filter, the sum of its integers' sizes.
+    """
+    (left, largest), (right, _) = left, right
+    sizes = jnp.sum(jnp.abs(right), axis=kind.summed, keepdims=True)
+    most = largest * jnp.max(sizes)  # no partial sum is larger
+    digit = _digit(math.prod(right.shape[axis] for axis in kind.summed))
+    if not digit:
+        return kind(left, right), sizes
+
+    def in_digits(state):
+        return _sum_of_digits(kind, left, right, digit, state[0].shape), jnp.array(False)
 
     # A loop and no branch: under vmap both sides of a branch are computed.
     passes = (most >= _FLOAT) & (most < _INT)
-    return lax.while_loop(lambda state: state[1], in_int32, (out, passes))[0]
+    total, _ = lax.while_loop(lambda state: state[1], in_digits, (kind(left, right), passes))
+    return total, sizes
 
 
-def _bind(op, left, right, dtype):
-    params = {**op.eqn.params, "preferred_element_type": jnp.dtype(dtype)}
-    if dtype == jnp.float32:
-        params["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
-    with jax.named_scope(op.scope):
-        return op.eqn.primitive.bind(left, right, **params)
+def _digit(terms):
+    """The most bits of digits of which a float holds all sums of so many products, if any."""
+    return max((d for d in range(1, 13) if terms * (2**d - 1) ** 2 <= _FLOAT), default=0)
+
+
+def _sum_of_digits(kind, left, right, digit, shape):
+    """The sum as int32 adds it, by products of floats: GPUs convolve no int32."""
+    places, base = -(-_DIGITS // digit), 2.0**digit
+
+    def part(x, place):
+        rest = jnp.trunc(x / jnp.left_shift(1, digit * place).astype(x.dtype))
+        return rest - base * jnp.trunc(rest / base)
+
+    def add(state):
+        k, total = state
+        i, j = lax.div(k, places), lax.rem(k, places)
+        found = kind(part(left, i), part(right, j)).astype(jnp.int32)
+        return k + 1, total + jnp.left_shift(found, digit * (i + j))
+
+    start = jnp.int32(0), jnp.zeros(shape, jnp.int32)
+    return lax.while_loop(lambda state: state[0] < places**2, add, start)[1].astype(jnp.float32)
 
 
 def _summed(op, position):

@@ -128,12 +128,15 @@ def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
     return (code - to.first).astype(jnp.int32)
 
 
+# Compiled as one function each, so that layers of one shape share their trace.
+@jax.jit
 def numbers(grid: Grid, bits: jax.Array) -> Numbers:
     """What a grid in zero form is to integer arithmetic, per block."""
     to = levels(grid, bits, True, None)
     return Numbers(to.width * to.unit, to.rate, to.first, to.last)
 
 
+@jax.jit
 def integers(x: jax.Array, grid: Grid, bits: jax.Array) -> jax.Array:
     """The integers of x on a grid in zero form, as the grid's floats."""
     to = levels(grid, bits, True, x.shape)
