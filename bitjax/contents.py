@@ -26,6 +26,10 @@ from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
 from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
+from bitjax.export.integer_model import IntegerModel as IntegerModel
+from bitjax.export.integer_model import integer_model as integer_model
+from bitjax.export.stablehlo import read_stablehlo as read_stablehlo
+from bitjax.export.stablehlo import to_stablehlo as to_stablehlo
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate
 from bitjax.frameworks.calibrate import reestimate_batch_stats as reestimate_batch_stats

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import checked
+from bitjax.checks import checked, instance
 from bitjax.export.tables import MOST_BITS, Table, edges_of, is_nearest, table_of
 from bitjax.frameworks.call import Model
-from bitjax.frameworks.models import as_model, jit_arrays, unboxed
+from bitjax.frameworks.models import as_model, unboxed
 from bitjax.frameworks.probe import ask_outside
 from bitjax.program.naming import path_of
 from bitjax.program.program import Program
@@ -24,6 +24,7 @@ from bitjax.rules import Rule, Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, VARIABLES, nest, pick
 
 _FLOAT = 32  # bits of a site that its quantizer leaves as it is
+_ENDS = ("symmetric", "unsigned", "narrow")  # that follow from the bits
 
 
 class Deployed(NamedTuple):
@@ -39,6 +40,9 @@ class Deployed(NamedTuple):
     variables: dict[str, Any]
 
 
+DEPLOYED = instance(Deployed, hint="bitjax.deploy(model, variables, x) makes one.")
+
+
 class _Told(NamedTuple):
     """What a site's quantizer says of itself."""
 
@@ -46,6 +50,8 @@ class _Told(NamedTuple):
     table: Table | None  # where there are no numbers
     levels: jax.Array | None  # of a kernel
     nearest: jax.Array | None  # of an input with numbers: whether it rounds to the nearest
+    follow: jax.Array | None  # whether its ends follow from the bits, for each of _ENDS
+    inverse: jax.Array | None  # whether the rate is the inverse of the scale
 
 
 @checked(variables=VARIABLES)
@@ -140,34 +146,34 @@ def _kernels(program: Program, chosen, params) -> dict[str, jax.Array]:
 
 
 def _told(chosen, sites, variables, kernels) -> dict[str, _Told]:
-    """What all quantizers say, asked in one program."""
+    """What all quantizers say; sites of one quantizer and shape share a program."""
     quant, stats = (pick(variables.get(c, {}), chosen) for c in (QUANT, STATS))
-    widest = {name: int(np.max(np.rint(quant[name]["bits"]))) for name in chosen}
+    programs: dict[Any, Any] = {}
 
-    def ask_all(quant, stats, kernels):
-        found = {}
-        for name, quantizer in chosen.items():
-            ask = partial(_ask, quantizer, sites[name].axes, widest[name])
-            for _ in sites[name].steps:
-                ask = jax.vmap(ask)
-            found[name] = ask(quant[name], stats.get(name, {}), kernels.get(name))
-        return found
+    def ask(function, name, *static, kernel=None):
+        site = sites[name]
+        key = function, id(chosen[name]), len(site.steps), static
+        if key not in programs:
+            one = partial(function, chosen[name], *static)
+            for _ in site.steps:
+                one = jax.vmap(one)
+            programs[key] = jax.jit(one)
+        given = () if function is _by_edges else (kernel,)
+        return programs[key](quant[name], stats.get(name, {}), *given)
 
+    told = {}
     for name, quantizer in chosen.items():
-        _check_form(name, quantizer, widest[name])
-    told = jit_arrays(ask_all, quant, stats, kernels) if chosen else {}
-    for name, found in told.items():
+        bits = int(np.max(np.rint(quant[name]["bits"])))
+        _check_form(name, quantizer, bits)
+        found = ask(_ask, name, sites[name].axes, bits, kernel=kernels.get(name))
         if found.nearest is not None and not np.all(found.nearest):
-            own = partial(_by_edges, chosen[name], 1 << widest[name])
-            for _ in sites[name].steps:
-                own = jax.vmap(own)
-            told[name] = found._replace(table=jit_arrays(own, quant[name], stats.get(name, {})))
-    for name, found in told.items():
+            found = found._replace(table=ask(_by_edges, name, 1 << bits))
         if found.table is not None and not np.all(found.table.fits):
             raise ValueError(
-                f"{name!r}: the codes of {chosen[name].name!r} do not rise with what they stand "
-                "for, so that no file can tell how it quantizes: leave the site float."
+                f"{name!r}: the codes of {quantizer.name!r} do not rise with what they stand for, "
+                "so that no file can tell how it quantizes: leave the site float."
             )
+        told[name] = found
     return told
 
 
@@ -183,12 +189,19 @@ def _ask(quantizer, axes, bits, params, stats, kernel):
         if kernel is not None:
             codes = quantizer.encode(params, stats, kernel)
             levels = quantizer.decode(params, stats, codes)
-        return _Told(None, table_of(quantizer, params, stats, bits), levels, None)
+        return _Told(None, table_of(quantizer, params, stats, bits), levels, None, None, None)
     numbers = quantizer.numbers(params, stats)
+    follow = [_follows(numbers, params["bits"], quantizer.traits.coding, ends) for ends in _ENDS]
+    about = jnp.stack(follow), jnp.all(numbers.rate == inverse(numbers.scale))
     if kernel is None:
-        return _Told(numbers, None, None, is_nearest(quantizer, params, stats))
+        return _Told(numbers, None, None, is_nearest(quantizer, params, stats), *about)
     whole = quantizer.integers(params, stats, kernel)
-    return _Told(numbers, None, blocks.spread(numbers.scale, kernel.shape) * whole, None)
+    return _Told(numbers, None, blocks.spread(numbers.scale, kernel.shape) * whole, None, *about)
+
+
+def _follows(numbers, bits, coding, ends):
+    first, last = deployed.ends_of(bits, coding, ends)
+    return jnp.all(numbers.first == first) & jnp.all(numbers.last == last)
 
 
 def _by_edges(quantizer, count, params, stats):
@@ -220,27 +233,18 @@ def _fixed(site, quantizer, bits, told) -> tuple[Quantizer, dict[str, Any]]:
         else:
             leaves["edges"] = told.table.edges
         return deployed.table(), leaves
-    scale, rate, first, last = map(np.asarray, told.numbers)
-    coding = quantizer.traits.coding
+    scale, rate, first, _ = told.numbers
     leaves = {"bits": bits, "scale": scale}
-    ends = _ends_of(coding, bits, first, last)
+    # Of a scan every step has its own numbers.
+    fit = [ends for i, ends in enumerate(_ENDS) if np.all(np.asarray(told.follow)[..., i])]
+    ends = fit[0] if fit else "stored"
     if ends == "stored":
         leaves["first"] = first
-    if not kernel and (rate != np.asarray(inverse(jnp.asarray(scale)))).any():
+    if not kernel and not np.all(told.inverse):
         leaves["rate"] = rate
     if told.table is not None:
         leaves["edges"] = told.table.edges
-    return deployed.affine(coding, ends), leaves
-
-
-def _ends_of(coding, bits, first, last):
-    """How the ends follow from the bits."""
-    bits = bits.reshape(bits.shape + (1,) * (first.ndim - bits.ndim))  # a scan's steps in front
-    for ends in ("symmetric", "unsigned", "narrow"):
-        numbers = deployed.ends_of(bits, coding, ends)
-        if all((np.asarray(a) == b).all() for a, b in zip(numbers, (first, last), strict=True)):
-            return ends
-    return "stored"
+    return deployed.affine(quantizer.traits.coding, ends), leaves
 
 
 def _at_levels(params, levels):

@@ -44,7 +44,7 @@ def affine(coding: str = "offset", ends: str = "stored") -> Quantizer:
     def integers(params, stats, x):
         scale, rate, first, last = (blocks.spread(a, x.shape) for a in numbers(params, stats))
         if "edges" in params:
-            return first + _count(params["edges"], x).astype(scale.dtype)
+            return first + edges_below(params["edges"], x).astype(scale.dtype)
         if coding == "signs":
             return jnp.where(x >= 0, 1.0, -1.0).astype(scale.dtype)
         return jnp.clip(jnp.rint(widen(x) * rate), first, last).astype(scale.dtype)
@@ -91,7 +91,7 @@ def table() -> Quantizer:
     """
 
     def code(params, x):
-        return _count(params.get("edges", params["levels"][..., 1:]), x)
+        return edges_below(params.get("edges", params["levels"][..., 1:]), x)
 
     def encode(params, stats, x):
         del stats
@@ -143,7 +143,7 @@ def ends_of(bits: jax.Array, coding: str, ends: str) -> tuple[jax.Array, jax.Arr
     return first, first + count
 
 
-def _count(edges, x):
+def edges_below(edges, x):
     """How many edges are at most x, by a search by halves."""
     entries, place = _blocks_of(edges, x)
     found, wide = jnp.zeros(x.shape, jnp.int32), widen(x)
