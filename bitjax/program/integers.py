@@ -152,19 +152,26 @@ def _sum_of_digits(kind, left, right):
     terms = math.prod(right.shape[axis] for axis in kind.summed)
     # Bits of which floats hold every sum of so many products; one, whatever it gives, for 2^24.
     digit = max(d for d in range(1, 13) if d == 1 or terms * (2**d - 1) ** 2 <= _FLOAT)
-    places, base = -(-_DIGITS // digit), 2.0**digit
+    # Numbers of digits are powers of two, and quotients products with one: XLA then joins what
+    # finds a digit with what reads it, and compiles fewer loops.
+    order = math.ceil(math.log2(_DIGITS / digit))
 
     def part(x, place):
-        rest = jnp.trunc(x / jnp.left_shift(1, digit * place).astype(x.dtype))
-        return rest - base * jnp.trunc(rest / base)
+        rest = jnp.trunc(x * _power(-digit * place))
+        return rest - 2.0**digit * jnp.trunc(rest * 2.0**-digit)
 
     def add(k, total):
-        i, j = lax.div(k, places), lax.rem(k, places)
+        i, j = k >> order, k & (2**order - 1)
         found = kind(part(left, i), part(right, j)).astype(jnp.int32)
         return total + jnp.left_shift(found, digit * (i + j))
 
     out = jax.eval_shape(lambda left, right: kind(left, right), left, right)
-    return lax.fori_loop(0, places**2, add, jnp.zeros(out.shape, jnp.int32))
+    return lax.fori_loop(0, 4**order, add, jnp.zeros(out.shape, jnp.int32))
+
+
+def _power(exponent):
+    """2^exponent, exactly; of whole exponents above -127."""
+    return lax.bitcast_convert_type((127 + exponent) << 23, jnp.float32)
 
 
 def summed(op, position):
