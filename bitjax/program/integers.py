@@ -36,7 +36,8 @@ class Whole(NamedTuple):
 
     integers: jax.Array
     scale: jax.Array  # `[]`, or of the operand's shape
-    largest: jax.Array  # no integer is greater, nor less than minus it
+    below: jax.Array  # how far integers go below 0
+    above: jax.Array  # and above it
 
 
 def whole(
@@ -58,7 +59,8 @@ def whole(
         scale = blocks.spread(scale, x.shape)
         if operand.moves:
             scale = moved(jnp.broadcast_to(scale, x.shape))
-    return Whole(integers, scale, jnp.maximum(jnp.max(-first), jnp.max(last)))
+    below, above = (jnp.maximum(jnp.max(end), 0.0) for end in (-first, last))
+    return Whole(integers, scale, below, above)
 
 
 def outside_the_sum(operand, shape):
@@ -73,10 +75,10 @@ def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: W
     scale = at_output(op, 0, left.scale) * at_output(op, 1, right.scale)
 
     @jax.custom_jvp
-    def run(read, left, right, largest, scale):
+    def run(read, left, right, ends, scale):
         del read
         with jax.named_scope(op.scope):
-            total, sizes = _sum(_Kind.of(op), left, right, largest)
+            total, sizes = _sum(_Kind.of(op), left, right, *ends)
             product = total * _in_memory(scale, at_output(op, 1, sizes))
         return product.astype(op.eqn.outvars[0].aval.dtype)
 
@@ -84,7 +86,7 @@ def product_of_integers(op: Op, read: Sequence[jax.Array], left: Whole, right: W
     def _(primals, tangents):
         return run(*primals), jax.jvp(lambda *read: op(read)[0], primals[0], tangents[0])[1]
 
-    return run(tuple(read), left.integers, right.integers, left.largest, scale)
+    return run(tuple(read), left.integers, right.integers, (left.below, left.above), scale)
 
 
 def _in_memory(scale, sizes):
@@ -99,13 +101,15 @@ def _in_memory(scale, sizes):
 def sum_of_integers(op: Op, left: jax.Array, right: jax.Array, largest: jax.Array) -> jax.Array:
     """The exact sum of products, in float32; `largest` bounds the left integers."""
     with jax.named_scope(op.scope):
-        return _sum(_Kind.of(op), left, right, largest)[0]
+        return _sum(_Kind.of(op), left, right, largest, largest)[0]
 
 
 def sum_in_int32(op: Op, left: jax.Array, right: jax.Array) -> jax.Array:
     """The int32 sum of products of whole floats, where int32 holds it."""
     with jax.named_scope(op.scope):
-        return _sum_of_digits(_Kind.of(op), left, right)
+        kind, largest = _Kind.of(op), jnp.max(jnp.abs(left))
+        sizes = jnp.max(jnp.sum(jnp.abs(right), axis=kind.summed))
+        return _sum_of_digits(kind, left, right, largest, sizes)
 
 
 class _Kind(NamedTuple):
@@ -131,14 +135,19 @@ class _Kind(NamedTuple):
 
 # Compiled as one function, so that layers of one shape share its trace.
 @functools.partial(jax.jit, static_argnums=0)
-def _sum(kind, left, right, largest):
-    """The sum, and that of the sizes of each filter's integers; `largest` bounds the left ones."""
-    sizes = jnp.sum(jnp.abs(right), axis=kind.summed, keepdims=True)
-    most = largest * jnp.max(sizes)  # no partial sum is larger
+def _sum(kind, left, right, below, above):
+    """The sum, and that of the sizes of each filter's integers; left ones go so far from 0."""
+    # What is added of a filter has an end on each side, which no partial sum passes.
+    signs = jnp.maximum(right, 0.0), jnp.maximum(-right, 0.0)
+    up, down = lax.reduce(signs, (0.0, 0.0), lambda x, y: (x[0] + y[0], x[1] + y[1]), kind.summed)
+    sizes = jnp.expand_dims(up + down, kind.summed)
+    most = jnp.max(jnp.maximum(above * up + below * down, below * up + above * down))
 
     def in_int32(state):
         del state
-        return _sum_of_digits(kind, left, right).astype(jnp.float32), jnp.array(False)
+        largest = jnp.maximum(below, above)
+        total = _sum_of_digits(kind, left, right, largest, jnp.max(sizes))
+        return total.astype(jnp.float32), jnp.array(False)
 
     # A loop and no branch: under vmap both sides of a branch are computed.
     passes = (most >= _FLOAT) & (most < _INT)
@@ -147,30 +156,41 @@ def _sum(kind, left, right, largest):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _sum_of_digits(kind, left, right):
-    """The sum of int32 by products of floats, since no GPU's library convolves int32."""
+def _sum_of_digits(kind, left, right, largest, sizes):
+    """The sum of int32 by products of floats, since no GPU's library convolves int32.
+
+    No left integer is larger than `largest`, no filter's sum of sizes than `sizes`.
+    """
+    # Digits of the left integers alone, if they may have this many bits in products with all of the
+    # right ones; else of both, of as many bits as floats have for every sum of so many products.
+    bits, few = 23 - _exponent(jnp.maximum(sizes, 1.0)), 3
     terms = math.prod(right.shape[axis] for axis in kind.summed)
-    # Bits of which floats hold every sum of so many products; one, whatever it gives, for 2^24.
-    digit = max(d for d in range(1, 13) if d == 1 or terms * (2**d - 1) ** 2 <= _FLOAT)
-    # Numbers of digits are powers of two, and quotients products with one: XLA then joins what
-    # finds a digit with what reads it, and compiles fewer loops.
-    order = math.ceil(math.log2(_DIGITS / digit))
+    both = max(d for d in range(1, 13) if d == 1 or terms * (2**d - 1) ** 2 <= _FLOAT)
+    bits, bits_right = jnp.where(bits < few, both, bits), jnp.where(bits < few, both, _DIGITS)
 
-    def part(x, place):
-        rest = jnp.trunc(x * _power(-digit * place))
-        return rest - 2.0**digit * jnp.trunc(rest * 2.0**-digit)
+    def part(x, digit, bits):
+        rest = jnp.trunc(x * _power(-bits * digit))
+        return rest - _power(bits) * jnp.trunc(rest * _power(-bits))
 
-    def add(k, total):
-        i, j = k >> order, k & (2**order - 1)
-        found = kind(part(left, i), part(right, j)).astype(jnp.int32)
-        return total + jnp.left_shift(found, digit * (i + j))
+    def add(state):
+        i, j, total = state
+        found = kind(part(left, i, bits), part(right, j, bits_right)).astype(jnp.int32)
+        total += jnp.left_shift(found, bits * i + bits_right * j)
+        last = bits * (i + 1) > _exponent(largest)
+        return jnp.where(last, 0, i + 1), jnp.where(last, j + 1, j), total
 
     out = jax.eval_shape(lambda left, right: kind(left, right), left, right)
-    return lax.fori_loop(0, 4**order, add, jnp.zeros(out.shape, jnp.int32))
+    start = jnp.int32(0), jnp.int32(0), jnp.zeros(out.shape, jnp.int32)
+    return lax.while_loop(lambda state: bits_right * state[1] < _DIGITS, add, start)[2]
+
+
+def _exponent(x):
+    """The exponent of a power of two that is at most x, at least 1, and more than its half."""
+    return (lax.bitcast_convert_type(jnp.float32(x), jnp.int32) >> 23) - 127
 
 
 def _power(exponent):
-    """2^exponent, exactly; of whole exponents above -127."""
+    """2^exponent, exactly; of whole exponents from -126 on."""
     return lax.bitcast_convert_type((127 + exponent) << 23, jnp.float32)
 
 

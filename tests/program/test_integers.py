@@ -60,8 +60,9 @@ FORMS = {
     "transposed": (transposed, (3, 3, 2, 3), (1, 3, 3, 2), 4, 4, (3,)),
     "wide": (dense, (40, 5), (3, 40), 16, 11, ()),
     "wide conv": (conv(), (3, 3, 2, 4), (2, 5, 5, 2), 11, 15, ()),
+    "wide kernel": (dense, (300, 4), (2, 300), 16, 9, ()),
 }
-WIDE = ("wide", "wide conv")  # past 2^24, not past 2^31
+WIDE = ("wide", "wide conv", "wide kernel")  # past 2^24, not past 2^31
 
 
 def normal(shape):
