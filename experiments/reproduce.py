@@ -124,7 +124,7 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
         tabulate.keep(run.folder, results)
     commands = {run.folder: command_of(run) for run in runs}
     written = [workdir / "report.html", results / f"{table.name}.md"]
-    write_text(written[0], page(comparison, commands, title=table.title))
+    write_text(written[0], page(comparison, commands, title=table.title, beside=str(workdir)))
     write_text(written[1], document(table, comparison))
     tabulate.rewrite(results)
     if results.resolve() == tabulate.ROOT / "results":

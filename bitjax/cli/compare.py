@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_comparison(comparison)
     if args.out:
         commands = {run.folder: command_of(run) for run in runs}
-        _write(args.out, page(comparison, commands, title=args.title))
+        beside = os.path.dirname(args.out) or "."
+        _write(args.out, page(comparison, commands, title=args.title, beside=beside))
     if args.csv:
         _write(args.csv, csv_text(comparison))
     if args.markdown:

@@ -24,6 +24,7 @@ from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import probe
 from bitjax.launch.finished import load_run
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
+from bitjax.report.files import lines_of
 from bitjax.runs.records import RunRecord, read_runs
 
 
@@ -126,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(
                 f"{figure.title:>12} {value:>8}  [dim]{escape(figure.about)}[/dim]", soft_wrap=True
             )
+    for line in lines_of(record.files):
+        console.print(line, markup=False, soft_wrap=True)
     for line in (f"config {record.config}, commit {record.commit}, {record.device}", *record.notes):
         console.print(line, markup=False, soft_wrap=True)
     if text:

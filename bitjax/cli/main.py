@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": "train a config many times: seeds, strengths, any key",
     "compare": "compare run folders: a table, a page, files",
     "inspect": "look into one run, site by site",
+    "export": "write a run's model to files that other tools run",
     "prepare": "prepare a data set of TensorFlow Datasets, once",
 }
 WORKS = ("train", "sweep")  # in a folder, which has more than what is printed

@@ -1,11 +1,15 @@
-"""Prints a finished run as a table."""
+"""Prints a finished run, and the files of a model, as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from bitjax.report.files import rows_of
+from bitjax.runs.exports import ModelFile
 
 
 def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
@@ -33,7 +37,20 @@ def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
     table.add_row("bit operations, M per example", f"{cost['bops'] / 1e6:.1f}")
     table.add_row("time, s", f"{result['wall_seconds']:.0f}")
     console.print(table)
+    model = result.get("files", {}).get("model", {})
+    if "left_out" in model:
+        console.print(f"no file of the model: {model['left_out']}", markup=False, soft_wrap=True)
     if workdir:
-        console.print(
-            f"run folder: {workdir}  (result.json, bits.csv, metrics.jsonl)", soft_wrap=True
-        )
+        files = [*filter(None, [model.get("path")]), "result.json", "bits.csv", "metrics.jsonl"]
+        console.print(f"run folder: {workdir}  ({', '.join(files)})", soft_wrap=True)
+
+
+def files_table(title: str, files: Sequence[ModelFile]) -> Table:
+    """The files of a model, and what running them gave."""
+    head, rows = rows_of(files)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    for i, name in enumerate(head):
+        table.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -98,7 +98,7 @@ def deploy(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     kept["params"] = _at_levels(variables["params"], levels)
     if leaves:
         kept[QUANT] = nest(jax.tree.map(jnp.asarray, leaves))
-    return Deployed(net.with_rules(_rules(forms)), kept)
+    return Deployed(net.with_rules(exact_rules(forms)), kept)
 
 
 def _quantized(rules: Rules, sites: Mapping[str, Site], variables) -> dict[str, Quantizer]:
@@ -252,12 +252,15 @@ def _at_levels(params, levels):
 
     def replace(path, leaf):
         found = levels.get(path_of(path))
-        return leaf if found is None else found.astype(leaf.dtype)
+        if found is None:
+            return leaf
+        # Integers have no minus zero, so neither has what is read back from codes.
+        return jnp.where(found == 0, 0.0, found).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(replace, params)
 
 
-def _rules(forms: Mapping[str, Quantizer]) -> Rules:
+def exact_rules(forms: Mapping[str, Quantizer]) -> Rules:
     """One rule for each form; it names its sites one by one."""
     by_form: dict[Any, tuple[Quantizer, list[str]]] = {}
     for site, quantizer in forms.items():

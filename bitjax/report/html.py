@@ -10,12 +10,15 @@ import hashlib
 import html
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 from bitjax.report.comparison import Comparison, Row
 from bitjax.report.figures import BY_KEY, COSTS, FIGURES, axis_title, figures_of
+from bitjax.report.files import rows_of
 from bitjax.runs.files import is_number
 from bitjax.runs.records import RunRecord
 
@@ -45,7 +48,11 @@ form-action 'none'">
 
 
 def page(
-    comparison: Comparison, commands: Mapping[str, str], *, title: str = "Comparison of runs"
+    comparison: Comparison,
+    commands: Mapping[str, str],
+    *,
+    title: str = "Comparison of runs",
+    beside: str = ".",
 ) -> str:
     """The whole page as text.
 
@@ -53,12 +60,13 @@ def page(
       comparison: The comparison to show.
       commands: Shell commands that make a run again, by the run's folder.
       title: Title of the page.
+      beside: The folder that the page will be in, to which its links to files are relative.
     """
     style = (resources.files("bitjax.report") / "page" / "page.css").read_text("utf-8")
     script = page_script()
     return _PAGE.format(
         title=html.escape(title),
-        data=_script_safe(_page_data(comparison, commands)),
+        data=_script_safe(_page_data(comparison, commands, beside)),
         script=script,
         style=style,
         script_hash=_hash(script),
@@ -73,7 +81,7 @@ def page_script() -> str:
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
-def _page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str, Any]:
+def _page_data(comparison: Comparison, commands: Mapping[str, str], beside: str) -> dict[str, Any]:
     """The plain data that the page's script draws; `commands` may lack a run's folder."""
     site_sets: dict[tuple[tuple[str, str], ...], int] = {}
     machines: dict[str, int] = {}
@@ -107,6 +115,7 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str,
                         "curve": curve(run),
                         "distortion": run.distortion,
                         "notes": run.notes,
+                        "files": _files(run, beside),
                     }
                 )
             rows.append(_row(row, range(first, len(runs))))
@@ -129,6 +138,18 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str]) -> dict[str,
         "machines": list(machines),
         "skipped": [s._asdict() for s in comparison.skipped],
     }
+
+
+def _files(run: RunRecord, beside: str) -> dict[str, Any] | None:
+    """The files of a run's model as a table, and a link for each row whose file is there."""
+    if not run.files:
+        return None
+    head, rows = rows_of(run.files)
+    there = {file.path: file.there for file in run.files}
+    # "./" keeps a folder's name from being read as a scheme.
+    place = "./" + quote(os.path.relpath(run.folder, beside).replace(os.sep, "/"))
+    links = [f"{place}/{quote(row[0])}" if there.get(row[0]) else None for row in rows]
+    return {"head": head, "rows": rows, "links": links}
 
 
 def curve(run: RunRecord) -> dict[str, list[Any]]:

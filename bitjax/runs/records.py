@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitjax.files.reading import one_line, printable
+from bitjax.runs.exports import ModelFile, read_files
 from bitjax.runs.files import (
     SiteBits,
     Unfit,
@@ -73,6 +74,7 @@ class RunRecord(NamedTuple):
       distortion: content of `distortion.json`, where `experiments.rate_distortion` wrote one:
         `rates`, and `sqnr` in dB by name, medians over sites.
       notes: what is wrong with parts that a comparison can do without.
+      files: the files of its model: the one that the run left, and those that were exported.
     """
 
     folder: str
@@ -98,6 +100,7 @@ class RunRecord(NamedTuple):
     metrics: tuple[Mapping[str, Any], ...] = ()
     distortion: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    files: tuple[ModelFile, ...] = ()
 
 
 class Skipped(NamedTuple):
@@ -192,6 +195,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         sites=read_sites(folder / "bits.csv"),
         metrics=read_metrics(folder / "metrics.jsonl", notes),
         distortion=read_distortion(folder / "distortion.json", notes),
+        files=read_files(folder, result, notes),
         notes=tuple(notes),
     )
 

@@ -1,10 +1,15 @@
 """The end of a run: its model as it is taken away, whose figures are the run's."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitjax.export.deploy import Deployed
+from bitjax.export.packed import save_packed
+from bitjax.files.reading import one_line
 from bitjax.training.work import Variables, Work
+
+MODEL = "model.safetensors"  # in a run's folder
 
 
 class Ending(NamedTuple):
@@ -20,6 +25,33 @@ def ending(work: Work, variables: Variables) -> Ending:
         return Ending(work.deployed(variables))
     except ValueError as error:
         return Ending(Deployed(work.wrap(work.method.stages[-1]), dict(variables)), str(error))
+
+
+def write_model(folder: Path, work: Work, end: Ending, commit: str) -> dict[str, Any]:
+    """Writes the packed file of a run's model; what `result.json` says of it."""
+    if end.why_not:
+        return {"left_out": end.why_not}
+    args, kwargs = work.input_shapes()
+    about = about_model(work, commit)
+    try:
+        size = save_packed(folder / MODEL, end.deployed, *args, about=about, **kwargs)
+    except ValueError as error:  # leaves that no packed file holds
+        return {"left_out": one_line(error)}
+    return {"path": MODEL, "bytes": size.payload + size.header, "payload": size.payload}
+
+
+def about_model(work: Work, commit: str) -> dict[str, Any]:
+    """What a packed file says of a run's model."""
+    data = work.dataset
+    classes = {"classes": data.num_classes} if work.task.name == "classification" else {}
+    return {
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "max_value": data.max_value,
+        "task": work.task.name,
+        "commit": commit,
+        **classes,
+    }
 
 
 class Figures:

@@ -12,12 +12,13 @@ import numpy as np
 
 from bitjax.costs.measures import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
+from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.folder import write_bits
 from bitjax.runs.lock import LostError, lock
 from bitjax.runs.provenance import provenance
 from bitjax.runs.results import StageResult, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
-from bitjax.training.ending import Ending
+from bitjax.training.ending import Ending, write_model
 from bitjax.training.hosts import is_first, on_first
 from bitjax.training.identity import check_same_run, identity
 from bitjax.training.notes import read_notes, read_place
@@ -162,9 +163,32 @@ class Keeper:
         if self._writer is not None:
             self._writer.write(step, values)
 
+    def kept(self) -> dict[str, Any] | None:
+        """What the folder says of a run that is finished, if all that it names is there."""
+        if self._home is None:
+            return None
+        try:
+            result = dict(read_object(self._home / "result.json"))
+            files = dict(result.get("files") or {}).values()
+            there = all(
+                (self._home / entry["path"]).stat().st_size == entry["bytes"]
+                for entry in files
+                if "path" in entry
+            )
+        except (Unfit, OSError, KeyError, TypeError, ValueError):
+            return None
+        same = result.get("config_hash") == self.work.facts.get("config_hash")
+        return result if there and same and result.get("status") == "finished" else None
+
     def finish(self, end: Ending) -> dict[str, Any]:
-        """Writes `result.json` and `bits.csv`, once the last checkpoint is on disk."""
+        """Writes the model, `bits.csv` and `result.json`, once the last checkpoint is on disk."""
         work, task, variables = self.work, self.work.task, end.deployed.variables
+        self._check_folder()
+        for checkpoints in self._both():
+            checkpoints.wait()
+        files = {}
+        if self._folder is not None:
+            files["model"] = write_model(self._folder, work, end, self._commits[-1])
         about = {
             "method": work.method.name,
             "data": work.dataset.name,
@@ -175,12 +199,10 @@ class Keeper:
             "commits": self._commits,
             "wall_seconds": round(self.seconds(), 3),
             **({"not_deployed": end.why_not} if end.why_not else {}),
+            **({"files": files} if files else {}),
         }
         score = (task.score, task.higher_is_better)
         result = result_of(about, self.stages, score, work.costs, self.learned, variables)
-        self._check_folder()
-        for checkpoints in self._both():
-            checkpoints.wait()
         if self._folder is not None:
             integer = jax.device_get(bits_of(variables))
             write_bits(self._folder / "bits.csv", work.costs, self.learned, integer)

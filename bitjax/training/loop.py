@@ -68,6 +68,10 @@ class Loop:
                 variables = self._run_stages(position, names, saved, progress)
             outcomes = {}
             for name, final in variables.items():
+                # What is finished is left as it is, and so are the moments in its files.
+                if not begun and (result := self.keepers[name].kept()) is not None:
+                    outcomes[name] = Outcome(result, dict(final))
+                    continue
                 if self.group is not None:
                     # So that the row's folder can start another run, or be exported.
                     self.keepers[name].save(Position(len(self.stages)), {"variables": final})

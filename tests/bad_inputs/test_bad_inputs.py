@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_inputs import api, commands, configs, data_files, run_data, weights
+from tests.bad_inputs import api, commands, configs, data_files, packed, run_data, weights
 from tests.bad_inputs.judge import Case, fault_of
 
 
@@ -37,6 +37,7 @@ SURFACES: dict[str, tuple[Callable[[Path], Iterator[Case]], int]] = {
     "weights arrays": (weights.arrays, 36),
     "weights orbax": (weights.orbax, 200),
     "weights places": (weights.places, 18),
+    "packed files": (packed.files, 900),
     "run results": (run_data.results, 1500),
     "run tables": (run_data.tables, 400),
     "run configs": (run_data.finished_runs, 450),

@@ -177,6 +177,16 @@ function distortion(run) {
     "distortion");
 }
 
+function files(run) {
+  const { head, rows, links } = run.files;
+  const cell = (text, i, link) => make("td", { class: i < 2 ? "text" : null },
+    link && i === 0 ? make("a", { href: link }, text) : text);
+  return [make("h3", {}, "Take it away"), make("div", { class: "scroll" }, make("table", { id: "files" },
+    make("thead", {}, make("tr", {}, ...head.map((name, i) =>
+      make("th", { scope: "col", class: i < 2 ? "text" : null }, name)))),
+    make("tbody", {}, ...rows.map((row, r) =>
+      make("tr", {}, ...row.map((text, i) => cell(text, i, links[r])))))))];
+}
 function detail(run) {
   const row = rowOf(run);
   const facts = [["setting", row.label], ["method", run.method], ["config", run.config],
@@ -192,6 +202,7 @@ function detail(run) {
   return make("section", { id: "detail" }, make("h2", {}, `Run: ${row.label}, seed ${run.seed}`),
     make("dl", {}, ...facts.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)])),
     ...run.notes.map(note => make("p", { class: "warn" }, note)),
-    make("h3", {}, "Make it again"), make("pre", { id: "command" }, run.command), ...empty,
+    make("h3", {}, "Make it again"), make("pre", { id: "command" }, run.command),
+    ...(run.files ? files(run) : []), ...empty,
     make("div", { class: "charts" }, ...charts));
 }
