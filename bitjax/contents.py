@@ -31,6 +31,7 @@ from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
 from bitjax.export.integer_model import IntegerModel as IntegerModel
 from bitjax.export.integer_model import integer_model as integer_model
+from bitjax.export.onnx_model import to_onnx as to_onnx
 from bitjax.export.packed import Packed as Packed
 from bitjax.export.packed import PackedSize as PackedSize
 from bitjax.export.packed import load_packed as load_packed

@@ -9,7 +9,6 @@ from jax.extend import core as jcore
 
 from bitjax.program.body import INLINE, Body, Op, called, parts_of
 from bitjax.program.control import REMAT
-from bitjax.program.values import Product
 from bitjax.rules import Rules, quantizer_of
 
 # Calls with a derivative of their own. A program that only evaluates runs what they call.
@@ -23,8 +22,8 @@ class Entry(NamedTuple):
     ins: list[int]
     outs: list[int]
     name: str  # the path of its module
-    product: Product | None = None
-    op: Op | None = None  # of a product
+    product: Any = None  # a Product, or None
+    op: Any = None  # its operation
     numbers: list[int] = []  # of a product, by the number that its body has for an array
 
 
@@ -138,8 +137,9 @@ def _alike(first: Flat, second: Flat) -> bool:
     )
     ranks = (len(a.shape) == len(b.shape) for a, b in zip(first.avals, second.avals, strict=True))
     # A number that counts the examples, as that of a mean over them does.
-    numbers = (np.ndim(x) or np.array_equal(x, second.fixed.get(i)) for i, x in first.fixed.items())
-    return all(names) and all(ranks) and all(numbers)
+    numbers = (np.ndim(x) or np.array_equal(x, second.fixed[i]) for i, x in first.fixed.items())
+    same = first.fixed.keys() == second.fixed.keys()
+    return same and all(names) and all(ranks) and all(numbers)
 
 
 def _grows(now: Any, after: Any) -> tuple[int, ...]:

@@ -39,7 +39,8 @@ class Constants:
     ) -> None:
         """Notes how constants are made of others."""
         maker = _Maker(run, tuple(ins), tuple(outs), entry)
-        self.makers.update(dict.fromkeys(maker.outs, maker))
+        for number in maker.outs:
+            self.makers[number] = maker
         if self.literals.issuperset(maker.ins):
             self.literals.update(maker.outs)
 

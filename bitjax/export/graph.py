@@ -16,7 +16,6 @@ from bitjax.export.products import Products
 from bitjax.export.sites import Sites
 from bitjax.frameworks.probe import ask_outside
 from bitjax.program.values import Site
-from bitjax.quantizers.base import Quantizer
 from bitjax.quantizers.deployed import is_deployed
 from bitjax.rules import quantizer_of
 from bitjax.variables import QUANT, pick
@@ -61,8 +60,8 @@ def graph_of(deployed: Deployed, *args: Any, **kwargs: Any) -> Graph:
             inputs[number] = name
             del given[number]
     quant = pick(variables.get(QUANT, {}), program.sites)
-    given.update({(QUANT, site): leaves for site, leaves in quant.items()})
-    arrays = Arrays(flat, growth, Constants(given, flat.fixed))
+    held: dict[Any, Any] = {**given, **{(QUANT, site): x for site, x in quant.items()}}
+    arrays = Arrays(flat, growth, Constants(held, flat.fixed))
     made = Products(arrays, Sites(arrays, net.rules, quant))
     for entry in flat.entries:
         if made.is_quantized(entry):
@@ -176,7 +175,7 @@ def _summing(made: Products, node: Node, constants) -> list[Node]:
     return [product, Node("convert_element_type", (out,), node.outs, params, node.name)]
 
 
-def _kernel(made, name, number, quantizer: Quantizer, computed, constants) -> Kernel:
+def _kernel(made: Products, name, number, quantizer: Any, computed, constants) -> Kernel:
     """What a file holds of a kernel."""
     own, params = made.sites.kernels[name, number], made.sites.quant[name]
     read = [i for i, site in made.whole.items() if site == name and i in constants]

@@ -92,13 +92,23 @@ def integer_model(deployed: Deployed, *args: Any, **kwargs: Any) -> IntegerModel
 
 def held_by(graph: Graph) -> Any:
     """The constants of a graph that its program takes as arguments."""
-    arrays = {i: jnp.asarray(x) for i, x in graph.constants.items() if i not in graph.literals}
+    codes = {k.number: k for k in graph.kernels.values() if not k.whole and k.integers is not None}
+    arrays = {
+        i: jnp.asarray(x)
+        for i, x in graph.constants.items()
+        if i not in graph.literals and i not in codes
+    }
+    kernels = {  # of which a product reads levels
+        i: (jnp.asarray(kernel.integers), jnp.asarray(kernel.scale))
+        for i, kernel in codes.items()
+        if i in graph.constants
+    }
     numbers = {
         node.outs[0]: {k: jnp.asarray(node.params[k]) for k in _NUMBERS if _has(node, k)}
         for node in graph.nodes
         if node.op in (QUANTIZE, DEQUANTIZE, LOOKUP)
     }
-    return arrays, numbers
+    return arrays, kernels, numbers
 
 
 def _has(node, name):
@@ -116,10 +126,14 @@ def compiled(graph: Graph) -> Callable[..., Ran]:
 
 def run_graph(graph: Graph, held: Any, arrays: Mapping[int, Any], sites: bool = False) -> Ran:
     """The nodes of a graph, one after the other."""
-    constants, numbers = held
+    constants, kernels, numbers = held
     # Literals stay literals: XLA rounds a division by one in another way.
     literals = {i: graph.constants[i] for i in graph.literals}
-    values: dict[int, Any] = {**literals, **constants, **arrays}
+    levels = {
+        i: (blocks.spread(scale, x.shape) * x).astype(graph.values[i].dtype)
+        for i, (x, scale) in kernels.items()
+    }
+    values: dict[int, Any] = {**literals, **constants, **levels, **arrays}
     extra = extra_examples(graph, arrays)
     for node in graph.nodes:
         given = [values[i] for i in node.ins]
@@ -128,9 +142,9 @@ def run_graph(graph: Graph, held: Any, arrays: Mapping[int, Any], sites: bool = 
     out = graph.out_tree.unflatten([jnp.asarray(values[i]) for i in graph.outputs])
     if not sites:
         return Ran(out, {}, {})
-    levels = {node.outs[0] for node in graph.nodes if node.op == LOOKUP}
+    tables = {node.outs[0] for node in graph.nodes if node.op == LOOKUP}
     integers = {
-        name: values[i] if i in levels else values[i].astype(jnp.int32)
+        name: values[i] if i in tables else values[i].astype(jnp.int32)
         for name, i in tensors_of(graph).items()
     }
     return Ran(out, integers, {name: values[i] for name, i in sums_of(graph).items()})

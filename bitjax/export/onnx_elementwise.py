@@ -123,6 +123,39 @@ def _max(w, node, ins, out):
     return _plain("Max")(w, node, ins, out)
 
 
+def _mul(w, node, ins, out):
+    """A product; a sum times the inverse of its count is a mean, which has an operator."""
+    sums = [x for x in ins if isinstance(x, Tensor) and x.name in w.means]
+    others = [thinned(x) for x in ins if isinstance(x, np.ndarray)]
+    if w.profile != "integers" and sums and others and others[0].size == 1:
+        mean, count = w.means[sums[0].name]
+        if others[0].dtype == np.float32 and others[0].item() == np.float32(1 / count):
+            return sums[0]._replace(name=mean)
+    names, like = aligned(w, ins, out)
+    found = w.op("Mul", names, like)
+    if np.dtype(out.dtype) == np.float32:
+        w.factors[found.name] = names
+    return found
+
+
+def _sum(kind: str) -> Write:
+    """A sum; in `integers` one with a product is rounded once, as compilers of JAX contract it."""
+
+    def write(w, node, ins, out):
+        names, like = aligned(w, ins, out)
+        place = next((i for i, name in enumerate(names) if name in w.factors), None)
+        if w.profile != "integers" or place is None:
+            return w.op(kind, names, like)
+        # A product of two float32 is exact in float64.
+        wide = w.onnx.TensorProto.DOUBLE
+        given = [w.node("Cast", [name], to=wide) for name in w.factors[names[place]]]
+        ins = [w.node("Cast", [name], to=wide) if i != place else w.node("Mul", given)
+               for i, name in enumerate(names)]  # fmt: skip
+        return w.op("Cast", [w.node(kind, ins)], like, to=w.onnx.TensorProto.FLOAT)
+
+    return write
+
+
 def _convert(w, node, ins, out):
     return _cast(w, ins[0], out)
 
@@ -153,7 +186,7 @@ def _power(base: float) -> Write:
 
 
 PLAIN = {
-    "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "min": "Min",
+    "div": "Div", "min": "Min",
     "pow": "Pow", "neg": "Neg", "abs": "Abs", "sign": "Sign", "exp": "Exp", "log": "Log",
     "tanh": "Tanh", "logistic": "Sigmoid", "erf": "Erf", "sqrt": "Sqrt", "floor": "Floor",
     "ceil": "Ceil", "sin": "Sin", "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh",
@@ -165,6 +198,10 @@ PLAIN = {
 ELEMENTWISE: dict[str, Write] = {
     **{primitive: _plain(kind) for primitive, kind in PLAIN.items()},
     "max": _max,
+    "mul": _mul,
+    "add": _sum("Add"),
+    "add_any": _sum("Add"),
+    "sub": _sum("Sub"),
     "ne": _not("Equal"),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "square": _built(lambda w, node, x: w.node("Mul", [x, x])),

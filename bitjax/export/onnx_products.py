@@ -154,12 +154,20 @@ def dot(w: Writer, node: Any, ins: Sequence[Operand], out: Any, put: Put) -> Ten
     a = _shaped(w, a, (*stack, *rows, inner), left)
     columns = math.prod(right.shape[i] for i in right_free)
     b = _shaped(w, b, (*stack, inner, columns), right)
+    # ONNX Runtime joins a kernel of 4 bits with a product of floats that quantizes by its own rule,
+    # but for kernels of more axes than two.
+    deep = w.profile == "qdq" and isinstance(b, Filters) and not left_batch
+    deep = deep and isinstance(a, Tensor) and a.name not in w.steps
+    if deep:
+        b = b.reshaped((*(1,) * (max(len(rows), 2) - 1), inner, columns))
     names = [_named(w, a, put), _named(w, b, put)]
     if node.params.get("accumulator") == "int32" and w.profile == "integers":
         whole = w.onnx.TensorProto.INT32
         names = [w.node("Cast", [name], to=whole) for name in names]
     flat = tuple([*stack, *rows, columns])
     found = w.node("MatMul", names)
+    if deep and len(rows) == 1:
+        flat = (1, *flat)
     order = tuple(range(len(flat)))
     if not rows:  # a vector times a matrix
         raise NotImplementedError("a product of a vector")
@@ -239,8 +247,10 @@ def _pool(kind: str, sign: str | None = None) -> Callable[..., Value]:
         if any(n != 1 for n in dilations):
             raise NotImplementedError("a sum over a dilated window")
         name = w.node("AveragePool", [x.name], count_include_pad=1, **attributes)
-        count = np.float32(math.prod(attributes["kernel_shape"]))
-        return like._replace(name=w.node("Mul", [name, w.constant(count)]))
+        count = math.prod(attributes["kernel_shape"])
+        whole = w.node("Mul", [name, w.constant(np.float32(count))])
+        w.means[whole] = name, count
+        return like._replace(name=whole)
 
     return write
 

@@ -1,5 +1,6 @@
 """Writes primitives that move, join, cut and reduce tensors as ONNX nodes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,9 +94,22 @@ def _reduction(kind: str) -> Callable[..., Value]:
             **({} if given else {"axes": places}),
         )  # fmt: skip
         order = tuple(names[axis] for axis in left)
+        if kind == "ReduceSum" and out.batch_axis is not None and len(left) == 2:
+            _note_mean(w, name, x, places, out)
         return Tensor(name, tuple(out.shape), order, out.batch_axis)
 
     return write
+
+
+def _note_mean(w, total: str, x: Tensor, places: Sequence[int], out: Any) -> None:
+    """Writes the mean over an image beside its sum; of both the one that is read stays."""
+    if w.profile == "integers" or len(x.shape) != 4 or places != [2, 3]:
+        return
+    mean = w.node("GlobalAveragePool", [x.name])
+    if x.order[:2] != tuple(sorted(x.order[:2])):
+        return
+    mean = w.node("Flatten", [mean], axis=1)
+    w.means[total] = mean, math.prod(x.shape[a] for a in x.order[2:])
 
 
 def _arg(kind: str) -> Callable[..., Value]:
@@ -111,8 +125,18 @@ def _arg(kind: str) -> Callable[..., Value]:
     return write
 
 
+def _stack(w, node, ins, out):
+    axis = node.params["axis"]
+    one = [1 if i == axis else size for i, size in enumerate(out.shape)]
+    ins = [reshaped(w, x, one, out.batch_axis) for x in ins]
+    return _joined(w, ins, axis, out)
+
+
 def _concatenate(w, node, ins, out):
-    axis = node.params["dimension"]
+    return _joined(w, ins, node.params["dimension"], out)
+
+
+def _joined(w, ins, axis, out):
     order = next(x.order for x in ins if isinstance(x, Tensor))
     if out.batch_axis is not None and w.free:
         ins = [_with_batch(w, x, out) if isinstance(x, np.ndarray) else x for x in ins]
@@ -209,6 +233,14 @@ def _gather(w, node, ins, out):
     return Tensor(name, tuple(out.shape), order, out.batch_axis)
 
 
+def _tile(w, node, ins, out):
+    x, reps = w.full(ins[0]), node.params["reps"]
+    if x.batch is not None and reps[x.batch] != 1:
+        raise NotImplementedError("a batch that is repeated")
+    name = w.node("Tile", [x.name, int64(w, [reps[axis] for axis in x.order])])
+    return Tensor(name, tuple(out.shape), x.order, out.batch_axis)
+
+
 def _cumsum(w, node, ins, out):
     x = w.full(ins[0])
     at = w.constant(np.array(x.order.index(node.params["axis"]), np.int64))
@@ -228,11 +260,13 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "argmax": _arg("ArgMax"),
     "argmin": _arg("ArgMin"),
     "concatenate": _concatenate,
+    "stack": _stack,
     "pad": _pad,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "rev": _rev,
     "split": _split,
     "gather": _gather,
+    "tile": _tile,
     "cumsum": _cumsum,
 }

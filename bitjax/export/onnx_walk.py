@@ -1,6 +1,7 @@
 """Walks a graph and writes each of its nodes; what a node means is in the tables of primitives."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 from bitjax.export.nodes import DEQUANTIZE, LOOKUP, QUANTIZE, Graph, Kernel, Node, Value
 from bitjax.export.onnx_elementwise import ELEMENTWISE
 from bitjax.export.onnx_products import WINDOWS, Filters, Operand, convolution, dot
-from bitjax.export.onnx_profiles import MOST_BITS, PROFILES, lookup, spread, table_kernel
+from bitjax.export.onnx_profiles import PROFILES
+from bitjax.export.onnx_qdq import MOST_BITS, absorb_bias
 from bitjax.export.onnx_shapes import SHAPES
-from bitjax.export.onnx_writer import Tensor, Writer
+from bitjax.export.onnx_sites import lookup, spread, table_kernel
+from bitjax.export.onnx_writer import Tensor, Writer, thinned
 
 PRODUCTS = {"conv_general_dilated": convolution, "dot_general": dot}
 PRIMITIVES = {**ELEMENTWISE, **SHAPES, **WINDOWS}
@@ -27,6 +30,9 @@ class Walk:
         self.kernels: dict[int, str] = {k.number: site for site, k in graph.kernels.items()}
         self.levels: set[int] = set()  # sums of products of levels: their scale is in them
         self.written: dict[Any, Tensor] = {}
+        self.units: dict[int, np.ndarray] = {}  # of sums that a bias may join, their scales
+        read = [i for node in graph.nodes for i in node.ins]
+        self.uses = Counter([*read, *graph.outputs])
 
     def run(self) -> list[Tensor]:
         """Writes all nodes and gives the outputs."""
@@ -63,6 +69,8 @@ class Walk:
             return [lookup(self.w, node.params, self._whole(ins[0]))]
         if self._is_scale(node):
             return [ins[0] if isinstance(ins[0], Tensor) else ins[1]]
+        if node.op == "add" and self._is_bias(node, ins, outs[0]):
+            return [ins[0] if isinstance(ins[0], Tensor) else ins[1]]
         write = PRIMITIVES.get(node.op)
         if write is None:
             raise NotImplementedError
@@ -97,6 +105,8 @@ class Walk:
             self.levels.add(node.outs[0])
         ins = [self._operand(i) for i in node.ins]
         made = PRODUCTS[node.op](self.w, node, ins, out, self._put)
+        if "accumulator" in node.params and self.w.profile == "qdq":
+            self._note_unit(node, ins, out)
         if "accumulator" not in node.params or not self.profile.integers:
             return made
         # The sum is whole already. Rounding it says so: without it, runtimes join the scale behind
@@ -114,7 +124,33 @@ class Walk:
         if node.op == "convert_element_type":
             self.levels.add(node.outs[0])
             return True
+        unit = next((self.units[i] for i in node.ins if i in self.units), None)
+        if unit is not None:
+            self.units[node.outs[0]] = unit
         return node.op == "mul"
+
+    def _note_unit(self, node, ins, out):
+        """The scale of a convolution's sums, one for each filter."""
+        x, kernel = ins
+        step = self.w.steps.get(x.name) if isinstance(x, Tensor) else None
+        if node.op == "conv_general_dilated" and step is not None and isinstance(kernel, Filters):
+            spec = node.params["dimension_numbers"]
+            count = out.shape[spec.out_spec[1]]
+            if kernel.scale.size in (1, count):
+                unit = (step * kernel.scale).astype(np.float32).reshape(-1)
+                self.units[node.outs[0]] = np.broadcast_to(unit, (count,))
+
+    def _is_bias(self, node, ins, out) -> bool:
+        """Whether a sum is one with a bias, and has become the convolution's own."""
+        number = next((i for i in node.ins if i in self.units), None)
+        bias = next((x for x in ins if isinstance(x, np.ndarray)), None)
+        if number is None or bias is None or self.uses[number] != 1:
+            return False
+        conv, unit = self.env[number], self.units[number]
+        bias, channels = thinned(bias), conv.order[1]
+        if any(n > 1 and axis != channels for axis, n in enumerate(bias.shape)):
+            return False
+        return absorb_bias(self.w, conv.name, unit, np.broadcast_to(bias.reshape(-1), unit.shape))
 
     def _operand(self, number: int) -> Operand:
         """What a product reads: a kernel by its integers, or a value."""

@@ -59,6 +59,10 @@ class Writer:
         self.constants: dict[str, Any] = {}
         self.taps: dict[str, Tensor] = {}  # what can be an output for checks
         self.zeros: dict[str, int] = {}  # the code of 0, by input site
+        self.steps: dict[str, Any] = {}  # scales of what DequantizeLinear gives, None of several
+        self.means: dict[str, tuple[str, int]] = {}  # sums, by the mean and the count they are of
+        self.factors: dict[str, list[str]] = {}  # what products of elements are of
+        self.measured = "", 0  # an input and its axis that is the batch
         self.scope = ""  # what is being written: the layer's or the site's name
         self._names: set[str] = set()
         self._shared: dict[Any, str] = {}
@@ -92,7 +96,9 @@ class Writer:
 
     # ---- nodes ----------------------------------------------------------------------------------
 
-    def node(self, kind: str, ins: Sequence[str], *, name: str = "", domain: str = "", **attributes):
+    def node(
+        self, kind: str, ins: Sequence[str], *, name: str = "", domain: str = "", **attributes
+    ):
         """Writes a node with one output and gives the output's name."""
         return self.several(kind, ins, 1, name=name, domain=domain, **attributes)[0]
 
@@ -102,7 +108,9 @@ class Writer:
         """Writes a node with `count` outputs and gives their names."""
         wanted = name or f"{self.scope or 'graph'}/{kind}"
         outs = [self.name(wanted if count == 1 else f"{wanted}_{i}") for i in range(count)]
-        made = self.onnx.helper.make_node(kind, list(ins), outs, name=outs[0], domain=domain, **more)
+        made = self.onnx.helper.make_node(
+            kind, list(ins), outs, name=outs[0], domain=domain, **more
+        )
         self.nodes.append(made)
         return outs
 
@@ -114,8 +122,11 @@ class Writer:
 
     def tensor(self, value: Value, order: Sequence[int] | None = None, name: str = "") -> Tensor:
         """A value in an order of axes, in its full size; a constant is written in that order."""
-        order = tuple(range(np.ndim(value) if isinstance(value, np.ndarray) else len(value.shape)))\
-            if order is None else tuple(order)
+        order = (
+            tuple(range(np.ndim(value) if isinstance(value, np.ndarray) else len(value.shape)))
+            if order is None
+            else tuple(order)
+        )
         if isinstance(value, np.ndarray):
             written = self.constant(value.transpose(order), name)
             return Tensor(written, value.shape, order)
@@ -137,15 +148,14 @@ class Writer:
         sizes = [tensor.shape[axis] for axis in tensor.order]
         if tensor.batch in tensor.thin and self.free:
             place = tensor.order.index(tensor.batch)
-            wide = self.node("Concat", [
-                *([self.constant(np.array(sizes[:place], np.int64))] if place else []),
-                self.batch_size(),
-                *([self.constant(np.array(sizes[place + 1 :], np.int64))] if sizes[place + 1 :] else []),
-            ], axis=0)  # fmt: skip
+            around = (sizes[:place], sizes[place + 1 :])
+            parts = [self.constant(np.array(part, np.int64)) if part else "" for part in around]
+            parts.insert(1, self.batch_size())
+            wide = self.node("Concat", [part for part in parts if part], axis=0)
         else:
             # Expand keeps an axis that is asked for with 1, and with it a free one.
-            sizes = [1 if axis == tensor.batch and axis not in tensor.thin else size
-                     for axis, size in zip(tensor.order, sizes, strict=True)]  # fmt: skip
+            if tensor.batch is not None and tensor.batch not in tensor.thin:
+                sizes[tensor.order.index(tensor.batch)] = 1
             wide = self.constant(np.array(sizes, np.int64))
         return tensor._replace(name=self.node("Expand", [tensor.name, wide]), thin=frozenset())
 
@@ -158,12 +168,11 @@ class Writer:
             self._shared["batch"] = self.node("Gather", [shape, at], name="graph/batch", axis=0)
         return self._shared["batch"]
 
-    measured: tuple[str, int] = ("", 0)  # an input and its axis that is the batch
-
     def sizes(self, shape: Sequence[int], batch: int | None) -> str:
         """The constant that Reshape reads; the batch axis is whatever is left."""
-        free = self.free and batch is not None
-        return self.constant(np.array([-1 if free and i == batch else n for i, n in enumerate(shape)], np.int64))  # fmt: skip
+        free = batch if self.free else None
+        sizes = [-1 if axis == free else size for axis, size in enumerate(shape)]
+        return self.constant(np.array(sizes, np.int64))
 
 
 def thinned(array: np.ndarray) -> np.ndarray:

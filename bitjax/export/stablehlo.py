@@ -78,13 +78,12 @@ def to_stablehlo(
 
 def _shapes(graph: Graph, free: bool) -> list[jax.ShapeDtypeStruct]:
     """The data arrays of a call; `b` examples where their number is free."""
-    batch = jax.export.symbolic_shape("b")[0] if free else graph.batch
+    batch: Any = graph.batch
+    more = jax.export.symbolic_shape("b")[0] - batch if free else 0
     found = []
     for number in graph.inputs:
         shape, dtype, growth = graph.values[number]
-        sizes = (
-            n + (batch - graph.batch) * k if k else n for n, k in zip(shape, growth, strict=True)
-        )
+        sizes = (n + more * k if k else n for n, k in zip(shape, growth, strict=True))
         found.append(jax.ShapeDtypeStruct(tuple(sizes), dtype))
     return found
 
