@@ -2,21 +2,14 @@
 
 import logging
 import os
-from importlib.metadata import version
 from pathlib import Path
+
+from tests.compiling import QUICKLY, SLOW, compile_quickly
 
 # Before the first import of jax, which reads them once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time goes into compiling programs that run for milliseconds. Without optimisation,
-# in one piece and without the emitters of fusions that is half of it; jaxlib 0.12 knows no other
-# emitters, and dies of a flag that it does not know. The slow tests compile as users do, all but
-# the programs that they start and those of whole runs (`make test-slow`).
-quick = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-if version("jaxlib").startswith("0.10."):
-    quick.append("--xla_cpu_use_fusion_emitters=false")
-SLOW = os.environ.get("HYPOTHESIS_PROFILE", "default") != "default"
-if not SLOW or os.environ.get("COMPILE_QUICKLY"):
-    os.environ.setdefault("XLA_FLAGS", " ".join(quick))
+if QUICKLY:
+    compile_quickly()
 
 import hypothesis
 import pytest
@@ -37,7 +30,7 @@ def programs_that_tests_start_compile_quickly():
     import jax
 
     jax.devices()  # this process has read its own flags now
-    os.environ.setdefault("XLA_FLAGS", " ".join(quick))
+    compile_quickly()
 
 
 @pytest.fixture(scope="session")
