@@ -24,9 +24,9 @@ from bitjax.diagnostics.doctor import doctor as doctor
 from bitjax.diagnostics.findings import Finding as Finding
 from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
+from bitjax.export.biases import integer_biases as integer_biases
 from bitjax.export.check import ExportCheck as ExportCheck
 from bitjax.export.check import check_export as check_export
-from bitjax.export.biases import integer_biases as integer_biases
 from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
 from bitjax.export.hls import ForHLS as ForHLS
