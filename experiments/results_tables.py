@@ -71,7 +71,11 @@ def plan_table(name: str, workdir: Path, seeds: int = 0) -> ResultsTable:
     tables = known_tables()
     if name not in tables:
         raise ValueError(f"the table must be one of {', '.join(sorted(tables))}, got {name!r}.")
-    table = tables[name]
+    return plan_of(name, tables[name], workdir, seeds)
+
+
+def plan_of(name: str, table: dict[str, Any], workdir: Path, seeds: int = 0) -> ResultsTable:
+    """Plans the runs of a table that is given."""
     if unknown := sorted(table.keys() - _KEYS):
         raise ValueError(f"table {name!r} has no key {unknown[0]!r}; it has {sorted(_KEYS)}.")
     starts = table.get("starts", {})

@@ -24,6 +24,8 @@ class Form(NamedTuple):
 
 
 TABLE = Form("table")
+TABLES = ("levels", "edges")  # leaves whose last axis is no axis of the tensor
+_LARGEST = 1 << 24  # of an integer that float32 holds
 # Codes with a sign have the same ends on both sides.
 SIGNED = (Form("sign_magnitude", "symmetric"), Form("signs", "symmetric"))
 FORMS = (TABLE, *(Form("offset", ends) for ends in deployed.ENDS), *SIGNED)
@@ -70,22 +72,45 @@ def check_leaves(form: Form, leaves: Leaves, shape: tuple[int, ...] | None) -> N
             raise ValueError(f"has a {name!r} that is no number")
         if name != "edges" and np.isinf(leaf).any():
             raise ValueError(f"has a {name!r} that is not finite")
-        block = leaf.shape[:-1] if name in ("edges", "levels") else leaf.shape
-        if kernel and not _divides(block, shape):
-            raise ValueError(f"has a {name!r} of shape {leaf.shape} for a kernel of shape {shape}")
-    bits = leaves["bits"]
-    if bits.size == 0 or bits.max() > MOST or bits.min() < 0:
+        if name in TABLES and not leaf.ndim:
+            raise ValueError(f"has a {name!r} that is no table")
+    _check_blocks(leaves, shape)
+    _check_numbers(form, leaves)
+
+
+def _check_blocks(leaves, shape):
+    """A ValueError where leaves are of blocks that do not fit each other, or the kernel."""
+    blocks = {n: x.shape[:-1] if n in TABLES else x.shape for n, x in leaves.items()}
+    if shape is not None:
+        for name, block in blocks.items():
+            if not _divides(block, shape):
+                raise ValueError(f"has a {name!r} of blocks {block} for a kernel of shape {shape}")
+    rank = max(map(len, blocks.values()))
+    try:
+        np.broadcast_shapes(*((*block, *(1,) * (rank - len(block))) for block in blocks.values()))
+    except ValueError:
+        raise ValueError(f"has leaves of blocks that do not fit, {blocks}") from None
+    if 0 in (size for block in blocks.values() for size in block):
+        raise ValueError("has a leaf without numbers")
+
+
+def _check_numbers(form, leaves):
+    """A ValueError for numbers that no site has."""
+    if leaves["bits"].max() > MOST or leaves["bits"].min() < 0:
         raise ValueError(f"has bits beyond 0 to {MOST}")
-    if form != TABLE and (leaves["scale"].size == 0 or leaves["scale"].min() < 0):
+    if form != TABLE and leaves["scale"].min() < 0:
         raise ValueError("has a scale below 0")
     if "first" in leaves and (leaves["first"] != np.rint(leaves["first"])).any():
         raise ValueError("has a first integer that is none")
-    if "first" in leaves and np.abs(leaves["first"]).max(initial=0) > 1 << MOST:
-        raise ValueError("has a first integer that no code reaches")
+    if "first" in leaves and np.abs(leaves["first"]).max() > _LARGEST:
+        raise ValueError(f"has a first integer beyond {_LARGEST:,}")
     if "edges" in leaves and not (leaves["edges"][..., 1:] >= leaves["edges"][..., :-1]).all():
         raise ValueError("has edges that do not rise")
-    if form == TABLE and not 1 <= leaves["levels"].shape[-1] <= 1 << MOST:
-        raise ValueError("has no levels")
+    levels = leaves["levels"].shape[-1] if form == TABLE else 1
+    if not 1 <= levels <= 1 << MOST:
+        raise ValueError(f"has {levels} levels")
+    if form == TABLE and "edges" in leaves and leaves["edges"].shape[-1] != levels - 1:
+        raise ValueError(f"has {leaves['edges'].shape[-1]} edges between {levels} levels")
 
 
 def _divides(block, shape):
@@ -107,8 +132,9 @@ def ends_of(form: Form, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
         first = -((count + 1) // 2) if form.ends == "symmetric" else np.zeros_like(count)
         last = first + count
     if form.ends == "stored":
-        begin = leaves["first"].astype(np.int32)
-        return begin, begin + last
+        rank = max(leaves["first"].ndim, last.ndim)
+        begin = whole_rank(leaves["first"].astype(np.int32), rank)
+        return begin, begin + whole_rank(last, rank)
     return first, last
 
 

@@ -1,12 +1,11 @@
 """How far a value lies from the boundary between the code that it has and another one."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from bitjax.export.forms import spread
 from bitjax.export.nodes import LOOKUP, Node
-from bitjax.quantizers import blocks
 
 
 def margins(node: Node, x: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -43,7 +42,7 @@ def _from_edges(node, shape, where, value, first, second):
 
 def _of_blocks(leaf: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A leaf with an entry for each element of a tensor."""
-    return np.broadcast_to(np.asarray(blocks.spread(np.asarray(leaf), shape)), shape)
+    return np.broadcast_to(spread(np.asarray(leaf), shape), shape)
 
 
 def _rows(table: Any, shape: tuple[int, ...], where: np.ndarray) -> np.ndarray:
@@ -52,8 +51,3 @@ def _rows(table: Any, shape: tuple[int, ...], where: np.ndarray) -> np.ndarray:
     block = table.shape[:-1]
     place = _of_blocks(np.arange(int(np.prod(block))).reshape(block), shape)
     return table.reshape(-1, table.shape[-1])[place[where]]
-
-
-def by_image(values: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
-    """Arrays as `[images, elements]`."""
-    return {name: np.asarray(x).reshape(count, -1) for name, x in values.items()}

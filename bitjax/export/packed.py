@@ -28,7 +28,7 @@ from bitjax.export.deploy import Deployed, exact_rules
 from bitjax.export.forms import quantizer_of
 from bitjax.export.packing import content_of
 from bitjax.export.unpacking import DTYPES, variables_of
-from bitjax.files.reading import FileError, memory, one_line, parse_json
+from bitjax.files.reading import FileError, memory, one_line, parse_json, reading
 from bitjax.files.tensors import read_tensors, write_tensors
 from bitjax.frameworks.kinds import is_wrapped
 from bitjax.frameworks.models import as_model
@@ -137,7 +137,6 @@ def save_packed(
     return PackedSize(payload, write_tensors(path, metadata, arrays) - payload)
 
 
-@checked()
 def load_packed(path: str | os.PathLike, model: Any = None) -> Packed:
     """Reads a packed file; nothing in it is executed, and no module that it names is imported.
 
@@ -174,17 +173,17 @@ def load_packed(path: str | os.PathLike, model: Any = None) -> Packed:
         what = "is a safetensors file, but no packed model"
         raise FileError(path, what, "give one that bitjax.save_packed wrote")
     _check_version(path, metadata.get("version", ""))
-    try:
-        spec, about, listed = (parse_json(metadata.get(k, "")) for k in ("model", "about", "index"))
-        about = json.loads(_checked_about(about))
-        rows = {name: tensors.array(name) for name in tensors.entries}
-        if unknown := sorted(set(rows) - set(DTYPES)):
-            raise ValueError(f"it has the array {unknown[0]!r}")
-        variables, forms = variables_of(listed, rows, memory())
-    except MemoryError:
-        raise FileError(path, "asks for more memory than there is", _REMEDY) from None
-    except ValueError as error:
-        raise FileError(path, f"is damaged ({one_line(error)})", _REMEDY) from None
+    with reading(path, _REMEDY):
+        try:
+            texts = (metadata.get(key, "") for key in ("model", "about", "index"))
+            spec, about, listed = map(parse_json, texts)
+            _checked_about(about)
+            rows = {name: tensors.array(name) for name in tensors.entries}
+            if unknown := sorted(set(rows) - set(DTYPES)):
+                raise ValueError(f"it has the array {unknown[0]!r}")
+            variables, forms = variables_of(listed, rows, memory())
+        except ValueError as error:
+            raise FileError(path, f"is damaged ({one_line(error)})", _REMEDY) from None
     net = _model_of(path, spec, model)
     rules = exact_rules({site: quantizer_of(form) for site, form in forms.items()})
     return Packed(Deployed(net.with_rules(rules), variables), about)

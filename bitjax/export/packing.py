@@ -25,14 +25,15 @@ Leaves = dict[str, np.ndarray]
 def content_of(deployed: Deployed, program: Program) -> tuple[dict[str, Any], Leaves]:
     """The index and the arrays; a ValueError for what is no deployed model."""
     leaves = dict(_leaves(deployed.variables))
-    forms = _forms(deployed, leaves)
+    sites = by_site(leaves)
+    forms = _forms(deployed, sites)
     kernels = {
         site: f"params/{program.parameters[site]}"
         for site in forms
         if program.sites[site].role == "kernel"
     }
-    if twice := [name for name in kernels.values() if list(kernels.values()).count(name) > 1]:
-        raise ValueError(f"{twice[0]!r} is the kernel of two sites, which a file cannot hold")
+    if len(set(kernels.values())) < len(kernels):
+        raise ValueError("a parameter is the kernel of two sites, of which it can hold one")
     known, paths = list(dict.fromkeys(forms.values())), {}
     of_array: dict[str, list[str]] = {"floats": [], "integers": [], "bits": []}
     for name, leaf in leaves.items():
@@ -57,17 +58,22 @@ def content_of(deployed: Deployed, program: Program) -> tuple[dict[str, Any], Le
     arrays["codes"] = bits.join(
         part
         for site in order
-        for part in _coded(site, forms[site], leaves_of(site, leaves), leaves[kernels[site]])
+        for part in _coded(site, forms[site], sites[site], leaves[kernels[site]])
     )
     index = {"paths": layers, "forms": [said_of(form) for form in known]}
     index |= {key: group for key, group in groups.items() if group}
     return index, {key: array for key, array in arrays.items() if array.size}
 
 
-def leaves_of(site: str, leaves: Mapping[str, np.ndarray]) -> Leaves:
-    """What a site has in `quant`, by the names of its leaves."""
-    begin = f"{QUANT}/{site}/"
-    return {name[len(begin) :]: x for name, x in leaves.items() if name.startswith(begin)}
+def by_site(leaves: Mapping[str, np.ndarray]) -> dict[str, Leaves]:
+    """What every site has in `quant`, by the names of its leaves."""
+    found: dict[str, Leaves] = {}
+    for name, leaf in leaves.items():
+        collection, _, path = name.partition("/")
+        if collection == QUANT:
+            site, _, own = path.rpartition("/")
+            found.setdefault(site, {})[own] = leaf
+    return found
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -84,14 +90,10 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     yield name, np.asarray(tree)
 
 
-def _forms(deployed: Deployed, leaves: Leaves) -> dict[str, Form]:
-    """The form of every site, in the order of `quant`."""
+def _forms(deployed: Deployed, sites: Iterable[str]) -> dict[str, Form]:
+    """The form of every site."""
     found = {}
-    for name in leaves:
-        collection, _, path = name.partition("/")
-        if collection != QUANT:
-            continue
-        site = path.rpartition("/")[0]
+    for site in sites:
         form = form_of(quantizer_of(deployed.model.rules, site))
         if form is None:
             raise ValueError(f"{site!r} is not deployed")

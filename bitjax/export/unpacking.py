@@ -10,7 +10,7 @@ import numpy as np
 from bitjax.export import bits
 from bitjax.export.forms import FORMS, Form, check_leaves, levels_of, whole_rank
 from bitjax.export.index import listed, shape_of, tree_of
-from bitjax.export.packing import HELD, KERNELS, NAMES, SITES, Leaves, leaves_of, said_of
+from bitjax.export.packing import HELD, KERNELS, NAMES, SITES, Leaves, by_site, said_of
 from bitjax.variables import QUANT
 
 DTYPES = {"floats": "<f4", "integers": "<i4", "bits": "u1", "codes": "u1"}
@@ -40,8 +40,11 @@ def variables_of(
         kernels[site] = name, shape_of(group), _dtype(group, "floats")
     for group, (site,) in listed(index.get("inputs", []), SITES, paths):
         _put(forms, site, _form(group, known))
-    _check_sites(forms, kernels, leaves)
-    _read_kernels(forms, kernels, leaves, _row(arrays, "codes"), most)
+    sites = by_site(leaves)
+    _check_sites(forms, kernels, sites)
+    codes = _row(arrays, "codes")
+    for name, levels in _kernels(forms, kernels, sites, codes, most).items():
+        _put(leaves, name, levels)
     tree = tree_of({name: jnp.asarray(leaf) for name, leaf in leaves.items()})
     return tree, forms
 
@@ -107,25 +110,22 @@ def _form(group, known):
     return known[number]
 
 
-def _check_sites(forms, kernels, leaves):
+def _check_sites(forms, kernels, sites):
     """Every site has the leaves of its form and no others."""
-    own = {name for name in leaves if name.startswith(f"{QUANT}/")}
     for site, form in forms.items():
-        found = leaves_of(site, leaves)
         shape = kernels[site][1] if site in kernels else None
         try:
-            check_leaves(form, found, shape)
+            check_leaves(form, sites.get(site, {}), shape)
         except ValueError as error:
             raise ValueError(f"{site!r} {error}") from None
-        own -= {f"{QUANT}/{site}/{name}" for name in found}
-    if own:
-        raise ValueError(f"{min(own)!r} is of no site")
+    if others := set(sites) - set(forms):
+        raise ValueError(f"{QUANT!r} has the leaves of {min(others)!r}, which is no site")
 
 
-def _read_kernels(forms, kernels, leaves, stream, most):
-    """Puts the kernels at the levels that their codes stand for."""
+def _kernels(forms, kernels, sites, stream, most):
+    """The kernels by name, at the levels that their codes stand for."""
     widths = {
-        site: whole_rank(leaves_of(site, leaves)["bits"], len(shape)).astype(np.uint8)
+        site: whole_rank(sites[site]["bits"], len(shape)).astype(np.uint8)
         for site, (_, shape, _) in kernels.items()
     }
     sizes = {s: bits.count_bits(shape, widths[s]) for s, (_, shape, _) in kernels.items()}
@@ -137,12 +137,13 @@ def _read_kernels(forms, kernels, leaves, stream, most):
     taken = sum(4 * math.prod(shape) for _, shape, _ in kernels.values())
     if most is not None and taken > most:  # codes of no bits take no room in the file
         raise ValueError(f"its kernels would take {taken:,} bytes of memory")
-    at = 0
+    found, at = {}, 0
     for site, (name, shape, dtype) in kernels.items():
         codes = bits.codes_in(stream, at, shape, widths[site])
         try:
-            levels = levels_of(forms[site], leaves_of(site, leaves), codes)
+            levels = levels_of(forms[site], sites[site], codes)
         except ValueError as error:
             raise ValueError(f"{site!r}: {error}") from None
-        _put(leaves, name, levels.astype(jnp.dtype(dtype)))
+        _put(found, name, levels.astype(jnp.dtype(dtype)))
         at += sizes[site]
+    return found

@@ -25,7 +25,7 @@ from bitjax.files.writing import unwritten
 from bitjax.launch.finished import load_run
 from bitjax.runs.exports import LISTED, read_listed
 from bitjax.runs.files import Unfit
-from bitjax.runs.folder import take_folder
+from bitjax.runs.folder import config_hash, take_folder
 from bitjax.runs.records import read_run
 from bitjax.runs.rows import write_json
 from bitjax.training.ending import about_model
@@ -85,7 +85,7 @@ def find_source(path: str | os.PathLike) -> Source:
     facts = {
         "name": record.name,
         "seed": record.seed,
-        "config_hash": run.work.facts["config_hash"],
+        "config_hash": config_hash(record.settings),
         "score": record.score._asdict(),
     }
     about = about_model(run.work, record.commit)
@@ -204,16 +204,10 @@ def told(check: ExportCheck, labels: np.ndarray) -> dict[str, Any]:
 def export(
     source: Source, formats: Sequence[str], out: Path, *, images: int, say: Say
 ) -> dict[str, Any]:
-    """Writes a folder with a file of each format and `export.json`, which it gives back.
+    """Writes a folder with a file of each format, and `export.json`, which it gives back.
 
-    The folder is there in whole or not at all. One of an earlier export is replaced.
-
-    Args:
-      source: the model.
-      formats: some of `FORMATS`.
-      out: the folder.
-      images: evaluation images on which each file is checked; 0 checks none.
-      say: takes what is under way.
+    The folder is there in whole or not at all; one of an earlier export is replaced. Each file is
+    checked on so many evaluation images, of 0 on none. `say` takes what is under way.
     """
     check_extras(formats, images > 0)
     with _folder(source, out) as folder:

@@ -11,16 +11,17 @@ UNCHECKED = 3  # columns of a file that nobody ran
 
 def rows_of(files: Sequence[ModelFile]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The head, and a row for each file and runtime; without any check only the first columns."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for file in files:
-        first = (file.path, file.format, f"{file.size:,}")
+        first: tuple[str, ...] = (file.path, file.format, f"{file.size:,}")
         for check in file.checks:
             rows.append(first + _cells(check))
             first = ("", "", "")
         if not file.checks:
             rows.append(first + ("",) * (len(HEAD) - UNCHECKED))
     checked = any(file.checks for file in files)
-    return (HEAD, rows) if checked else (HEAD[:UNCHECKED], [row[:UNCHECKED] for row in rows])
+    width = len(HEAD) if checked else UNCHECKED
+    return HEAD[:width], [row[:width] for row in rows]
 
 
 def lines_of(files: Sequence[ModelFile]) -> list[str]:

@@ -25,6 +25,9 @@ class FileCheck(NamedTuple):
       differ: how many of them differ.
       first: the first site that differs, or nothing.
       margin: how far from a boundary, relative to it, a value lies that got another code; at most.
+      same: how many images are the same.
+      border: how many part at a value on a boundary.
+      broken: how many do neither.
       holds: whether nothing differs but what rounding explains.
     """
 
@@ -38,6 +41,9 @@ class FileCheck(NamedTuple):
     differ: int
     first: str
     margin: float
+    same: int
+    border: int
+    broken: int
     holds: bool
 
 
@@ -50,6 +56,7 @@ class ModelFile(NamedTuple):
       size: its bytes.
       there: whether the file is in the folder; records are kept without it.
       checks: what running it showed.
+      payload: of a packed file the bytes of codes and numbers; 0 of others.
     """
 
     path: str
@@ -57,6 +64,7 @@ class ModelFile(NamedTuple):
     size: int
     there: bool
     checks: tuple[FileCheck, ...] = ()
+    payload: int = 0
 
 
 def read_files(folder: Path, result: Mapping[str, Any], notes: list[str]) -> tuple[ModelFile, ...]:
@@ -69,15 +77,22 @@ def read_files(folder: Path, result: Mapping[str, Any], notes: list[str]) -> tup
     elif model is not None:
         found += _read(lambda: [_file(folder, "", {"format": "packed", **model})], notes, "model")
     if (folder / EXPORT / LISTED).exists():
-        found += _read(lambda: read_listed(folder), notes, f"{EXPORT}/{LISTED}")
+        found += _read(lambda: _own_export(folder, result), notes, f"{EXPORT}/{LISTED}")
     return tuple(found)
+
+
+def _own_export(folder, result):
+    value = read_object(folder / EXPORT / LISTED)
+    if any(value.get(key) != result.get(key) for key in ("config_hash", "score")):
+        raise ValueError("it is of another run, or of other figures; export again")
+    return read_listed(folder)
 
 
 def _read(read, notes, place):
     try:
         return read()
     except (Unfit, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        notes.append(f"its files are not shown: {place} is damaged ({shown(error)[1:-1]})")
+        notes.append(f"not all files are shown: {place} cannot be read ({shown(error)[1:-1]})")
         return []
 
 
@@ -90,13 +105,14 @@ def read_listed(folder: Path, inside: str = EXPORT) -> list[ModelFile]:
 
 def _file(folder: Path, inside: str, entry: Mapping[str, Any]) -> ModelFile:
     name, kind, size = entry["path"], entry["format"], entry["bytes"]
-    if not all(isinstance(text, str) for text in (name, kind)) or not is_number(size):
+    payload = entry.get("payload", 0)
+    if not isinstance(name, str) or not isinstance(kind, str) or not is_number(size + payload):
         raise ValueError("a file has no path, format and bytes")
     if name != os.path.basename(name) or name in ("", ".", ".."):
         raise ValueError(f"{shown(name)} is no name of a file in its folder")
     path = os.path.join(inside, name)
     checks = tuple(map(_check, entry.get("checks") or ()))
-    return ModelFile(path, kind, int(size), (folder / path).is_file(), checks)
+    return ModelFile(path, kind, int(size), (folder / path).is_file(), checks, int(payload))
 
 
 def _check(entry: Mapping[str, Any]) -> FileCheck:
@@ -118,5 +134,8 @@ def _check(entry: Mapping[str, Any]) -> FileCheck:
         differ=sum(int(row["differ"]) for row in entry["sites"]),
         first=entry["first"],
         margin=float(entry["margin"]),
+        same=int(entry["same"]),
+        border=int(entry["border"]),
+        broken=int(entry["broken"]),
         holds=entry["holds"],
     )

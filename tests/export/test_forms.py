@@ -8,8 +8,9 @@ import bitjax as bj
 from bitjax.export import forms
 
 SHAPE = 2, 6, 4
+AFFINE, STORED = forms.Form("offset", "narrow"), forms.Form("offset", "stored")
 CASES = [(form, (1, 3, 4)) for form in forms.FORMS]  # a block is a group of two in each channel
-CASES += [(forms.Form("offset", "narrow"), ()), (forms.TABLE, ())]
+CASES += [(AFFINE, ()), (forms.TABLE, ())]
 
 
 def drawn(form, block):
@@ -50,6 +51,34 @@ def test_levels_and_codes_are_those_of_the_quantizer(form, block):
 
 def test_a_scanned_layers_leaf_has_its_steps_in_front():
     assert forms.spread(np.array([1.0, 2.0]), (2, 3)).tolist() == [[1.0], [2.0]]
+    leaves = {"bits": np.float32([2, 3]), "first": np.float32([[[-1, 0]], [[-2, 1]]])}
+    _, last = forms.ends_of(STORED, leaves)
+    assert last.tolist() == [[[2, 3]], [[5, 8]]]
+
+
+@pytest.mark.parametrize(
+    ("form", "leaves", "said"),
+    [
+        (AFFINE, {"scale": [1, 1]}, "blocks that do not fit"),
+        (AFFINE, {"scale": []}, "without numbers"),
+        (
+            AFFINE,
+            {"scale": 1, "first": 1},
+            "has the leaves bits, first, scale, and needs bits, sca",
+        ),
+        (AFFINE, {"scale": 1, "edges": [1, 0]}, "has edges that do not rise"),
+        (AFFINE, {"scale": 1, "edges": 1}, "has a 'edges' that is no table"),
+        (AFFINE, {"scale": np.inf}, "has a 'scale' that is not finite"),
+        (STORED, {"scale": 1, "first": 0.5}, "has a first integer that is none"),
+        (STORED, {"scale": 1, "first": 2e9}, "has a first integer beyond 16,777,216"),
+        (forms.TABLE, {"levels": [0, 1], "edges": []}, "has 0 edges between 2 levels"),
+        (forms.TABLE, {"levels": [], "edges": []}, "has 0 levels"),
+    ],
+)
+def test_leaves_that_an_input_cannot_have_are_refused(form, leaves, said):
+    given = {"bits": [1, 2, 3] if said.startswith("blocks") else 2, **leaves}
+    with pytest.raises(ValueError, match=said):
+        forms.check_leaves(form, {n: np.asarray(x, np.float32) for n, x in given.items()}, None)
 
 
 def test_a_quantizer_that_is_not_deployed_has_no_form():

@@ -3,6 +3,8 @@
 import json
 import math
 import struct
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -15,12 +17,14 @@ import bitjax as bj
 from bitjax.export import forms
 from bitjax.export.deploy import exact_rules
 from bitjax.files.reading import FileError
+from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.models import MLP, resnet20
 from bitjax.quantizers import deployed
 from bitjax.variables import nest, write_site
+from tests.export.test_deploy import INPUTS, KERNELS
 from tests.export.test_forms import SHAPE, drawn
 
-X = jax.random.normal(jax.random.key(0), (3, *SHAPE[:-1]))
+X = jax.random.uniform(jax.random.key(0), (3, *SHAPE[:-1]))
 AFFINE = deployed.affine("offset", "symmetric")
 
 
@@ -153,6 +157,7 @@ def test_a_model_of_bitjax_is_made_again_and_any_other_is_asked_for(made, saved,
         ('{"class":"bitjax.models.mlp:os","arguments":{}}', "whose code is not imported"),
         ('{"class":"bitjax.models:load_resnet","arguments":{}}', "which bitjax.models has not"),
         ('{"class":"bitjax.models:MLP","arguments":{"parent":null}}', "does not take"),
+        ('{"class":"bitjax.models:MLP","arguments":null}', "fields that are no plain values"),
         ('{"class":"bitjax.models:MLP","arguments":{"features":[1e9]}}', "at most 65536"),
         ('{"class":"bitjax.models:MLP","arguments":{"features":"a"}}', "that MLP refuses"),
         ('{"class":"bitjax.models:MLP","arguments":{},"calls":"none"}', "that MLP refuses"),
@@ -318,3 +323,42 @@ def test_a_save_that_fails_leaves_the_old_file(made, saved, tmp_path):
 def test_a_file_of_another_kind_or_time_says_so(made, saved, tmp_path, told, said):
     with pytest.raises(FileError, match=f"^{tmp_path}/other.safetensors {said}"):
         bj.load_packed(rewritten(saved[0], tmp_path, **told), made[0].model)
+
+
+def by_training():
+    """Every quantizer of the tests as a kernel's and as an input's, and one with mixed bits."""
+    kernels = {f"k_{name.replace(' ', '_')}": quantizer for name, quantizer in KERNELS.items()}
+    inputs = {f"i_{name.replace(' ', '_')}": quantizer for name, quantizer in INPUTS.items()}
+    mixed = bj.freeze(bj.bitlength(4.0, granularity="per_channel", zero_on_grid=True))
+    rules = [bj.rule(f"{name}/kernel", q) for name, q in {**kernels, "mixed": mixed}.items()]
+    rules += [bj.rule(f"{name}/input", q) for name, q in inputs.items()]
+    net = bj.Quantized(Side(("mixed", *kernels, *inputs)), rules)
+    variables = jit_arrays(net.init, jax.random.key(1), X, **compile_quickly())
+    bits = {"mixed/kernel": jnp.array([[[2, 3, 5, 7]]])}
+    return bj.deploy(net, bj.with_bits(variables, bits), X)
+
+
+ELSEWHERE = """
+import sys, jax, numpy as np, bitjax as bj
+from tests.export.test_packed import Side, X
+names, path, out = sys.argv[1].split(","), *sys.argv[2:]
+net, variables = bj.load_packed(path, Side(tuple(names))).deployed
+leaves = jax.tree.leaves(variables)
+np.savez(out, logits=jax.jit(net.apply)(variables, X), *[np.ravel(x).view("u1") for x in leaves])
+"""
+
+
+@pytest.mark.slow
+def test_another_process_reads_every_quantizer_and_computes_the_same_bits(tmp_path):
+    net, variables = by_training()
+    path, out = tmp_path / "model.safetensors", tmp_path / "found.npz"
+    size = bj.save_packed(path, bj.Deployed(net, variables), X)
+    costs = bj.site_costs(net.model, X)
+    assert size.payload == math.ceil(bj.model_bytes(variables, costs))
+    command = [sys.executable, "-c", ELSEWHERE, ",".join(net.model.names), path, out]
+    subprocess.run(command, check=True)
+    with np.load(out) as found:
+        logits = found["logits"]
+        leaves = [found[f"arr_{i}"].tobytes() for i in range(len(found.files) - 1)]
+    assert leaves == [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables)]
+    assert logits.tobytes() == np.asarray(jax.jit(net.apply)(variables, X)).tobytes()
