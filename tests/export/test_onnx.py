@@ -313,3 +313,22 @@ def test_published_weights_evaluate_the_same_in_onnx_runtime(data_root, tmp_path
     bj.to_onnx(fixed, x[:2], path=path, profile="integers")
     verdict = bj.check_export(path, fixed, x).verdict
     assert verdict.holds, verdict
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_bias_joins_the_convolution_where_int32_holds_it_exactly(whole):
+    class Biased(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.relu(nn.Conv(4, (1, 1), name="conv")(x))
+
+    eight = deployed.affine("offset", "symmetric"), 8, (), {}
+    fixed = by_hand(Biased(), X, {"conv/kernel": eight, "conv/input": eight})
+    quant, layer = fixed.variables["quant"]["conv"], fixed.variables["params"]["conv"]
+    unit = quant["input"]["scale"] * quant["kernel"]["scale"]
+    layer["bias"] = np.array([3, -200, 0, 7], np.float32) * unit + (0 if whole else unit / 3)
+    model = bj.to_onnx(fixed, X)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    assert len(conv.input) == (3 if whole else 2)
+    plain = interpret(graph_of(fixed, X), X).out
+    np.testing.assert_allclose(run(model, {"x": X})["output"], plain, atol=1e-5)
