@@ -24,10 +24,13 @@ from bitjax.diagnostics.doctor import doctor as doctor
 from bitjax.diagnostics.findings import Finding as Finding
 from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
+from bitjax.export.biases import integer_biases as integer_biases
 from bitjax.export.check import ExportCheck as ExportCheck
 from bitjax.export.check import check_export as check_export
 from bitjax.export.deploy import Deployed as Deployed
 from bitjax.export.deploy import deploy as deploy
+from bitjax.export.hls import ForHLS as ForHLS
+from bitjax.export.hls import to_hls4ml as to_hls4ml
 from bitjax.export.integer_model import IntegerModel as IntegerModel
 from bitjax.export.integer_model import integer_model as integer_model
 from bitjax.export.onnx_model import to_onnx as to_onnx
@@ -64,6 +67,8 @@ from bitjax.quantizers.halfwave import hwgq as hwgq
 from bitjax.quantizers.halfwave_fit import gaussian_levels as gaussian_levels
 from bitjax.quantizers.halfwave_fit import gaussian_step as gaussian_step
 from bitjax.quantizers.laws import check_quantizer as check_quantizer
+from bitjax.quantizers.learned_ranges import lsq as lsq
+from bitjax.quantizers.learned_ranges import pact as pact
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate
@@ -72,8 +77,6 @@ from bitjax.quantizers.subject import Claims as Claims
 from bitjax.quantizers.ternary import binary as binary
 from bitjax.quantizers.ternary import low_bit as low_bit
 from bitjax.quantizers.ternary import ternary as ternary
-from bitjax.quantizers.uniform import lsq as lsq
-from bitjax.quantizers.uniform import pact as pact
 from bitjax.quantizers.uniform import uniform as uniform
 from bitjax.quantizers.weight_codes import binary_codes as binary_codes
 from bitjax.quantizers.weight_codes import otwn_codes as otwn_codes

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
 
     config.method = ConfigDict({"name": ""})  # further keys go to the method
     config.rules = ()  # (pattern, {"name": quantizer, ...} or None), the first match decides
+    config.sums = False  # whether the addends of residual sums are sites too, for rules to name
     config.budgets = ()  # {"metric": ..., "limit": ..., "sites": ...}, see bitjax.budget
 
     config.calibration_size = 512  # training images on which new ranges are fitted

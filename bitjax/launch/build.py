@@ -185,7 +185,8 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
             work = make_work(method, model, dataset, variables, settings, facts=known, place=place)
         if rules:  # one that does nothing must not cost an epoch to be found
             with program("config.rules", kinds=(ValueError,)):
-                jax.eval_shape(Quantized(model, rules).init, jax.random.PRNGKey(0), sample)
+                wrapped = Quantized(model, rules, sums=settings.sums)
+                jax.eval_shape(wrapped.init, jax.random.PRNGKey(0), sample)
         return work
 
     return assemble

@@ -12,6 +12,7 @@ import numpy as np
 from bitjax.program.affine import AFFINE, Chain, chain_of
 from bitjax.program.body import Body, Op, called
 from bitjax.program.layers import Place
+from bitjax.program.masks import is_zero
 from bitjax.program.operands import kernels_of
 from bitjax.program.program import Program
 
@@ -207,15 +208,8 @@ def _passes(body: Body, op: Op) -> bool:
     if op.name in _PASSING:
         return True
     if op.name == "max":
-        return any(_is_zero(body, i) for i in op.ins)
+        return any(is_zero(body, i) for i in op.ins)
     return _all_pass(op.eqn)
-
-
-def _is_zero(body, number):
-    maker = body.makers.get(number)
-    if maker is not None and maker.name == "broadcast_in_dim":
-        return _is_zero(body, maker.ins[0])
-    return number in body.fixed and not np.any(np.asarray(body.fixed[number]))
 
 
 def _all_pass(eqn):

@@ -1,4 +1,4 @@
-"""Which operations on parameters leave zeros that carry meaning: masks, and entries set to zero."""
+"""Where zeros stand: masks of parameters, entries that are set to zero, arrays of nothing else."""
 
 import jax
 import numpy as np
@@ -19,6 +19,17 @@ def masks(body: Body, op: Op) -> bool:
         op.ins[1:] if op.name == "select_n" else op.ins[_PLACED.get(op.name, len(op.ins)) :][:1]
     )
     return any(body.kinds[i] == NEUTRAL and _may_be_zero(body, i) for i in places)
+
+
+def is_zero(body: Body, number: int) -> bool:
+    """Whether an array is 0 everywhere in every run."""
+    maker = body.makers.get(number)
+    if maker is not None:
+        return maker.name in _COPIES and is_zero(body, maker.ins[0])
+    value = body.fixed.get(number)
+    if value is None or isinstance(value, jax.core.Tracer):
+        return False
+    return not np.any(np.asarray(value))
 
 
 def _is_mask(body, number):

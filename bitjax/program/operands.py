@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from bitjax.program.body import Body, Op
 from bitjax.program.labels import MOVES, TAKES, Labels, axes_of, labels_before
 from bitjax.program.macs import multiplies
+from bitjax.program.masks import is_zero
 from bitjax.program.naming import common
 from bitjax.program.values import KERNEL_NAMES, Kind, Operand, Site, Step
 
@@ -42,16 +43,27 @@ def tensor_of(
     role: str,
     steps: tuple[Step, ...],
 ) -> Operand:
-    """An array of data: back through the layer's own casts and layout only."""
+    """An array of data: back through the layer's own casts and layout only.
+
+    An addend of a sum also through a shortcut that takes pixels and pads channels with zeros: what
+    it shortens is the array that the next layer reads, and is to have one site's numbers with it.
+    """
 
     def may_pass(maker: Op) -> bool:
-        return maker.name in MOVES and maker.scope == op.scope
+        if maker.scope != op.scope:
+            return False
+        return maker.name in MOVES or (op.name == "add" and _shortens(body, maker))
 
     def site(number: int, labels: Labels) -> Site:
         return _site(layer, role, body.avals[number], labels, steps)
 
     what = body.kinds[op.ins[position]].what  # parameters, where learned queries are the input
     return _follow(body, op, position, labels, what, may_pass, site)
+
+
+def _shortens(body, maker):
+    """Whether an operation takes some elements of an array, or pads it with zeros."""
+    return maker.name == "slice" or (maker.name == "pad" and is_zero(body, maker.ins[1]))
 
 
 def kernel_among(kinds: Sequence[Kind]) -> int | None:

@@ -12,6 +12,8 @@ from bitjax.quantizers.bitlength import bitlength as bitlength
 from bitjax.quantizers.bitplane import bitplane as bitplane
 from bitjax.quantizers.halfwave import halfwave as halfwave
 from bitjax.quantizers.halfwave import hwgq as hwgq
+from bitjax.quantizers.learned_ranges import lsq as lsq
+from bitjax.quantizers.learned_ranges import pact as pact
 from bitjax.quantizers.measure import distortion as distortion
 from bitjax.quantizers.measure import entropy as entropy
 from bitjax.quantizers.measure import rate as rate
@@ -19,6 +21,4 @@ from bitjax.quantizers.measure import sqnr as sqnr
 from bitjax.quantizers.ternary import binary as binary
 from bitjax.quantizers.ternary import low_bit as low_bit
 from bitjax.quantizers.ternary import ternary as ternary
-from bitjax.quantizers.uniform import lsq as lsq
-from bitjax.quantizers.uniform import pact as pact
 from bitjax.quantizers.uniform import uniform as uniform

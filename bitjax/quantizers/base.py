@@ -117,6 +117,10 @@ class Traits(NamedTuple):
       planes: the bit planes, of a quantizer that has them; else None.
       coding: how codes hold the integers of `numbers`: `offset` counts them from the first,
         `sign_magnitude` has the sign in the plane above the magnitude, `signs` has 0 for -1.
+      power_of_two: whether the scales of `numbers` are powers of two. Then each rate is 1 / scale
+        and each level is scale * integer exactly, and hardware rescales by shifts.
+      narrow: whether each integer has its opposite, so that the greatest of 2^bits codes stands for
+        nothing.
       zero_is_code: whether an element that is exactly 0.0 stays exactly 0.0, at every number of
         bits, range and scale, in training and evaluation. Zeros that carry meaning, those of a
         mask or of pruned weights, need it.
@@ -130,6 +134,8 @@ class Traits(NamedTuple):
     planes: Planes | None = None
     zero_is_code: bool = False
     coding: str = "offset"
+    power_of_two: bool = False
+    narrow: bool = False
 
 
 class Quantizer(NamedTuple):

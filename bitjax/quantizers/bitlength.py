@@ -13,20 +13,24 @@ import jax.numpy as jnp
 from bitjax.checks import NONE, SWITCH, check_one, checked, choice, either, number
 from bitjax.quantizers import blocks, ranges
 from bitjax.quantizers.base import Quantizer, Traits
+from bitjax.quantizers.forms import Form, check_form, form_of, said
 from bitjax.quantizers.grid import (
     Grid,
     Levels,
     fake_quant,
     from_range,
+    inverse,
     is_inside,
     level,
     levels,
     nearest,
     position,
+    slope,
+    snapped,
     widen,
 )
 from bitjax.quantizers.ste import clip_ste
-from bitjax.quantizers.uniform import affine, observed
+from bitjax.quantizers.uniform import HARDWARE, affine, observed, tried_of
 
 MODES = ("blend", "sharpen", "sample", "ste", "fixed")
 RANGES = ("minmax", "learned")
@@ -40,34 +44,39 @@ class _Blend(NamedTuple):
     low_share: jax.Array
     high_share: jax.Array
     mixed: Levels
-    slope: jax.Array
+    steep: jax.Array  # d share / d bits
 
 
-def _blend_of(shape, grid, bits, sharpness, zero):
+def _blend_of(shape, grid, bits, sharpness, form):
     floor = jnp.floor(bits)
     # floor + 1, not ceil: at an integer the slope towards the next bit stays alive (FracBits' does
     # not). The mix is sharpened around 1/2, where the fixed point of the task's slope stays put;
     # outside the ramp the slope stays 1, so that a bitlength never dies.
     ramp = (bits - floor - 0.5) * sharpness + 0.5
-    slope = jnp.where((ramp > 0.0) & (ramp < 1.0), sharpness, 1.0)
-    mix, slope = (blocks.spread(a, shape) for a in (jnp.clip(ramp, 0.0, 1.0), slope))
-    low, high = (levels(grid, n, zero, shape) for n in (floor, floor + 1.0))
+    steep = jnp.where((ramp > 0.0) & (ramp < 1.0), sharpness, 1.0)
+    mix, steep = (blocks.spread(a, shape) for a in (jnp.clip(ramp, 0.0, 1.0), steep))
+    low, high = (levels(grid, n, form, shape) for n in (floor, floor + 1.0))
+    if form.rounded:  # in the upper grid's widths, which are twice or half its own
+        own = low.width * inverse(high.width)
+        low = low._replace(width=high.width, unit=low.unit * own)
     # No bits is 0.0, not the start of the range: the lower grid then adds nothing.
     low_share = jnp.where(low.unit > 0, 1.0 - mix, 0.0)
     # The inside of the mix begins at the mix of the first levels, the upper's alone below one bit.
     low_first = jnp.where(low.unit > 0, low.first * low.unit, high.first * high.unit)
     first = low_first + mix * (high.first * high.unit - low_first)
-    mixed = high._replace(
-        base=high.base * (low_share + mix), lowest=first - 1e-6, highest=first + (1.0 + 1e-6)
-    )
+    highest = first + (1.0 + 1e-6)
+    if form.rounded:
+        low_last = jnp.where(low.unit > 0, low.last * low.unit, high.last * high.unit)
+        highest = low_last + mix * (high.last * high.unit - low_last) + 1e-6
+    mixed = high._replace(base=high.base * (low_share + mix), lowest=first - 1e-6, highest=highest)
     # As numbers in memory: a compiler would work them out again in every loop that reads them.
-    return jax.lax.optimization_barrier(_Blend(low, high, low_share, mix, mixed, slope))
+    return jax.lax.optimization_barrier(_Blend(low, high, low_share, mix, mixed, steep))
 
 
 # Compiled as one function, so that layers of one shape share its trace.
 @functools.partial(jax.jit, static_argnums=4)
 def blend_quant(
-    x: jax.Array, grid: Grid, bits: jax.Array, sharpness: jax.Array, zero: bool
+    x: jax.Array, grid: Grid, bits: jax.Array, sharpness: jax.Array, form: Form
 ) -> jax.Array:
     """x on the blend of two neighbouring integer grids.
 
@@ -78,23 +87,23 @@ def blend_quant(
 
     Source: arXiv 2002.03090, the non-integer bitlength; sharpening is ours.
     """
-    return _blend_quant(x, grid, bits, sharpness, zero)
+    return _blend_quant(x, grid, bits, sharpness, form)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blend_quant(x, grid, bits, sharpness, zero):
-    return _blend_fwd(x, grid, bits, sharpness, zero)[0]
+def _blend_quant(x, grid, bits, sharpness, form):
+    return _blend_fwd(x, grid, bits, sharpness, form)[0]
 
 
-def _blend_fwd(x, grid, bits, sharpness, zero):
-    b = _blend_of(x.shape, grid, bits, sharpness, zero)
+def _blend_fwd(x, grid, bits, sharpness, form):
+    b = _blend_of(x.shape, grid, bits, sharpness, form)
     wide = widen(x)
     # A share of 0 or 1 is exact in this form.
     ratio = b.low_share * nearest(wide, b.low) + b.high_share * nearest(wide, b.high)
-    return level(ratio, b.mixed, zero).astype(x.dtype), (x, grid, bits, sharpness, b)
+    return level(ratio, b.mixed, form).astype(x.dtype), (x, grid, bits, sharpness, b)
 
 
-def _blend_bwd(zero, residual, g):
+def _blend_bwd(form, residual, g):
     x, grid, bits, sharpness, b = residual
     g, wide = widen(g), widen(x)
     low, high = nearest(wide, b.low), nearest(wide, b.high)
@@ -104,12 +113,13 @@ def _blend_bwd(zero, residual, g):
     total = b.low_share + b.high_share
     ratio = b.low_share * low + b.high_share * high
     d_width = jnp.where(inside, ratio - total * at, ratio)
-    d_lo = jnp.zeros_like(grid.lo) if zero else blocks.fold(g * total, grid.lo, ~inside)
+    d_width = d_width * slope(b.high) if form.rounded else d_width
+    d_lo = jnp.zeros_like(grid.lo) if form.zero else blocks.fold(g * total, grid.lo, ~inside)
     rise = b.high.width * (high - low) + (b.high.base - b.low.base)
     return (
         jnp.where(inside, g * total, 0.0).astype(x.dtype),
         Grid(d_lo, blocks.fold(g * d_width, grid.width, total > 0)),
-        blocks.fold(g * rise * b.slope, bits, b.high.unit > 0),
+        blocks.fold(g * rise * b.steep, bits, b.high.unit > 0),
         jnp.zeros_like(sharpness),
     )
 
@@ -130,6 +140,7 @@ _blend_quant.defvjp(_blend_fwd, _blend_bwd)
     zero_on_grid=SWITCH,
     clip_bits=either(NONE, number(1, 16)),
     decay=number(0, 1),
+    **HARDWARE,
 )
 def bitlength(
     init: float = 8.0,
@@ -145,6 +156,8 @@ def bitlength(
     zero_on_grid: bool = False,
     clip_bits: float | None = None,
     decay: float = 0.99,
+    scale: str = "free",
+    narrow: bool = False,
 ) -> Quantizer:
     """A learned, real-valued bitlength.
 
@@ -174,6 +187,10 @@ def bitlength(
       zero_on_grid: move the range so that 0.0 is a code (see `grid`).
       clip_bits: bits at which a learned range is fitted; `init` by default.
       decay: factor of the moving average's past at each observed batch.
+      scale: `power_of_two` rounds the scale at each code length to one, of a `minmax` range up, of
+        a `learned` one to the nearest in the exponent; with `zero_on_grid=True`.
+      narrow: whether the least code, -2^(bits - 1), is left out; with `signed=True`,
+        `zero_on_grid=True` and `min_bits` of 2 or more.
 
     Raises:
       ValueError: an argument is outside what is listed above.
@@ -188,25 +205,33 @@ def bitlength(
     Source: arXiv 2002.03090. Departures: ranges by moving average or learned (min-max alone is
       worse than pruning below 3 bits), Q(x, 0) = 0, the other modes.
     """
-    form: dict[str, Any] = dict(locals())
+    settings: dict[str, Any] = dict(locals())
+    del settings["scale"], settings["narrow"]
+    settings |= said(scale, narrow)
     check_one("max_bits", number(min_bits, 16), max_bits)
     check_one("init", number(min_bits, max_bits), init)
     range_granularity = range_granularity or granularity
     for kind in (granularity, range_granularity):
         blocks.check_granularity(kind, group_size if kind == "per_group" else None)
+    check_form(scale, narrow, signed, zero_on_grid, min_bits)
     learned = range == "learned"
     symmetric = signed is not False
+    lies = form_of(scale, narrow, symmetric if learned else signed is True, learned, zero_on_grid)
+    tried = tried_of(lies)
     calibrate, measure, update = observed(
-        "minmax", zero_on_grid, signed=signed, percentile=100.0, decay=decay
+        "minmax", lies, signed=signed, percentile=100.0, decay=decay
     )
 
     def fit_clip(x, block):
         n = jnp.float32(max(1.0, round(init if clip_bits is None else clip_bits)))
 
         def quantize(x, low, high):
-            return fake_quant(x, from_range(low, high, zero_on_grid), n, zero_on_grid)
+            return fake_quant(x, from_range(low, high, tried), n, tried)
 
         low, high = ranges.calibrate(x, block, "mse", signed=symmetric, quantize=quantize)
+        if lies.rounded:
+            low, width = snapped(from_range(low, high, lies), n, lies)
+            high = low + width
         clip_max = jnp.maximum(high, -low if symmetric else high)
         return jnp.log(jnp.where(clip_max > 0, clip_max, 1.0))
 
@@ -226,27 +251,29 @@ def bitlength(
             low = -high if symmetric else jnp.zeros_like(high)
         else:
             low, high = jax.lax.stop_gradient(ranges.read_range(stats, train))
-        return from_range(low, high, zero_on_grid)
+        return from_range(low, high, lies)
 
     def limited(params):
         return {**params, "bits": clip_ste(params["bits"], min_bits, max_bits)}
 
     def frozen():
-        return bitlength(**form | {"mode": "fixed", "zero_on_grid": True})
+        return bitlength(**settings | {"mode": "fixed", "zero_on_grid": True})
 
     integer = affine(
         init_fn,
         grid_of,
-        zero=zero_on_grid,
+        lies=lies,
         measure=None if learned else measure,
         update=None if learned else update,
         name=f"bitlength/{mode}",
-        form=form,
+        form=settings,
         traits=Traits(
             learns_bits=None if mode == "fixed" else (min_bits, max_bits),
             numbers="signed" if symmetric else "unsigned",
             # Both grids of a blend have the zero of one; a learned [0, c] starts with it.
             zero_is_code=zero_on_grid or (learned and not symmetric),
+            power_of_two=lies.rounded is not None,
+            narrow=narrow,
         ),
         frozen=None if mode == "fixed" else frozen,
     )
@@ -265,13 +292,13 @@ def bitlength(
                     "the model's apply; an NNX model draws from its attribute rngs, nnx.Rngs(0)."
                 )
             grid = grid_of(params, stats, train)
-            blend = blend_quant(x, grid, bits, sharpness, zero_on_grid)
+            blend = blend_quant(x, grid, bits, sharpness, lies)
             drawn = jnp.floor(bits) + jax.random.bernoulli(key, bits - jnp.floor(bits))
-            value = fake_quant(x, grid, drawn, zero_on_grid)
+            value = fake_quant(x, grid, drawn, lies)
             # The value is the draw's, the surrogate gradient the blend's (Schroedinger's FP); what
             # is added is exactly 0, so that the value stays a level.
             return jax.lax.stop_gradient(value) + (blend - jax.lax.stop_gradient(blend))
-        return blend_quant(x, grid_of(params, stats, train), bits, sharpness, zero_on_grid)
+        return blend_quant(x, grid_of(params, stats, train), bits, sharpness, lies)
 
     # Of a blend, evaluation lies between two grids.
     whole = integer.numbers is not None and mode not in ("blend", "sharpen")

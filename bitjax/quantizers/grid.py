@@ -7,6 +7,8 @@ A grid has 2^bits levels over a range that starts at `lo` and is `width` wide. T
     code z exactly, which zero padding and integer arithmetic need. The range moves by at most half
     a step; a symmetric one, which lies in the middle, always moves down, to the codes of two's
     complement.
+  rounded, narrow: a zero form whose scale is a power of two, or whose codes have opposites; see
+    `forms`.
 Levels are computed as width * (codes / steps), never scale * codes, so that the end of a range, and
 hence a constant tensor, comes out exactly.
 """
@@ -20,6 +22,7 @@ import jax.numpy as jnp
 
 from bitjax.quantizers import blocks
 from bitjax.quantizers.base import Numbers
+from bitjax.quantizers.forms import Form, power_of_two
 
 
 class Grid(NamedTuple):
@@ -29,16 +32,33 @@ class Grid(NamedTuple):
     width: jax.Array
 
 
-def from_range(clip_min: jax.Array, clip_max: jax.Array, zero: bool) -> Grid:
+def from_range(clip_min: jax.Array, clip_max: jax.Array, form: Form) -> Grid:
     """The grid over [clip_min, clip_max]; in zero form the range is widened to hold 0.0."""
-    if zero:
+    if form.symmetric or form.narrow:  # the range of a constant is not
+        clip_max = jnp.maximum(-clip_min, clip_max)
+        clip_min = -clip_max
+    if form.zero:
         clip_min, clip_max = jnp.minimum(clip_min, 0.0), jnp.maximum(clip_max, 0.0)
     return Grid(clip_min, clip_max - clip_min)
+
+
+def snapped(grid: Grid, bits: jax.Array, form: Form) -> Grid:
+    """The range whose own scale is the power of two that a fit of this form was measured with."""
+    scale = grid.width / jnp.maximum(steps_of(bits, form), 1.0)
+    power, _ = power_of_two(scale, "up")
+    ratio = jnp.where(scale > 0, power / jnp.where(scale > 0, scale, 1.0), 1.0)
+    return Grid(grid.lo * ratio, grid.width * ratio)
 
 
 def steps(bits: jax.Array) -> jax.Array:
     """2^bits - 1 for integer-valued bits, exactly (exp2 is not exact on every backend)."""
     return (jnp.left_shift(1, bits.astype(jnp.int32)) - 1).astype(bits.dtype)
+
+
+def steps_of(bits: jax.Array, form: Form) -> jax.Array:
+    """The steps between a form's first and last level."""
+    count = steps(bits)
+    return jnp.maximum(count - 1.0, 0.0) if form.narrow else count
 
 
 def widen(x: jax.Array) -> jax.Array:
@@ -57,27 +77,29 @@ class Levels(NamedTuple):
     rate: jax.Array  # codes per unit of x; 0 for a degenerate range: one level instead of NaN
     first: jax.Array  # code of the first level, counted from `base`
     last: jax.Array  # code of the last level, counted from `base`
-    unit: jax.Array  # 1 / (2^bits - 1); 0 where there are no bits
+    unit: jax.Array  # share of the width that a step has; 0 where there are no bits
     lowest: jax.Array  # start of the inside of the range, in widths from `start`
     # end of the inside, in widths from `start`; below `lowest` where there are no bits
     highest: jax.Array
 
 
-def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int] | None) -> Levels:
+def levels(grid: Grid, bits: jax.Array, form: Form, shape: Sequence[int] | None) -> Levels:
     """The levels of a grid at integer-valued bits, spread to where they broadcast to `shape`."""
     lo, width = grid
     if shape is not None:  # else one number per block
         lo, width, bits = (blocks.spread(a, shape) for a in (lo, width, bits))
-    count = steps(bits)
+    count = steps_of(bits, form)
     alive = count > 0
+    if form.rounded:
+        return _rounded(lo, width, bits, count, form)
     rate = count * inverse(width)
     # A product with it, not a quotient: n * (1 / n) is 1 for every n = 2^bits - 1, so that the ends
     # are exact.
     unit = jnp.where(alive, 1.0 / jnp.maximum(count, 1.0), 0.0)
     none = jnp.zeros_like(lo)
-    if zero:
+    if form.zero:
         # A symmetric range lies half a step off; the 0.01 keeps rounding errors from deciding it.
-        first = -jnp.floor(-lo * rate + 0.51)
+        first = -0.5 * count if form.narrow else -jnp.floor(-lo * rate + 0.51)
         start = base = none
     else:
         first = none
@@ -86,6 +108,34 @@ def levels(grid: Grid, bits: jax.Array, zero: bool, shape: Sequence[int] | None)
     lowest = jnp.where(alive, first * unit - 1e-6, jnp.inf)
     highest = first * unit + (1.0 + 1e-6)
     return Levels(start, base, width, rate, first, first + count, unit, lowest, highest)
+
+
+def _rounded(lo, width, bits, count, form) -> Levels:
+    """The levels of a scale that is a power of two, where nothing but x is rounded."""
+    alive, none = count > 0, jnp.zeros_like(lo)
+    scale, rate = power_of_two(width / jnp.maximum(count, 1.0), form.rounded)
+    rate = jnp.where(alive, rate, 0.0)
+    # The width is one of 2^bits steps, so that the share of a step is a power of two as well.
+    whole = jnp.left_shift(1, bits.astype(jnp.int32)).astype(count.dtype)
+    unit = jnp.where(alive, power_of_two(whole, "nearest")[1], 0.0)
+    symmetric = form.symmetric or form.narrow
+    first = -jnp.floor(0.5 * (count + 1.0) if symmetric else -lo * rate + 0.51)
+    last = first + count
+    lowest = jnp.where(alive, first * unit - 1e-6, jnp.inf)
+    return Levels(none, none, scale * whole, rate, first, last, unit, lowest, last * unit + 1e-6)
+
+
+def slope(to: Levels) -> jax.Array:
+    """d to.width / d grid.width of a rounded scale, with the rounding passed by."""
+    return inverse(to.unit * (to.last - to.first))
+
+
+def _growth(to: Levels, form: Form) -> jax.Array:
+    """By how much a step shrinks with a bit, as a share of it: -d log(step) / d bits."""
+    if form.plain:
+        return jnp.log(2.0) * (1.0 + to.unit)
+    # Of 2^n - 1 steps, or 2^n - 2.
+    return jnp.log(2.0) * (1.0 + (1.0 + form.narrow) / jnp.maximum(to.last - to.first, 1.0))
 
 
 def inverse(width: jax.Array) -> jax.Array:
@@ -111,45 +161,48 @@ def is_inside(position: jax.Array, to: Levels) -> jax.Array:
     return (position >= to.lowest) & (position <= to.highest)
 
 
-def level(ratio: jax.Array, to: Levels, zero: bool) -> jax.Array:
+def level(ratio: jax.Array, to: Levels, form: Form) -> jax.Array:
     """`base + width * ratio`, rounded twice in every program: equal levels are equal bits."""
-    if zero:
+    if form.zero:
         return to.width * ratio
     # A compiler may join a product and a sum into one rounding in one program and not in another.
     # The limit, which no ratio passes, lies between the two.
     return to.base + jnp.minimum(to.width * ratio, to.width)
 
 
-def encode(x: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
+def encode(x: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     """The int32 codes of x on the grid, in [0, 2^bits - 1]. `bits` is integer-valued."""
     x = widen(x)
-    to = levels(grid, bits, zero, x.shape)
+    to = levels(grid, bits, form, x.shape)
     code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last)
     return (code - to.first).astype(jnp.int32)
 
 
-def numbers(grid: Grid, bits: jax.Array) -> Numbers:
+# Compiled as one function each, so that layers of one shape share their trace.
+@functools.partial(jax.jit, static_argnums=2)
+def numbers(grid: Grid, bits: jax.Array, form: Form) -> Numbers:
     """What a grid in zero form is to integer arithmetic, per block."""
-    to = levels(grid, bits, True, None)
+    to = levels(grid, bits, form, None)
     return Numbers(to.width * to.unit, to.rate, to.first, to.last)
 
 
-def integers(x: jax.Array, grid: Grid, bits: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=3)
+def integers(x: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     """The integers of x on a grid in zero form, as the grid's floats."""
-    to = levels(grid, bits, True, x.shape)
+    to = levels(grid, bits, form, x.shape)
     return jnp.clip(jnp.rint(widen(x) * to.rate), to.first, to.last).astype(to.unit.dtype)
 
 
-def decode(codes: jax.Array, grid: Grid, bits: jax.Array, zero: bool) -> jax.Array:
+def decode(codes: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     """The levels that codes stand for, in the grid's dtype."""
-    to = levels(grid, bits, zero, codes.shape)
-    return level((codes.astype(to.unit.dtype) + to.first) * to.unit, to, zero)
+    to = levels(grid, bits, form, codes.shape)
+    return level((codes.astype(to.unit.dtype) + to.first) * to.unit, to, form)
 
 
 # Compiled as one function, so that layers of one shape share its trace.
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def fake_quant(
-    x: jax.Array, grid: Grid, bits: jax.Array, zero: bool, clipped_only: bool = False
+    x: jax.Array, grid: Grid, bits: jax.Array, form: Form, clipped_only: bool = False
 ) -> jax.Array:
     """x on the nearest level of a grid of round(bits) bits, differentiable in x, grid and bits.
 
@@ -159,22 +212,22 @@ def fake_quant(
     each bit (DQ, Uhlich et al. 2020, parametrisation U2). The backward pass keeps x in its own
     dtype and a few numbers per block, and recomputes the rest.
     """
-    return _fake_quant(x, grid, bits, zero, clipped_only)
+    return _fake_quant(x, grid, bits, form, clipped_only)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _fake_quant(x, grid, bits, zero, clipped_only):
-    return _fake_quant_fwd(x, grid, bits, zero, clipped_only)[0]
+def _fake_quant(x, grid, bits, form, clipped_only):
+    return _fake_quant_fwd(x, grid, bits, form, clipped_only)[0]
 
 
-def _fake_quant_fwd(x, grid, bits, zero, clipped_only):
+def _fake_quant_fwd(x, grid, bits, form, clipped_only):
     del clipped_only  # of the backward pass
-    to = levels(grid, jnp.rint(bits), zero, x.shape)
-    x_hat = level(nearest(widen(x), to), to, zero).astype(x.dtype)
+    to = levels(grid, jnp.rint(bits), form, x.shape)
+    x_hat = level(nearest(widen(x), to), to, form).astype(x.dtype)
     return x_hat, (x, grid, bits, to)
 
 
-def _fake_quant_bwd(zero, clipped_only, residual, g):
+def _fake_quant_bwd(form, clipped_only, residual, g):
     x, grid, bits, to = residual
     g, x = widen(g), widen(x)
     ratio, at = nearest(x, to), position(x, to)
@@ -183,8 +236,9 @@ def _fake_quant_bwd(zero, clipped_only, residual, g):
     # which the grid ends. PACT drops the inside part. In zero form the zero point is held, so that
     # `lo` receives nothing.
     d_width = jnp.where(inside, 0.0 if clipped_only else ratio - at, ratio)
-    d_lo = jnp.zeros_like(grid.lo) if zero else blocks.fold(g, grid.lo, alive & ~inside)
-    growth = jnp.log(2.0) * (1.0 + to.unit)
+    d_width = d_width * slope(to) if form.rounded else d_width
+    d_lo = jnp.zeros_like(grid.lo) if form.zero else blocks.fold(g, grid.lo, alive & ~inside)
+    growth = _growth(to, form)
     return (
         jnp.where(inside, g, 0.0).astype(residual[0].dtype),
         Grid(d_lo, blocks.fold(g * d_width, grid.width, alive)),

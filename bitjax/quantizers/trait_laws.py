@@ -209,8 +209,17 @@ def tells_its_numbers(s: Subject, x: jax.Array) -> None:
         require(bool(whole.all()), s, law, f"{where} an integer is none, or outside its ends")
         equal(stored, np.asarray(codes.codes), 0.0, s, law, where, "a code")
         equal(again, integers, 0.0, s, law, where, "the integer of a code")
+        if q.traits.narrow:
+            opposite = bool((spread.first == -spread.last).all())
+            require(opposite, s, law, f"{where} an integer of a narrow range has no opposite")
         ends = np.maximum(np.abs(spread.first), np.abs(spread.last)) * np.abs(spread.scale)
         atol = 2 * EPS * float(ends.max())
+        if q.traits.power_of_two:
+            atol, (share, power) = 0.0, np.frexp(spread.scale)
+            exact = (spread.scale == 0) | (
+                (share == 0.5) & (spread.rate == np.ldexp(1.0, 1 - power))
+            )
+            require(bool(exact.all()), s, law, f"{where} a scale is no power of two, or its rate")
         equal(spread.scale * integers, numbers(levels), atol, s, law, where, "scale * integer")
 
 

@@ -16,6 +16,7 @@ class Settings(NamedTuple):
       eval_batch_size: examples per evaluation step.
       seed: the seed of the batches' order, augmentation, initialisation and draws.
       augmentation: a name in `bitjax.data.AUGMENTATIONS`.
+      sums: whether the addends of residual sums are sites too, see `bitjax.Quantized`.
       calibration_size: training images, not augmented, on which a stage's new ranges are fitted.
       log_every: steps between two rows of metrics.
       checkpoint_every: steps between two checkpoints inside a stage.
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     eval_batch_size: int = 500
     seed: int = 0
     augmentation: str = "none"
+    sums: bool = False
     calibration_size: int = 512
     log_every: int = 10
     checkpoint_every: int = 100
@@ -60,6 +62,7 @@ SETTINGS: dict[str, Allowed] = {
     "eval_batch_size": integer(1, _MOST_EXAMPLES),
     "seed": integer(0, 2**32 - 1),
     "augmentation": choice(*sorted(AUGMENTATIONS)),
+    "sums": SWITCH,
     "calibration_size": integer(1),
     "log_every": integer(1),
     "checkpoint_every": integer(1),

@@ -121,7 +121,7 @@ class Work(NamedTuple):
 
     def wrap(self, stage: Stage) -> Quantized:
         """The model under a stage's rules."""
-        return Quantized(self.model, tuple(stage.rules))
+        return Quantized(self.model, tuple(stage.rules), sums=self.settings.sums)
 
     def enter(self, stage: Stage, variables: Variables) -> dict[str, Any]:
         """The variables with the stage's sites: new ones fitted, gone ones dropped."""
@@ -260,7 +260,7 @@ def make_work(
     args, kwargs = work.inputs(None, {"image": jnp.asarray(dataset.eval_sample(2))})
     if variables is None:
         variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
-    costs = site_costs(model, *args, **kwargs)
+    costs = site_costs(Quantized(model, sums=settings.sums), *args, **kwargs)
     for stage in method.stages:
         if stage.check is not None:
             stage.check(costs)

@@ -192,7 +192,8 @@ def finished_runs(folder: Path) -> Iterator[Case]:
 HERE = ("init_from", "parallel", "devices", "accumulate", "steps_per_dispatch")
 MEANS_THE_SAME = {
     ("name", "'abc'"), ("data.root", "'abc'"), ("name", "'a\\nb'"), ("data.root", "'a\\nb'"),
-    ("keep_best", "True"), ("tensorboard", "True"), ("data.mean", "[]"), ("budgets", "[]"),
+    ("keep_best", "True"), ("sums", "True"), ("tensorboard", "True"), ("data.mean", "[]"),
+    ("budgets", "[]"),
 }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.plain import Function
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.halfwave import halfwave
-from bitjax.quantizers.uniform import lsq, pact, uniform
+from bitjax.quantizers.learned_ranges import lsq, pact
+from bitjax.quantizers.uniform import uniform
 from bitjax.rules import rule
 
 

@@ -7,7 +7,8 @@ import pytest
 from bitjax.diagnostics.vitals import vitals
 from bitjax.quantizers.base import Axes, Codes, Quantizer, identity
 from bitjax.quantizers.bitlength import bitlength
-from bitjax.quantizers.uniform import lsq, pact, uniform
+from bitjax.quantizers.learned_ranges import lsq, pact
+from bitjax.quantizers.uniform import uniform
 
 NORMAL = jax.random.normal(jax.random.key(0), (4096,))
 

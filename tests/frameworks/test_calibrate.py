@@ -13,7 +13,8 @@ from bitjax.frameworks.codes import codes_of
 from bitjax.frameworks.linen import Quantized
 from bitjax.quantizers.bitlength import bitlength
 from bitjax.quantizers.bitplane import bitplane
-from bitjax.quantizers.uniform import lsq, uniform
+from bitjax.quantizers.learned_ranges import lsq
+from bitjax.quantizers.uniform import uniform
 from bitjax.rules import rule
 
 
@@ -230,3 +231,23 @@ def test_reestimated_statistics_are_plain_averages(wrapped):
 def test_a_model_without_batch_norm_has_nothing_to_reestimate():
     variables = nn.Dense(2).init(jax.random.key(0), X)
     same(reestimate_batch_stats(nn.Dense(2), variables, [X]), variables)
+
+
+class Shortened(nn.Module):
+    """A residual sum whose shortcut takes every second feature and pads one of zeros."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(6, name="first")(x))
+        y = nn.Dense(4, name="second")(x)
+        x = nn.relu(y + jnp.pad(x[:, ::2], ((0, 0), (0, 1))))
+        return nn.Dense(3, name="last")(x)
+
+
+def test_a_tensor_that_a_layer_and_a_sum_read_has_the_same_range_for_both():
+    rules = [rule(".*/kernel", None), rule(".*", uniform(bits=4, signed=False, range="mse"))]
+    model = Quantized(Shortened(), rules, sums=True)
+    variables = attach(model, Shortened().init(jax.random.key(0), X), X)
+    stats = calibrate(model, variables, [X, 2.0 * X])["quant_stats"]
+    same(stats["second"]["input"], stats["sum0"]["right"])
+    assert float(stats["sum0"]["right"]["clip_max"]) > 0

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from bitjax import Quantized, rule, uniform
-from bitjax.costs.measures import macs
+from bitjax.costs.measures import activation_bytes, bops, macs
 from bitjax.frameworks.costs import site_costs, total_macs
 from bitjax.models import CifarResNet
 
@@ -101,6 +101,21 @@ def test_a_tensor_read_by_several_layers_has_one_source():
     costs = site_costs(model, zeros(1, 3, 4))
     assert {costs[f"{p}/input"].source for p in ("query", "key", "value")} == {"query/input"}
     assert costs["out/input"].source == "out/input"
+
+
+def test_a_sum_computes_nothing_and_its_shortcut_is_the_array_that_the_next_layer_reads():
+    model, x = CifarResNet(depth=8, width=4), zeros(2, 8, 8, 3)
+    costs, plain = site_costs(Quantized(model, sums=True), x), site_costs(model, x)
+    added = {site: entry for site, entry in costs.items() if site not in plain}
+    blocks = [f"stage{i}/block1" for i in (1, 2, 3)]
+    assert [*added] == [f"{block}/sum0/{side}" for block in blocks for side in ("left", "right")]
+    assert {entry.macs for entry in added.values()} == {0}
+    assert macs(costs) == macs(plain) and bops({}, costs) == bops({}, plain)
+    for block in blocks:
+        assert added[f"{block}/sum0/right"].source == f"{block}/conv1/input"
+    # The other addends, a convolution's output each, are stored beside what layers read.
+    left = sum(entry.elements for site, entry in added.items() if site.endswith("left"))
+    assert activation_bytes({}, costs) == activation_bytes({}, plain) + 4 * left
 
 
 class Scanned(nn.Module):

@@ -13,7 +13,8 @@ from bitjax.frameworks.finite import first_nonfinite
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.tap import tap
-from bitjax.quantizers.uniform import lsq, uniform
+from bitjax.quantizers.learned_ranges import lsq
+from bitjax.quantizers.uniform import uniform
 from bitjax.rules import rule
 
 AXES = {"params": 0, "quant": 0, "quant_stats": 0}

@@ -355,6 +355,28 @@ def test_a_layer_that_cannot_be_quantized_is_named_where_a_rule_asks_for_it(monk
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_makes_sites_of_the_addends_of_sums(monkeypatch):
+    class Residual(nn.Module):
+        num_classes: int = 10
+
+        @nn.compact
+        def __call__(self, x, train: bool = False):
+            x = nn.relu(nn.Dense(4, name="first")(x.reshape(len(x), -1)))
+            return nn.Dense(self.num_classes, name="head")(x + nn.Dense(4, name="second")(x))
+
+    monkeypatch.setitem(MODELS, "residual", Residual)
+    rules = (("sum0/.*", {"name": "uniform", "bits": 6}), (".*", WEIGHT))
+    config = digits(model={"name": "residual"}, rules=rules)
+    with pytest.raises(ValueError, match="rule 'sum0/.*' does nothing"):
+        build_work(config)
+    config.sums = True
+    work = build_work(config)
+    assert {"sum0/left", "sum0/right"} < {*work.costs}
+    variables = work.enter(work.method.stages[0], work.start)
+    assert float(variables["quant"]["sum0"]["right"]["bits"]) == 6
+    assert run_doctor(work) is None
+
+
 def test_the_doctor_prints_its_findings_and_stops_a_run_in_one_line(capsys):
     work = build_work(digits(rules=((".*", {"name": "uniform", "bits": 1}),)))
     with pytest.raises(ValueError, match="the doctor stopped the run before its first") as caught:
@@ -407,6 +429,8 @@ def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
     start = find_start("pretrained/cifar10_resnet20.npz")
     found = load_start(start, MODELS["resnet20"](), sample)
     assert found["params"]["head"]["kernel"].shape == (64, 10)
+    folded = load_start(start, MODELS["resnet20"](norm="none"), sample)
+    assert [*folded] == ["params"] and folded["params"]["stem"]["bias"].shape == (16,)
 
 
 def test_a_run_starts_from_another_runs_final_weights(tmp_path):
@@ -475,7 +499,7 @@ SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take
 
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
-VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn"}
+VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn", "resnet20_int8"}
 
 
 def arguments(path):
@@ -503,9 +527,10 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
     side = SIDES.get(spec["model"]["name"], 32)
     image = (8, 8, 1) if spec["data"]["name"] == "digits" else (side, side, 3)
     x = np.zeros((2, *image), np.float32)
-    sites = bj.site_costs(model, x)
+    wrap = partial(bj.Quantized, model, sums=spec["sums"])
+    sites = bj.site_costs(wrap(), x)
     for chosen_rules in {id(stage.rules): stage.rules for stage in method.stages}.values():
-        shapes = jax.eval_shape(bj.Quantized(model, chosen_rules).init, jax.random.PRNGKey(0), x)
+        shapes = jax.eval_shape(wrap(chosen_rules).init, jax.random.PRNGKey(0), x)
         chosen = {site for site in sites if quantizer_of(chosen_rules, site)}
         if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq"):  # ends stay float
             assert chosen == (set(sites) if rules else set())
@@ -571,13 +596,14 @@ def test_all_imagenet_configs_read_the_same_images():
 
 def shrink(config, monkeypatch):
     """Makes a config's model small; dense layers of 4096 take minutes to solve."""
-    config.model.width = 4
+    config.model.width = 2
     if config.model.name == "resnet50":
-        small = partial(ImageNetResNet, blocks=(1, 1, 1, 1), bottleneck=True)
+        small = partial(ImageNetResNet, blocks=(1, 1), bottleneck=True)
         monkeypatch.setitem(MODELS, "resnet50", small)
     if config.model.name == "resnet18":
         monkeypatch.setitem(MODELS, "resnet18", partial(ImageNetResNet, blocks=(1, 1)))
     if config.model.name == "mobilenet_v2":
+        config.model.width = 4  # its least
         config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 1))
 
 

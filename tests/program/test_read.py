@@ -178,6 +178,20 @@ def test_addends_of_residual_sums_are_sites_on_request_and_a_gelus_terms_are_not
     assert found == {"sum0/left", "sum0/right"}
 
 
+def test_an_addend_that_takes_pixels_and_pads_zeros_is_the_array_before_it():
+    def shortcut(filled):
+        def fn(params, x):
+            y = jnp.tanh(x @ params["a"]["w"])
+            padded = jnp.pad(y[::2], ((0, 0), (1, 1)), constant_values=filled)
+            return y[::2] @ params["b"]["w"] + padded
+
+        program = read(fn, {"a": {"w": W}, "b": {"w": normal(4, 6)}}, X, sums=True)
+        return program.sites["sum0/right"].shape
+
+    assert shortcut(0.0) == (5, 4)
+    assert shortcut(1.0) == (3, 6)  # what is padded is to be quantized too
+
+
 def test_a_leaf_is_the_kernel_of_a_quantizer_even_when_it_is_cast_and_sliced():
     def half(params, x):
         return x.astype(jnp.bfloat16) @ params["w"].astype(jnp.bfloat16)[:, 1:].T.reshape(3, 4).T

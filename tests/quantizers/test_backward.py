@@ -24,6 +24,7 @@ from bitjax.quantizers import (
     uniform,
 )
 from bitjax.quantizers.bitlength import blend_quant
+from bitjax.quantizers.forms import ENDS, ZERO
 from bitjax.quantizers.grid import Grid, fake_quant, is_inside, levels, position
 from bitjax.quantizers.ste import round_ste
 
@@ -64,7 +65,7 @@ def test_gradients_to_x_and_range_are_those_of_the_frozen_surrogate(bits):
         @jax.jit
         def value_and_pull(g):
             def quantize(x, grid):
-                return fake_quant(x, grid, jnp.float64(bits), False)
+                return fake_quant(x, grid, jnp.float64(bits), ENDS)
 
             x_hat, pull = jax.vjp(quantize, jnp.array(X), grid)
             return x_hat, pull(g)
@@ -93,22 +94,22 @@ def test_the_gradient_to_bits_is_that_of_a_step_that_halves_with_each_bit(bits):
     weights = np.arange(1.0, 8.0)
     with jax.enable_x64(True):
         grid = Grid(jnp.float64(LO), jnp.float64(WIDTH))
-        d_bits = jax.grad(lambda n: jnp.sum(weights * fake_quant(jnp.array(X), grid, n, False)))(
+        d_bits = jax.grad(lambda n: jnp.sum(weights * fake_quant(jnp.array(X), grid, n, ENDS)))(
             jnp.float64(bits)
         )
     expected = np.sum(weights * np.where(inside, derivative(of_bits, bits), 0.0))
     np.testing.assert_allclose(d_bits, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("zero", [False, True])
-def test_the_blend_is_linear_in_bits_within_a_cell(zero):
+@pytest.mark.parametrize("form", [ENDS, ZERO])
+def test_the_blend_is_linear_in_bits_within_a_cell(form):
     with jax.enable_x64(True):
         grid = Grid(jnp.float64(LO), jnp.float64(WIDTH))
 
         @jax.jit
         def total(n):
             weights = jnp.arange(1.0, 8.0)
-            return jnp.sum(weights * blend_quant(jnp.array(X), grid, n, jnp.float64(1.0), zero))
+            return jnp.sum(weights * blend_quant(jnp.array(X), grid, n, jnp.float64(1.0), form))
 
         slope = jax.jit(jax.grad(total))
         for bits in (0.3, 1.0, 1.4, 3.7, 8.0):
@@ -142,7 +143,7 @@ def naive_blend(x, lo, width, n):
 
 
 def fused_blend(x, lo, width, n):
-    return blend_quant(x, Grid(lo, width), n, jnp.float32(1.0), False)
+    return blend_quant(x, Grid(lo, width), n, jnp.float32(1.0), ENDS)
 
 
 @pytest.mark.parametrize(
@@ -272,13 +273,13 @@ def test_the_ends_of_a_range_are_inside_at_every_number_of_bits():
     for bits in range(1, 18):
         x = jnp.array([-0.3, 2.9])
         grid = Grid(x[0], x[1] - x[0])
-        to = levels(grid, jnp.float32(bits), False, x.shape)
+        to = levels(grid, jnp.float32(bits), ENDS, x.shape)
         assert is_inside(position(x, to), to).all()
 
 
-@pytest.mark.parametrize("zero", [False, True])
-def test_below_one_bit_x_keeps_the_share_of_its_gradient_within_the_whole_range(zero):
+@pytest.mark.parametrize("form", [ENDS, ZERO])
+def test_below_one_bit_x_keeps_the_share_of_its_gradient_within_the_whole_range(form):
     x = jnp.array([-0.4, 0.1, 0.9, 1.7])
     grid = Grid(jnp.float32(0.0), jnp.float32(1.0))
-    d_x = jax.grad(lambda x: jnp.sum(blend_quant(x, grid, 0.25 * jnp.ones(()), jnp.ones(()), zero)))
+    d_x = jax.grad(lambda x: jnp.sum(blend_quant(x, grid, 0.25 * jnp.ones(()), jnp.ones(()), form)))
     np.testing.assert_array_equal(d_x(x), [0.0, 0.25, 0.25, 0.0])

@@ -7,6 +7,7 @@ import pytest
 
 from bitjax.quantizers import Axes, bitlength, uniform
 from bitjax.quantizers.bitlength import MODES, blend_quant
+from bitjax.quantizers.forms import ENDS
 from bitjax.quantizers.grid import Grid
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(50, 4)), jnp.float32)
@@ -91,7 +92,7 @@ def test_sharpening_multiplies_the_slope_inside_the_ramp_and_leaves_it_outside()
 
     def slope(n):
         def total(n):
-            return jnp.sum(X * blend_quant(X, grid, n, jnp.float32(4.0), False))
+            return jnp.sum(X * blend_quant(X, grid, n, jnp.float32(4.0), ENDS))
 
         return float(jax.grad(total)(jnp.float32(n)))
 
@@ -193,7 +194,7 @@ def test_nearest_is_the_best_integer_where_descent_ends_and_up_is_often_one_too_
     @jax.vmap
     def error_and_slope(n):
         def error(n):
-            return jnp.mean((blend_quant(x, grid, n, jnp.float32(1.0), False) - x) ** 2)
+            return jnp.mean((blend_quant(x, grid, n, jnp.float32(1.0), ENDS) - x) ** 2)
 
         return jax.value_and_grad(error)(n)
 

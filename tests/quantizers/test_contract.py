@@ -148,6 +148,29 @@ def rows():
         one = row(partial(low_bit, 4, fit=fit), range(2, 17), constant=None, ordered=False)
         yield f"low_bit-{fit}", one._replace(slow=fit == "rounded")
 
+    yield from hardware_rows()
+
+
+def hardware_rows():
+    """Scales that are powers of two, which hold no constant, and codes with opposites."""
+    rounded, narrow = {"scale": "power_of_two"}, {"narrow": True, "signed": True}
+    learned = {"zero_on_grid": True, "min_bits": 2.0, **rounded}
+    for make, name, one in (
+        (uniform, "as-the-data", rounded),
+        (uniform, "signed-per_channel", form("per_channel", signed=True, **rounded)),
+        (uniform, "mse-narrow", {"range": "mse", **rounded, **narrow}),
+        (lsq, "unsigned", {"signed": False, **rounded}),
+        (lsq, "narrow-per_channel", form("per_channel", **rounded, narrow=True)),
+        (bitlength, "blend-narrow", {**learned, **narrow}),
+        (bitlength, "ste-learned", {**learned, "range": "learned", "mode": "ste"}),
+    ):
+        bits = range(1 if make is uniform and "narrow" not in one else 2, 17)
+        claims = {"constant": None, "any_bits": make is not lsq, "fractional": make is bitlength}
+        one = row(partial(make, 4, **one), bits, slow=name != "mse-narrow", **claims)
+        yield f"{make.__name__}-power_of_two-{name}", one
+    # Its end is a level, and so is a constant.
+    yield "uniform-narrow", row(partial(uniform, 4, **narrow), range(2, 17), slow=True)
+
 
 ROWS = dict(rows())
 
