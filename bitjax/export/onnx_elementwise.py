@@ -72,10 +72,10 @@ def _integer_pow(w, node, x):
     exponent = node.params["y"]
     if exponent == 0:
         return w.node("Add", [w.node("Mul", [x, _number(w, 0)]), _number(w, 1)])
-    result, square, left = None, x, abs(exponent)
+    result, square, left = "", x, abs(exponent)
     while left:
         if left & 1:
-            result = square if result is None else w.node("Mul", [result, square])
+            result = w.node("Mul", [result, square]) if result else square
         left >>= 1
         if left:
             square = w.node("Mul", [square, square])
@@ -147,11 +147,10 @@ def _sum(kind: str) -> Write:
         if w.profile != "integers" or place is None:
             return w.op(kind, names, like)
         # A product of two float32 is exact in float64.
-        wide = w.onnx.TensorProto.DOUBLE
-        given = [w.node("Cast", [name], to=wide) for name in w.factors[names[place]]]
-        ins = [w.node("Cast", [name], to=wide) if i != place else w.node("Mul", given)
-               for i, name in enumerate(names)]  # fmt: skip
-        return w.op("Cast", [w.node(kind, ins)], like, to=w.onnx.TensorProto.FLOAT)
+        factors = [w.double(name) for name in w.factors[names[place]]]
+        names = [name if i == place else w.double(name) for i, name in enumerate(names)]
+        names[place] = w.node("Mul", factors)
+        return w.op("Cast", [w.node(kind, names)], like, to=w.onnx.TensorProto.FLOAT)
 
     return write
 

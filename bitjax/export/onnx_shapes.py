@@ -18,9 +18,14 @@ def int64(w: Writer, numbers: Sequence[int]) -> str:
 
 def reshaped(w: Writer, x: Value, shape: Sequence[int], batch: int | None) -> Value:
     """The value in another shape; what was thin is written in full, unless it stays an axis."""
-    shape = tuple(shape)
     if isinstance(x, np.ndarray):
-        return x.reshape(shape)
+        return x.reshape(tuple(shape))
+    return reshaped_tensor(w, x, shape, batch)
+
+
+def reshaped_tensor(w: Writer, x: Tensor, shape: Sequence[int], batch: int | None) -> Tensor:
+    """`reshaped` of what is no constant."""
+    shape = tuple(shape)
     if x.shape == shape and x.batch == batch:
         return x
     old = [axis for axis in range(len(x.shape)) if x.shape[axis] > 1 or axis == x.batch]
@@ -74,7 +79,7 @@ def _broadcast_in_dim(w, node, ins, out):
     for axis, place in enumerate(places):
         kept[place] = x.shape[axis]
     batch = places[x.batch] if x.batch is not None else None
-    x = reshaped(w, x, kept, batch)
+    x = reshaped_tensor(w, x, kept, batch)
     thin = {a for a in range(rank) if x.is_one(a) and (out.shape[a] > 1 or a == out.batch_axis)}
     return x._replace(shape=tuple(out.shape), batch=out.batch_axis, thin=frozenset(thin))
 

@@ -15,6 +15,7 @@ from bitjax.export.deploy import exact_rules
 from bitjax.export.graph import graph_of
 from bitjax.export.interpreter import interpret
 from bitjax.export.onnx_qdq import stored, stored_input
+from bitjax.models.mobilenet import STAGES
 from bitjax.models.pretrained import RESNET_MEAN, RESNET_STD, load_resnet
 from bitjax.quantizers import deployed
 from bitjax.variables import nest
@@ -53,8 +54,8 @@ SITES = {
     "plain/input": (deployed.affine("offset", "symmetric"), 8, (), {}),
     "depthwise/kernel": (deployed.affine("offset", "narrow"), 2, (), {}),
     "depthwise/input": (deployed.affine("offset", "unsigned"), 2, (), {"edges": EDGES}),
-    "wide/kernel": (deployed.affine("offset", "symmetric"), 12, (), {}),  # sums pass 2^24
-    "wide/input": (deployed.affine("offset", "unsigned"), 14, (), {}),
+    "wide/kernel": (deployed.affine("offset", "symmetric"), 14, (), {}),  # sums pass 2^24
+    "wide/input": (deployed.affine("offset", "unsigned"), 15, (), {}),
     "table/kernel": (deployed.table(), 3, None, {"levels": TABLE}),
     "table/input": (deployed.table(), 3, None, {"levels": TABLE, "edges": TABLE[1:] - 0.1}),
     "groups/kernel": (deployed.affine("offset", "stored"), 4, (2, 8), {"first": np.float32(-3)}),
@@ -259,12 +260,12 @@ class Attention(nn.Module):
 MODELS = {
     "mlp": (models.MLP(features=(8, 6)), (8, 8)),
     "cnn": (models.SmallCNN(), (8, 8, 1)),
-    "resnet20": (models.CifarResNet(depth=20, width=2), (32, 32, 3)),
-    "resnet18": (models.resnet18(width=4), (64, 64, 3)),
-    "resnet50": (models.resnet50(width=4), (64, 64, 3)),
+    "resnet8": (models.CifarResNet(depth=8, width=4), (32, 32, 3)),
+    "resnet18": (models.resnet18(width=4), (32, 32, 3)),
+    "resnet50": (models.ImageNetResNet(blocks=(1, 2), bottleneck=True, width=4), (32, 32, 3)),
     "vgg": (models.VGGSmall(width=4), (32, 32, 3)),
     "alexnet": (models.AlexNet(width=4), (64, 64, 3)),
-    "mobilenet": (models.MobileNetV2(width=8, num_classes=10), (32, 32, 3)),
+    "mobilenet": (models.MobileNetV2(width=8, stages=STAGES[:2]), (32, 32, 3)),
     "attention": (Attention(), (8, 8, 3)),
 }
 
@@ -295,8 +296,8 @@ def test_qonnx_counts_the_costs_that_bitjax_counts(tmp_path):
     bj.to_onnx(fixed, x, path=path, profile="qonnx", free_batch=False)
     found = cost(str(path), discount_sparsity=False)["total_cost"]
     costs = bj.site_costs(fixed.model, x)
-    assert found["total_macs"] == bj.total_macs(costs)
-    assert found["total_bops"] == bj.bops(fixed.variables, costs)
+    assert found["total_macs"] == bj.total_macs(fixed.model, x)
+    assert found["total_bops"] == bj.bops(bj.bits_of(fixed.variables), costs)
 
 
 @pytest.mark.slow
