@@ -93,7 +93,10 @@ class Walk:
             return x
         scale = spread(np.asarray(node.params["scale"], np.float32), x.shape)
         scale = scale.transpose(x.order) if scale.ndim else scale
-        return self.w.op("Mul", [x.name, self.w.constant(scale)], x, name=node.name)
+        factors = [x.name, self.w.constant(scale)]
+        found = self.w.op("Mul", factors, x, name=node.name)
+        self.w.factors[found.name] = factors
+        return found
 
     # ---- products -------------------------------------------------------------------------------
 
