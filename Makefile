@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 # Whether a run is made, resumed or refused does not depend on how its programs compile. The other
 # slow tests compile as users do.
-WHOLE_RUNS := tests/launch tests/methods tests/training
+WHOLE_RUNS := tests/launch tests/training
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 help:
