@@ -8,8 +8,8 @@ RUN := $(VENV)/bin/python
 # A worker loads JAX and compiles on one core; more of them than cores only swap places.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 # Whether a run is made, resumed or refused does not depend on how its programs compile. The other
-# slow tests compile as users do.
-WHOLE_RUNS := tests/launch tests/methods tests/training
+# slow tests compile as users do; one that trains for long would take minutes without optimisation.
+WHOLE_RUNS := tests/launch tests/training
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 help:
