@@ -7,6 +7,9 @@ VENV := .venv-$(VERSION)
 RUN := $(VENV)/bin/python
 # A worker loads JAX and compiles on one core; more of them than cores only swap places.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+# Whether a run is made, resumed or refused does not depend on how its programs compile. The other
+# slow tests compile as users do; one that trains for long would take minutes without optimisation.
+WHOLE_RUNS := tests/launch tests/training
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 help:
@@ -34,7 +37,8 @@ test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.installed-test $(VENV)/.installed-dev
-	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL)
+	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL) $(WHOLE_RUNS:%=--ignore=%)
+	HYPOTHESIS_PROFILE=slow COMPILE_QUICKLY=1 $(RUN) -m pytest -m slow $(PARALLEL) $(WHOLE_RUNS)
 
 test-all: test test-slow
 

@@ -24,6 +24,7 @@ from bitjax.diagnostics.doctor import doctor as doctor
 from bitjax.diagnostics.findings import Finding as Finding
 from bitjax.diagnostics.findings import doctor_report as doctor_report
 from bitjax.diagnostics.summary import summary as summary
+from bitjax.export.biases import integer_biases as integer_biases
 from bitjax.export.check import ExportCheck as ExportCheck
 from bitjax.export.check import check_export as check_export
 from bitjax.export.deploy import Deployed as Deployed

@@ -73,14 +73,15 @@ print(f"float {float_result['accuracy']:.2%}, quantized {result['accuracy']:.2%}
 # every site into `quant`. What it returns evaluates to the figure above, bit for bit.
 
 # %%
-images, labels = np.float32(digits.eval_images) / 16, digits.eval_labels
+test = digits.eval_sample(digits.num_eval)
+images = np.float32(test) / 16
 fixed = bj.deploy(model, variables, images)
 logits = jax.jit(fixed.model.apply)(fixed.variables, images)
 print("logits are equal:", bool((logits == jax.jit(model.apply)(variables, images)).all()))
 codes = bj.codes_of(*fixed, images)
 for site, kernel in codes.items():
     least, most = int(kernel.codes.min()), int(kernel.codes.max())
-    scale = float(kernel.numbers.scale)
+    scale = float(kernel.params["scale"])
     print(f"{site:13} codes {least} .. {most:2}, scale 2^{np.log2(scale):.0f}")
 
 # %% [markdown]
@@ -125,7 +126,7 @@ print("read back, logits are equal:", bool((again == logits).all()))
 graph = graph_of(fixed, images)
 for node in graph.nodes[:8]:
     print(f"{node.op:22}{node.name}")
-few = images[:32]
+few = np.asarray(images)[:32]
 ran = interpret(graph, few)
 own = bj.integer_model(fixed, few).sites(few)
 for site, integers in ran.integers.items():
@@ -153,7 +154,7 @@ for profile in ("integers", "qdq"):
 
 # %%
 content = bj.to_stablehlo(fixed, images, path=away / "model.stablehlo")
-elsewhere = jax.export.deserialize(content).call(images)
+elsewhere = jax.export.deserialize(bytearray(content)).call(images)
 print("logits are equal:", bool((np.asarray(elsewhere) == logits).all()))
 
 # %% [markdown]

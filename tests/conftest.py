@@ -2,19 +2,14 @@
 
 import logging
 import os
-from importlib.metadata import version
 from pathlib import Path
+
+from tests.compiling import QUICKLY, SLOW, compile_quickly
 
 # Before the first import of jax, which reads them once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time goes into compiling programs that run for milliseconds. Without optimisation,
-# in one piece and without the emitters of fusions that is half of it; jaxlib 0.12 knows no other
-# emitters, and dies of a flag that it does not know. The slow tests compile as users do.
-if os.environ.get("HYPOTHESIS_PROFILE", "default") == "default":
-    quick = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
-    if version("jaxlib").startswith("0.10."):
-        quick.append("--xla_cpu_use_fusion_emitters=false")
-    os.environ.setdefault("XLA_FLAGS", " ".join(quick))
+if QUICKLY:
+    compile_quickly()
 
 import hypothesis
 import pytest
@@ -27,6 +22,15 @@ for name in ("absl", "jax", "orbax"):
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.register_profile("slow", deadline=None, derandomize=True, max_examples=200)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session", autouse=SLOW)
+def programs_that_tests_start_compile_quickly():
+    """Whether a run is resumed, refused or killed does not depend on how its steps compile."""
+    import jax
+
+    jax.devices()  # this process has read its own flags now
+    compile_quickly()
 
 
 @pytest.fixture(scope="session")

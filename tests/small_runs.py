@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ CASES = {
     # Bits learned under a budget, rounded, frozen, fine-tuned.
     "bitpruning": Case(
         (128, 64),
-        {"name": "bitpruning", "steps": 90, "fine_tune": 0.4, "distill": 0.5, **SHARED},
+        {"name": "bitpruning", "steps": 60, "fine_tune": 0.4, "distill": 0.5, **SHARED},
         ((".*", {"name": "bitlength", "init": 6.0}),),
         ({"metric": "bits", "limit": 4.0},),
     ),
@@ -213,9 +214,10 @@ def run_whole(setting: Setting, folder: Path) -> Whole:
         begins, ends = process.when(setting.case.begins), process.when(setting.case.ends)
         assert begins and ends, process.said
         special = ends - begins
-    share = 0.4  # of the time that it takes to compile and run
+    # Shares of the time that it takes to compile and run.
+    share, special_share = 0.6, 0.4
     rows = len(read_rows(folder / "metrics.jsonl"))
-    return Whole(folder, share * seconds, share * special, rows)
+    return Whole(folder, share * seconds, special_share * special, rows)
 
 
 def outcome(folder: Path) -> tuple:
@@ -238,9 +240,12 @@ def outcome(folder: Path) -> tuple:
     return rows, result, (folder / "bits.csv").read_text(), saved["variables"]
 
 
+_reference = cache(outcome)  # the run that others are compared with is read once
+
+
 def assert_same_run(folder: Path, other: Path) -> None:
     """Two finished runs have the same rows, bits, results and variables, bit for bit."""
-    *files, variables = outcome(folder)
+    *files, variables = _reference(folder)
     *other_files, other_variables = outcome(other)
     assert files == other_files
     jax.tree.map(np.testing.assert_array_equal, variables, other_variables)

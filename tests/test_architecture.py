@@ -2,9 +2,9 @@
 
 import ast
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,10 +51,34 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def holds_for(files: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Makes a rule about one file a test of all of them, which says every file that breaks it."""
+
+    def of_rule(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test():
+            broken = []
+            for path in files:
+                try:
+                    rule(path)
+                except AssertionError as error:
+                    broken.append(f"{name_of(path)}: {error}")
+            assert not broken, "\n".join(broken)
+
+        return test
+
+    return of_rule
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Every module that a file imports, at its top or inside a function, by its full name."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -79,7 +103,7 @@ def layer_of(path: Path) -> str | None:
     return layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@holds_for(FILES)
 def test_imports_go_one_way(path):
     modules = imported(path)
     assert not tops(modules) & {"tensorflow", "tensorflow_cpu"}
@@ -102,7 +126,7 @@ def test_imports_go_one_way(path):
         assert not whole, f"{name_of(path)} imports {sorted(whole)}: name the file it is in"
 
 
-@pytest.mark.parametrize("path", OURS, ids=name_of)
+@holds_for(OURS)
 def test_libraries_stay_on_their_floors(path):
     own, libraries = layer_of(path), tops(imported(path))
     if own == "quantizers":
@@ -117,10 +141,10 @@ def test_libraries_stay_on_their_floors(path):
         assert "absl" not in libraries, "flags are the command line's"
 
 
-@pytest.mark.parametrize("path", [p for p in OURS if layer_of(p) in BELOW_CLI], ids=name_of)
+@holds_for([p for p in OURS if layer_of(p) in BELOW_CLI])
 def test_messages_below_the_command_line_name_no_flags_and_no_commands(path):
     bad = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         says = isinstance(node, ast.Raise) or (
             isinstance(node, ast.Call)
             and getattr(node.func, "id", getattr(node.func, "attr", ""))
@@ -137,7 +161,7 @@ def test_no_module_is_hidden_by_a_public_name():
     modules = {p.stem for p in ROOT.glob("bitjax/*.py")} | {p.name for p in ROOT.glob("bitjax/*/")}
     public = {
         alias.asname or alias.name
-        for node in ast.walk(ast.parse((ROOT / "bitjax/contents.py").read_text()))
+        for node in ast.walk(tree_of(ROOT / "bitjax/contents.py"))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
@@ -168,17 +192,17 @@ def test_files_do_not_import_each_other_in_circles():
         visit(name, [])
 
 
-@pytest.mark.parametrize("path", OURS, ids=name_of)
+@holds_for(OURS)
 def test_what_takes_long_to_import_is_imported_where_it_is_used(path):
-    top = ast.parse(path.read_text()).body
+    top = tree_of(path).body
     names = {a.name for node in top if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
     assert not SLOW & tops(names)
 
 
-@pytest.mark.parametrize("path", OURS, ids=name_of)
+@holds_for(OURS)
 def test_what_is_public_has_a_docstring(path):
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert ast.get_docstring(tree), f"{name_of(path)} does not say what it is for"
     bare = [
         f"{name_of(path)}:{node.lineno} {node.name}"
@@ -202,7 +226,7 @@ def exported() -> set[tuple[str, str]]:
     found = {
         (node.module or "", alias.name)
         for path in (ROOT / "bitjax/contents.py", *ROOT.glob("bitjax/**/__init__.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
@@ -224,12 +248,12 @@ def definitions(body: list[ast.stmt], module: str) -> list[ast.FunctionDef | ast
     return found
 
 
-@pytest.mark.parametrize("path", OURS, ids=name_of)
+@holds_for(OURS)
 def test_what_nobody_exports_has_no_sections_in_its_docstring(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     bad = [
         f"{name_of(path)}:{node.lineno} {node.name}"
-        for node in definitions(ast.parse(path.read_text()).body, module)
+        for node in definitions(tree_of(path).body, module)
         if SECTIONS.search(ast.get_docstring(node) or "")
     ]
     assert not bad, "one line says it; export the name or document it in docs/api for more:\n" + (
@@ -248,7 +272,7 @@ def code_lines(node: ast.AST, text: list[str]) -> int:
     return sum(bool(line) and not line.startswith("#") for line in code)
 
 
-@pytest.mark.parametrize("path", OURS, ids=name_of)
+@holds_for(OURS)
 def test_no_file_and_no_function_is_too_long_to_read(path):
     text = path.read_text().splitlines()
     assert len(text) <= MOST_LINES, f"{name_of(path)} has {len(text)} lines: which idea can leave?"
@@ -256,7 +280,7 @@ def test_no_file_and_no_function_is_too_long_to_read(path):
         return
     long = {
         node.name: count
-        for node in ast.walk(ast.parse("\n".join(text)))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef) and (count := code_lines(node, text)) > MOST_CODE
     }
     assert not long, f"{name_of(path)}: lines of code {long}, at most {MOST_CODE}"

@@ -95,7 +95,8 @@ def test_a_notebook_opens_with_its_only_title_and_its_links_lead_somewhere(sourc
 
 @every_notebook
 @pytest.mark.slow
-def test_a_notebook_runs_from_a_clean_kernel_without_a_warning(source):
+def test_a_notebook_runs_from_a_clean_kernel_without_a_warning(source, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # it trains for long; it compiles as users do
     began = time.monotonic()
     check_outputs(execute(source))
     # A minute on two cores that do nothing else is what is promised, and `make notebooks` prints

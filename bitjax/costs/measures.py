@@ -298,7 +298,8 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
 
     A code counts its bits, an entry of a table of bits one byte. Everything else counts four bytes:
     a quantizer's other leaves, the ends or the scale of an observed range, parameters without a
-    site and the running statistics of normalisations. A kernel that is made of fewer parameters, as
+    site and the running statistics of normalisations. Ends that all are opposites, or all start at
+    0, are one number each. A kernel that is made of fewer parameters, as
     a product of two, counts itself.
 
     Args:
@@ -311,13 +312,24 @@ def model_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
       64.0
     """
 
-    def leaves(collection):
-        tree = variables.get(collection, {})
-        return [(p[-1].key, np.size(x)) for p, x in jax.tree_util.tree_leaves_with_path(tree)]
-
+    tables = jax.tree_util.tree_leaves_with_path(variables.get(QUANT, {}))
     codes = float(kernel_bytes(bits_of(variables), costs))
     kernels = sum(cost.elements for cost in costs.values() if cost.role == "kernel")
     floats = sum(np.size(x) for x in jax.tree.leaves(floats_of(variables)))
-    tables = sum(size * (1 if name == "bits" else 4) for name, size in leaves(QUANT))
-    ranges = sum(size for name, size in leaves(STATS) if name in ("clip_min", "clip_max", "scale"))
-    return codes + 4.0 * max(0, floats - kernels) + tables + 4.0 * ranges
+    numbers = sum(np.size(x) * (1 if path[-1].key == "bits" else 4) for path, x in tables)
+    ranges = _numbers_of_ranges(variables.get(STATS, {}))
+    return codes + 4.0 * max(0, floats - kernels) + numbers + 4.0 * ranges
+
+
+def _numbers_of_ranges(stats):
+    """How many numbers observed ranges need."""
+    found = 0
+    for leaf, x in (leaves := dict(jax.tree_util.tree_leaves_with_path(stats))).items():
+        low = leaves.get((*leaf[:-1], jax.tree_util.DictKey("clip_min")))
+        if leaf[-1].key == "clip_max" and low is not None:
+            # The start follows from the end where all blocks say so.
+            follows = np.array_equal(low, -np.asarray(x)) or not np.any(low)
+            found += np.size(x) * (1 if follows else 2)
+        elif leaf[-1].key == "scale":
+            found += np.size(x)
+    return found

@@ -16,9 +16,8 @@ from bitjax.export.integer_model import IntegerModel, compiled, integer_model
 from bitjax.export.law import ImageDifferences, Verdict
 from bitjax.export.margins import margins
 from bitjax.export.nodes import LOOKUP, Ran, arrays_of, tensors_of
-from bitjax.export.runtimes import RUNTIMES, Runtime, open_file
 
-_RIGHT = ("site", "codes", "differ")
+RUNTIMES = ("onnxruntime", "qonnx", "numpy", "jax", "jax.export")
 
 
 class SiteCheck(NamedTuple):
@@ -127,10 +126,12 @@ class Checker:
     def __init__(
         self, path: str | os.PathLike, deployed: Deployed, *args: Any, runtime: str = "", **kwargs
     ):
+        from bitjax.export.runtimes import open_file  # `import bitjax` is lighter without it
+
         self.file = Path(path).name
         self.own: IntegerModel = integer_model(deployed, *args, **kwargs)
         graph = self.own.graph
-        self.runtime: Runtime = open_file(path, deployed, graph, args, kwargs, runtime)
+        self.runtime = open_file(path, deployed, graph, args, kwargs, runtime)
         self._numbers = tensors_of(graph)
         self._nodes = {out: node for node in graph.nodes for out in node.outs}
         self._before = None

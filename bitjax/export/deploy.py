@@ -36,7 +36,7 @@ class Deployed(NamedTuple):
         `quant_stats`.
     """
 
-    model: Model
+    model: Any
     variables: dict[str, Any]
 
 

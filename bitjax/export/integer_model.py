@@ -23,7 +23,7 @@ from bitjax.export.nodes import (
     tensors_of,
 )
 from bitjax.program.body import Op
-from bitjax.program.integers import sum_of_integers
+from bitjax.program.integers import sum_in_int32, sum_of_integers
 from bitjax.quantizers import blocks, deployed
 
 # Arrays of nodes that quantize; `bits` and names are for files.
@@ -181,10 +181,11 @@ def _integers(x, coding, rate, first, last, scale, edges=None):
 
 def _sum(node: Node, given: list[Any]) -> Any:
     """A product of integers, exact where its accumulator says so."""
-    dtype = jnp.int32 if node.params["accumulator"] == "int32" else jnp.float32
-    left, right = (jnp.asarray(x).astype(dtype) for x in given)
+    left, right = (jnp.asarray(x).astype(jnp.float32) for x in given)
     params = {k: v for k, v in node.params.items() if k not in ("accumulator", "largest")}
     op = Op(node.eqn.replace(params=params), [], "", node.name)
     if node.params["accumulator"] == "rounded":
         return sum_of_integers(op, left, right, node.params["largest"])
+    if node.params["accumulator"] == "int32":
+        return sum_in_int32(op, left, right)
     return op([left, right])[0]

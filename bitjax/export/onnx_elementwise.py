@@ -72,10 +72,10 @@ def _integer_pow(w, node, x):
     exponent = node.params["y"]
     if exponent == 0:
         return w.node("Add", [w.node("Mul", [x, _number(w, 0)]), _number(w, 1)])
-    result, square, left = None, x, abs(exponent)
+    result, square, left = "", x, abs(exponent)
     while left:
         if left & 1:
-            result = square if result is None else w.node("Mul", [result, square])
+            result = w.node("Mul", [result, square]) if result else square
         left >>= 1
         if left:
             square = w.node("Mul", [square, square])
@@ -131,7 +131,28 @@ def _mul(w, node, ins, out):
         mean, count = w.means[sums[0].name]
         if others[0].dtype == np.float32 and others[0].item() == np.float32(1 / count):
             return sums[0]._replace(name=mean)
-    return _plain("Mul")(w, node, ins, out)
+    names, like = aligned(w, ins, out)
+    found = w.op("Mul", names, like)
+    if np.dtype(out.dtype) == np.float32:
+        w.factors[found.name] = names
+    return found
+
+
+def _sum(kind: str) -> Write:
+    """A sum; in `integers` one with a product is rounded once, as compilers of JAX contract it."""
+
+    def write(w, node, ins, out):
+        names, like = aligned(w, ins, out)
+        place = next((i for i, name in enumerate(names) if name in w.factors), None)
+        if w.profile != "integers" or place is None:
+            return w.op(kind, names, like)
+        # A product of two float32 is exact in float64.
+        factors = [w.double(name) for name in w.factors[names[place]]]
+        names = [name if i == place else w.double(name) for i, name in enumerate(names)]
+        names[place] = w.node("Mul", factors)
+        return w.op("Cast", [w.node(kind, names)], like, to=w.onnx.TensorProto.FLOAT)
+
+    return write
 
 
 def _convert(w, node, ins, out):
@@ -164,7 +185,7 @@ def _power(base: float) -> Write:
 
 
 PLAIN = {
-    "add": "Add", "add_any": "Add", "sub": "Sub", "div": "Div", "min": "Min",
+    "div": "Div", "min": "Min",
     "pow": "Pow", "neg": "Neg", "abs": "Abs", "sign": "Sign", "exp": "Exp", "log": "Log",
     "tanh": "Tanh", "logistic": "Sigmoid", "erf": "Erf", "sqrt": "Sqrt", "floor": "Floor",
     "ceil": "Ceil", "sin": "Sin", "cos": "Cos", "tan": "Tan", "sinh": "Sinh", "cosh": "Cosh",
@@ -177,6 +198,9 @@ ELEMENTWISE: dict[str, Write] = {
     **{primitive: _plain(kind) for primitive, kind in PLAIN.items()},
     "max": _max,
     "mul": _mul,
+    "add": _sum("Add"),
+    "add_any": _sum("Add"),
+    "sub": _sum("Sub"),
     "ne": _not("Equal"),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "square": _built(lambda w, node, x: w.node("Mul", [x, x])),

@@ -73,7 +73,8 @@ def leave(walk: Walk, results: list[Tensor], sites: bool) -> list[Any]:
         kind = _kind(w, walk.graph.values[number].dtype)
         found.append((name, w.node("Identity", [result.name], name=w.name(name)), kind, result))
     for name, tap in w.taps.items() if sites else ():
-        kind = w.onnx.TensorProto.INT32 if w.profile == "qdq" else w.onnx.TensorProto.FLOAT
+        whole = w.profile != "qonnx" and name not in w.rounded
+        kind = w.onnx.TensorProto.INT32 if whole else w.onnx.TensorProto.FLOAT
         w.scope = name
         x = w.op("Cast", [tap.name], tap, to=kind)
         x = w.tensor(x)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bitjax.checks import NONE, SWITCH, checked, choice, either, integer
-from bitjax.export.deploy import Deployed
+from bitjax.checks import NONE, SWITCH, checked, choice, either, integer, number, several
+from bitjax.export.deploy import DEPLOYED, Deployed
+from bitjax.export.flat import longer
 from bitjax.export.graph import graph_of
 from bitjax.export.nodes import QUANTIZE, Graph, sums_of, tensors_of
 from bitjax.export.onnx_ends import enter, leave, needed, without_identities
@@ -19,9 +20,13 @@ from bitjax.export.onnx_walk import Walk
 from bitjax.export.onnx_writer import DOMAIN, Tensor, Writer
 from bitjax.files.writing import replacing
 
+_NUMBERS = several(number(), 1)
+
 
 @checked(
+    deployed=DEPLOYED,
     profile=choice(*PROFILES),
+    normalization=either(NONE, several(either(_NUMBERS, number(0, above=True)), 3, 3)),
     sites=SWITCH,
     free_batch=SWITCH,
     channels_first=SWITCH,
@@ -76,13 +81,17 @@ def to_onnx(
 
     Example:
       >>> import bitjax as bj, flax.linen as nn, jax
-      >>> model = bj.Quantized(nn.Dense(2), [bj.rule(".*", bj.lsq(bits=4))])
+      >>> model = bj.Quantized(nn.Dense(2), [bj.rule(".*", bj.lsq(bits=8))])
       >>> x = jax.numpy.ones((1, 3))
       >>> fixed = bj.deploy(model, model.init(jax.random.key(0), x), x)
-      >>> [node.op_type for node in to_onnx(fixed, x, profile="integers").graph.node]
-      ['Mul', 'Round', 'Clip', 'Cast', 'MatMul', 'Round', 'Mul', 'Add']
+      >>> [node.op_type for node in to_onnx(fixed, x).graph.node]
+      ['QuantizeLinear', 'DequantizeLinear', 'DequantizeLinear', 'MatMul', 'Add']
     """
     graph = graph_of(deployed, *args, **kwargs)
+    if free_batch and graph.batch == 1:
+        # One example's axis cannot be told from others of size 1.
+        args, kwargs = longer((args, kwargs), 1)
+        graph = graph_of(deployed, *args, **kwargs)
     writer = Writer(profile, free_batch and graph.batch is not None)
     if profile != "qonnx":
         writer.opset = opset or (25 if profile == "qdq" and _has_two_bits(graph) else 21)
@@ -101,7 +110,9 @@ def to_onnx(
 
 def _has_two_bits(graph: Graph) -> bool:
     """Whether something fits ONNX's types of 2 bits."""
-    ends = [(stored, k.first, k.last) for k in graph.kernels.values() if k.integers is not None]
+    ends: list[tuple[Any, Any, Any]] = [
+        (stored, k.first, k.last) for k in graph.kernels.values() if k.integers is not None
+    ]
     ends += [
         (stored_input, n.params["first"], n.params["last"]) for n in graph.nodes if n.op == QUANTIZE
     ]

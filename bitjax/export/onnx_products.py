@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitjax.export.onnx_shapes import reshaped
+from bitjax.export.onnx_shapes import reshaped, reshaped_tensor
 from bitjax.export.onnx_writer import Tensor, Value, Writer, thinned
 
 _FLOAT = 2**24  # sums below are whole in float32
@@ -68,6 +68,7 @@ def convolution(w: Writer, node: Any, ins: Sequence[Operand], out: Any, put: Put
         raise NotImplementedError("a convolution whose input is dilated or grouped by batch")
     if any(n < 0 for pair in p["padding"] for n in pair):
         raise NotImplementedError("a convolution padded by less than nothing")
+    assert not isinstance(x, Filters), "a kernel is the right operand"
     x = w.tensor(x, spec.lhs_spec)
     attributes = {
         "strides": list(p["window_strides"]),
@@ -109,7 +110,7 @@ def _in_digits(w: Writer, x: str, kernel: np.ndarray, attributes: dict[str, Any]
     base, digits = next(
         (2**k, found) for k in range(16, 0, -1) if _fits(found := _digits(kernel, 2**k))
     )
-    total = None
+    total = ""
     for i, digit in enumerate(digits):
         filters = w.constant(digit.astype(np.float32))
         for part, worth in ((low, base**i), (high, 256 * base**i)):
@@ -118,7 +119,7 @@ def _in_digits(w: Writer, x: str, kernel: np.ndarray, attributes: dict[str, Any]
             # int32 wraps around, so that only the whole sum has to fit.
             worth = np.array(worth & 0xFFFFFFFF, np.uint32).astype(np.int32)
             found = w.node("Mul", [found, w.constant(worth)])
-            total = found if total is None else w.node("Add", [total, found])
+            total = w.node("Add", [total, found]) if total else found
     return total
 
 
@@ -172,7 +173,7 @@ def dot(w: Writer, node: Any, ins: Sequence[Operand], out: Any, put: Put) -> Ten
     if not rows:  # a vector times a matrix
         raise NotImplementedError("a product of a vector")
     result = Tensor(found, flat, order, _batch_of(flat, out))
-    return reshaped(w, result, out.shape, out.batch_axis)
+    return reshaped_tensor(w, result, out.shape, out.batch_axis)
 
 
 def _others(operand, summed, batch):
@@ -203,10 +204,10 @@ def _batch_after(operand, shape):
     before = math.prod(operand.shape[: operand.batch])
     passed = 1
     for axis, size in enumerate(shape):
-        if passed * size > before or axis == len(shape) - 1:
+        if passed == before and size % operand.shape[operand.batch] == 0:
             return axis
         passed *= size
-    return None
+    raise NotImplementedError("a batch between other axes that become one")
 
 
 def _batch_of(flat, out):

@@ -83,7 +83,7 @@ def quantize_qdq(w: Writer, params: Mapping[str, Any], x: Tensor) -> Tensor:
 def _plain(w: Writer, scale, first: int, last: int, kind: Stored, x: Tensor) -> Tensor:
     """The nearest integers, by a scale or one for each entry of an axis."""
     axis = _axis_of(spread(scale, x.shape))
-    along = {} if axis == -1 else {"axis": x.order.index(axis)}
+    along: dict[str, Any] = {} if axis == -1 else {"axis": x.order.index(axis)}
     step = spread(scale, x.shape).reshape(-1 if along else ())
     zeros = np.full(step.shape, kind.zero, kind.dtype)
     ins, given = [w.constant(step), w.constant(zeros)], x.name

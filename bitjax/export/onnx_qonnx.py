@@ -1,11 +1,13 @@
 """The profile `qonnx`: the operators Quant and BipolarQuant, which hold any number of bits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from bitjax.export.onnx_products import Filters
 from bitjax.export.onnx_sites import const_of, integers_of
-from bitjax.export.onnx_writer import DOMAIN, Tensor
+from bitjax.export.onnx_writer import DOMAIN, Tensor, Writer
 
 
 def _quant_of(bits, first, last) -> tuple[int, int, Any] | None:
@@ -35,7 +37,8 @@ def _quant(w, x: str, scale, bits, kind, like: Tensor, name: str) -> Tensor:
     )  # fmt: skip
 
 
-def quantize_qonnx(w, params, x):
+def quantize_qonnx(w: Writer, params: Mapping[str, Any], x: Tensor) -> Tensor:
+    """Quant or BipolarQuant; levels that are not the nearest ones are found before it."""
     scale, rate = (np.asarray(params[k], np.float32) for k in ("scale", "rate"))
     if params["coding"] == "signs":
         found = w.op(
@@ -57,7 +60,7 @@ def quantize_qonnx(w, params, x):
     return found
 
 
-def kernel_qonnx(w, kernel):
+def kernel_qonnx(w: Writer, kernel: Filters) -> Tensor:
     """The levels, which Quant finds again."""
     scale, bits, first, last = (kernel.blocks[k] for k in ("scale", "bits", "first", "last"))
     levels = (kernel.integers * scale).astype(np.float32)

@@ -18,9 +18,14 @@ def int64(w: Writer, numbers: Sequence[int]) -> str:
 
 def reshaped(w: Writer, x: Value, shape: Sequence[int], batch: int | None) -> Value:
     """The value in another shape; what was thin is written in full, unless it stays an axis."""
-    shape = tuple(shape)
     if isinstance(x, np.ndarray):
-        return x.reshape(shape)
+        return x.reshape(tuple(shape))
+    return reshaped_tensor(w, x, shape, batch)
+
+
+def reshaped_tensor(w: Writer, x: Tensor, shape: Sequence[int], batch: int | None) -> Tensor:
+    """`reshaped` of what is no constant."""
+    shape = tuple(shape)
     if x.shape == shape and x.batch == batch:
         return x
     old = [axis for axis in range(len(x.shape)) if x.shape[axis] > 1 or axis == x.batch]
@@ -74,7 +79,7 @@ def _broadcast_in_dim(w, node, ins, out):
     for axis, place in enumerate(places):
         kept[place] = x.shape[axis]
     batch = places[x.batch] if x.batch is not None else None
-    x = reshaped(w, x, kept, batch)
+    x = reshaped_tensor(w, x, kept, batch)
     thin = {a for a in range(rank) if x.is_one(a) and (out.shape[a] > 1 or a == out.batch_axis)}
     return x._replace(shape=tuple(out.shape), batch=out.batch_axis, thin=frozenset(thin))
 
@@ -125,8 +130,18 @@ def _arg(kind: str) -> Callable[..., Value]:
     return write
 
 
+def _stack(w, node, ins, out):
+    axis = node.params["axis"]
+    one = [1 if i == axis else size for i, size in enumerate(out.shape)]
+    ins = [reshaped(w, x, one, out.batch_axis) for x in ins]
+    return _joined(w, ins, axis, out)
+
+
 def _concatenate(w, node, ins, out):
-    axis = node.params["dimension"]
+    return _joined(w, ins, node.params["dimension"], out)
+
+
+def _joined(w, ins, axis, out):
     order = next(x.order for x in ins if isinstance(x, Tensor))
     if out.batch_axis is not None and w.free:
         ins = [_with_batch(w, x, out) if isinstance(x, np.ndarray) else x for x in ins]
@@ -223,6 +238,14 @@ def _gather(w, node, ins, out):
     return Tensor(name, tuple(out.shape), order, out.batch_axis)
 
 
+def _tile(w, node, ins, out):
+    x, reps = w.full(ins[0]), node.params["reps"]
+    if x.batch is not None and reps[x.batch] != 1:
+        raise NotImplementedError("a batch that is repeated")
+    name = w.node("Tile", [x.name, int64(w, [reps[axis] for axis in x.order])])
+    return Tensor(name, tuple(out.shape), x.order, out.batch_axis)
+
+
 def _cumsum(w, node, ins, out):
     x = w.full(ins[0])
     at = w.constant(np.array(x.order.index(node.params["axis"]), np.int64))
@@ -242,11 +265,13 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "argmax": _arg("ArgMax"),
     "argmin": _arg("ArgMin"),
     "concatenate": _concatenate,
+    "stack": _stack,
     "pad": _pad,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "rev": _rev,
     "split": _split,
     "gather": _gather,
+    "tile": _tile,
     "cumsum": _cumsum,
 }

@@ -41,17 +41,17 @@ class Walk:
             try:
                 results = self._node(node)
             except NotImplementedError as error:
-                self._refuse(node, str(error))
+                raise self._refusal(node, str(error)) from None
             for number, value in zip(node.outs, results, strict=True):
                 self.env[number] = value
         return [self.w.tensor(self.env[i]) for i in self.graph.outputs]
 
-    def _refuse(self, node: Node, why: str) -> None:
+    def _refusal(self, node: Node, why: str) -> ValueError:
         layer = repr(node.name) if node.name else "the model"
-        raise ValueError(
+        return ValueError(
             f"{layer} computes {node.op!r}, which the ONNX profile {self.w.profile!r} cannot "
             f"write{f' ({why})' if why else ''}: bitjax.integer_model runs it."
-        ) from None
+        )
 
     def _node(self, node: Node) -> Sequence[Any]:
         outs = [self.graph.values[i] for i in node.outs]
@@ -66,7 +66,7 @@ class Walk:
         if node.op == DEQUANTIZE:
             return [self._dequantize(node, ins[0])]
         if node.op == LOOKUP:
-            return [lookup(self.w, node.params, self._whole(ins[0]))]
+            return [lookup(self.w, node.params, self.w.full(ins[0]))]
         if self._is_scale(node):
             return [ins[0] if isinstance(ins[0], Tensor) else ins[1]]
         if node.op == "add" and self._is_bias(node, ins, outs[0]):
@@ -82,9 +82,6 @@ class Walk:
 
     # ---- sites ----------------------------------------------------------------------------------
 
-    def _whole(self, x: Tensor) -> Tensor:
-        return self.w.full(x)
-
     def _quantize(self, node, x):
         key = node.ins[0], node.name
         if key not in self.written:
@@ -96,7 +93,10 @@ class Walk:
             return x
         scale = spread(np.asarray(node.params["scale"], np.float32), x.shape)
         scale = scale.transpose(x.order) if scale.ndim else scale
-        return self.w.op("Mul", [x.name, self.w.constant(scale)], x, name=node.name)
+        factors = [x.name, self.w.constant(scale)]
+        found = self.w.op("Mul", factors, x, name=node.name)
+        self.w.factors[found.name] = factors
+        return found
 
     # ---- products -------------------------------------------------------------------------------
 
@@ -115,6 +115,8 @@ class Walk:
         kind = "Identity" if node.params["accumulator"] == "int32" else "Round"
         made = made._replace(name=self.w.node(kind, [made.name], name=name))
         self.w.taps[name] = made
+        if node.params["accumulator"] == "rounded":
+            self.w.rounded.add(name)
         return made
 
     def _is_scale(self, node: Node) -> bool:
@@ -173,7 +175,11 @@ class Walk:
         return moved if found is None else found
 
     def _table(self, site, kernel: Kernel, moved: np.ndarray) -> Operand:
-        if kernel.levels.shape != moved.shape or not (kernel.levels == moved).all():
+        if (
+            kernel.table is None
+            or kernel.levels.shape != moved.shape
+            or not (kernel.levels == moved).all()
+        ):
             return moved
         if site not in self.written:
             self.written[site] = table_kernel(self.w, site, kernel.codes, kernel.table)

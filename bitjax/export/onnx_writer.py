@@ -58,9 +58,11 @@ class Writer:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self.taps: dict[str, Tensor] = {}  # what can be an output for checks
+        self.rounded: set[str] = set()  # taps that int32 cannot hold
         self.zeros: dict[str, int] = {}  # the code of 0, by input site
         self.steps: dict[str, Any] = {}  # scales of what DequantizeLinear gives, None of several
         self.means: dict[str, tuple[str, int]] = {}  # sums, by the mean and the count they are of
+        self.factors: dict[str, list[str]] = {}  # what products of elements are of
         self.measured = "", 0  # an input and its axis that is the batch
         self.scope = ""  # what is being written: the layer's or the site's name
         self._names: set[str] = set()
@@ -92,6 +94,16 @@ class Writer:
         if key is not None:
             self._shared[key] = found
         return found
+
+    def double(self, name: str) -> str:
+        """The float64 of a float32 tensor; of a constant a constant."""
+        if name not in self.constants:
+            return self.node("Cast", [name], to=self.onnx.TensorProto.DOUBLE)
+        if (key := ("double", name)) not in self._shared:
+            wide = self.onnx.numpy_helper.to_array(self.constants[name]).astype(np.float64)
+            self._shared[key] = found = self.name(f"{name}/double")
+            self.constants[found] = self.onnx.numpy_helper.from_array(wide, found)
+        return self._shared[key]
 
     # ---- nodes ----------------------------------------------------------------------------------
 

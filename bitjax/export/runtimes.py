@@ -3,7 +3,6 @@
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ from bitjax.export.stablehlo import read_stablehlo
 from bitjax.extras import extra
 from bitjax.files.reading import FileError, memory, one_line, parse_json, read_bytes
 
-RUNTIMES = ("onnxruntime", "qonnx", "numpy", "jax", "jax.export")
 _FOR = {"qdq": "onnxruntime", "integers": "onnxruntime", "qonnx": "qonnx",
         "packed": "numpy", "stablehlo": "jax.export"}  # fmt: skip
 _ENDS = {".safetensors": "packed", ".onnx": "onnx", ".stablehlo": "stablehlo"}
@@ -34,7 +32,7 @@ class Runtime(NamedTuple):
 
     Attributes:
       format: `packed`, `qdq`, `integers`, `qonnx` or `stablehlo`.
-      name: what runs it, one of `RUNTIMES`.
+      name: what runs it, one of `check.RUNTIMES`.
       versions: of the packages that do.
       run: a call's arguments to what the model gives; `integers` and `sums` are empty where the
         file shows none.
@@ -76,6 +74,8 @@ def open_file(
 
 
 def _versions(*packages: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {}
     for package in packages:
         try:

@@ -4,6 +4,7 @@ A code that rises with x is told by the least float that has it, which a search 
 floats finds. So a table quantizes as the quantizer does, whatever it computes.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,23 +28,26 @@ class Table(NamedTuple):
 
 def is_nearest(quantizer: Quantizer, params: Params, stats: Stats) -> jax.Array:
     """Whether the integers are the nearest ones, clip(round(x * rate), first, last)."""
+    assert quantizer.numbers is not None and quantizer.integers is not None
+    integers = partial(quantizer.integers, params, stats)
     _, rate, first, last = quantizer.numbers(params, stats)
     share = jnp.linspace(0.0, 1.0, _PROBED).reshape(-1, *(1,) * rate.ndim)
     middle = (jnp.floor(first + share * (last - first)) + 0.5) * inverse(rate)
     x = jnp.stack([middle * (1.0 + off) for off in (-1e-6, 0.0, 1e-6)] + [middle * 2.0])
     x = x.reshape(-1, *rate.shape)
     nearest = jnp.clip(jnp.rint(x * rate), first, last)
-    return jnp.all(jax.vmap(lambda x: quantizer.integers(params, stats, x))(x) == nearest)
+    return jnp.all(jax.vmap(integers)(x) == nearest)
 
 
 def edges_of(
     quantizer: Quantizer, params: Params, stats: Stats, count: int
 ) -> tuple[jax.Array, jax.Array]:
     """Where each of so many integers but the first begins, and whether they rise with x."""
-    first = quantizer.numbers(params, stats).first
+    assert quantizer.numbers is not None and quantizer.integers is not None
+    integers, first = quantizer.integers, quantizer.numbers(params, stats).first
 
     def rank(x):
-        return (quantizer.integers(params, stats, x) - first).astype(jnp.int32)
+        return (integers(params, stats, x) - first).astype(jnp.int32)
 
     edges, fits = _edges(jax.vmap(rank), count, first.shape)
     return jnp.moveaxis(edges, 0, -1), fits

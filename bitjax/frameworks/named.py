@@ -67,6 +67,8 @@ def from_name(spec: Any) -> Quantized:
     if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
         raise ValueError(f"names the model {name!r}, which {OURS} has not")
     arguments = spec.get("arguments")
+    if arguments is None:
+        raise ValueError(f"is of a {name} with fields that are no plain values")
     known = {f.name for f in dataclasses.fields(kind) if f.init} - set(_FLAX)
     if not isinstance(arguments, Mapping) or not set(arguments) <= known:
         raise ValueError(f"has arguments that {name} does not take")

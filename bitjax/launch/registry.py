@@ -72,6 +72,7 @@ _FIELDS: Table = {
     "features": several(_SIZE),
     "stages": several(several(_SIZE, 4), 1),
     "dropout": number(0, 1, below=True),
+    "norm": choice("batch", "none"),
     "dtype": choice(None, "float32", "bfloat16", "float16"),
 }
 

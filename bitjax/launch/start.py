@@ -104,7 +104,9 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
         weights = open_weights(path)
         placed = _placed(weights.names, leaves)
         if _PUBLISHED <= {*weights.names} and {*placed.values()} != {*leaves}:
-            found = jax.tree.map(np.asarray, _by_key(models.load_resnet(path)))
+            folded = all(key[0] != "batch_stats" for key in leaves)
+            published = models.load_resnet(path, folded=folded)
+            found = jax.tree.map(np.asarray, _by_key(published))
         else:
             arrays = weights.read(tuple(placed))
             found = {key: arrays[name] for name, key in placed.items()}

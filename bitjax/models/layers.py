@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from bitjax.checks import DTYPE, NONE, either, integer, number
 
+EPSILON = 1e-5  # of batch norms
 HE_NORMAL = nn.initializers.he_normal()
 FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -48,7 +49,7 @@ def norm(
 ) -> nn.BatchNorm:
     """A batch norm whose running statistics move by 0.1; `affine` learns a scale and a shift."""
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, use_scale=affine,
+        use_running_average=not train, momentum=0.9, epsilon=EPSILON, use_scale=affine,
         use_bias=affine, scale_init=start, dtype=dtype, name=name,
     )  # fmt: skip
 

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from bitjax.checks import SWITCH, checked
 from bitjax.files.npz import npz_names, read_npz
+from bitjax.models.layers import EPSILON
 from bitjax.models.resnet import CifarResNet
 
 # What the published ResNets' inputs were normalised by, per channel, of value / 255: ImageNet's
@@ -19,7 +21,8 @@ RESNET_MEAN = (0.485, 0.456, 0.406)
 RESNET_STD = (0.229, 0.224, 0.225)
 
 
-def load_resnet(path: str | Path) -> dict[str, Any]:
+@checked(folded=SWITCH)
+def load_resnet(path: str | Path, *, folded: bool = False) -> dict[str, Any]:
     """Read the weights of a CIFAR ResNet from an .npz file.
 
     The file's names are `stem.conv.kernel`, `stem.bn.{scale,bias,mean,var}`,
@@ -28,9 +31,11 @@ def load_resnet(path: str | Path) -> dict[str, Any]:
 
     Args:
       path: The file.
+      folded: Whether normalisations are folded into kernels and biases, as evaluation has them.
 
     Returns:
-      {'params': ..., 'batch_stats': ...} for `CifarResNet`, float32. Normalise the inputs by
+      {'params': ..., 'batch_stats': ...} for `CifarResNet`, float32; if folded {'params': ...} for
+      `CifarResNet(norm="none")`. Normalise the inputs by
       `RESNET_MEAN` and `RESNET_STD`.
 
     Raises:
@@ -66,7 +71,26 @@ def load_resnet(path: str | Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path} holds {_file_name(key)!r} with values that are not finite in float32."
             )
-    return traverse_util.unflatten_dict(variables)
+    return traverse_util.unflatten_dict(_folded(variables) if folded else variables)
+
+
+def _folded(variables: Mapping[tuple[str, ...], jax.Array]) -> dict[tuple[str, ...], jax.Array]:
+    """Kernels with the factors of the normalisations behind them, and biases with the rest."""
+    found = {key: x for key, x in variables.items() if key[0] == "params"}
+    for key in [key for key in found if key[-1] == "scale"]:
+        *above, name, _ = key[1:]
+        conv = {"stem_bn": "stem", "bn1": "conv1", "bn2": "conv2"}[name]
+        layer = ("params", *above, conv)
+        scale, bias = (np.asarray(found.pop((*key[:-1], n)), np.float64) for n in ("scale", "bias"))
+        mean, var = (
+            np.asarray(variables["batch_stats", *above, name, n], np.float64)
+            for n in ("mean", "var")
+        )
+        factor = scale / np.sqrt(var + EPSILON)
+        kernel = np.asarray(found[*layer, "kernel"], np.float64) * factor
+        found[*layer, "kernel"] = jnp.asarray(kernel.astype(np.float32))
+        found[*layer, "bias"] = jnp.asarray((bias - mean * factor).astype(np.float32))
+    return found
 
 
 def _expected_shapes(

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from bitjax.checks import checked
+from bitjax.checks import checked, choice
 from bitjax.models.layers import COUNT, FIELDS, Blocks, conv, norm
+
+NORM = choice("batch", "none")
 
 
 @checked(filters=COUNT, stride=COUNT)
@@ -47,7 +49,7 @@ def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
     return x
 
 
-@checked(filters=COUNT, stride=COUNT, dtype=FIELDS["dtype"])
+@checked(filters=COUNT, stride=COUNT, norm=NORM, dtype=FIELDS["dtype"])
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; both read the same array.
 
@@ -55,23 +57,30 @@ class ResidualBlock(nn.Module):
       filters: Number of channels that leave the block.
       stride: Stride of the first convolution and of the shortcut.
       dtype: Dtype of the computation.
+      norm: `batch` normalises behind each convolution; `none` gives it a bias instead.
     """
 
     filters: int
     stride: int = 1
     dtype: DTypeLike | None = None
+    norm: str = "batch"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), filters]."""
-        y = conv("conv1", self.dtype, self.filters, stride=self.stride)(x)
-        y = nn.relu(norm("bn1", self.dtype, train)(y))
-        y = conv("conv2", self.dtype, self.filters)(y)
-        y = norm("bn2", self.dtype, train)(y)
+        convolve = partial(_conv_norm, norm_as=self.norm, dtype=self.dtype, train=train)
+        y = nn.relu(convolve(x, "conv1", "bn1", self.filters, stride=self.stride))
+        y = convolve(y, "conv2", "bn2", self.filters)
         return nn.relu(y + option_a_shortcut(x, self.filters, self.stride))
 
 
-@checked(depth=COUNT, **FIELDS)
+def _conv_norm(x, name, norm_name, filters, *, stride=1, norm_as, dtype, train):
+    """A convolution and its normalisation, or with a bias in place of that."""
+    x = conv(name, dtype, filters, stride=stride, bias=norm_as == "none")(x)
+    return x if norm_as == "none" else norm(norm_name, dtype, train)(x)
+
+
+@checked(depth=COUNT, norm=NORM, **FIELDS)
 class CifarResNet(nn.Module):
     """`stem`, `stem_bn`, `stage{1,2,3}/block{1..n}/{conv1,bn1,conv2,bn2}`, mean pooling, `head`.
 
@@ -80,6 +89,8 @@ class CifarResNet(nn.Module):
       num_classes: Number of logits.
       width: Filters of the stem and of stage 1; stages 2 and 3 have twice and four times as many.
       dtype: Dtype of the computation; None: that of the inputs and parameters.
+      norm: `batch` normalises behind each convolution; `none` gives it a bias instead, as
+        `load_resnet(path, folded=True)` has it.
 
     Raises:
       ValueError: If `depth` is not 6 n + 2 with n >= 1.
@@ -97,6 +108,7 @@ class CifarResNet(nn.Module):
     num_classes: int = 10
     width: int = 16
     dtype: DTypeLike | None = None
+    norm: str = "batch"
 
     def __post_init__(self):
         if self.depth < 8 or (self.depth - 2) % 6:
@@ -109,10 +121,11 @@ class CifarResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Normalised images [N, H, W, C] to logits [N, num_classes]; `train` moves statistics."""
         blocks = (self.depth - 2) // 6
-        x = conv("stem", self.dtype, self.width)(x)
-        x = nn.relu(norm("stem_bn", self.dtype, train)(x))
+        common = {"norm_as": self.norm, "dtype": self.dtype, "train": train}
+        x = nn.relu(_conv_norm(x, "stem", "stem_bn", self.width, **common))
         for i, stride in ((1, 1), (2, 2), (3, 2)):
-            block = partial(ResidualBlock, filters=self.width * 2 ** (i - 1), dtype=self.dtype)
+            filters = self.width * 2 ** (i - 1)
+            block = partial(ResidualBlock, filters=filters, dtype=self.dtype, norm=self.norm)
             x = Blocks(blocks, stride, block, name=f"stage{i}")(x, train)
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)

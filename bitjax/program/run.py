@@ -60,6 +60,7 @@ def _product(op: Op, given: list[Any], values: Values, replaced: dict, state: St
 
 def _moved(op: Op, position: int, local: Values, values: Values, *, casts: bool = True) -> Any:
     """What a product reads at a position, of replaced origins; in float32 without its casts."""
+    assert op.product is not None
     local = dict(local)
     for move in op.product.operands[position].moves:
         given = [local.get(i, values.get(i)) for i in move.ins]

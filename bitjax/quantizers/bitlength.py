@@ -300,12 +300,15 @@ def bitlength(
             return jax.lax.stop_gradient(value) + (blend - jax.lax.stop_gradient(blend))
         return blend_quant(x, grid_of(params, stats, train), bits, sharpness, lies)
 
+    def of_limited(function):
+        return lambda params, stats, *x: function(limited(params), stats, *x)
+
     # Of a blend, evaluation lies between two grids.
     whole = integer.numbers is not None and mode not in ("blend", "sharpen")
     return integer._replace(
         apply=apply,
         encode=lambda params, stats, x: integer.encode(limited(params), stats, x),
         decode=lambda params, stats, codes: integer.decode(limited(params), stats, codes),
-        numbers=(lambda p, stats: integer.numbers(limited(p), stats)) if whole else None,
-        integers=(lambda p, stats, x: integer.integers(limited(p), stats, x)) if whole else None,
+        numbers=of_limited(integer.numbers) if whole else None,
+        integers=of_limited(integer.integers) if whole else None,
     )

@@ -178,12 +178,15 @@ def encode(x: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     return (code - to.first).astype(jnp.int32)
 
 
+# Compiled as one function each, so that layers of one shape share their trace.
+@functools.partial(jax.jit, static_argnums=2)
 def numbers(grid: Grid, bits: jax.Array, form: Form) -> Numbers:
     """What a grid in zero form is to integer arithmetic, per block."""
     to = levels(grid, bits, form, None)
     return Numbers(to.width * to.unit, to.rate, to.first, to.last)
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def integers(x: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     """The integers of x on a grid in zero form, as the grid's floats."""
     to = levels(grid, bits, form, x.shape)

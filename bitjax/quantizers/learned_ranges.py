@@ -49,6 +49,7 @@ def lsq(
       ValueError: an argument is outside what is listed above.
 
     Example:
+      >>> from bitjax.quantizers.base import Axes
       >>> q = lsq(bits=2, init_range="lsq")
       >>> params, stats = q.init(jnp.array([-1.0, 1.0]), Axes())
       >>> float(params["scale"])
@@ -148,6 +149,7 @@ def pact(
       ValueError: an argument is outside what is listed above.
 
     Example:
+      >>> from bitjax.quantizers.base import Axes
       >>> q = pact(bits=2, init_clip=3.0)
       >>> params, stats = q.init(jnp.array([0.0, 9.0]), Axes())
       >>> q.apply(params, stats, jnp.array([1.4, 9.0])).tolist()

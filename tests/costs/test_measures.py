@@ -202,11 +202,23 @@ def test_bytes_of_a_packed_model_by_hand():
     codes = (9 * 3 * 4 * 4 + 4 * 2 * 2) / 8
     floats = 4 * (4 + 2 + 4 * 4)  # two biases; scale, bias, mean and variance of the normalisation
     tables = 1 + 2 + 1  # bits: of the tensor, of two channels, of the tensor
-    scales = 4 * (4 + 2 * 2 + 2)  # four scales; two pairs of ends; a pair of ends
+    scales = 4 * (4 + 2 * 2 + 1)  # four scales; two pairs of ends; the end of a range from 0
     costs = site_costs(Small(), x)
     assert model_bytes(variables, costs) == codes + floats + tables + scales
     alone = model_bytes({k: variables[k] for k in ("params", "batch_stats")}, costs)
     assert alone == 4 * (9 * 3 * 4 + 4 * 2) + floats
+
+
+def test_a_symmetric_range_is_one_number_as_a_scale_is():
+    x = jnp.linspace(-1.0, 2.0, 12).reshape(4, 3)
+
+    def counted(kernel):
+        variables = Quantized(nn.Dense(2), [rule("kernel", kernel)]).init(jax.random.key(0), x)
+        return model_bytes(variables, site_costs(nn.Dense(2), x))
+
+    scale = counted(lsq(4, granularity="per_channel"))
+    assert counted(uniform(4, signed=True, granularity="per_channel")) == scale
+    assert counted(uniform(4, granularity="per_channel")) == scale + 2 * 4
 
 
 @pytest.mark.parametrize("bits", [1.0, 3.7, 16.0])

@@ -429,6 +429,8 @@ def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
     start = find_start("pretrained/cifar10_resnet20.npz")
     found = load_start(start, MODELS["resnet20"](), sample)
     assert found["params"]["head"]["kernel"].shape == (64, 10)
+    folded = load_start(start, MODELS["resnet20"](norm="none"), sample)
+    assert [*folded] == ["params"] and folded["params"]["stem"]["bias"].shape == (16,)
 
 
 def test_a_run_starts_from_another_runs_final_weights(tmp_path):
@@ -497,7 +499,7 @@ SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take
 
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
-VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn"}
+VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn", "resnet20_int8"}
 
 
 def arguments(path):
@@ -525,9 +527,10 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
     side = SIDES.get(spec["model"]["name"], 32)
     image = (8, 8, 1) if spec["data"]["name"] == "digits" else (side, side, 3)
     x = np.zeros((2, *image), np.float32)
-    sites = bj.site_costs(model, x)
+    wrap = partial(bj.Quantized, model, sums=spec["sums"])
+    sites = bj.site_costs(wrap(), x)
     for chosen_rules in {id(stage.rules): stage.rules for stage in method.stages}.values():
-        shapes = jax.eval_shape(bj.Quantized(model, chosen_rules).init, jax.random.PRNGKey(0), x)
+        shapes = jax.eval_shape(wrap(chosen_rules).init, jax.random.PRNGKey(0), x)
         chosen = {site for site in sites if quantizer_of(chosen_rules, site)}
         if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq"):  # ends stay float
             assert chosen == (set(sites) if rules else set())
@@ -593,13 +596,14 @@ def test_all_imagenet_configs_read_the_same_images():
 
 def shrink(config, monkeypatch):
     """Makes a config's model small; dense layers of 4096 take minutes to solve."""
-    config.model.width = 4
+    config.model.width = 2
     if config.model.name == "resnet50":
-        small = partial(ImageNetResNet, blocks=(1, 1, 1, 1), bottleneck=True)
+        small = partial(ImageNetResNet, blocks=(1, 1), bottleneck=True)
         monkeypatch.setitem(MODELS, "resnet50", small)
     if config.model.name == "resnet18":
         monkeypatch.setitem(MODELS, "resnet18", partial(ImageNetResNet, blocks=(1, 1)))
     if config.model.name == "mobilenet_v2":
+        config.model.width = 4  # its least
         config.model.stages = ((1, 2, 1, 1), (6, 3, 2, 1))
 
 

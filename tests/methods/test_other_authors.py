@@ -109,7 +109,10 @@ def test_the_other_authors_bitlength_trains_freezes_and_is_rounded_and_reported_
     found, variables = run(work, show=False)
     wanted, known = run(work_with(known_bits), show=False)
     assert [s["name"] for s in found["stages"]] == ["learn_bits", "freeze_bits"]
-    assert found["accuracy"] == wanted["accuracy"] > 0.8 and found["cost"] == wanted["cost"]
+    assert found["accuracy"] == wanted["accuracy"] > 0.8
+    # Without `numbers` a site leaves the table of its levels.
+    assert found["cost"].pop("model_bytes") > wanted["cost"].pop("model_bytes")
+    assert found["cost"] == wanted["cost"]
     for name, part in wanted["bits"].items():
         assert found["bits"][name]["integer"] == part["integer"]
         assert found["bits"][name]["fractional"] == pytest.approx(part["fractional"], abs=1e-3)

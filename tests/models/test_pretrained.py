@@ -64,6 +64,18 @@ def test_depth_width_and_classes_follow_from_the_file(tmp_path, depth, width, nu
     np.testing.assert_array_equal(variables["params"]["head"]["bias"], arrays["fc.bias"])
 
 
+def test_folded_weights_compute_the_same_without_normalisations(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, **arrays_of(8, 2, 10))
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    folded = load_resnet(path, folded=True)
+    plain = jax.eval_shape(CifarResNet(8, width=2, norm="none").init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, plain)
+    expected = jax.jit(CifarResNet(8, width=2).apply)(load_resnet(path), x)
+    found = jax.jit(CifarResNet(8, width=2, norm="none").apply)(folded, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
