@@ -154,8 +154,8 @@ def _is_fixed_point(told: Mapping[str, Any]) -> bool:
 def _check_nodes(model: Any, known: set[str]) -> None:
     """Raises a ValueError where hls4ml would end in a traceback, or compute something else."""
     for node in model.graph.node:
-        # qonnx gives these no form for channels last.
-        if node.op_type not in known or node.op_type == "AveragePool":
+        # qonnx has no averages with channels last, and hls4ml pools another axis of a global one.
+        if node.op_type not in known or node.op_type.endswith("AveragePool"):
             raise ValueError(
                 f"the model computes {node.op_type}, which hls4ml does not read from QONNX: pool "
                 "by maxima or strides, and flatten in front of the head."

@@ -122,7 +122,7 @@ def fixed(net, kernels, inputs):
     ("between", "says"),
     [
         ("a residual sum", "Add and Quant read one tensor of floats"),
-        ("a mean", "computes ReduceSum"),
+        ("a mean", "computes GlobalAveragePool"),
         ("averages", "computes AveragePool"),
     ],
 )
