@@ -12,10 +12,10 @@ from bitjax.checks import NONE, SWITCH, checked, choice, either, integer, number
 from bitjax.export.deploy import DEPLOYED, Deployed
 from bitjax.export.flat import longer
 from bitjax.export.graph import graph_of
-from bitjax.export.nodes import QUANTIZE, Graph, sums_of, tensors_of
+from bitjax.export.nodes import Graph, sums_of, tensors_of
 from bitjax.export.onnx_ends import enter, leave, needed, without_identities
 from bitjax.export.onnx_profiles import PROFILES
-from bitjax.export.onnx_qdq import SMALL, stored, stored_input
+from bitjax.export.onnx_qdq import SMALL, stored
 from bitjax.export.onnx_walk import Walk
 from bitjax.export.onnx_writer import DOMAIN, Tensor, Writer
 from bitjax.files.writing import replacing
@@ -110,15 +110,14 @@ def to_onnx(
 
 def _has_two_bits(graph: Graph) -> bool:
     """Whether something fits ONNX's types of 2 bits."""
-    ends: list[tuple[Any, Any, Any]] = [
-        (stored, k.first, k.last) for k in graph.kernels.values() if k.integers is not None
+    kernels = [graph.kernels[name] for name in graph.kernels]
+    ends = [
+        (int(np.min(k.first)), int(np.max(k.last)))
+        for k in kernels
+        if k.first is not None and k.last is not None and k.levels.ndim > 2
     ]
-    ends += [
-        (stored_input, n.params["first"], n.params["last"]) for n in graph.nodes if n.op == QUANTIZE
-    ]
-    kinds = [kind(int(np.min(low)), int(np.max(high)), 25) for kind, low, high in ends
-             if np.max(high) - np.min(low) < 4]  # fmt: skip
-    return any(kind.dtype.name in SMALL[:2] for kind in kinds)
+    wide = (2, 4, 8, 16)
+    return any(stored(*own, wide).dtype.name in SMALL[:2] for own in ends if own[1] - own[0] < 4)
 
 
 def _model(walk: Walk, inputs, outputs) -> Any:

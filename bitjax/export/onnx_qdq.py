@@ -22,9 +22,9 @@ class Stored(NamedTuple):
     exact: bool  # whether the type ends where the integers do
 
 
-def stored(first: int, last: int, opset: int) -> Stored:
+def stored(first: int, last: int, widths: tuple[int, ...]) -> Stored:
     """The smallest type for a kernel's integers from `first` to `last`."""
-    for bits in _widths(opset):
+    for bits in widths:
         half, most = 2 ** (bits - 1), 2**bits - 1
         if first >= -half and last < half and first < 0:
             return Stored(_type(f"int{bits}"), 0, (first, last) == (-half, half - 1))
@@ -34,14 +34,14 @@ def stored(first: int, last: int, opset: int) -> Stored:
     raise NotImplementedError(f"integers of more than {MOST_BITS} bits")
 
 
-def stored_input(first: int, last: int, opset: int) -> Stored:
+def stored_input(first: int, last: int) -> Stored:
     """The type for an input's integers, which ONNX Runtime 1.32 restricts.
 
     Types below 8 bits have no Clip, and Relu is taken away in front of them, which is right from 0
-    on alone. Moved through other nodes, int8 becomes uint8 and the file is refused. So signed
-    integers are unsigned codes, as QLinearConv likes them best.
+    on alone. Those of 2 bits have no Reshape. Moved through other nodes, int8 becomes uint8 and the
+    file is refused. So signed integers are unsigned codes, as QLinearConv likes them best.
     """
-    for bits in _widths(opset):
+    for bits in (4, 8, 16):
         zero, most = max(-first, 0), 2**bits - 1
         exact = (first + zero, last + zero) == (0, most)
         if last + zero <= most and (bits >= 8 or (exact and not zero)):
@@ -49,9 +49,10 @@ def stored_input(first: int, last: int, opset: int) -> Stored:
     raise NotImplementedError(f"integers of more than {MOST_BITS} bits")
 
 
-def _widths(opset):
-    """Types of 2 bits came with opset 25, those of 4 with 21."""
-    return (2, 4, 8, 16) if opset >= 25 else (4, 8, 16)
+def _widths(opset, kernel):
+    """The types that a kernel may have: those of 2 bits came with opset 25, those of 4 with 21."""
+    # ONNX Runtime 1.32 makes a QLinearMatMul of 2 bits, which it then refuses.
+    return (2, 4, 8, 16) if opset >= 25 and len(kernel.shape) > 2 else (4, 8, 16)
 
 
 def _type(name):
@@ -62,7 +63,7 @@ def quantize_qdq(w: Writer, params: Mapping[str, Any], x: Tensor) -> Tensor:
     """One QuantizeLinear and one DequantizeLinear, between which runtimes fuse."""
     scale, rate = (np.asarray(params[k], np.float32) for k in ("scale", "rate"))
     ends = [np.asarray(params[k]).ravel() for k in ("first", "last")]
-    kind = stored_input(int(ends[0].min()), int(ends[1].max()), w.opset)
+    kind = stored_input(int(ends[0].min()), int(ends[1].max()))
     w.zeros[w.scope] = kind.zero
     plain = params.get("edges") is None and params["coding"] != "signs"
     plain = plain and all((end == end[0]).all() for end in ends) and bool((rate > 0).all())
@@ -117,9 +118,10 @@ def kernel_qdq(w: Writer, kernel: Filters) -> Tensor:
     axis = _axis_of(scale)
     if axis is None:
         return scaled_codes(w, kernel)
-    kind = stored(int(first.min()), int(last.max()), w.opset)
+    widths = _widths(w.opset, kernel)
+    kind = stored(int(first.min()), int(last.max()), widths)
     zero = np.int32(kind.zero)
-    own = stored(-1, int((last - first).max()) - 1, w.opset)
+    own = stored(-1, int((last - first).max()) - 1, widths)
     if own.dtype.itemsize < kind.dtype.itemsize and _axis_of(first) == axis and (first <= 0).all():
         # A zero point for each filter lets all of them have a smaller type.
         kind, zero = own._replace(dtype=_type(f"u{own.dtype.name.lstrip('u')}")), -first

@@ -225,13 +225,16 @@ def test_primitives_mean_what_they_mean_in_jax():
 
 
 def test_codes_are_stored_in_the_smallest_type_that_runtimes_have():
-    kinds = {ends: stored(*ends, 21).dtype.name for ends in ((-8, 7), (0, 15), (-3, 12), (-9, 7))}
+    wide, from_four = (2, 4, 8, 16), (4, 8, 16)
+    pairs = ((-8, 7), (0, 15), (-3, 12), (-9, 7))
+    kinds = {ends: stored(*ends, from_four).dtype.name for ends in pairs}
     assert list(kinds.values()) == ["int4", "uint4", "uint4", "int8"]
-    assert stored(-1, 1, 25).dtype.name == "int2" and stored(-1, 1, 21).dtype.name == "int4"
-    assert stored_input(-8, 7, 25) == (np.dtype("uint8"), 8, False)
-    assert stored_input(0, 3, 25)[0].name == "uint2" and stored_input(0, 7, 25)[0] == np.uint8
+    assert stored(-1, 1, wide).dtype.name == "int2"
+    assert stored(-1, 1, from_four).dtype.name == "int4"
+    assert stored_input(-8, 7) == (np.dtype("uint8"), 8, False)
+    assert stored_input(0, 15)[0].name == "uint4" and stored_input(0, 3)[0] == np.uint8
     with pytest.raises(NotImplementedError, match="more than 16 bits"):
-        stored(-(2**16), 2**16, 21)
+        stored(-(2**16), 2**16, wide)
 
 
 def whole_model(module, x, bits=4):
