@@ -16,11 +16,10 @@ from bitjax.frameworks.probe import ask_outside
 from bitjax.models import (
     AlexNet,
     CifarResNet,
+    ImageNetResNet,
     MobileNetV2,
     VGGSmall,
-    resnet18,
     resnet20,
-    resnet50,
 )
 from tests.export.by_hand import KINDS, RNG, Form, all_layers, by_hand, zoo
 
@@ -188,9 +187,9 @@ def image(model, size):
 
 MODELS = {
     "resnet20": image(resnet20(), 32),
-    "resnet18": image(resnet18(num_classes=10), 32),
-    "resnet50": image(resnet50(num_classes=10), 32),
-    "mobilenet": image(MobileNetV2(width=8, num_classes=10), 32),
+    "resnet18": image(ImageNetResNet((1, 1), num_classes=10), 32),
+    "resnet50": image(ImageNetResNet((1, 1), bottleneck=True, num_classes=10), 32),
+    "mobilenet": image(MobileNetV2(width=4, num_classes=10), 32),
     "alexnet": image(AlexNet(num_classes=10), 67),
     "vgg": image(VGGSmall(), 32),
 }
