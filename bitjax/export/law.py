@@ -44,8 +44,7 @@ class Verdict(NamedTuple):
       border: how many part at values that lie within 1e-6 of a boundary.
       broken: how many do neither.
       top1: the share that has the same top-1.
-      holds: whether none is broken, 95 % are the same, or all but one of fewer than 20, and 99.5 %
-        have the same top-1.
+      holds: whether none is broken, 95 % are the same, and 99.5 % have the same top-1.
     """
 
     same: int
@@ -75,8 +74,7 @@ def judge(images: ImageDifferences) -> Verdict:
     border = ~equal & (images.margin <= BOUNDARY)
     broken = int((~same & ~border).sum())
     count, top1 = len(equal), float(np.mean((images.own == images.other).all(1)))
-    most = max(1.0, (1 - SAME) * count)  # a share of a few images says nothing
-    holds = broken == 0 and count - same.sum() <= most + 1e-9 and top1 >= TOP1
+    holds = broken == 0 and same.sum() >= SAME * count and top1 >= TOP1
     return Verdict(int(same.sum()), int(border.sum()), broken, top1, bool(holds))
 
 
