@@ -170,7 +170,11 @@ class Checker:
         if not self.runtime.levels or node.op == LOOKUP:
             return found.astype(own.dtype)
         scale = np.where(np.asarray(node.params["rate"]) > 0, node.params["scale"], 1)
-        return np.rint(found / spread(scale, own.shape)).astype(own.dtype)
+        steps = found / spread(scale, own.shape)
+        whole = np.rint(steps)
+        # What is no multiple of the scale is no level, and equal to no code.
+        is_level = np.abs(steps - whole) < 1e-2
+        return np.where(is_level, whole, np.iinfo(np.int32).min).astype(own.dtype)
 
     def _margins(self, own: Ran, theirs, parted, args, kwargs) -> np.ndarray:
         """How far the values at the first site that differs lie from the boundary, by image."""

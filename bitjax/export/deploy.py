@@ -19,7 +19,7 @@ from bitjax.program.program import Program
 from bitjax.program.values import Site
 from bitjax.quantizers import blocks, deployed
 from bitjax.quantizers.base import Numbers, Quantizer
-from bitjax.quantizers.grid import inverse
+from bitjax.quantizers.grid import inverse, steps
 from bitjax.rules import Rule, Rules, quantizer_of
 from bitjax.variables import QUANT, STATS, VARIABLES, nest, pick
 
@@ -52,6 +52,7 @@ class _Told(NamedTuple):
     nearest: jax.Array | None  # of an input with numbers: whether it rounds to the nearest
     follow: jax.Array | None  # whether its ends follow from the bits, for each of _ENDS
     inverse: jax.Array | None  # whether the rate is the inverse of the scale
+    counted: jax.Array | None  # whether the last integer follows from the first and the bits
 
 
 @checked(variables=VARIABLES)
@@ -125,12 +126,20 @@ def _kernels(program: Program, chosen, params) -> dict[str, jax.Array]:
     """The parameters of the kernels' sites."""
     origins = {}
     for body in program.body.all():
-        for op in body.ops:
-            operands = op.product.operands.values() if op.product is not None else ()
-            for number, site in (pair for o in operands for pair in o.origins.items()):
+        readers = _readers(body)
+        users = body.users()
+        for number, (sites, ops, arrays) in readers.items():
+            alone = number in body.ins and len(body.kinds[number].leaves) == 1
+            others = [op for i in arrays for op in users.get(i, ()) if id(op) not in ops]
+            for site in sites:
                 if site.role == "kernel" and site.name in chosen:
-                    alone = number in body.ins and len(body.kinds[number].leaves) == 1
                     origins[site.name] = alone
+                    if alone and any(not op.bodies for op in others):
+                        raise ValueError(
+                            f"the kernel {site.name!r} is read as float, too, in "
+                            f"{others[0].module or 'the model'!r} by {others[0].name!r}, and one "
+                            "parameter cannot hold both: make it two, or leave the site float."
+                        )
     by_path = {path_of(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
     found = {}
     for name, alone in origins.items():
@@ -142,6 +151,20 @@ def _kernels(program: Program, chosen, params) -> dict[str, jax.Array]:
                 "parameter can hold its codes: make it a parameter of the model first."
             )
         found[name] = held
+    return found
+
+
+def _readers(body) -> dict[int, tuple[list[Site], set[int], set[int]]]:
+    """By origin its sites, the operations between it and its products, and what these give."""
+    found: dict[int, tuple[list[Site], set[int], set[int]]] = {}
+    for op in body.ops:
+        for operand in op.product.operands.values() if op.product is not None else ():
+            for number, site in operand.origins.items():
+                sites, ops, arrays = found.setdefault(number, ([], set(), {number}))
+                sites.append(site)
+                ops.update(map(id, (op, *operand.moves)))
+                if len(operand.origins) == 1:
+                    arrays.update(i for move in operand.moves for i in move.outs)
     return found
 
 
@@ -189,10 +212,14 @@ def _ask(quantizer, axes, bits, params, stats, kernel):
         if kernel is not None:
             codes = quantizer.encode(params, stats, kernel)
             levels = quantizer.decode(params, stats, codes)
-        return _Told(None, table_of(quantizer, params, stats, bits), levels, None, None, None)
+        return _Told(None, table_of(quantizer, params, stats, bits), levels, None, None, None, None)
     numbers = quantizer.numbers(params, stats)
     follow = [_follows(numbers, params["bits"], quantizer.traits.coding, ends) for ends in _ENDS]
-    about = jnp.stack(follow), jnp.all(numbers.rate == inverse(numbers.scale))
+    about = (
+        jnp.stack(follow),
+        jnp.all(numbers.rate == inverse(numbers.scale)),
+        jnp.all(numbers.last == numbers.first + steps(jnp.rint(params["bits"]))),
+    )
     if kernel is None:
         return _Told(numbers, None, None, is_nearest(quantizer, params, stats), *about)
     whole = quantizer.integers(params, stats, kernel)
@@ -238,13 +265,19 @@ def _fixed(site, quantizer, bits, told) -> tuple[Quantizer, dict[str, Any]]:
     # Of a scan every step has its own numbers.
     fit = [ends for i, ends in enumerate(_ENDS) if np.all(np.asarray(told.follow)[..., i])]
     ends = fit[0] if fit else "stored"
+    coding = quantizer.traits.coding
     if ends == "stored":
+        if coding != "offset" or not np.all(told.counted):
+            raise ValueError(
+                f"{site.name!r}: the `numbers` of {quantizer.name!r} do not end where its bits do, "
+                "and no file holds both ends: let them be 2^bits integers from the first one."
+            )
         leaves["first"] = first
     if not kernel and not np.all(told.inverse):
         leaves["rate"] = rate
     if told.table is not None:
         leaves["edges"] = told.table.edges
-    return deployed.affine(quantizer.traits.coding, ends), leaves
+    return deployed.affine(coding, ends), leaves
 
 
 def _at_levels(params, levels):

@@ -150,6 +150,31 @@ def falling():
     return made(bj.lsq(4), wrong)
 
 
+class ReadTwice(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.normal(), (2, 2))
+        return x @ kernel + kernel.sum()
+
+
+def read_as_float():
+    net = bj.Quantized(ReadTwice(), [bj.rule("kernel", bj.lsq(2))])
+    x = jnp.ones((1, 2))
+    return net, net.init(jax.random.key(0), x), x
+
+
+def short():
+    own = bj.lsq(2, signed=False)
+
+    def numbers(params, stats):
+        return own.numbers(params, stats)._replace(last=jnp.float32(1.0))
+
+    def integers(params, stats, x):
+        return jnp.minimum(own.integers(params, stats, x), 1.0)
+
+    return made(bj.lsq(4), own._replace(numbers=numbers, integers=integers))
+
+
 def wide():
     return made(bj.lsq(4), bj.uniform(12, zero_on_grid=False))
 
@@ -160,6 +185,11 @@ def wide():
         (fractional, r"'conv/kernel' has 3.5 bits, which lie between two grids: round them first"),
         (per_example, "'conv/input': 'bitplane/faithful' scales each example by itself"),
         (computed, "the kernel 'kernel' is computed of parameters when the model runs"),
+        (
+            read_as_float,
+            "the kernel 'kernel' is read as float, too, in 'the model' by 'reduce_sum'",
+        ),
+        (short, "'conv/input': the `numbers` of 'lsq' do not end where its bits do"),
         (falling, "'conv/input': the codes of 'lsq' do not rise with what they stand for"),
         (wide, "'conv/input': 'uniform' has no `numbers`, and a table of its 12 bits"),
     ],
