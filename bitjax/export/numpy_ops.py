@@ -10,6 +10,7 @@ ONE = {
     "rsqrt": lambda x: 1 / np.sqrt(x), "logistic": lambda x: 1 / (1 + np.exp(-x)),
     "square": np.square, "log1p": np.log1p, "expm1": np.expm1, "is_finite": np.isfinite,
     "erf": np.vectorize(math.erf, otypes=[np.float32]),
+    "erfc": np.vectorize(math.erfc, otypes=[np.float32]),
     "sin": np.sin, "cos": np.cos, "round": np.rint,
 }  # fmt: skip
 TWO = {

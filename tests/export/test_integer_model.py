@@ -13,14 +13,7 @@ from bitjax.export.nodes import sums_of, tensors_of
 from bitjax.export.numpy_ops import PRODUCTS
 from bitjax.frameworks.call import run
 from bitjax.frameworks.probe import ask_outside
-from bitjax.models import (
-    AlexNet,
-    CifarResNet,
-    ImageNetResNet,
-    MobileNetV2,
-    VGGSmall,
-    resnet20,
-)
+from bitjax.models import AlexNet, ImageNetResNet, MobileNetV2, resnet20
 from tests.export.by_hand import KINDS, RNG, Form, all_layers, by_hand, zoo
 
 CHANNEL = Form(4, block="channel")
@@ -171,9 +164,16 @@ def functional():
     return bj.deploy(*bj.quantize(Mixer(nnx.Rngs(0)), rules, x).functional(), x), x
 
 
+class Residual(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(nn.Dense(4, name="a")(x))
+        return nn.Dense(2, name="b")(y + nn.Dense(4, name="c")(y))
+
+
 def residual():
-    x = RNG(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    net = bj.Quantized(CifarResNet(depth=8, width=4), [bj.rule(".*", bj.lsq(5))], sums=True)
+    x = RNG(0).normal(size=(2, 3)).astype(np.float32)
+    net = bj.Quantized(Residual(), [bj.rule(".*", bj.lsq(5))], sums=True)
     return bj.deploy(net, net.init(jax.random.key(0), x), x), x
 
 
@@ -189,9 +189,8 @@ MODELS = {
     "resnet20": image(resnet20(), 32),
     "resnet18": image(ImageNetResNet((1, 1), num_classes=10), 32),
     "resnet50": image(ImageNetResNet((1, 1), bottleneck=True, num_classes=10), 32),
-    "mobilenet": image(MobileNetV2(width=4, num_classes=10), 32),
+    "mobilenet": image(MobileNetV2(10, 8, ((1, 4, 1, 1), (6, 6, 2, 2))), 16),
     "alexnet": image(AlexNet(num_classes=10), 67),
-    "vgg": image(VGGSmall(), 32),
 }
 
 
@@ -201,6 +200,8 @@ def test_models_give_the_bits_of_evaluation(name):
     fixed, x = {**TRAINED, **MODELS}[name]()
     net = bj.integer_model(fixed, x)
     out, integers = evaluation(fixed)
+    # With the flags of the quick tests XLA joins products and sums in the one program and not in
+    # the other, so that a code of ResNet-20 differs; as users compile, no bit does.
     ran, whole = net.sites(x), integers(x)
     np.testing.assert_array_equal(net(x), out(x))
     assert list(ran.integers) == [site for site in net.graph.sites if site in whole]
