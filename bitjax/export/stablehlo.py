@@ -96,7 +96,13 @@ def _exported(graph: Graph, shapes: Sequence[Any], platforms: Sequence[str]) -> 
         given = lax.optimization_barrier(held)
         return run_graph(graph, given, dict(zip(graph.inputs, arrays, strict=True))).out
 
-    return jax.export.export(jax.jit(integer_model), platforms=tuple(platforms))(*shapes)
+    # Else the file names the folders of whoever writes it, and its size changes with them.
+    before = jax.config.values["jax_traceback_in_locations_limit"]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        return jax.export.export(jax.jit(integer_model), platforms=tuple(platforms))(*shapes)
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def read_stablehlo(path: str | os.PathLike) -> Callable[..., Any]:
