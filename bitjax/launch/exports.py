@@ -100,13 +100,13 @@ def check_extras(formats: Sequence[str], check: bool) -> None:
             import onnx  # noqa: F401  only whether it is there
     with extra("export", "a StableHLO file"):
         if "stablehlo" in wanted:
-            import flatbuffers  # noqa: F401
+            import flatbuffers  # noqa: F401  only whether it is there
     with extra("export", "checking an ONNX file"):
         if check and wanted & {"qdq", "integers"}:
-            import onnxruntime  # noqa: F401
+            import onnxruntime  # noqa: F401  only whether it is there
     with extra("export", "checking a QONNX file"):
         if check and "qonnx" in wanted:
-            import qonnx  # noqa: F401
+            import qonnx  # noqa: F401  only whether it is there
 
 
 def write_model(source: Source, kind: str, path: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_run_that_is_not_finished_is_not_exported(tmp_path):
 def test_a_package_that_is_missing_is_told_before_anything_is_read(monkeypatch, package, words):
     if package != "onnx":
         for needed in ("onnx", "onnxruntime"):
-            pytest.importorskip(needed)
+            pytest.importorskip(needed)  # an extra has it, not the core
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"needs {package}.*: pip install 'bitjax\[export\]'"):
         export.main(["no/such/run", *words])
@@ -165,7 +165,7 @@ def test_a_finished_run_leaves_its_model_and_is_left_alone(finished):
 @pytest.mark.slow
 def test_a_run_is_exported_in_every_format_and_checked(finished, tmp_path, capsys):
     for package in ("onnxruntime", "qonnx", "flatbuffers"):
-        pytest.importorskip(package)
+        pytest.importorskip(package)  # an extra has it, not the core
     folder, result, _ = finished
     words = [str(folder), f"--to={','.join(exports.FORMATS)}", "--check", "--images=120"]
     export.main(words)
@@ -211,7 +211,7 @@ def test_an_export_that_fails_leaves_what_was_there(finished, tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_runtimes_takes_what_is_there_and_makes_the_rest(finished, tmp_path):
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")  # an extra has it, not the core
     from experiments import runtimes
 
     folder, result, _ = finished

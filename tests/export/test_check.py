@@ -115,7 +115,7 @@ def test_a_file_of_another_model_is_found_out_at_its_first_site(tmp_path):
 )
 def test_a_foreign_file_is_one_line(tmp_path, name, said):
     if name.endswith(".onnx"):
-        pytest.importorskip("onnx")
+        pytest.importorskip("onnx")  # an extra has it, not the core
     (tmp_path / name).write_bytes(b"nothing of this kind")
     net = bj.Quantized(nn.Dense(2), [])
     x = jnp.ones((1, 3))
@@ -128,7 +128,7 @@ def test_a_foreign_file_is_one_line(tmp_path, name, said):
 @pytest.mark.slow
 def test_every_format_has_the_codes_of_evaluation(tmp_path):
     for package in ("onnxruntime", "qonnx", "flatbuffers"):
-        pytest.importorskip(package)
+        pytest.importorskip(package)  # an extra has it, not the core
     fixed = deployed(Net(), bj.lsq(bits=4))
     sites = ["stem/input", "conv/input", "head/input"]
     bj.save_packed(tmp_path / "m.safetensors", fixed, X)

@@ -34,7 +34,7 @@ NETS = {"mlp": MLP(features=(16,)), "cnn": SmallCNN(width=4)}
 @pytest.fixture(autouse=True, scope="module")
 def hls4ml():
     """A second to import, which a run without these tests should not pay."""
-    return pytest.importorskip("hls4ml")
+    return pytest.importorskip("hls4ml")  # an extra has it, not the core
 
 
 def traced(hls4ml, ready, folder, x):

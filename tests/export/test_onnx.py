@@ -20,8 +20,8 @@ from bitjax.models.pretrained import RESNET_MEAN, RESNET_STD, load_resnet
 from bitjax.quantizers import deployed
 from bitjax.variables import nest
 
-onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")  # an extra has it, not the core
+ort = pytest.importorskip("onnxruntime")  # an extra has it, not the core
 
 PROFILES = ("integers", "qdq", "qonnx")
 NORMAL = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3), 255.0
@@ -109,7 +109,7 @@ def run(model, feeds, *, optimize=True):
 
 def executed(model, feeds):
     """What the executor of QONNX gives."""
-    pytest.importorskip("qonnx")
+    pytest.importorskip("qonnx")  # an extra has it, not the core
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes
@@ -292,7 +292,8 @@ def test_every_model_gives_its_sums_in_onnx_runtime_and_its_outputs_in_every_pro
 
 @pytest.mark.slow
 def test_qonnx_counts_the_costs_that_bitjax_counts(tmp_path):
-    cost = pytest.importorskip("qonnx.util.inference_cost").inference_cost
+    counting = pytest.importorskip("qonnx.util.inference_cost")  # an extra has it, not the core
+    cost = counting.inference_cost
     x = np.zeros((1, 8, 8, 1), np.float32)
     fixed = whole_model(models.SmallCNN(), x, bits=3)
     path = tmp_path / "model.onnx"

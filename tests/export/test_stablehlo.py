@@ -8,7 +8,7 @@ import pytest
 import bitjax as bj
 from tests.export.by_hand import RNG, Form, by_hand, zoo
 
-pytest.importorskip("flatbuffers")
+pytest.importorskip("flatbuffers")  # an extra has it, not the core
 X = RNG(1).normal(size=(2, 6)).astype(np.float32)
 
 
@@ -52,7 +52,11 @@ def test_a_batch_that_cannot_be_free_is_refused_and_can_be_fixed():
     assert exported.platforms == ("cpu",) and exported.in_avals[0].shape == X.shape
 
 
-@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: c[:200], lambda c: b"PK" + c], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [lambda c: b"", lambda c: c[:200], lambda c: b"PK" + c],
+    ids=("empty", "cut short", "of another kind"),
+)
 def test_a_file_that_is_no_program_is_refused_in_one_line(fixed, tmp_path, damage):
     path = tmp_path / "bad.stablehlo"
     path.write_bytes(damage(bj.to_stablehlo(fixed, X, platforms=("cpu",))))
