@@ -101,7 +101,7 @@ found = plots.planes(rows, bits=4, axes=panels[1:])
 #
 # `save_packed` writes codes at their bits, one behind the other. `model_bytes` counts the same
 # bytes without writing any. The format is open: a reader in NumPy is in the guide
-# [the packed file](../docs/guides/packed_format.md).
+# `docs/guides/packed_format.md`.
 
 # %%
 size = bj.save_packed(away / "model.safetensors", fixed, images, about={"max_value": 16.0})
@@ -162,7 +162,7 @@ print("logits are equal:", bool((np.asarray(elsewhere) == logits).all()))
 #
 # hls4ml makes C++ of it, which `g++` compiles here, without any synthesis. Its sums are as wide as
 # their integers can make them. This cell does nothing where one of the two is missing. More is in
-# the guide [hls4ml](../docs/guides/hls4ml.md).
+# the guide `docs/guides/hls4ml.md`.
 
 # %%
 if shutil.which("g++") and importlib.util.find_spec("hls4ml"):
