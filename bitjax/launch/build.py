@@ -114,12 +114,12 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
 def _check_data_name(spec: Mapping[str, Any]) -> None:
     if not data.is_known(spec["name"]):
         raise ValueError(
-            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
-            f"or 'npz:PATH', got {shown(spec['name'])}."
+            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH', "
+            f"'npz:PATH', 'tokens:PATH' or 'text:PATH', got {shown(spec['name'])}."
         )
 
 
-def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
+def build_data(config: Mapping[str, Any]) -> data.DatasetLike:
     """The data set, normalised as the config says."""
     spec = config["data"]
     _check_data_name(spec)
@@ -133,7 +133,18 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
             image_size=spec["image_size"],
             augmentation=spec["augmentation"],
             splits=spec["splits"],
+            eval_limit=spec["eval_limit"],
+            context=spec["context"],
+            marker=spec["marker"],
+            form=spec["form"],
         )
+        if isinstance(dataset, data.TokenDataset):
+            for name in ("mean", "std"):
+                if spec[name]:
+                    raise ValueError(
+                        f"`{name}` is of pixels, got {shown(spec[name])} for tokens; leave it ()."
+                    )
+            return dataset
         channels = dataset.image_shape[-1]
         for name in ("mean", "std"):
             numbers = all(type(value) in (int, float) for value in spec[name])

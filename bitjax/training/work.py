@@ -12,7 +12,7 @@ from bitjax.costs.site import Costs
 from bitjax.data import (
     AUGMENTATIONS,
     Dataset,
-    StreamedDataset,
+    DatasetLike,
     eval_batches,
     normalize,
     train_batch,
@@ -54,7 +54,7 @@ class Work(NamedTuple):
 
     method: Method
     model: nn.Module
-    dataset: Dataset | StreamedDataset
+    dataset: DatasetLike
     task: Task
     settings: Settings
     place: Placement
@@ -204,7 +204,7 @@ class Work(NamedTuple):
 def make_work(
     method: Method,
     model: nn.Module,
-    dataset: Dataset | StreamedDataset,
+    dataset: DatasetLike,
     variables: Variables | None = None,
     settings: Settings | None = None,
     *,
