@@ -66,8 +66,9 @@ def _is_runs(folder: Path) -> bool:
     return ours or not any(folder.glob("**/_METADATA"))
 
 
-def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] | None:
+def load_start(start: Start | None, model: Any, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
     """The float variables that `find_start` has found, for a model; None if there are none."""
+    # Of the model's arguments only the shapes count.
     if start is None:
         return None
     seen = hosts.gather(str(start.is_run))
@@ -77,7 +78,7 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
             f"of a run there, which host {seen.index('True')} has. Put it on a file system that "
             "they share."
         )
-    shapes = dict(jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample)))
+    shapes = dict(jax.eval_shape(model.init, jax.random.PRNGKey(0), *args, **kwargs))
     if not start.is_run:
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
