@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bitjax.costs.site import Costs
 from bitjax.data import (
@@ -179,9 +178,9 @@ class Work(NamedTuple):
 
     def input_shapes(self, count: int = 2) -> tuple[tuple, dict]:
         """Shapes of the model's arguments for so many examples."""
-        # Of the shape alone: the images themselves may have to be decoded.
-        batch = {"image": jax.ShapeDtypeStruct((count, *self.dataset.image_shape), np.uint8)}
-        return jax.eval_shape(lambda batch: self.inputs(None, batch), batch)
+        # Of the shapes alone: the examples themselves may have to be decoded.
+        specs = self.dataset.specs(count)
+        return jax.eval_shape(lambda batch: self.inputs(None, batch), specs)
 
     def deployed(self, variables: Variables) -> Deployed:
         """The model of the last stage as it is taken away."""
@@ -258,7 +257,7 @@ def make_work(
         costs={},
         facts=dict(facts or {}),
     )
-    args, kwargs = work.inputs(None, {"image": jnp.asarray(dataset.eval_sample(2))})
+    args, kwargs = work.inputs(None, jax.tree.map(jnp.asarray, dataset.eval_sample(2)))
     if variables is None:
         variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
     costs = site_costs(Quantized(model, sums=settings.sums), *args, **kwargs)
