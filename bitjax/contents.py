@@ -85,3 +85,4 @@ from bitjax.quantizers.weight_codes import twn_codes as twn_codes
 from bitjax.rules import Rule as Rule
 from bitjax.rules import rule as rule
 from bitjax.two_step.solve import solve_layers as solve_layers
+from bitjax.variables import Inputs as Inputs

@@ -1,7 +1,7 @@
 """The collections of a model's variables, and nodes in them by a path such as `stage1/conv1`."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitjax.checks import mapping
 
@@ -43,9 +43,41 @@ def floats_of(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
 
 
-def as_args(batch: Any) -> tuple:
-    """A batch as the arguments that the model is called with."""
-    return batch if isinstance(batch, tuple) else (batch,)
+class Inputs(NamedTuple):
+    """What a model is called with for one batch, where that is more than a tuple of arguments.
+
+    It is one of the batches that tools such as `bitjax.calibrate` and `bitjax.solve_layers` take.
+    What is the same for every batch, or is no array, goes by the tool's own keyword arguments.
+
+    Attributes:
+      args: the positional arguments.
+      kwargs: the keyword arguments, arrays or trees of arrays.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import bitjax as bj
+      >>> function = bj.Function(lambda w, x, *, mask: (x * mask) @ w)
+      >>> batch = Inputs((jnp.ones((2, 3)),), {"mask": jnp.ones((2, 1))})
+      >>> sorted(bj.attach(function, {"params": jnp.ones((3, 2))}, *batch.args, **batch.kwargs))
+      ['params']
+    """
+
+    args: tuple = ()
+    kwargs: Mapping[str, Any] = {}
+
+
+def as_call(batch: Any, kwargs: Mapping[str, Any] | None = None) -> Inputs:
+    """What the model is called with for a batch: `Inputs`, a tuple of arguments, or one array."""
+    # `kwargs` are those of all batches.
+    if isinstance(batch, Inputs):
+        return Inputs(tuple(batch.args), {**(kwargs or {}), **batch.kwargs})
+    return Inputs(batch if isinstance(batch, tuple) else (batch,), dict(kwargs or {}))
+
+
+def as_batch(args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    """The plainest form of what a model is called with, which `as_call` takes apart again."""
+    plain = len(args) == 1 and not isinstance(args[0], tuple)
+    return Inputs(args, kwargs) if kwargs else args[0] if plain else args
 
 
 def pick(tree: Mapping[str, Any], sites: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from bitjax.frameworks.models import float_model
 from bitjax.quantizers.base import Planes
 from bitjax.quantizers.planes import powers_of_two
 from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, VARIABLES, as_args, floats_of, read_site, write_site
+from bitjax.variables import QUANT, STATS, VARIABLES, as_call, floats_of, read_site, write_site
 
 WEIGHTINGS = ("fisher", "none")
 PAPER_GRIDS = GRIDS[2:]
@@ -114,7 +114,7 @@ def allocate(
     net = float_model(model)
     floats = floats_of(variables)
     if costs is None:
-        costs = costs_with(net, variables, as_args(next(iter(batches()))), {})
+        costs = costs_with(net, variables, *as_call(next(iter(batches()))))
     planes = check_sites(model.rules, costs, grid, max_bits)
     sites = list(planes)
     chosen = "|".join(map(re.escape, sites))

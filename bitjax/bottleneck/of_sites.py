@@ -14,7 +14,7 @@ from bitjax.checks import BATCHES, PATTERN, SWITCH, checked, integer
 from bitjax.frameworks.calibrate import numbered, raise_nonfinite
 from bitjax.frameworks.probe import probe
 from bitjax.program.state import Seen
-from bitjax.variables import VARIABLES
+from bitjax.variables import VARIABLES, as_call
 
 
 @checked(variables=VARIABLES, batches=BATCHES, sites=PATTERN, stride=integer(1), per_example=SWITCH)
@@ -34,7 +34,7 @@ def site_histograms(
       model: a Linen module or a function of parameters; in a wrapped one, the sites see the
         outputs of quantized layers.
       variables: all collections of the model.
-      batches: arrays, or tuples of the model's arguments.
+      batches: arrays, tuples of the model's arguments, or `bitjax.Inputs`.
       sites: a regular expression, matched in full against the sites' names.
       stride: n counts only every n-th run of 4096 elements.
       per_example: whether to count x / max|x| over the example, as the paper's codes do; an example
@@ -70,20 +70,21 @@ def site_histograms(
     unseen: list[str] = []
 
     @jax.jit
-    def run(variables, args):
-        probed = probe(model, variables, args, kwargs, on_layer)
+    def run(variables, inputs):
+        probed = probe(model, variables, *as_call(inputs, kwargs), on_layer)
         unseen[:] = probed.unseen
         return [found for _, found in probed.records]
 
     total: dict[str, Histogram] = {}
-    for index, args in numbered(batches, "site_histograms"):
-        for record in jax.device_get(run(variables, args)):
+    for index, inputs in numbered(batches, "site_histograms"):
+        for record in jax.device_get(run(variables, inputs)):
             for site, counts in record.items():
                 try:
                     for one in _layers(counts):
                         total[site] = merge(total.get(site, empty()), gather(one))
                 except ValueError:
-                    raise_nonfinite(f"batch {index}", model, variables, args, kwargs, site)
+                    call = as_call(inputs, kwargs)
+                    raise_nonfinite(f"batch {index}", model, variables, *call, site)
     if unseen and not total:
         raise ValueError(
             f"`sites` {sites!r} matches only sites in loops and branches, whose tensors cannot be "

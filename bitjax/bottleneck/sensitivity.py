@@ -16,7 +16,7 @@ from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer, identity
 from bitjax.rules import rule
-from bitjax.variables import QUANT, VARIABLES, floats_of
+from bitjax.variables import QUANT, VARIABLES, as_call, floats_of
 
 
 @jax.custom_vjp
@@ -70,7 +70,7 @@ def fisher(
       model: a Linen classifier that returns logits [batch, classes]; if wrapped, its float model is
         used.
       variables: all collections of the model.
-      batches: arrays, or tuples of the model's arguments, the batch axis first.
+      batches: arrays, tuples of the model's arguments, or `bitjax.Inputs`; the batch axis first.
       sites: a regular expression for input sites, matched in full.
       seed: the seed of the drawn labels.
       **kwargs: keyword arguments of the model, but not `train=True`.
@@ -94,9 +94,9 @@ def fisher(
     wrapped = as_model(model).with_rules((rule(sites, _catching()),))
     floats = floats_of(variables)
 
-    def loss(quant, floats, args, key):
-        given = {**floats, QUANT: quant}
-        out = run(wrapped, wrapped.ask(given, args, kwargs, rngs=one_key()), given).out
+    def loss(quant, floats, inputs, key):
+        given, call = {**floats, QUANT: quant}, as_call(inputs, kwargs)
+        out = run(wrapped, wrapped.ask(given, *call, rngs=one_key()), given).out
         logits = jnp.asarray(out, jnp.float32)
         labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
         log_p = jax.nn.log_softmax(logits)
@@ -106,14 +106,15 @@ def fisher(
     total: dict[str, float] = {}
     elements: dict[str, int] = {}
     quant, examples = None, 0
-    for index, args in numbered(batches, "fisher"):
+    for index, inputs in numbered(batches, "fisher"):
         if quant is None:
-            quant = attach(wrapped, floats, *args, **kwargs)[QUANT]
-            elements = {s: c.elements for s, c in costs_with(wrapped, floats, args, kwargs).items()}
-        found = step(quant, floats, args, jax.random.fold_in(jax.random.key(seed), index))
+            call = as_call(inputs, kwargs)
+            quant = attach(wrapped, floats, *call.args, **call.kwargs)[QUANT]
+            elements = {s: c.elements for s, c in costs_with(wrapped, floats, *call).items()}
+        found = step(quant, floats, inputs, jax.random.fold_in(jax.random.key(seed), index))
         for path, leaf in jax.tree_util.tree_leaves_with_path(found):
             if path[-1].key == "caught":
                 site = "/".join(key.key for key in path[:-1])
                 total[site] = total.get(site, 0.0) + float(np.sum(np.asarray(leaf, np.float64)))
-        examples += len(args[0])
+        examples += len(jax.tree.leaves(inputs)[0])
     return {site: value / (examples * elements[site]) for site, value in total.items()}

@@ -17,7 +17,7 @@ from bitjax.frameworks.later import later_call
 from bitjax.frameworks.models import unboxed
 from bitjax.frameworks.probe import ask_outside
 from bitjax.frameworks.shapes import one_key
-from bitjax.variables import VARIABLES, as_args
+from bitjax.variables import VARIABLES, as_call
 
 # What one run shows, in any order; what they find may be why a gradient is missing.
 CHECKS: tuple[Callable[[Measured], Iterator[Found]], ...] = (
@@ -51,7 +51,7 @@ def doctor(
       model: a Linen module or a function of parameters, wrapped or not.
       variables: all collections of the model; those of a function are `{"params": its parameters}`
         and what quantizers learned and observed.
-      batch: an array or a dict, or a tuple of the model's arguments.
+      batch: an array or a dict, a tuple of the model's arguments, or `bitjax.Inputs`.
       labels: `[N]` integers, for cross entropy; without them the loss is the mean squared output.
       loss: `(output, labels) -> scalar`, in place of these losses; its labels may be any tree.
       **kwargs: keyword arguments of the model; with `train=True` the ranges are the batch's own.
@@ -76,7 +76,8 @@ def doctor(
                 f"`labels` must be integers [N], got {kind} {np.shape(labels)}; give a `loss` that "
                 "takes others."
             )
-    args, variables = as_args(batch), unboxed(variables)
+    inputs, variables = as_call(batch, kwargs), unboxed(variables)
+    args, kwargs = inputs.args, dict(inputs.kwargs)
     net, asked = ask_outside(model, variables, args, kwargs)
     later = later_call(net, asked, variables, args, kwargs, one_key())
     programs = [one.call.program for one in (asked, later) if one is not None]

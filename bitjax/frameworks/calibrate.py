@@ -17,7 +17,7 @@ from bitjax.frameworks.norms import BatchStatistics
 from bitjax.frameworks.probe import probe
 from bitjax.frameworks.shapes import one_key
 from bitjax.quantizers.base import Quantizer
-from bitjax.variables import STATS, VARIABLES, as_args
+from bitjax.variables import STATS, VARIABLES, Inputs, as_call
 
 Variables = dict[str, Any]
 
@@ -37,7 +37,7 @@ def calibrate(
     Args:
       model: the wrapped model.
       variables: all collections of the model.
-      batches: arrays, or tuples of the model's arguments.
+      batches: arrays, tuples of the model's arguments, or `bitjax.Inputs`.
       **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
@@ -69,8 +69,8 @@ def calibrate(
         return jnp.zeros_like(leaf) if path[-1].key == "count" else leaf
 
     @jax.jit
-    def step(others, stats, args):
-        return observe(averaging, {**others, STATS: stats}, args, kwargs)
+    def step(others, stats, inputs):
+        return observe(averaging, {**others, STATS: stats}, *as_call(inputs, kwargs))
 
     def keep(path, old, new):
         # Of a site that no batch reached, the history stays: only the training call may have it.
@@ -78,10 +78,11 @@ def calibrate(
 
     before = dict(variables.get(STATS, {}))
     stats = jax.tree_util.tree_map_with_path(restart, before)
-    for index, args in numbered(batches, "calibrate"):
-        updated, finite = step(others, stats, args)
+    for index, inputs in numbered(batches, "calibrate"):
+        updated, finite = step(others, stats, inputs)
         if not finite:
-            raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, args, kwargs)
+            call = as_call(inputs, kwargs)
+            raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, *call)
         stats = updated
     if not stats:
         return dict(variables)
@@ -102,7 +103,7 @@ def reestimate_batch_stats(
     Args:
       model: a Linen module, wrapped in `Quantized` or not, or an NNX model's function.
       variables: all collections of the model.
-      batches: arrays, or tuples of the model's arguments.
+      batches: arrays, tuples of the model's arguments, or `bitjax.Inputs`.
       **kwargs: keyword arguments of the model, but not `train=True`.
 
     Returns:
@@ -133,21 +134,21 @@ def reestimate_batch_stats(
     # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
     before = jax.tree.map(jnp.nan_to_num, before)
 
-    def kept(others, args, start, **around) -> dict[Any, Any]:
-        given = {**others, "batch_stats": start}
-        asked = plain.ask(given, args, kwargs, rngs=one_key(), mutable=["batch_stats"], **around)
+    def kept(others, inputs, start, **around) -> dict[Any, Any]:
+        given, call = {**others, "batch_stats": start}, as_call(inputs, kwargs)
+        asked = plain.ask(given, *call, rngs=one_key(), mutable=["batch_stats"], **around)
         return flatten_dict(run(plain, asked, others).changed.get("batch_stats", {}))
 
-    def averaged(others, args):
+    def averaged(others, inputs):
         """The mean over the calls of each normalisation of Linen."""
         old: dict[Any, Any] = flatten_dict(before)
         adding, counting = BatchStatistics(counting=False), BatchStatistics(counting=True)
-        jax.eval_shape(lambda: kept(others, args, before, around=adding))  # for `paths`
+        jax.eval_shape(lambda: kept(others, inputs, before, around=adding))  # for `paths`
         ours = {path for path in old if path[:-1] in adding.paths}
         start = {path: jnp.zeros_like(x) if path in ours else x for path, x in old.items()}
         start = unflatten_dict(start)
-        new = kept(others, args, start, around=adding)
-        calls = kept(others, args, start, around=counting)
+        new = kept(others, inputs, start, around=adding)
+        calls = kept(others, inputs, start, around=counting)
 
         def mean(path):
             often = calls[path]
@@ -156,19 +157,20 @@ def reestimate_batch_stats(
         return {path: mean(path) if path in ours else x for path, x in new.items()}
 
     @jax.jit
-    def step(others, mean, args, share):
+    def step(others, mean, inputs, share):
         # What no normalisation changes stays.
-        changed = averaged(others, args) if linen else kept(others, args, before)
+        changed = averaged(others, inputs) if linen else kept(others, inputs, before)
         new = unflatten_dict({**flatten_dict(before), **changed})
         return jax.tree.map(lambda m, new: m + (new - m) * share, mean, new)
 
     mean = jax.tree.map(jnp.zeros_like, before)
-    for index, args in numbered(batches, "reestimate_batch_stats"):
+    for index, inputs in numbered(batches, "reestimate_batch_stats"):
         if not before:
             return dict(variables)
-        mean = step(others, mean, args, jnp.float32(1.0 / (index + 1)))
+        mean = step(others, mean, inputs, jnp.float32(1.0 / (index + 1)))
     if not is_finite(mean):
-        raise_nonfinite("the last batch", model, {**others, "batch_stats": before}, args, kwargs)
+        call = as_call(inputs, kwargs)
+        raise_nonfinite("the last batch", model, {**others, "batch_stats": before}, *call)
     return {**variables, "batch_stats": mean}
 
 
@@ -203,13 +205,13 @@ def _averaging(quantizer: Quantizer) -> Quantizer:
     return quantizer._replace(update=mean)
 
 
-def numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, tuple]]:
-    """Every batch with its number, as the model's arguments; a ValueError if there is none."""
+def numbered(batches: Iterable[Any], who: str) -> Iterator[tuple[int, Inputs]]:
+    """Every batch with its number, as what the model takes; a ValueError if there is none."""
     empty = True
     for index, batch in enumerate(batches):
         empty = False
         check_inputs(f"batches[{index}]", batch)
-        yield index, as_args(batch)
+        yield index, as_call(batch)
     if empty:
         raise ValueError(f"{who} needs at least one batch, got none: is the iterator used up?")
 

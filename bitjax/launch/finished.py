@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitjax.configs.base import get_config as base_config
 from bitjax.export.deploy import Deployed
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.build import build_work
 from bitjax.launch.programs import program
-from bitjax.launch.schema import plain
+from bitjax.launch.schema import completed
 from bitjax.runs.checkpoint import Checkpoints
-from bitjax.runs.folder import config_hash, read_config
+from bitjax.runs.folder import config_hash, is_hash_of, read_config
 from bitjax.training.work import Work
 
 # The weights it started from may be gone, and so may the devices that it was trained on.
@@ -54,22 +53,21 @@ def load_run(folder: str | Path) -> Finished:
     checkpoints = folder / "checkpoints"
     if not checkpoints.is_dir():
         raise ValueError(f"there is no {checkpoints}, and it holds the weights.")
-    # Keys that another version of bitjax did not know yet have their defaults.
     own = read_config(folder)
-    settings = {**plain(base_config()), **own, **_HERE}
+    settings = {**completed(own), **_HERE}
     with program(f"{folder / 'config.json'}", kinds=(ValueError,)):
         work = build_work(settings)
     model = work.wrap(work.method.stages[-1])
-    return Finished(work, model, _restored(checkpoints, work, config_hash(own)))
+    return Finished(work, model, _restored(checkpoints, work, own))
 
 
-def _restored(folder: Path, work: Work, digest: str) -> Mapping[str, Any]:
-    """The variables that the last stage left, of the run whose config has this hash."""
+def _restored(folder: Path, work: Work, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The variables that the last stage left, of the run whose config this is."""
 
     def template(meta):
-        run = meta.get("run")
+        run, digest = meta.get("run"), config_hash(own)
         there = run.get("config_hash", digest) if isinstance(run, Mapping) else digest
-        if there != digest:
+        if not is_hash_of(there, own):
             raise ValueError(
                 f"the checkpoints in {folder} are of another run than the config.json beside them "
                 f"(config_hash: {there!r} and {digest!r}). Put together what belongs together."

@@ -17,7 +17,7 @@ from bitjax.launch.overrides import arguments_of, check_key, override_key, value
 from bitjax.launch.programs import program, shown
 from bitjax.launch.schema import plain
 from bitjax.runs.files import Unfit, read_object
-from bitjax.runs.folder import check_holds_runs, config_hash, differences_there
+from bitjax.runs.folder import check_holds_runs, differences_there, is_hash_of
 
 Overrides = dict[str, str]  # by key, without `config.`, as the command line writes values
 _MOST = 10_000  # runs of a sweep
@@ -44,7 +44,7 @@ class SweepRun(NamedTuple):
     def finished(self) -> bool:
         """Whether its folder holds the result of this very config."""
         result = read_json(self.folder / "result.json")
-        same = result.get("config_hash") == config_hash(self.spec)
+        same = is_hash_of(result.get("config_hash"), self.spec)
         return same and result.get("status") == "finished"
 
 

@@ -35,6 +35,7 @@ MODELS: dict[str, Callable] = {
     "alexnet": models.AlexNet,
     "alexnet_bn": models.AlexNetBN,
     "mobilenet_v2": models.MobileNetV2,
+    "llama": models.Llama,
 }
 
 

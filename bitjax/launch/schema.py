@@ -28,6 +28,18 @@ def check_sections(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the keys that its version of bitjax did not know, at their defaults."""
+    base = plain(base_config())
+    sections = {key: value for key, value in base.items() if isinstance(value, dict)}
+    own = {
+        key: {**section, **config[key]}
+        for key, section in sections.items()
+        if key not in FREE and isinstance(config.get(key), Mapping)
+    }
+    return {**base, **config, **own}
+
+
 def near(key: str, known: Iterable[str]) -> str:
     """The known keys that a key may have been meant to be, for a message; also by their ends."""
     last = {name: name.split(".")[-1] for name in known}

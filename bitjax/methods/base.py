@@ -29,7 +29,7 @@ class Context(NamedTuple):
     model: Any
     previous_model: Any
     previous: Variables
-    batches: Callable[[int, bool], Iterator[jax.Array]]
+    batches: Callable[[int, bool], Iterator[Any]]
     costs: Costs
     key: jax.Array
     log: Callable[[str], None]

@@ -91,6 +91,25 @@ def sgd(momentum: float = 0.9, weight_decay: float = 0.0) -> optax.GradientTrans
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum))
 
 
+@checked(momentum=number(0, 1, below=True), weight_decay=number(0))
+def adamw(momentum: float = 0.9, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """The direction of Adam with decay apart from the moments, as language models are trained.
+
+    Example:
+      >>> direction = adamw(weight_decay=0.1)
+      >>> w = {"w": jnp.float32(1.0)}
+      >>> updates, _ = direction.update({"w": jnp.float32(0.5)}, direction.init(w), w)
+      >>> round(float(updates["w"]), 3)
+      1.1
+
+    Source: Loshchilov and Hutter, arXiv 1711.05101.
+    """
+    return optax.chain(optax.scale_by_adam(momentum), optax.add_decayed_weights(weight_decay))
+
+
+DIRECTIONS = {"sgd": sgd, "adamw": adamw}  # of weights, by the names that recipes have
+
+
 def adam() -> optax.GradientTransformation:
     """The direction of Adam, for the many small leaves of quantizers, as one vector.
 

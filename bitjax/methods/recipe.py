@@ -1,4 +1,4 @@
-"""The recipe of training that methods share: eight settings, checked once."""
+"""The recipe of training that methods share: nine settings, checked once."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.checks import Allowed, checked, integer, number
+from bitjax.checks import Allowed, checked, choice, integer, number
 from bitjax.methods.base import Stage
 from bitjax.methods.labels import default_labels
-from bitjax.methods.optimizers import scheduled, sgd
+from bitjax.methods.optimizers import DIRECTIONS, scheduled
 from bitjax.rules import Rules
 
 
 class Recipe(NamedTuple):
-    """How weights are trained: SGD with momentum, a linear rise and a cosine, perhaps a teacher.
+    """How weights are trained: SGD or Adam, a linear rise and a cosine, perhaps a teacher.
 
     Every method takes the fields as keywords, `lsq(rules, steps=100, learning_rate=0.02)`, and so
     do configs, `config.method.learning_rate = 0.02`.
@@ -23,14 +23,16 @@ class Recipe(NamedTuple):
     Attributes:
       steps: steps of training; where 0, quantizers are only calibrated.
       learning_rate: the weights' rate at its peak. `full_precision` has a default of 0.1.
-      momentum: momentum of SGD.
-      weight_decay: L2 decay of the parameters; learned ranges are not decayed.
+      momentum: momentum of SGD, decay of Adam's first moment.
+      weight_decay: decay of the parameters, L2 with SGD, apart from the gradient with Adam; learned
+        ranges are not decayed.
       warmup: steps in which the rate rises linearly to its peak; a cosine to 0 follows.
       distill: share of the float teacher's soft labels in the loss, 0 to 1. The teacher is the
         network that the run started from.
       temperature: temperature of the soft labels; above 1 unlikely classes count too.
       reestimate_batches: batches of augmented training images that re-estimate batch
         normalisation's statistics after the training; 0 leaves the moving averages.
+      optimizer: `sgd`, or `adamw` as language models need; learned ranges follow it.
     """
 
     steps: int
@@ -41,6 +43,7 @@ class Recipe(NamedTuple):
     distill: float = 0.0
     temperature: float = 1.0
     reestimate_batches: int = 0
+    optimizer: str = "sgd"
 
 
 class Keywords(TypedDict, total=False):
@@ -53,6 +56,7 @@ class Keywords(TypedDict, total=False):
     distill: float
     temperature: float
     reestimate_batches: int
+    optimizer: str
 
 
 STEPS, RATE, BATCHES = integer(0), number(0), integer(1)
@@ -65,12 +69,13 @@ RECIPE: dict[str, Allowed] = {
     "distill": number(0, 1),
     "temperature": number(0, above=True),
     "reestimate_batches": integer(0),
+    "optimizer": choice(*DIRECTIONS),
 }
 
 
 def descent(recipe: Recipe, end: float = 0.0) -> optax.GradientTransformation:
-    """SGD along the recipe's schedule, whose cosine falls to the share `end` of the peak."""
-    direction = sgd(recipe.momentum, recipe.weight_decay)
+    """The recipe's optimizer along its schedule, down to the share `end` of the peak."""
+    direction = DIRECTIONS[recipe.optimizer](recipe.momentum, recipe.weight_decay)
     rate, steps, warmup = recipe.learning_rate, recipe.steps, recipe.warmup
     return scheduled(direction, rate, steps, warmup=warmup, end=end)
 

@@ -8,6 +8,7 @@ from bitjax.models.mobilenet import InvertedResidual as InvertedResidual
 from bitjax.models.mobilenet import MobileNetV2 as MobileNetV2
 from bitjax.models.pretrained import RESNET_MEAN as RESNET_MEAN
 from bitjax.models.pretrained import RESNET_STD as RESNET_STD
+from bitjax.models.pretrained import load_llama as load_llama
 from bitjax.models.pretrained import load_resnet as load_resnet
 from bitjax.models.resnet import CifarResNet as CifarResNet
 from bitjax.models.resnet import ResidualBlock as ResidualBlock
@@ -19,5 +20,6 @@ from bitjax.models.resnet import resnet56 as resnet56
 from bitjax.models.resnet_imagenet import ImageNetResNet as ImageNetResNet
 from bitjax.models.resnet_imagenet import resnet18 as resnet18
 from bitjax.models.resnet_imagenet import resnet50 as resnet50
+from bitjax.models.transformer import Llama as Llama
 from bitjax.models.vgg import VGG16 as VGG16
 from bitjax.models.vgg import VGGSmall as VGGSmall

@@ -20,20 +20,48 @@ from bitjax.runs.lock import InUseError, Lock, lock
 from bitjax.runs.manifest import owners
 from bitjax.runs.rows import write_json
 
+# Keys that came after folders of runs were first kept, by their defaults. A config that leaves them
+# so is the same as one that lacks them, and has the same hash.
+LATER: dict[str, Any] = {"sums": False, "task.name": ""}
+
 _FILES = ("config.json", "result.json")
 # What a run leaves once it has begun, beside its checkpoints.
 _SIGNS = ("metrics.jsonl", "result.json")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a configuration.
+    """Twelve hexadecimal digits that name a configuration; keys of `LATER` count where they say.
 
     Example:
-      >>> config_hash({"a": 1}) == config_hash({"a": 1}), len(config_hash({}))
+      >>> config_hash({"a": 1}) == config_hash({"a": 1, "sums": False}), len(config_hash({}))
       (True, 12)
     """
+    return _digest(_settled(config))
+
+
+def is_hash_of(digest: Any, config: Mapping[str, Any]) -> bool:
+    """Whether a run was left by a configuration, whose hash may be of an older version."""
+    # One version counted `sums` wherever it was, before there were any of the keys behind it.
+    counted = {**_settled(config), "sums": config.get("sums", False)}
+    return digest in (config_hash(config), _digest(counted))
+
+
+def _digest(config: Mapping[str, Any]) -> str:
     text = json.dumps(config, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _settled(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration without later keys that are at their defaults."""
+    found = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            if value := _settled(value, f"{key}."):
+                found[name] = value
+        elif key not in LATER or value != LATER[key]:
+            found[name] = value
+    return found
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -151,10 +179,13 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
     """
     if not _has_begun(folder):
         return None
-    now, digest = flatten(json.loads(json.dumps(config))), config_hash(config)
     if not (folder / "config.json").exists() and (hashes := _hashes_there(folder)):
-        return [f"hash: {other} there, {digest} now" for other in sorted(hashes - {digest})]
-    there = flatten(read_config(folder))
+        others = sorted(other for other in hashes if not is_hash_of(other, config))
+        return [f"hash: {other} there, {config_hash(config)} now" for other in others]
+    now, there = (
+        LATER | flatten(json.loads(json.dumps(config))),
+        LATER | flatten(read_config(folder)),
+    )
     return [
         one_line(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now")
         for key in sorted(there.keys() | now.keys())

@@ -27,7 +27,7 @@ from bitjax.runs.files import (
     shown,
     text_of,
 )
-from bitjax.runs.folder import config_hash
+from bitjax.runs.folder import is_hash_of
 
 _BITS = ("weights", "activations", "all", "inner")
 _COSTS = ("model_bytes", "float_model_bytes", "activation_bytes", "bops", "macs")
@@ -267,7 +267,7 @@ def _settings_of(folder: Path, result: Mapping[str, Any]) -> Mapping[str, Any]:
     for key in ("model", "data", "method"):
         if not isinstance(settings.get(key), Mapping) or not settings[key].get("name"):
             raise other_version("config.json", f"{key}.name")
-    if text_of(result, "config_hash") != config_hash(settings):
+    if not is_hash_of(text_of(result, "config_hash"), settings):
         raise Unfit("is damaged: config.json is not the one that result.json was made from")
     return settings
 

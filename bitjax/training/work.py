@@ -30,7 +30,7 @@ from bitjax.training.settings import Settings, check_place, check_settings
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_eval_step, make_train_step
 from bitjax.training.task import Task, classification
-from bitjax.variables import as_args, floats_of
+from bitjax.variables import as_batch, as_call, floats_of
 
 Variables = Mapping[str, Any]
 
@@ -79,10 +79,10 @@ class Work(NamedTuple):
         """`count` model inputs from the training examples, the same ones at every call.
 
         Whole batches on every host: what is prepared is computed by each of them alike. A tuple
-        where the model takes several arguments.
+        where the model takes several arguments, `bitjax.Inputs` where it takes some by name.
         """
-        augmented = jax.jit(lambda key, batch: _arguments(self.inputs(key, batch)))
-        plain = jax.jit(lambda batch: _arguments(self.inputs(None, batch)))
+        augmented = jax.jit(lambda key, batch: as_batch(*self.inputs(key, batch)))
+        plain = jax.jit(lambda batch: as_batch(*self.inputs(None, batch)))
         size = self.settings.batch_size
         batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
         with contextlib.closing(batches):
@@ -94,7 +94,7 @@ class Work(NamedTuple):
         """The training examples on which new ranges are fitted, as the model takes them."""
         size = min(self.settings.calibration_size, self.dataset.num_train)
         batch = train_batch(self.dataset, size, 0, _ORDER_SEED, augment=False)
-        return _arguments(self.inputs(None, jax.tree.map(jnp.asarray, batch)))
+        return as_batch(*self.inputs(None, jax.tree.map(jnp.asarray, batch)))
 
     def evaluator(self, model: Any) -> Callable[[Variables], dict[str, float]]:
         """A function of variables: the task's figures over the evaluation examples.
@@ -127,7 +127,8 @@ class Work(NamedTuple):
         """The variables with the stage's sites: new ones fitted, gone ones dropped."""
         if not stage.rules:
             return floats_of(variables)
-        return attach(self.wrap(stage), variables, *as_args(self.calibration_batch()))
+        inputs = as_call(self.calibration_batch())
+        return attach(self.wrap(stage), variables, *inputs.args, **inputs.kwargs)
 
     def context(self, index: int, previous: Variables, log: Callable[[str], None]) -> Context:
         """What the preparation of a stage may use.
@@ -265,13 +266,6 @@ def make_work(
         if stage.check is not None:
             stage.check(costs)
     return work._replace(start=dict(variables), costs=costs)
-
-
-def _arguments(inputs: tuple[tuple, dict]) -> Any:
-    args, kwargs = inputs
-    if kwargs:
-        raise ValueError(f"preparation passes arguments by place, got {sorted(kwargs)} by name.")
-    return args[0] if len(args) == 1 else args
 
 
 def _computing_in(model: nn.Module, dtype: str) -> nn.Module:

@@ -21,6 +21,7 @@ from bitjax.program.consumers import addend_of
 from bitjax.program.layers import giving, places_of, view_of
 from bitjax.program.patches import draw_places
 from bitjax.program.state import Seen
+from bitjax.variables import as_call
 
 Variables = Mapping[str, Any]
 
@@ -46,7 +47,7 @@ class PatchMoments(NamedTuple):
     target_mean_M: NDArray[np.float64] | None
 
 
-# (variables, teacher's, args, key) -> x [G, T, N], z [G, T, M], owed as z or 0
+# (variables, teacher's, inputs, key) -> x [G, T, N], z [G, T, M], owed as z or 0
 Take = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
@@ -68,8 +69,9 @@ def sampler(
         examples = view.places(out) // positions
         return draw_places(key, examples, positions, per_example)
 
-    def read(net, variables, args, key, function):
-        _, asked = ask_outside(net, variables, args, kwargs)
+    def read(net, variables, inputs, key, function):
+        call = as_call(inputs, kwargs)
+        _, asked = ask_outside(net, variables, *call)
         # By identity: a layer that is called several times has as many products.
         views = {id(p.product): view_of(p) for p in places_of(asked.call.program, layer)}
 
@@ -79,31 +81,32 @@ def sampler(
                 return None
             return function(view, seen, drawn(view, seen.tensors["input"], seen.out, key))
 
-        records = probe(net, variables, args, kwargs, watch).records
+        records = probe(net, variables, *call, watch).records
         # Its calls have one kernel, so they are one set of patches.
         return jnp.concatenate([record for _, record in records], axis=1)
 
     @jax.jit
-    def take(variables, teacher_variables, args, key):
+    def take(variables, teacher_variables, given, key):
         def inputs(view, seen, places):
             return view.patches(seen.tensors["input"], places)
 
         def outputs(view, seen, places):
             return view.outputs(seen.out, places)
 
-        x = read(model, variables, args, key, inputs)
-        z = read(teacher, teacher_variables, args, key, outputs)
+        x = read(model, variables, given, key, inputs)
+        z = read(teacher, teacher_variables, given, key, outputs)
         if not added:
             return x, z, jnp.zeros((1, 1, 1))
 
         # The layer must also compensate the teacher's addend less the model's.
-        owed = addend(teacher, teacher_variables, args, kwargs, layer)
-        owed -= addend(model, variables, args, kwargs, layer)
+        call = as_call(given, kwargs)
+        owed = addend(teacher, teacher_variables, *call, layer)
+        owed -= addend(model, variables, *call, layer)
 
         def owes(view, seen, places):
             return view.outputs(owed, places)
 
-        return x, z, read(teacher, teacher_variables, args, key, owes)
+        return x, z, read(teacher, teacher_variables, given, key, owes)
 
     return take
 

@@ -42,7 +42,7 @@ from bitjax.two_step.fits import (
     start_of,
 )
 from bitjax.two_step.layer import Affine, layer_of
-from bitjax.variables import QUANT, VARIABLES, as_args, read_site, site_name, write_site
+from bitjax.variables import QUANT, VARIABLES, as_call, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
 
@@ -96,8 +96,8 @@ def solve_layers(
         `bitjax.ternary(fit="stored")`, `binary` or `low_bit`; inputs may be quantized or not.
       variables: all collections of the model, with float kernels; of a function
         `{"params": its parameters}` and its state.
-      batches: the model's inputs, arrays or tuples of arguments: a list, or a function that gives
-        the same batches at every call.
+      batches: the model's inputs, arrays, tuples of arguments or `bitjax.Inputs`: a list, or a
+        function that gives the same batches at every call.
       bits: the number of bits of the kernels to solve; None takes all with a stored scale.
       layers: a regular expression, matched in full against layers' paths.
       kwargs: keyword arguments of the model, the same for every batch.
@@ -159,9 +159,8 @@ def solve_each(
     net = as_model(model)
     teacher = variables if teacher is None else teacher
     _, first = next(numbered(batches(), "solve_layers"))
-    plans = plan_layers(
-        net, variables, first, kwargs, layers=layers, bits=bits, target=settings.target
-    )
+    call = as_call(first, kwargs)
+    plans = plan_layers(net, variables, *call, layers=layers, bits=bits, target=settings.target)
     for index, plan in enumerate(plans[start:], start):
         key = jax.random.fold_in(jax.random.key(settings.seed), index)
         try:
@@ -176,9 +175,9 @@ def solve_each(
 def _solve(model, variables, teacher, plan, batches, kwargs, settings, key):
     float_model = model.with_rules(() if settings.float_inputs else float_kernels(model.rules))
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
-    first = as_args(next(iter(batches())))
+    first = as_call(next(iter(batches())), kwargs)
     added = plan.target == "sum" and settings.asymmetric
-    layer = layer_of(float_model, teacher, first, kwargs, plan.layer)
+    layer = layer_of(float_model, teacher, *first, plan.layer)
     take = sampler(
         source, float_model, plan.layer, kwargs, per_example=settings.positions, added=added
     )
@@ -190,7 +189,7 @@ def _solve(model, variables, teacher, plan, batches, kwargs, settings, key):
     def pairs():
         for index, batch in enumerate(batches()):
             one = jax.random.fold_in(key, index)
-            x, z, owed = take(tree, teacher, as_args(batch), one)
+            x, z, owed = take(tree, teacher, as_call(batch), one)
             if added and affine is not None:
                 z = z + owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
             yield x, z

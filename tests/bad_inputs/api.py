@@ -134,6 +134,7 @@ def method_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "recipe.distillation": (recipe.distillation, {}),
         "optimizers.sgd": (optimizers.sgd, {}),
         "optimizers.adam": (optimizers.adam, {}),
+        "optimizers.adamw": (optimizers.adamw, {}),
         "optimizers.scheduled": (
             optimizers.scheduled,
             {"direction": optimizers.sgd(), "learning_rate": 0.1, "steps": 10},

@@ -9,6 +9,7 @@ import pytest
 
 from bitjax.launch.build import build_work, open_folder
 from bitjax.launch.finished import load_run
+from bitjax.launch.schema import check_sections, completed, plain
 from bitjax.rules import quantizer_of
 from bitjax.runs.folder import open_run
 from bitjax.training.runner import run
@@ -35,6 +36,16 @@ def test_the_loaded_model_has_the_runs_accuracy_and_its_integer_codes(tmp_path):
     assert len(np.unique(codes.codes)) == 8 == 2 ** int(params["bits"])
     x_hat = jax.jit(lambda *a: quantizer.apply(*a))(params, {}, kernel)
     np.testing.assert_array_equal(jax.jit(quantizer.decode)(params, {}, codes), x_hat)
+
+
+def test_a_config_of_an_older_version_is_read_with_the_defaults_of_later_keys():
+    spec = plain(get_config())
+    old = {**spec, "data": {**spec["data"]}}
+    del old["sums"], old["data"]["eval_split"]
+    assert check_sections(completed(old)) == spec
+    # A model's and a method's keys are their own: of these nothing is filled in.
+    old["model"] = {"name": "mlp"}
+    assert completed(old)["model"] == {"name": "mlp"}
 
 
 def test_a_folder_without_weights_is_one_clear_line(tmp_path):

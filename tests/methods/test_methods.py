@@ -237,6 +237,11 @@ def test_every_method_takes_the_recipes_fields_and_no_others(method):
     np.testing.assert_allclose(rates(first.optimizers["weights"], 1), [0.5 / 3], rtol=1e-6)
     with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rates'"):
         method((), steps=10, learning_rates=0.1)
+    stages = method((), steps=10, learning_rate=0.5, optimizer="adamw").stages
+    adam = next(stage.optimizers["weights"] for stage in stages if stage.steps)
+    start = {"w": jnp.float32(1.0)}  # Adam's first step is the rate, whatever the gradient
+    moved, _ = adam.update({"w": jnp.float32(7.0)}, adam.init(start), start)
+    np.testing.assert_allclose(moved["w"], -0.5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
