@@ -22,6 +22,7 @@ from bitjax.training.settings import Settings, check_images, check_settings
 from bitjax.training.task import Task
 from bitjax.training.trial import input_shapes, try_task
 from bitjax.training.work import Work, make_work, preprocessing, task_of
+from bitjax.variables import as_batch
 
 
 def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
@@ -192,7 +193,7 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
     def assemble(place: Placement | None) -> Work:
         preprocess = preprocessing(dataset, settings.augmentation)
         args, kwargs = input_shapes(task, dataset, preprocess)
-        variables = load_start(start, model, *args, **kwargs)
+        variables = load_start(start, model, as_batch(args, kwargs))
         known = facts if variables is None else {**facts, "start": checksum(variables)}
         with keys_named(keys, f"config.method ({spec['method']['name']})"):
             work = make_work(

@@ -1,6 +1,5 @@
 """Reads from their folders how far a sweep's runs are, and shows it."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from rich.table import Table
 
 from bitjax.files.reading import FileError, one_line, open_file, parse_json
 from bitjax.launch.grid import SweepRun, read_json
+from bitjax.report.figures import TERMS
 from bitjax.runs.files import Unfit, is_number, number_of
+from bitjax.runs.records import score_of
 
 LOG = "log.txt"
 
