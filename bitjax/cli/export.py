@@ -24,6 +24,7 @@ from bitjax.cli.arguments import Parser, a_folder
 from bitjax.cli.show import files_table
 from bitjax.launch.exports import FORMATS, check_extras, export, find_source
 from bitjax.runs.exports import read_listed
+from bitjax.runs.records import score_of
 
 DIVIDES = ("qdq", "qonnx")  # formats of others, which do not promise evaluation's codes
 
@@ -64,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         listed = export(source, args.to, out, images=images, say=say)
     console.print(files_table(str(out), read_listed(out, "")))
-    score = listed.get("score")
-    if score and score["name"] == "accuracy":
-        console.print(f"result.json has top-1 {score['value']:.2%}, on all evaluation images.")
+    if "score" in listed:
+        score = score_of(listed)
+        text = f"result.json has {score.name} {score.shown}, on all evaluation examples."
+        console.print(text, markup=False)
     failed = [
         (file, f"{file['path']} in {check['runtime']}")
         for file in listed["files"]

@@ -23,7 +23,7 @@ from bitjax.diagnostics.vitals import vitals
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import probe
 from bitjax.launch.finished import load_run
-from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of
+from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of, own_figures
 from bitjax.report.files import lines_of
 from bitjax.runs.records import RunRecord, read_runs
 
@@ -117,15 +117,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
     console.print(_site_table(record, looks))
     figures = figures_of(record)
-    if record.accuracy is None:
-        name, value, higher = record.score
-        about = f"The task's score, {'more' if higher else 'less'} is better."
-        console.print(f"{escape(name):>12} {value:>8.6g}  [dim]{about}[/dim]", soft_wrap=True)
-    for figure in FIGURES:
+    for figure in (*own_figures([record]), *FIGURES):
         if figure.key in figures and not figure.key.endswith("_fractional"):
             value = f"{figures[figure.key] / figure.scale:.{figure.digits}f}"
             console.print(
-                f"{figure.title:>12} {value:>8}  [dim]{escape(figure.about)}[/dim]", soft_wrap=True
+                f"{escape(figure.title):>12} {value:>8}  [dim]{escape(figure.about)}[/dim]",
+                soft_wrap=True,
             )
     for line in lines_of(record.files):
         console.print(line, markup=False, soft_wrap=True)

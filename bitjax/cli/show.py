@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bitjax.report.files import rows_of
 from bitjax.runs.exports import ModelFile
+from bitjax.runs.records import CACHE, score_of
 
 
 def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
@@ -18,10 +19,12 @@ def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
     table = Table(title=escape(f"{result['name']}  seed {result['seed']}"), title_justify="left")
     for name in ("", "value"):
         table.add_column(name, justify="right" if name else "left")
+    score = score_of(result)
     for stage in result["stages"]:
-        score = result["score"]["name"]
-        value = f"{stage[score]:.2%}" if score == "accuracy" else f"{stage[score]:.6g}"
-        table.add_row(f"{result['eval_split']} {score} after {stage['name']}", value)
+        value = score.form.format(stage[score.name])
+        table.add_row(
+            escape(f"{result['eval_split']} {score.name} after {stage['name']}"), escape(value)
+        )
     for name, bits in result["bits"].items():
         label = {"all": "weights and activations", "inner": "without first and last layer"}
         learned = f"  (learned {bits['fractional']:.2f})"
@@ -34,6 +37,8 @@ def print_result(result: Mapping[str, Any], workdir: str | None) -> None:
     ratio = cost["float_model_bytes"] / cost["model_bytes"]
     table.add_row("model, kB", f"{cost['model_bytes'] / 1024:.1f}  ({ratio:.1f}x smaller)")
     table.add_row("activations, kB per example", f"{cost['activation_bytes'] / 1024:.1f}")
+    if CACHE in cost:
+        table.add_row("cache, bytes per token", f"{cost[CACHE]:.1f}")
     table.add_row("bit operations, M per example", f"{cost['bops'] / 1e6:.1f}")
     table.add_row("time, s", f"{result['wall_seconds']:.0f}")
     console.print(table)

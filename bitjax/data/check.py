@@ -109,10 +109,7 @@ def _check_images(dataset: Dataset, name: str) -> None:
 
 def _check_tokens(dataset: TokenDataset) -> None:
     name, marker = dataset.name, dataset.marker
-    if dataset.form not in ("documents", "windows") or (dataset.form, marker) == (
-        "documents",
-        None,
-    ):
+    if dataset.form not in (("windows",) if marker is None else ("documents", "windows")):
         raise ValueError(
             f"`form` of {name} must be 'windows', or 'documents' where there is a marker, got "
             f"{dataset.form!r} with the marker {marker}."

@@ -1,6 +1,5 @@
 """Reads from their folders how far a sweep's runs are, and shows it."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
-from bitjax.report.figures import BY_KEY, COSTS, cost_of, figures_of
+from bitjax.report.figures import BY_KEY, COSTS, FIGURES, Figure, cost_of, figures_of, own_figures
 from bitjax.report.statistics import (
     Difference,
     Summary,
@@ -17,7 +18,7 @@ from bitjax.runs.records import RunRecord, Skipped
 
 BASELINE = "full_precision"
 _TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated
-_FAR_APART = 2.0  # accuracies at costs further apart than this say little without the costs
+_FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
                "keep_checkpoints", "keep_best", "tensorboard", "parallel", "devices",
@@ -36,8 +37,9 @@ class Row(NamedTuple):
       config: Path of the config file, with its variant.
       runs: The runs, ordered by seed. A seed that was run twice is there twice.
       figures: Each figure's summary over seeds. A seed that was run twice counts once, by its mean.
-      difference: Difference in accuracy to the baseline over common seeds, or None.
-      front: Whether no other row of the group is as accurate at no higher cost.
+      difference: Difference in the score to the baseline over common seeds, or None.
+      ratio: The score over the baseline's, the mean over common seeds; None where more is better.
+      front: Whether no other row of the group is as good at no higher cost.
     """
 
     label: str
@@ -46,23 +48,31 @@ class Row(NamedTuple):
     runs: tuple[RunRecord, ...]
     figures: Mapping[str, Summary]
     difference: Difference | None = None
+    ratio: float | None = None
     front: bool = False
 
 
 class Group(NamedTuple):
-    """Rows that may be compared: one model, one data set, one evaluation set.
+    """Rows that may be compared: one model, one data set, one evaluation set, one score.
 
     Attributes:
       title: The model, the data and the evaluation set that the rows share.
       rows: The rows, ordered by cost.
       baseline: Label of the float row that differences are to, or None.
       warnings: Sentences that a reader of the table must know.
+      own: The figures of the rows' task, its score first.
     """
 
     title: str
     rows: tuple[Row, ...]
     baseline: str | None
     warnings: tuple[str, ...]
+    own: tuple[Figure, ...]
+
+    @property
+    def score(self) -> Figure:
+        """The figure that the rows are compared by."""
+        return self.own[0]
 
 
 class Comparison(NamedTuple):
@@ -80,6 +90,16 @@ class Comparison(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
     confidence: float = 0.95
 
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures that a group has: scores first, then what else the tasks measured."""
+        scores = [group.score for group in self.groups]
+        first: dict[str, Figure] = {}
+        for figure in [*scores, *(side for group in self.groups for side in group.own[1:])]:
+            first.setdefault(figure.key, figure)
+        there = {key for group in self.groups for row in group.rows for key in row.figures}
+        return tuple(f for f in (*first.values(), *FIGURES) if f.key in there)
+
 
 def compare(
     runs: Sequence[RunRecord],
@@ -95,30 +115,26 @@ def compare(
     Args:
       runs: Finished runs, at least one.
       skipped: Folders to list as left out.
-      group: Whether to allow several models, data sets or evaluation sets, each in its own group.
+      group: Whether to allow several models, data sets, evaluation sets or scores, each in its own
+        group.
       cost: Key of `COSTS` for the Pareto front and the order of rows.
       baseline: Label of the row that differences are to. If empty, it is the float row with most
-        seeds, and among equals the most accurate.
+        seeds, and among equals the best.
       confidence: Confidence of the intervals, in (0, 1).
 
     Raises:
       ValueError: There is no run, a name is unknown, or runs are not comparable and `group` is off.
     """
-    # Tables, fronts and differences are of accuracies, in points.
-    other = [Skipped(run.folder, _other_score(run)) for run in runs if run.accuracy is None]
-    if other and len(other) == len(runs):
-        raise ValueError(f"{other[0].folder} {other[0].reason}.")
-    runs, skipped = [run for run in runs if run.accuracy is not None], [*skipped, *other]
     if not runs:
         raise ValueError("there is no finished run to compare.")
     if cost not in COSTS:
         raise ValueError(f"`cost` must be one of {', '.join(COSTS)}, got {cost!r}.")
-    apart: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        apart.setdefault(comparable(run), []).append(run)
+    if not any(cost in figures_of(run) for run in runs):
+        raise ValueError(f"`cost` must be one that a run has, and none has {cost!r}.")
+    apart = _apart(runs)
     if len(apart) > 1 and not group:
         raise ValueError(
-            f"the runs are of {len(apart)} different models, data or evaluation sets: "
+            f"the runs are of {len(apart)} different models, data or evaluation sets, or scores: "
             + "; ".join(f"{title} ({_shown(found)})" for title, found in apart.items())
             + ". Choose one, or use the option group for a table of each."
         )
@@ -130,6 +146,20 @@ def compare(
         )
     groups = tuple(_group(t, found, cost, baseline, confidence) for t, found in rows.items())
     return Comparison(groups, cost, tuple(skipped), confidence)
+
+
+def _apart(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs that may be compared, by what they share; scores are told where nothing else differs."""
+    apart: dict[tuple[str, str], list[RunRecord]] = {}
+    for run in runs:
+        name, _, higher, _ = run.score
+        by = f"by {name}, {'more' if higher else 'less'} is better"
+        apart.setdefault((comparable(run), by), []).append(run)
+    titles = [title for title, _ in apart]
+    return {
+        title if titles.count(title) == 1 else f"{title}, {by}": found
+        for (title, by), found in apart.items()
+    }
 
 
 def comparable(run: RunRecord) -> str:
@@ -154,7 +184,7 @@ def _rows(runs: Sequence[RunRecord]) -> list[Row]:
     for label, found in zip(labels, settings.values(), strict=True):
         found = sorted(found, key=lambda run: run.seed)
         by_seed = _by_seed(found)
-        keys = [k for k in BY_KEY if all(k in figures for figures in by_seed.values())]
+        keys = [k for k in next(iter(by_seed.values())) if all(k in f for f in by_seed.values())]
         figures = {k: summarize([f[k] for f in by_seed.values()]) for k in keys}
         rows.append(Row(label, found[0].method, found[0].config, tuple(found), figures))
     return rows
@@ -165,7 +195,11 @@ def _by_seed(runs: Sequence[RunRecord]) -> dict[int, dict[str, float]]:
     for run in runs:
         found.setdefault(run.seed, []).append(figures_of(run))
     return {
-        seed: {k: summarize([f[k] for f in several]).mean for k in several[0]}
+        seed: {
+            k: summarize([f[k] for f in several]).mean
+            for k in several[0]
+            if all(k in f for f in several)
+        }
         for seed, several in found.items()
     }
 
@@ -194,31 +228,9 @@ def _labels(rows: list[list[RunRecord]]) -> list[str]:
 
 
 def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: float) -> Group:
-    warnings = []
-    floats = [row for row in rows if row.label == baseline] or [
-        row for row in rows if row.method == BASELINE
-    ]
-    floats.sort(key=lambda r: (len({run.seed for run in r.runs}), r.figures["accuracy"].mean))
-    base = floats[-1] if floats else None
-    if base is None:
-        warnings.append("There is no float run, so no difference to one: add a full_precision run.")
-    elif len(floats) > 1:
-        warnings.append(f"Of {len(floats)} float rows, differences are to {base.label!r}.")
-    if base is not None:
-        against = {seed: f["accuracy"] for seed, f in _by_seed(base.runs).items()}
-        rows = [
-            row if row is base else row._replace(
-                difference=paired_difference(
-                    {seed: f["accuracy"] for seed, f in _by_seed(row.runs).items()},
-                    against,
-                    confidence,
-                )
-            )
-            for row in rows
-        ]  # fmt: skip
-        unpaired = [row.label for row in rows if row.label != base.label and not row.difference]
-        if unpaired:
-            warnings.append(f"No seed in common with the float row: {', '.join(unpaired)}.")
+    own = own_figures([run for row in rows for run in row.runs])
+    score = own[0]
+    rows, base, warnings = _to_baseline(rows, score, baseline, confidence)
     for row in rows:
         seeds = [run.seed for run in row.runs]
         if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
@@ -230,7 +242,8 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
     costs = [row_cost(row, cost) for row in rows]
     known = [i for i, c in enumerate(costs) if c is not None]
     front = pareto_front(
-        [c for c in costs if c is not None], [rows[i].figures["accuracy"].mean for i in known]
+        [c for c in costs if c is not None],
+        [score.rank(rows[i].figures[score.key].mean) for i in known],
     )
     rows = [row._replace(front=i in known and front[known.index(i)]) for i, row in enumerate(rows)]
     quantized = [
@@ -239,24 +252,56 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
     if quantized:
         low, high = min(quantized, key=lambda p: p[0]), max(quantized, key=lambda p: p[0])
         if high[0] > _FAR_APART * low[0]:
+            read = f"{score.key[:-1]}ies" if score.key.endswith("y") else f"values of {score.key}"
             warnings.append(
                 f"Costs differ by {high[0] / low[0]:.1f}x ({BY_KEY[cost].title}) between quantized "
-                f"rows ({low[1].label} to {high[1].label}): read accuracies along with the cost."
+                f"rows ({low[1].label} to {high[1].label}): read {read} along with the cost."
             )
     order = sorted(range(len(rows)), key=lambda i: (costs[i] is None, -(costs[i] or 0.0)))
     ordered = tuple(rows[i] for i in order)
-    return Group(title, ordered, base.label if base else None, tuple(warnings))
+    return Group(title, ordered, base, tuple(warnings), own)
+
+
+def _to_baseline(
+    rows: list[Row], score: Figure, baseline: str, confidence: float
+) -> tuple[list[Row], str | None, list[str]]:
+    """The rows with their differences to one of them, its label, and what must be told of it."""
+    floats = [row for row in rows if row.label == baseline] or [
+        row for row in rows if row.method == BASELINE
+    ]
+    if not floats:
+        missing = "There is no float run, so no difference to one: add a full_precision run."
+        return rows, None, [missing]
+    base = max(
+        reversed(floats),
+        key=lambda r: (len({run.seed for run in r.runs}), score.rank(r.figures[score.key].mean)),
+    )
+    warnings = []
+    if len(floats) > 1:
+        warnings.append(f"Of {len(floats)} float rows, differences are to {base.label!r}.")
+    against = {seed: f[score.key] for seed, f in _by_seed(base.runs).items()}
+    compared = []
+    for row in rows:
+        own = {seed: f[score.key] for seed, f in _by_seed(row.runs).items()}
+        difference = None if row is base else paired_difference(own, against, confidence)
+        compared.append(row._replace(difference=difference, ratio=_ratio(own, against, score)))
+    unpaired = [row.label for row in compared if row.label != base.label and not row.difference]
+    if unpaired:
+        warnings.append(f"No seed in common with the float row: {', '.join(unpaired)}.")
+    return compared, base.label, warnings
+
+
+def _ratio(own: Mapping[int, float], against: Mapping[int, float], score: Figure) -> float | None:
+    # What more is better of is a share or a gain mostly, whose ratio says little.
+    seeds = own.keys() & against.keys()
+    if score.higher or not seeds or min(min(own[s], against[s]) for s in seeds) <= 0:
+        return None
+    return fmean(own[s] / against[s] for s in seeds)
 
 
 def row_cost(row: Row, cost: str) -> float | None:
     """A row's mean place on the axis of a cost; None where it has none."""
     return cost_of({k: s.mean for k, s in row.figures.items()}, cost)
-
-
-def _other_score(run: RunRecord) -> str:
-    name, value, higher = run.score
-    order = "more" if higher else "less"
-    return f"has no accuracy to compare; its score is {name} = {value:.6g}, {order} is better"
 
 
 def _shown(runs: Sequence[RunRecord]) -> str:

@@ -1,12 +1,17 @@
-"""Names and explains each figure of a run that tables, charts and the page show."""
+"""Names and explains each figure of a run that tables, charts and the page show.
 
-from collections.abc import Iterable
+A task's own figures, its score first, are described from what the runs say of them (`own_figures`).
+Those that every run has are in `FIGURES`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from bitjax.costs.accelerators import RULES, LayerBits, speedup
 from bitjax.runs.files import SiteBits
-from bitjax.runs.records import RunRecord
+from bitjax.runs.records import CACHE, FORM, RunRecord
 
 
 class Figure(NamedTuple):
@@ -19,6 +24,7 @@ class Figure(NamedTuple):
       scale: Number that tables divide the figure by.
       about: A sentence that explains the figure.
       cost: Whether less is better, so that it may be the axis of a Pareto front.
+      higher: Of a score, whether more is better; None of other figures.
     """
 
     key: str
@@ -27,6 +33,16 @@ class Figure(NamedTuple):
     scale: float
     about: str
     cost: bool = False
+    higher: bool | None = None
+
+    @property
+    def noun(self) -> str:
+        """The title without its unit."""
+        return self.title.removesuffix(" %")
+
+    def rank(self, value: float) -> float:
+        """The value, or its negative where less is better: more is better then."""
+        return -value if self.higher is False else value
 
 
 def _bits(key, title, about):
@@ -34,7 +50,6 @@ def _bits(key, title, about):
 
 
 FIGURES = (
-    Figure("accuracy", "top-1 %", 2, 0.01, "Accuracy of the final integer model."),
     _bits("weights", "w", "weights over sites, after rounding; float counts 32"),
     _bits("activations", "a", "activations over sites, after rounding"),
     _bits("all", "all", "all sites, after rounding"),
@@ -49,6 +64,7 @@ FIGURES = (
     _bits("activations_inner_fractional", "a inner frac", "inner activations before rounding"),
     Figure("model_bytes", "model kB", 1, 1024, "Codes, scales, bit tables, float leaves.", True),
     Figure("activation_bytes", "act. kB", 1, 1024, "Inputs of layers, for one example.", True),
+    Figure(CACHE, "cache B/token", 1, 1.0, "Keys and values kept for each token.", True),
     Figure("bops", "MBOPs", 1, 1e6, "MACs * weight bits * input bits, for one example.", True),
     Figure("stripes", "Stripes x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
     Figure("loom", "Loom x", 2, 1.0, "Speed-up over 16 bits on it, fully used."),
@@ -59,6 +75,16 @@ FIGURES = (
 BY_KEY = {figure.key: figure for figure in FIGURES}
 # A front may also be drawn against an accelerator's time, which is 1 / speed-up.
 COSTS = tuple(f.key for f in FIGURES if f.cost) + tuple(RULES)
+_TERMS = {  # of tasks: what a figure is called, its format, what it is
+    "accuracy": ("top-1", "{:.2%}", "Accuracy of the final integer model."),
+    "perplexity": ("perplexity", "{:.4f}", "exp of the final integer model's loss, in nats."),
+    "loss": ("loss", "{:.4f}", "Of the final integer model, in nats."),
+    "bits_per_token": ("bits/token", "{:.4f}", "The final integer model's loss, in bits."),
+    "token_accuracy": ("token top-1", "{:.2%}", "Share of tokens that the model ranks first."),
+}
+# Keys of a run in files, which a task's figure may not have, too.
+TAKEN = frozenset({"group", "row", "method", "config", "seed", "seeds", "commit", "device",
+                   "folder", "label", "difference", "ratio"})  # fmt: skip
 
 
 def axis_title(cost: str) -> str:
@@ -93,11 +119,49 @@ def layers_of(sites: Iterable[SiteBits]) -> dict[str, LayerBits]:
     }
 
 
+def own_figures(runs: Sequence[RunRecord]) -> tuple[Figure, ...]:
+    """The figures of the runs' own task, their score first; all runs have that score.
+
+    Example:
+      >>> from bitjax.runs.records import read_runs
+      >>> [figure.title for figure in own_figures(read_runs(["results/digits/lsq"])[0])]
+      ['top-1 %', 'loss']
+    """
+    score = runs[0].score
+    names = {name: None for run in runs for name in run.figures if name != score.name}
+    order = list(_TERMS)
+    sides = sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
+    values = {n: [r.figures[n] for r in runs if n in r.figures] for n in (score.name, *sides)}
+    first = _own_figure(score.name, score.form, values[score.name])
+    better = f"{'More' if score.higher_is_better else 'Less'} is better."
+    return (
+        first._replace(about=f"{first.about} {better}", higher=score.higher_is_better),
+        *(_own_figure(name, "", values[name]) for name in sides),
+    )
+
+
+def _own_figure(name: str, form: str, values: Sequence[float]) -> Figure:
+    title, usual, about = _TERMS.get(name, (name.replace("_", " "), "{:.4g}", ""))
+    digits, kind, unit = FORM.fullmatch(form or usual).groups()
+    digits = int(digits)
+    if kind in "eg" and (largest := max(map(abs, values))):  # a column ends at one digit
+        digits = max(0, digits - 1 - math.floor(math.log10(largest)))
+    title += " %" if kind == "%" else f", {unit}" if unit else ""
+    about = about or "Of the final integer model."
+    return Figure(key_of(name), title, min(digits, 12), 0.01 if kind == "%" else 1.0, about)
+
+
+def key_of(name: str) -> str:
+    """The key of a task's figure: its name, unless that is another figure's."""
+    return f"task_{name}" if name in BY_KEY or name in TAKEN else name
+
+
 def figures_of(run: RunRecord) -> dict[str, float]:
-    """Every figure of a finished run by key, in its own unit; inner ones if it has inner layers."""
+    """Every figure of a finished run by key, in its own unit, those of its task first."""
     order = list(dict.fromkeys(layer_of(s.site) for s in run.sites))
     inner = set(order[1:-1])
-    found: dict[str, float] = {} if run.accuracy is None else {"accuracy": run.accuracy}
+    own = {key_of(name): value for name, value in run.figures.items()}
+    found: dict[str, float] = {}
     for name, (fractional, integer) in run.bits.items():
         found[f"bits_{name}"], found[f"bits_{name}_fractional"] = integer, fractional
     for name, kernel in (("weights", True), ("activations", False)):
@@ -106,12 +170,11 @@ def figures_of(run: RunRecord) -> dict[str, float]:
         if chosen:
             found[f"bits_{name}_inner"] = fmean(s.integer for s in chosen)
             found[f"bits_{name}_inner_fractional"] = fmean(s.fractional for s in chosen)
-    for name in ("model_bytes", "activation_bytes", "bops"):
-        found[name] = run.costs[name]
+    found |= {name: value for name, value in run.costs.items() if name in BY_KEY}
     layers = list(layers_of(run.sites).values())
     found |= {name: speedup(rule, layers) for name, rule in RULES.items()}
     found |= {"steps": run.steps, "wall_seconds": run.wall_seconds}
-    return {f.key: found[f.key] for f in FIGURES if f.key in found}
+    return own | {f.key: found[f.key] for f in FIGURES if f.key in found}
 
 
 def cost_of(figures: dict[str, float], cost: str) -> float | None:

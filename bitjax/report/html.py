@@ -16,15 +16,15 @@ from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from bitjax.report.comparison import Comparison, Row
-from bitjax.report.figures import BY_KEY, COSTS, FIGURES, axis_title, figures_of
+from bitjax.report.comparison import Comparison, Group, Row
+from bitjax.report.figures import BY_KEY, COSTS, Figure, axis_title, figures_of, key_of
 from bitjax.report.files import rows_of
 from bitjax.runs.files import is_number
 from bitjax.runs.records import RunRecord
 
 _POINTS = 120  # of a curve: more than its picture has room for
 _SCRIPTS = ("base", "tables", "axes", "charts", "main")
-_CURVES = ("accuracy", "bits", "loss")
+_CURVES = ("bits", "loss")  # beside the score
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -87,6 +87,7 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str], beside: str)
     machines: dict[str, int] = {}
     runs: list[dict[str, Any]] = []
     groups = []
+    shown = comparison.figures
     for place, group in enumerate(comparison.groups):
         rows = []
         for number, row in enumerate(group.rows):
@@ -107,7 +108,7 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str], beside: str)
                         "commit": run.commit,
                         "machine": machines.setdefault(machine, len(machines)),
                         "command": commands.get(run.folder, ""),
-                        "figures": [_short(figures.get(f.key)) for f in FIGURES],
+                        "figures": [_short(figures.get(f.key)) for f in shown],
                         "stages": run.stages,
                         "sites": site_sets.setdefault(names, len(site_sets)),
                         "bits": [_short(s.integer) for s in run.sites],
@@ -118,18 +119,23 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str], beside: str)
                         "files": _files(run, beside),
                     }
                 )
-            rows.append(_row(row, range(first, len(runs))))
+            rows.append(_row(row, group, shown, range(first, len(runs))))
         groups.append(
             {
                 "title": group.title,
+                "score": group.score._asdict() | {"noun": group.score.noun},
                 "rows": rows,
                 "baseline": group.baseline,
                 "warnings": group.warnings,
             }
         )
     return {
-        "figures": [f._asdict() | {"is_cost": f.key in COSTS} for f in FIGURES],
-        "costs": [{"key": k, "title": axis_title(k), "scale": BY_KEY[k].scale} for k in COSTS],
+        "figures": [f._asdict() for f in shown],
+        "costs": [
+            {"key": k, "title": axis_title(k), "scale": BY_KEY[k].scale}
+            for k in COSTS
+            if BY_KEY[k] in shown
+        ],
         "cost": comparison.cost,
         "confidence": comparison.confidence,
         "groups": groups,
@@ -154,20 +160,21 @@ def _files(run: RunRecord, beside: str) -> dict[str, Any] | None:
 
 def curve(run: RunRecord) -> dict[str, list[Any]]:
     """A run's training curves, thinned to what a picture shows: `step` and what was logged."""
+    keys = (run.score.name, *_CURVES)
     # Evaluations are rows of their own, which would be holes in every curve. The last row stays.
-    rows = [row for row in run.metrics if any(key in row for key in _CURVES)]
+    rows = [row for row in run.metrics if any(key in row for key in keys)]
     every = max(1, math.ceil(len(rows) / _POINTS))
     rows = rows[(len(rows) - 1) % every :: every] if rows else []
     found: dict[str, list[Any]] = {"step": [row["step"] for row in rows]} if rows else {}
-    for key in _CURVES:
+    for key in keys:
         values = [row.get(key) for row in rows]
         if any(map(is_number, values)):
-            found[key] = [_short(v) for v in values]
+            found[key_of(key)] = [_short(v) for v in values]
     return found
 
 
-def _row(row: Row, runs: Sequence[int]) -> dict[str, Any]:
-    summaries = [row.figures.get(f.key) for f in FIGURES]
+def _row(row: Row, group: Group, shown: Sequence[Figure], runs: Sequence[int]) -> dict[str, Any]:
+    summaries = [row.figures.get(f.key) for f in shown]
     return {
         "label": row.label,
         "method": row.method,
@@ -175,8 +182,9 @@ def _row(row: Row, runs: Sequence[int]) -> dict[str, Any]:
         "runs": list(runs),
         "mean": [_short(known and known.mean) for known in summaries],
         "std": [_short(known and known.std) for known in summaries],
-        "count": row.figures["accuracy"].count,
+        "count": row.figures[group.score.key].count,
         "difference": row.difference._asdict() if row.difference else None,
+        "ratio": row.ratio,
         "front": row.front,
     }
 

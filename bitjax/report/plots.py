@@ -48,13 +48,12 @@ def bits_per_layer(
     if isinstance(sites, Mapping):
         sites = _sites(sites, learned or {})
     axes = _axes(axes, (max(5.0, 0.35 * len(sites)), 3.5))
-    layers = list(dict.fromkeys(layer_of(s.site) for s in sites))
+    layers = list(dict.fromkeys(_place(s) for s in sites))
     top = max([8.0, *(s.integer for s in sites if s.integer <= _FLOAT)])
-    for shift, role, colour in ((-0.2, "kernel", "C0"), (0.2, "input", "C1")):
-        chosen = [s for s in sites if s.role == role]
-        x = [layers.index(layer_of(s.site)) + shift for s in chosen]
+    for shift, label, colour in ((-0.2, "weights", "C0"), (0.2, "inputs", "C1")):
+        chosen = [s for s in sites if (s.role == "kernel") is (label == "weights")]
+        x = [layers.index(_place(s)) + shift for s in chosen]
         heights = [min(s.integer, 1.05 * top) for s in chosen]
-        label = "weights" if role == "kernel" else "inputs"
         bars = axes.bar(x, heights, 0.38, color=colour, label=label)
         for bar, place, site in zip(bars, x, chosen, strict=True):
             if site.integer > _FLOAT:
@@ -68,6 +67,11 @@ def bits_per_layer(
     axes.set(ylabel="bits", ylim=(0, 1.18 * top))
     axes.legend(frameon=False)
     return axes
+
+
+def _place(site: SiteBits) -> str:
+    # A layer has a kernel and an input; operands of products and caches are several to a name.
+    return layer_of(site.site) if site.role in ("kernel", "input") else site.site
 
 
 def _sites(final: Mapping[str, Any], learned: Mapping[str, Any]) -> list[SiteBits]:
@@ -85,7 +89,7 @@ def _sites(final: Mapping[str, Any], learned: Mapping[str, Any]) -> list[SiteBit
 
 
 def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axes:
-    """Accuracy of a group's rows against a cost, spread over seeds, and the front.
+    """The score of a group's rows against a cost, spread over seeds, and the front.
 
     Args:
       group: A group of a comparison.
@@ -96,18 +100,19 @@ def pareto(group: Group, cost: str = "bops", *, axes: Axes | None = None) -> Axe
     known = [(c, row) for row in group.rows if (c := row_cost(row, cost)) is not None]
     scale = BY_KEY[cost].scale if BY_KEY[cost].cost else 1.0
     x = np.array([c / scale for c, _ in known])
-    y = np.array([100 * row.figures["accuracy"].mean for _, row in known])
+    score = group.score
+    y = np.array([row.figures[score.key].mean / score.scale for _, row in known])
     methods = list(dict.fromkeys(row.method for _, row in known))
     for i, method in enumerate(methods):
         own = [k for k, (_, row) in enumerate(known) if row.method == method]
-        spread = [100 * (known[k][1].figures["accuracy"].std or 0.0) for k in own]
+        spread = [(known[k][1].figures[score.key].std or 0.0) / score.scale for k in own]
         axes.errorbar(x[own], y[own], spread, fmt="o", color=f"C{i % 10}", label=_text(method))
-    front = np.flatnonzero(pareto_front(x.tolist(), y.tolist()))
+    front = np.flatnonzero(pareto_front(x.tolist(), [score.rank(v) for v in y]))
     front = front[np.argsort(x[front])]
     axes.step(x[front], y[front], "k--", where="post", lw=1, label="front")
     if len(x) and x.min() > 0 and x.max() > 8 * x.min():
         axes.set_xscale("log")
-    axes.set(xlabel=axis_title(cost), ylabel="top-1 %", title=_text(group.title))
+    axes.set(xlabel=axis_title(cost), ylabel=_text(score.title), title=_text(group.title))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return axes
@@ -208,7 +213,7 @@ def code_changes(before: Any, after: Any, *, axes: Axes | None = None) -> Axes:
 
 def curves(
     metrics: Sequence[Mapping[str, Any]],
-    keys: Sequence[str] = ("accuracy", "bits"),
+    keys: Sequence[str] = ("loss", "bits"),
     *,
     axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:
@@ -223,8 +228,8 @@ def curves(
       The axes, one for each key.
 
     Example:
-      >>> [a.get_ylabel() for a in curves([{"step": 1, "accuracy": 0.5, "bits": 8.0}])]
-      ['accuracy', 'bits']
+      >>> [a.get_ylabel() for a in curves([{"step": 1, "loss": 0.5, "bits": 8.0}])]
+      ['loss', 'bits']
     """
     if axes is None:
         axes = _grid(len(keys), 1, (6, 2.4 * len(keys)), sharex=True)

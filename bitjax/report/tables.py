@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bitjax.report.comparison import Comparison, Group, Row
-from bitjax.report.figures import BY_KEY, FIGURES, Figure, figures_of
+from bitjax.report.figures import BY_KEY, CACHE, FIGURES, Figure, figures_of
 from bitjax.report.statistics import Difference, Summary
 
-_TERMINAL = ("bits_weights", "bits_activations", "bits_inner")
+_TERMINAL = ("bits_weights", "bits_activations", "bits_inner", CACHE)
+_HEAD = ("group", "row", "method", "config", "seed", "commit", "device", "folder")
 
 
 def number(summary: Summary | None, figure: Figure) -> str:
@@ -27,71 +28,86 @@ def number(summary: Summary | None, figure: Figure) -> str:
     return f"{text} ± {spread}" if float(spread) else text
 
 
-def difference(value: Difference | None) -> str:
-    """A difference in points of a percent, with its interval and its number of pairs."""
+def difference(value: Difference | None, score: Figure) -> str:
+    """A difference in the score's unit, with its interval and its number of pairs."""
     if value is None:
         return ""
-    ends = ""
+    form, ends = f".{score.digits}f", ""
     if value.low is not None and value.high is not None:
-        ends = f" [{100 * value.low:.2f}, {100 * value.high:.2f}]"
-    return f"{100 * value.mean:+.2f}{ends} ({len(value.seeds)})"
+        low, high = (format(end / score.scale, form) for end in (value.low, value.high))
+        ends = f" [{low}, {high}]"
+    return f"{format(value.mean / score.scale, '+' + form)}{ends} ({len(value.seeds)})"
 
 
-def markdown(comparison: Comparison, columns: Collection[str] = tuple(BY_KEY)) -> str:
+def markdown(comparison: Comparison, columns: Collection[str] | None = None) -> str:
     """A table for each group, with its warnings below, and the folders that are left out.
 
     Args:
       comparison: The comparison to show.
-      columns: Keys of the figures to show beside the accuracy.
+      columns: Keys of the figures to show beside the score; all, if None.
     """
     parts = []
     for group in comparison.groups:
-        shown = [f for f in FIGURES if f.key in ("accuracy", *columns)]
-        keys = [f for f in shown if any(f.key in row.figures for row in group.rows)]
+        shown = (*group.own[1:], *FIGURES)
+        keys = [f for f in shown if columns is None or f.key in columns]
+        keys = [f for f in keys if any(f.key in row.figures for row in group.rows)]
         keys = [f for f in keys if "fractional" not in f.key or _learned(group, f)]
-        head = [
-            "method",
-            "setting",
-            "seeds",
-            "top-1 %",
-            f"difference to float, {_level(comparison)}",
-        ]
-        head += [f.title for f in keys[1:]] + ["front"]
-        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         shared = _shared(group)
         folder = group.rows[0].label[:shared]
-        for row in group.rows:
-            cells = [
-                _cell(row.method),
-                _code(row.label[shared:]),
-                str(row.figures["accuracy"].count),
-                number(row.figures["accuracy"], FIGURES[0]),
-                "baseline" if row.label == group.baseline else difference(row.difference),
-                *(number(row.figures.get(f.key), f) for f in keys[1:]),
-                "yes" if row.front else "",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
         notes = [f"- {_cell(warning)}" for warning in group.warnings]
         if folder:
             notes.append(f"- Settings are those of {_code(folder)}.")
-        notes.append(f"- Front: of top-1 against {BY_KEY[comparison.cost].title}.")
-        parts += [f"## {_cell(group.title)}", "\n".join(lines), "\n".join(notes)]
+        front = f"- Front: of {_cell(group.score.noun)} against {BY_KEY[comparison.cost].title}"
+        notes.append(front + ("." if group.score.higher else "; less of both is better."))
+        table = "\n".join(_lines(group, keys, _level(comparison)))
+        parts += [f"## {_cell(group.title)}", table, "\n".join(notes)]
     if comparison.skipped:
         left = [f"- {_code(s.folder)}: {_cell(s.reason)}" for s in comparison.skipped]
         parts += ["Not compared:", "\n".join(left)]
     return "\n\n".join(parts) + "\n"
 
 
+def _lines(group: Group, keys: Sequence[Figure], level: str) -> list[str]:
+    """A group's table in Markdown: the score, what it is to the float row's, the figures."""
+    score, skip = group.score, _shared(group)
+    head = ["method", "setting", "seeds", _cell(score.title), f"difference to float, {level}"]
+    head += [*_ratio_head(group), *(_cell(f.title) for f in keys), "front"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in group.rows:
+        cells = [
+            _cell(row.method),
+            _code(row.label[skip:]),
+            str(row.figures[score.key].count),
+            number(row.figures[score.key], score),
+            *_to_float(row, group),
+            *(number(row.figures.get(f.key), f) for f in keys),
+            "yes" if row.front else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _ratio_head(group: Group) -> list[str]:
+    """The title of the column of ratios, in a group that has any."""
+    return ["x float"] if any(row.ratio is not None for row in group.rows) else []
+
+
+def _to_float(row: Row, group: Group) -> list[str]:
+    """A row's cells of the difference to the baseline, and of the ratio where there is a column."""
+    own = row.label == group.baseline
+    cells = ["baseline" if own else difference(row.difference, group.score)]
+    ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+    return cells + [ratio] * len(_ratio_head(group))
+
+
 def csv_text(comparison: Comparison) -> str:
     """A line for each run, its figures in their own units (fractions, bits, bytes, operations)."""
     text = io.StringIO()
-    head = ["group", "row", "method", "config", "seed", "commit", "device", "folder"]
-    writer = csv.DictWriter(
-        text, [*head, *(f.key for f in FIGURES)], restval="", lineterminator="\n"
-    )
-    writer.writeheader()
+    head = [*_HEAD, *(f.key for f in comparison.figures)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_plain_cell, head))
     for entry in _run_values(comparison):
-        writer.writerow({k: _plain_cell(v) for k, v in entry.items() if k in writer.fieldnames})
+        writer.writerow(_plain_cell(entry.get(key, "")) for key in head)
     return text.getvalue()
 
 
@@ -104,21 +120,15 @@ def _plain_cell(value: Any) -> Any:
 def _run_values(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat mapping for each run of a comparison."""
     return [
-        {
-            "group": group.title,
-            "row": row.label,
-            "method": run.method,
-            "config": run.config,
-            "seed": run.seed,
-            "commit": run.commit,
-            "device": run.device,
-            "folder": run.folder,
-            **figures_of(run),
-        }
+        dict(
+            zip(_HEAD, (group.title, row.label, run.method, run.config, run.seed, run.commit,
+                        run.device, run.folder), strict=True)
+        )
+        | figures_of(run)
         for group in comparison.groups
         for row in group.rows
         for run in row.runs
-    ]
+    ]  # fmt: skip
 
 
 def json_value(comparison: Comparison) -> dict[str, Any]:
@@ -126,10 +136,12 @@ def json_value(comparison: Comparison) -> dict[str, Any]:
     return {
         "cost": comparison.cost,
         "confidence": comparison.confidence,
-        "figures": {f.key: f.about for f in FIGURES},
+        "figures": {f.key: f.about for f in comparison.figures},
         "groups": [
             {
                 "title": group.title,
+                "score": group.score.key,
+                "higher_is_better": group.score.higher,
                 "baseline": group.baseline,
                 "warnings": list(group.warnings),
                 "rows": [_row_value(row) for row in group.rows],
@@ -143,19 +155,22 @@ def json_value(comparison: Comparison) -> dict[str, Any]:
 
 def terminal(group: Group, comparison: Comparison) -> Table:
     """A table of rich, with as many columns as a terminal holds; files have all of them."""
-    cost = BY_KEY[comparison.cost]
+    score, cost = group.score, BY_KEY[comparison.cost]
     shown = [BY_KEY[k] for k in _TERMINAL if k != comparison.cost] + [cost]
-    title = f"{group.title}; differences with their {_level(comparison)}, * is the front"
+    shown = [f for f in shown if f.key != CACHE or any(CACHE in r.figures for r in group.rows)]
+    better = "" if score.higher else f", less {score.noun} is better"
+    title = f"{group.title}; differences with their {_level(comparison)}{better}, * is the front"
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
     table.add_column("setting", overflow="fold", min_width=16)
-    for name in ("top-1 %", "to float", *(f.title for f in shown), "steps", "s", ""):
-        table.add_column(name, justify="right", no_wrap=True)
+    titles = [score.title, "to float", *_ratio_head(group), *(f.title for f in shown)]
+    for name in (*titles, "steps", "s", ""):
+        table.add_column(escape(name), justify="right", no_wrap=True)
     skip = _shared(group)
     for row in group.rows:
         table.add_row(
             escape(row.label[skip:]),
-            number(row.figures["accuracy"], FIGURES[0]),
-            "baseline" if row.label == group.baseline else escape(difference(row.difference)),
+            number(row.figures[score.key], score),
+            *map(escape, _to_float(row, group)),
             *(number(_mean(row, f.key), f) for f in shown),
             *(number(_mean(row, key), BY_KEY[key]) for key in ("steps", "wall_seconds")),
             "*" if row.front else "",
@@ -184,6 +199,7 @@ def _row_value(row: Row) -> dict[str, Any]:
         "seeds": sorted({run.seed for run in row.runs}),
         "figures": {key: summary._asdict() for key, summary in row.figures.items()},
         "difference": row.difference._asdict() if row.difference else None,
+        "ratio": row.ratio,
         "front": row.front,
     }
 

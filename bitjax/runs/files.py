@@ -20,7 +20,7 @@ _CONTROLS = re.compile(
 )
 
 _BITS_COLUMNS = ["site", "role", "bits_fractional", "bits_integer", "macs", "elements"]
-_ROLES = ("kernel", "input", "left", "right")
+_ROLES = ("kernel", "input", "left", "right", "cache")
 
 
 class SiteBits(NamedTuple):
@@ -28,7 +28,7 @@ class SiteBits(NamedTuple):
 
     Attributes:
       site: its name.
-      role: `kernel`, `input`, or `left` and `right` of a product of two activations.
+      role: `kernel`, `input`, `left` and `right` of a product of two activations, or `cache`.
       fractional: bits before rounding; a float site has 32.
       integer: bits of the final model.
       macs: multiply-adds of the layer per example.

@@ -6,6 +6,7 @@ a run that was killed, of an older version, or no run at all.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from bitjax.runs.files import (
     SiteBits,
     Unfit,
     check_text,
+    is_number,
     number_of,
     other_version,
     read_distortion,
@@ -29,21 +31,32 @@ from bitjax.runs.folder import is_hash_of
 
 _BITS = ("weights", "activations", "all", "inner")
 _COSTS = ("model_bytes", "float_model_bytes", "activation_bytes", "bops", "macs")
+CACHE = "cache_bytes_per_token"  # a cost of models that keep keys and values
 _FILES = ("result.json", "config.json", "metrics.jsonl")
+# A format is text from elsewhere, and Python's own could ask for a gigabyte of spaces.
+FORM = re.compile(r"\{:\.(\d{1,2})([efg%])\}(?: ?([^{}]{1,16}))?")
+_FORMS = {"accuracy": "{:.2%}"}  # of runs that did not say theirs
 
 
 class Score(NamedTuple):
     """The figure by which a task compares its runs.
 
     Attributes:
-      name: its name; a classifier's is `accuracy`, a fraction.
+      name: its name, such as `accuracy` or `perplexity`.
       value: that of the final integer model.
-      higher_is_better: False for an error or a loss.
+      higher_is_better: False for an error, a loss or a perplexity.
+      form: its format for people, such as `{:.2%}`.
     """
 
     name: str
     value: float
     higher_is_better: bool
+    form: str
+
+    @property
+    def shown(self) -> str:
+        """The value in its format."""
+        return self.form.format(self.value)
 
 
 class RunRecord(NamedTuple):
@@ -63,12 +76,13 @@ class RunRecord(NamedTuple):
       device: the device that the run used.
       versions: versions of Python and the libraries.
       score: the task's figure, on the final integer model.
-      accuracy: top-1 of the final integer model, a fraction; None where the task has none.
+      figures: all that the task measured of that model, by name; the score is among them.
       steps: steps of training.
       wall_seconds: seconds that the run took.
       stages: `(name, steps, score)` of each stage.
       bits: average bits by `weights`, `activations`, `all`, `inner`: `(fractional, integer)`.
-      costs: `model_bytes`, `float_model_bytes`, `activation_bytes`, `bops` and `macs`.
+      costs: `model_bytes`, `float_model_bytes`, `activation_bytes`, `bops` and `macs`; with a cache
+        of keys and values `cache_bytes_per_token`, too.
       sites: the rows of `bits.csv`, in forward order.
       metrics: the rows of `metrics.jsonl`; empty where the folder has none.
       distortion: content of `distortion.json`, where `experiments.rate_distortion` wrote one:
@@ -90,7 +104,7 @@ class RunRecord(NamedTuple):
     device: str
     versions: Mapping[str, str]
     score: Score
-    accuracy: float | None
+    figures: Mapping[str, float]
     steps: int
     wall_seconds: float
     stages: tuple[tuple[str, int, float], ...]
@@ -164,7 +178,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     commits = result.get("commits")
     if isinstance(commits, list) and len(commits) > 1:
         notes.append(f"was made by several commits in turn: {', '.join(map(str, commits))}")
-    score = _score_of(result)
+    score = score_of(result)
     return RunRecord(
         folder=_name(folder),
         name=text_of(result, "name") or folder.name,
@@ -179,7 +193,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         device=str(result.get("device") or "unknown"),
         versions={str(k): str(v) for k, v in versions.items()},
         score=score,
-        accuracy=score.value if score.name == "accuracy" else None,
+        figures={**_figures_of(stages), score.name: score.value},
         steps=int(number_of(result, "steps")),
         wall_seconds=number_of(result, "wall_seconds"),
         stages=tuple(
@@ -191,7 +205,11 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
             for k in _BITS
             if k != "inner" or k in result.get("bits", {})  # two layers have no inner one
         },
-        costs={name: number_of(result, "cost", name) for name in _COSTS},
+        costs={
+            name: number_of(result, "cost", name)
+            for name in (*_COSTS, CACHE)
+            if name != CACHE or name in result.get("cost", {})
+        },
         sites=read_sites(folder / "bits.csv"),
         metrics=read_metrics(folder / "metrics.jsonl", notes),
         distortion=read_distortion(folder / "distortion.json", notes),
@@ -200,18 +218,29 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     )
 
 
-def _score_of(result: Mapping[str, Any]) -> Score:
-    """The score in `result.json`; of older versions it is the accuracy."""
+def score_of(result: Mapping[str, Any]) -> Score:
+    """The score in `result.json`; the oldest versions had an accuracy alone."""
     score = result.get("score")
-    if isinstance(score, Mapping) and score.get("name") != "accuracy":
-        higher = score.get("higher_is_better")
-        if not isinstance(higher, bool):
-            raise other_version("result.json", "score.higher_is_better")
-        return Score(text_of(score, "name"), number_of(result, "score", "value"), higher)
-    accuracy = number_of(result, "accuracy")
-    if not 0 <= accuracy <= 1:
-        raise Unfit(f"is damaged: the accuracy in result.json must be in [0, 1], got {accuracy}")
-    return Score("accuracy", accuracy, True)
+    if not isinstance(score, Mapping):
+        accuracy = number_of(result, "accuracy")
+        if not 0 <= accuracy <= 1:
+            what = f"the accuracy in result.json must be in [0, 1], got {accuracy}"
+            raise Unfit(f"is damaged: {what}")
+        return Score("accuracy", accuracy, True, _FORMS["accuracy"])
+    name, higher = text_of(score, "name"), score.get("higher_is_better")
+    if not isinstance(higher, bool):
+        raise other_version("result.json", "score.higher_is_better")
+    form = score.get("form")
+    if not isinstance(form, str) or not FORM.fullmatch(form):
+        form = _FORMS.get(name, "{:.6g}")
+    return Score(name, number_of(result, "score", "value"), higher, form)
+
+
+def _figures_of(stages: list[Mapping[str, Any]]) -> dict[str, float]:
+    """What the last stage's model was found to have; its steps and seconds are no such thing."""
+    last = stages[-1] if stages else {}
+    own = ("name", "steps", "wall_seconds")
+    return {k: float(v) for k, v in last.items() if k not in own and is_number(v)}
 
 
 def _finished_result(folder: Path) -> Mapping[str, Any]:

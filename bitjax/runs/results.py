@@ -84,20 +84,20 @@ def _measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, flo
 def result_of(
     about: Mapping[str, Any],
     stages: Sequence[StageResult],
-    score: tuple[str, bool],
+    score: tuple[str, bool, str],
     costs: Costs,
     learned: Mapping[str, Any],
     variables: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `result.json` holds of a finished run."""
-    name, higher = score
-    figures = stages[-1].figures
+    name, higher, form = score
+    value = stages[-1].figures[name]
     return {
         "status": "finished",
         **about,
         "steps": sum(stage.steps for stage in stages),
-        **({"accuracy": figures["accuracy"]} if "accuracy" in figures else {}),
-        "score": {"name": name, "value": figures[name], "higher_is_better": higher},
+        name: value,
+        "score": {"name": name, "value": value, "higher_is_better": higher, "form": form},
         "stages": [stage.to_json() for stage in stages],
         "bits": _bit_averages(costs, learned, jax.device_get(bits_of(variables))),
         "cost": _measured_costs(variables, costs),

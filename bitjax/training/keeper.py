@@ -201,7 +201,7 @@ class Keeper:
             **({"not_deployed": end.why_not} if end.why_not else {}),
             **({"files": files} if files else {}),
         }
-        score = (task.score, task.higher_is_better)
+        score = (task.score, task.higher_is_better, task.form)
         result = result_of(about, self.stages, score, work.costs, self.learned, variables)
         if self._folder is not None:
             integer = jax.device_get(bits_of(variables))

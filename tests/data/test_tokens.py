@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitjax.data import (
+    check_dataset,
     decode,
     eval_batches,
     fingerprint,

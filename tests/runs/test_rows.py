@@ -262,6 +262,8 @@ def test_a_result_has_the_bits_before_and_after_rounding():
         "params": {"a": {"kernel": jnp.ones(1)}},
         "quant": {"a": {"kernel": {"bits": jnp.float32(4.0)}}},
     }
-    stages = [StageResult("train", 1, 0.0, {"accuracy": 0.5})]
-    result = result_of({}, stages, ("accuracy", True), costs, {"a/kernel": 3.5}, variables)
+    stages = [StageResult("train", 1, 0.0, {"hits": 5.0})]
+    result = result_of({}, stages, ("hits", True, "{:.1f}"), costs, {"a/kernel": 3.5}, variables)
     assert result["bits"]["weights"] == {"fractional": 3.5, "integer": 4.0}
+    score = {"name": "hits", "value": 5.0, "higher_is_better": True, "form": "{:.1f}"}
+    assert (result["score"], result["hits"]) == (score, 5.0)

@@ -2,12 +2,13 @@
 // into one script, as html.py lists them. Text goes in as text only (textContent), never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = Object.fromEntries(data.figures.map((f, i) => [f.key, i]));
-const ACC = at.accuracy;
 const state = { filter: "", cost: data.cost, run: null, all: false,
-  rows: { key: data.cost, down: true }, runs: { key: "accuracy", down: true } };
+  rows: { key: data.cost, down: true },
+  runs: { key: data.groups[0].score.key, down: data.groups[0].score.higher } };
 const methods = [...new Set(data.runs.map(r => r.method))].sort();
 const colour = method => "s" + methods.indexOf(method) % 10;
 const rowOf = run => data.groups[run.group].rows[run.row];
+const scoreOf = run => data.groups[run.group].score;
 
 function make(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
@@ -48,15 +49,15 @@ function shown(value, figure, std = null) {
   const spread = std === null ? "0" : (std / figure.scale).toFixed(figure.digits);
   return Number(spread) ? `${text} ± ${spread}` : text;
 }
-function points(difference) {
+function toFloat(difference, score) {
   if (!difference) return "";
-  const p = x => (100 * x).toFixed(2);
+  const p = x => (x / score.scale).toFixed(score.digits);
   const ends = difference.low === null ? "" : ` [${p(difference.low)}, ${p(difference.high)}]`;
   const sign = difference.mean > 0 ? "+" : "";
   return `${sign}${p(difference.mean)}${ends} (${difference.seeds.length})`;
 }
 function costOf(figures, key) {
-  const value = figures[at[key]];
+  const value = figures[at[key]] ?? null;
   return value === null || data.figures[at[key]].cost ? value : 1 / value;
 }
 

@@ -1,62 +1,66 @@
 // The charts.
 
 function pareto(place, runs) {
-  const cost = data.costs.find(c => c.key === state.cost);
+  const cost = data.costs.find(c => c.key === state.cost), score = data.groups[place].score;
+  const key = at[score.key], sign = score.higher ? 1 : -1, better = (a, b) => sign * (a - b) > 0;
+  const scaled = points => points.filter(p => p.x !== null).map(p =>
+    ({ ...p, x: p.x / cost.scale, y: p.y / score.scale, s: (p.s ?? 0) / score.scale }));
   const shownRows = new Set(runs.map(r => r.row));
-  const rows = data.groups[place].rows.filter((_, i) => shownRows.has(i))
-    .map(r => ({ row: r, x: costOf(r.mean, cost.key), y: r.mean[ACC], s: r.std[ACC] ?? 0 }))
-    .filter(p => p.x !== null).map(p => ({ ...p, x: p.x / cost.scale }));
-  const dots = runs.map(r => ({ run: r, x: costOf(r.figures, cost.key), y: r.figures[ACC] }))
-    .filter(p => p.x !== null).map(p => ({ ...p, x: p.x / cost.scale }));
+  const rows = scaled(data.groups[place].rows.filter((_, i) => shownRows.has(i))
+    .map(r => ({ row: r, x: costOf(r.mean, cost.key), y: r.mean[key], s: r.std[key] })));
+  const dots = scaled(runs.map(r =>
+    ({ run: r, x: costOf(r.figures, cost.key), y: r.figures[key] })));
   if (!dots.length) return make("p", { class: "soft" }, "No run to draw.");
-  const xs = dots.map(p => p.x), ys = dots.map(p => 100 * p.y);
-  const low = Math.min(...xs), high = Math.max(...xs), log = low > 0 && high > 8 * low;
+  const xs = dots.map(p => p.x), low = Math.min(...xs), high = Math.max(...xs);
+  const log = low > 0 && high > 8 * low;
   // Runs that failed would leave all others on one line.
-  const ranked = [...ys].sort((a, b) => a - b);
-  const q = share => ranked[Math.floor(share * (ys.length - 1))];
-  const floor = q(0.25) - 3 * Math.max(1, q(0.75) - q(0.25));
-  const lost = state.all ? 0 : ys.filter(y => y < floor).length;
-  const least = lost ? floor : ranked[0];
-  const drawn = p => 100 * p.y >= least, ends = rows.filter(drawn);
+  const ranked = dots.map(p => sign * p.y).sort((a, b) => a - b);
+  const q = share => ranked[Math.floor(share * (dots.length - 1))];
+  const floor = q(0.25) - 3 * Math.max(10 ** (2 - score.digits), q(0.75) - q(0.25));
+  const lost = state.all ? 0 : ranked.filter(y => y < floor).length;
+  const drawn = p => sign * p.y >= (lost ? floor : ranked[0]);
+  const ends = rows.filter(drawn), seen = dots.filter(drawn).map(p => p.y);
   const f = frame({ x: log ? [low / 1.2, high * 1.2] : padded(low, high), log,
-    y: padded(Math.min(least, ...ends.map(p => 100 * (p.y - p.s))),
-      Math.max(ranked[ranked.length - 1], ...ends.map(p => 100 * (p.y + p.s)))),
-    xTitle: cost.title, yTitle: "top-1 %" });
+    y: padded(Math.min(...seen, ...ends.map(p => p.y - p.s)),
+      Math.max(...seen, ...ends.map(p => p.y + p.s))),
+    xTitle: cost.title, yTitle: score.title });
   const front = [];
-  for (const p of rows.filter(drawn).sort((a, b) => a.x - b.x || b.y - a.y))
-    if (!front.length || p.y > front[front.length - 1].y) front.push(p);
+  for (const p of [...ends].sort((a, b) => a.x - b.x || sign * (b.y - a.y)))
+    if (!front.length || better(p.y, front[front.length - 1].y)) front.push(p);
   if (front.length) f.svg.append(draw("path", { class: "front", d: front.map((p, i) => i
-    ? `H${f.px(p.x).toFixed(1)}V${f.py(100 * p.y).toFixed(1)}`
-    : `M${f.px(p.x).toFixed(1)},${f.py(100 * p.y).toFixed(1)}`).join("") }));
+    ? `H${f.px(p.x).toFixed(1)}V${f.py(p.y).toFixed(1)}`
+    : `M${f.px(p.x).toFixed(1)},${f.py(p.y).toFixed(1)}`).join("") }));
   for (const p of dots.filter(drawn)) f.svg.append(point(f, p, p.run, 3.5, "fade"));
-  for (const p of rows.filter(drawn)) {
+  for (const p of ends) {
     const x = f.px(p.x), mark = colour(p.row.method);
     if (p.s) f.svg.append(draw("line", { class: `whisker ${mark}`, x1: x, x2: x,
-      y1: Math.min(f.box.b, f.py(100 * (p.y - p.s))), y2: f.py(100 * (p.y + p.s)) }));
+      y1: Math.min(f.box.b, f.py(p.y - p.s)), y2: f.py(p.y + p.s) }));
     const first = data.runs[p.row.runs.find(i => passes(data.runs[i]))];
     f.svg.append(point(f, p, first, 6, "", `mean of ${p.row.runs.length} run(s)\n`));
   }
   const used = methods.filter(m => runs.some(r => r.method === m));
-  return figure("Accuracy against cost", f.svg,
+  const noun = score.noun[0].toUpperCase() + score.noun.slice(1);
+  return figure(`${noun} against cost`, f.svg,
     "Large: means over seeds, with their standard deviation; small: runs. Dashed: the front."
-    + (lost ? ` ${lost} of ${dots.length} runs lie far below and are not drawn.` : ""),
+    + (score.higher ? "" : ` Less ${score.noun} is better.`)
+    + (lost ? ` ${lost} of ${dots.length} runs are far worse and are not drawn.` : ""),
     legend(used.map(m => [colour(m), m])), `pareto-${place}`);
 }
 function point(f, p, run, radius, extra, lead = "") {
-  const row = rowOf(run), index = data.runs.indexOf(run);
+  const row = rowOf(run), index = data.runs.indexOf(run), score = scoreOf(run);
   const cost = data.costs.find(c => c.key === state.cost);
-  const text = `${row.label}\n${lead}top-1 ${(100 * p.y).toFixed(2)} %, `
+  const text = `${row.label}\n${lead}${score.title} ${p.y.toFixed(score.digits)}, `
     + `${cost.title} ${brief(p.x)}\nconfig ${run.config}\ncommit ${run.commit}`
     + (lead ? "" : `, seed ${run.seed}`);
   return tipped(draw("circle", { class: `point ${colour(run.method)} ${extra}`
-    + (index === state.run && !lead ? " chosen" : ""), cx: f.px(p.x), cy: f.py(100 * p.y),
+    + (index === state.run && !lead ? " chosen" : ""), cx: f.px(p.x), cy: f.py(p.y),
   r: radius, tabindex: 0, onclick: () => choose(index),
   onkeydown: event => { if (event.key === "Enter") choose(index); } }), text);
 }
 
 function bitBars(run) {
   const sites = data.site_sets[run.sites];
-  const layers = [...new Set(sites.map(([s]) => layerOf(s)))];
+  const layers = [...new Set(sites.map(placeOf))];
   const tallest = Math.max(8, ...run.bits.filter(b => b <= 16));
   const left = Math.min(230, 30 + 6.2 * Math.max(...layers.map(l => l.length)));
   const rise = 22, width = 640, height = layers.length * rise + 54;
@@ -74,7 +78,7 @@ function bitBars(run) {
     clean.append(draw("text", { x: left - 6, y: y + 14, "text-anchor": "end" },
       layer || "(model)"));
     sites.forEach(([site, role], s) => {
-      if (layerOf(site) !== layer) return;
+      if (placeOf([site, role]) !== layer) return;
       const bits = run.bits[s], top = y + (role === "kernel" ? 2 : 11);
       const end = f.px(Math.min(bits, tallest * 1.08));
       clean.append(tipped(draw("rect", { class: `bar ${role === "kernel" ? "s0" : "s1"}`
@@ -92,14 +96,16 @@ function bitBars(run) {
     "bits-chart");
 }
 
-const layerOf = site => site.slice(0, Math.max(0, site.lastIndexOf("/")));
+// A layer has a kernel and an input; operands of products and caches are several to a name.
+const placeOf = ([site, role]) => role === "kernel" || role === "input"
+  ? site.slice(0, Math.max(0, site.lastIndexOf("/"))) : site;
 
 function bitMap(place, runs) {
   const group = data.groups[place];
   const rows = group.rows.map((row, i) => [row, runs.filter(r => r.row === i)])
     .filter(([, own]) => own.length);
   const sites = runs.flatMap(r => data.site_sets[r.sites]);
-  const layers = [...new Set(sites.map(([site]) => layerOf(site)))];
+  const layers = [...new Set(sites.map(placeOf))];
   const cell = 17, names = 6.1 * Math.min(44, Math.max(...rows.map(([r]) => r.label.length)));
   const left = names + 10, top = 12 + 6.4 * Math.max(5, ...layers.map(l => l.length));
   const gap = 12, width = left + 2 * layers.length * cell + gap + 6;
@@ -115,14 +121,15 @@ function bitMap(place, runs) {
         layer || "(model)"));
       rows.forEach(([row, own], i) => {
         const found = own.flatMap(r => data.site_sets[r.sites].flatMap(([site, kind], s) =>
-          kind === role && layerOf(site) === layer ? [r.bits[s]] : []));
+          (kind === "kernel") === (role === "kernel") && placeOf([site, kind]) === layer
+            ? [r.bits[s]] : []));
         if (!found.length) return;
         const mean = found.reduce((a, b) => a + b, 0) / found.length;
         const y = top + i * cell;
         svg.append(tipped(draw("rect", { class: mean > 16 ? "cell float" : "cell",
           x: x0 + j * cell, y, width: cell - 1, height: cell - 1,
           "fill-opacity": mean > 16 ? 1 : Math.min(1, 0.08 + mean / 10) }),
-        `${row.label}\n${layer}/${role}: ${brief(mean)} bits`
+        `${row.label}\n${layer}, ${role}: ${brief(mean)} bits`
           + (found.length > 1 ? `, mean of ${found.length} runs` : "")));
         const mark = mean > 5 && mean <= 16 ? "inside" : "outside";
         svg.append(draw("text", { class: mark, x: x0 + (j + 0.47) * cell, y: y + 12,
@@ -188,14 +195,16 @@ function files(run) {
       make("tr", {}, ...row.map((text, i) => cell(text, i, links[r])))))))];
 }
 function detail(run) {
-  const row = rowOf(run);
+  const row = rowOf(run), score = scoreOf(run);
   const facts = [["setting", row.label], ["method", run.method], ["config", run.config],
     ["commit", run.commit], ["seed", String(run.seed)], ["machine", data.machines[run.machine]],
-    ["folder", run.folder], ["stages", run.stages.map(([name, steps, accuracy]) =>
-      `${name}: ${steps} steps, ${(100 * accuracy).toFixed(2)} %`).join("; ")]];
+    ["folder", run.folder], ["stages", run.stages.map(([name, steps, value]) =>
+      `${name}: ${steps} steps, ${score.title} ${shown(value, score)}`).join("; ")]];
+  const logged = [[score.key, `${score.title} of training batches`, 1 / score.scale],
+    ...[["bits", "average bits", 1], ["loss", "loss", 1]].filter(([key]) => key !== score.key)];
   const charts = [bitBars(run),
-    make("div", {}, ...[curves(run, "accuracy", "accuracy of training batches, %", 100),
-      curves(run, "bits", "average bits", 1), curves(run, "loss", "loss", 1)].filter(Boolean)),
+    make("div", {}, ...logged.map(([key, title, scale]) => curves(run, key, title, scale))
+      .filter(Boolean)),
     ...(run.distortion ? [distortion(run)] : [])];
   const empty = Object.keys(run.curve).length ? []
     : [make("p", { class: "soft" }, "The folder has no metrics.jsonl, so there are no curves.")];

@@ -19,7 +19,7 @@ const count = make("span", { class: "soft", id: "count" });
 const body = make("div");
 main.replaceChildren(
   make("div", { class: "controls" }, make("label", {}, "Filter ", search),
-    make("label", {}, "Cost ", select), make("label", {}, every, " draw runs far below too"),
+    make("label", {}, "Cost ", select), make("label", {}, every, " draw runs that are far worse, too"),
     count), body, tip);
 
 function render() {

@@ -13,7 +13,7 @@ function table(id, columns, entries, order, chosen, onchoose) {
       .filter(Boolean).join(" "), scope: "col", title: c.about ?? null, "data-key": c.key,
       "aria-sort": c === column ? (order.down ? "descending" : "ascending") : "none" },
     make("button", { type: "button", onclick: () => {
-      order.down = c.key === order.key ? !order.down : !c.text;
+      order.down = c.key === order.key ? !order.down : !c.text && !c.less;
       order.key = c.key;
       render();
     } }, c.title)));
@@ -34,25 +34,33 @@ const figures = data.figures.filter(f =>
   data.runs.some(r => r.figures[at[f.key]] !== null)
   && (!f.key.includes("fractional") || told(f.key)));
 
-const costFirst = (a, b) => (b.key === "accuracy") - (a.key === "accuracy")
+const scores = new Set(data.groups.map(g => g.score.key));
+const costFirst = (a, b) => scores.has(b.key) - scores.has(a.key)
   || (b.key === state.cost) - (a.key === state.cost);
 
 function rowsTable(group, place, runs) {
   const there = new Set(runs.map(r => r.row));
   const entries = group.rows.filter((_, i) => there.has(i));
+  const score = group.score, own = f => f.key !== score.key
+    && group.rows.some(r => r.mean[at[f.key]] !== null);
   const columns = [
     { key: "label", title: "setting", text: true, value: r => r.label,
       show: r => [dot(r.method), r.label] },
     { key: "method", title: "method", text: true, value: r => r.method },
-    { key: "accuracy", title: "top-1 %", value: r => r.mean[ACC],
-      show: r => shown(r.mean[ACC], data.figures[ACC], r.std[ACC]) },
+    { key: score.key, title: score.title, less: !score.higher, about: score.about,
+      value: r => r.mean[at[score.key]],
+      show: r => shown(r.mean[at[score.key]], score, r.std[at[score.key]]) },
     { key: "difference", title: `to float, ${100 * data.confidence} % (pairs)`,
-      about: "Mean paired difference in accuracy over common seeds, in points, with its "
-        + "confidence interval and the number of pairs.",
+      about: `Mean paired difference in ${score.title} over common seeds, with its confidence `
+        + `interval and the number of pairs; ${score.higher ? "more" : "less"} is better.`,
+      less: !score.higher,
       value: r => r.label === group.baseline ? 0 : r.difference?.mean ?? null,
-      show: r => r.label === group.baseline ? "baseline" : points(r.difference) },
+      show: r => r.label === group.baseline ? "baseline" : toFloat(r.difference, score) },
+    ...(group.rows.some(r => r.ratio !== null) ? [{ key: "ratio", title: "x float", less: true,
+      about: `Mean over common seeds of ${score.title} over the float row's.`,
+      value: r => r.ratio, show: r => r.ratio === null ? "" : r.ratio.toFixed(3) }] : []),
     { key: "seeds", title: "seeds", value: r => r.count },
-    ...figures.filter(f => f.key !== "accuracy").sort(costFirst).map(f => ({ key: f.key,
+    ...figures.filter(own).sort(costFirst).map(f => ({ key: f.key,
       title: f.title, about: f.about, value: r => r.mean[at[f.key]],
       show: r => shown(r.mean[at[f.key]], f, r.std[at[f.key]]) })),
   ];
@@ -66,6 +74,7 @@ function runsTable(runs) {
     { key: "method", title: "method", text: true, value: r => r.method },
     { key: "seed", title: "seed", value: r => r.seed },
     ...[...figures].sort(costFirst).map(f => ({ key: f.key, title: f.title, about: f.about,
+      less: f.higher === false,
       value: r => r.figures[at[f.key]], show: r => shown(r.figures[at[f.key]], f) })),
     { key: "commit", title: "commit", text: true, value: r => r.commit },
     { key: "config", title: "config", text: true, value: r => r.config },
