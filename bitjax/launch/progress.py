@@ -11,9 +11,7 @@ from rich.table import Table
 
 from bitjax.files.reading import FileError, one_line, open_file, parse_json
 from bitjax.launch.grid import SweepRun, read_json
-from bitjax.report.figures import TERMS
 from bitjax.runs.files import Unfit, is_number, number_of
-from bitjax.runs.records import score_of
 
 LOG = "log.txt"
 
