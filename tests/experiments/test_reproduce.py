@@ -234,11 +234,11 @@ def test_committed_tables_are_those_of_the_committed_runs(name, tmp_path, monkey
         spec = json.loads(json.dumps(planned.spec))
         for key in ("model", "method", "rules", "budgets"):
             assert kept.settings[key] == spec[key], f"{kept.folder} is of another config: {key}"
-    comparison = compare(runs, baseline=table.baseline)
+    comparison = compare(runs, baseline=table.baseline, cost=table.cost)
     # Records are kept under other names than they were run under.
     assert document(table, comparison).split("Made by:")[0] == written.split("Made by:")[0]
     shown = (ROOT / "docs" / "results.md").read_text("utf-8")
-    assert rows_alone(comparison) in shown or f"<!-- {name}:" not in shown
+    assert rows_alone(table, comparison) in shown or f"<!-- {name}:" not in shown
 
 
 def test_the_tables_that_are_for_a_cpu_are_committed():

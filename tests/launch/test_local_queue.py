@@ -197,7 +197,7 @@ def test_progress_is_told_in_lines_or_in_a_table_that_moves(tmp_path):
     (runs[0].folder / "metrics.jsonl").write_text("x" * 9000 + "\n" + text + '{"step": 7, "lo')
     progress.statuses["a"] = "running"
     progress.tick()
-    assert out.getvalue() == "a: 5/10  loss 0.25  accuracy 50.0%  bits 3.50\n"
+    assert out.getvalue() == "a: 5/10  loss 0.25  accuracy 50.00%  bits 3.50\n"
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, width=80)
     with SweepProgress(runs, console=console) as moving:
