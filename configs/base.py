@@ -26,6 +26,9 @@ def get_config() -> ConfigDict:
     config.data.mean = ()  # of value / max_value; the data set's own if empty
     config.data.std = ()
 
+    # What is learned and measured: classification, next_token, or your own as "pkg.module:make";
+    # what the data are for if empty. Further keys go to it.
+    config.task = ConfigDict({"name": ""})
     config.method = ConfigDict({"name": ""})  # further keys go to the method
     config.rules = ()  # (pattern, {"name": quantizer, ...} or None), the first match decides
     config.sums = False  # whether the addends of residual sums are sites too, for rules to name

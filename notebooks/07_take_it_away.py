@@ -73,7 +73,7 @@ print(f"float {float_result['accuracy']:.2%}, quantized {result['accuracy']:.2%}
 # every site into `quant`. What it returns evaluates to the figure above, bit for bit.
 
 # %%
-test = digits.eval_sample(digits.num_eval)
+test = digits.eval_sample(digits.num_eval)["image"]
 images = np.float32(test) / 16
 fixed = bj.deploy(model, variables, images)
 logits = jax.jit(fixed.model.apply)(fixed.variables, images)

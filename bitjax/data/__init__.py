@@ -1,5 +1,6 @@
 """Data: sources, batches by step, augmentation on the device."""
 
+from bitjax.data.arrays import Dataset as Dataset
 from bitjax.data.augment import AUGMENTATIONS as AUGMENTATIONS
 from bitjax.data.augment import crop_flip as crop_flip
 from bitjax.data.augment import none as none
@@ -7,11 +8,11 @@ from bitjax.data.augment import normalize as normalize
 from bitjax.data.augment import shift as shift
 from bitjax.data.check import check_dataset as check_dataset
 from bitjax.data.digits import digits as digits
+from bitjax.data.examples import DatasetLike as DatasetLike
 from bitjax.data.files import cifar10 as cifar10
 from bitjax.data.files import fashion_mnist as fashion_mnist
 from bitjax.data.fingerprint import fingerprint as fingerprint
 from bitjax.data.order import batch_indices as batch_indices
-from bitjax.data.pipeline import Dataset as Dataset
 from bitjax.data.pipeline import eval_batches as eval_batches
 from bitjax.data.pipeline import train_batch as train_batch
 from bitjax.data.pipeline import train_batches as train_batches

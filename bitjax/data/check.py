@@ -3,7 +3,9 @@
 import numpy as np
 
 from bitjax.checks import checked
-from bitjax.data.pipeline import DATASET, Dataset
+from bitjax.data.arrays import Dataset
+from bitjax.data.examples import DatasetLike
+from bitjax.data.pipeline import DATASET
 from bitjax.data.stream import StreamedDataset
 
 PIXELS = (
@@ -14,7 +16,7 @@ LABELS = "give a class each: y.argmax(-1) of one-hot rows, y.astype('int32') of 
 
 
 @checked(dataset=DATASET)
-def check_dataset(dataset: Dataset | StreamedDataset) -> None:
+def check_dataset(dataset: DatasetLike) -> None:
     """Raise a ValueError where a data set breaks what `Dataset` promises.
 
     Args:
@@ -30,11 +32,15 @@ def check_dataset(dataset: Dataset | StreamedDataset) -> None:
       Traceback (most recent call last):
       ValueError: `labels` of digits must be in [0, 9), got [0, 9].
     """
-    name = dataset.name
     if isinstance(dataset, Dataset):
-        _check_images(dataset, name)
+        _check_images(dataset, dataset.name)
         check_labels(dataset)
-    channels = dataset.image_shape[-1]
+    if isinstance(dataset, Dataset | StreamedDataset):
+        _check_moments(dataset)
+
+
+def _check_moments(dataset: Dataset | StreamedDataset) -> None:
+    name, channels = dataset.name, dataset.image_shape[-1]
     if len(dataset.mean) != channels or len(dataset.std) != channels:
         raise ValueError(
             f"`mean` and `std` of {name} must have {channels} numbers, one a channel, "

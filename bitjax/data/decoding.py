@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 import numpy as np
 
+from bitjax.data.arrays import Dataset
 from bitjax.data.order import seeded_order
-from bitjax.data.pipeline import Dataset
 from bitjax.data.records import Records, Source, decode_all, origin_of
 from bitjax.data.split import VALIDATION_SEED, held_out
 from bitjax.data.statistics import measured, usual_moments

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitjax.data.pipeline import Dataset
+from bitjax.data.arrays import Dataset
 from bitjax.data.split import held_out
 
 NUM_TEST = 360

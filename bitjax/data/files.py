@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from bitjax.data.archives import read_idx
+from bitjax.data.arrays import Dataset
 from bitjax.data.cache import cached
 from bitjax.data.images import check_decoder
-from bitjax.data.pipeline import Dataset
 from bitjax.data.verify import Checksum, read_verified, verify_file
 from bitjax.files.reading import reading
 

@@ -1,17 +1,17 @@
 """Tells whether a data set is still the one that a run began with, without reading its files."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bitjax.data.pipeline import Dataset
-from bitjax.data.stream import StreamedDataset
+from bitjax.data.examples import DatasetLike
 
-_SAMPLE = 2**26  # bytes of pixels that are looked at, 30 ms: whole rows, evenly spread
+_SAMPLE = 2**26  # bytes of an array that are looked at, 30 ms: whole rows, evenly spread
 
 
-def fingerprint(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
+def fingerprint(dataset: DatasetLike) -> dict[str, Any]:
     """What is the same as long as a data set is, for a file of JSON.
 
     A set of files is known by their paths below its root, their sizes and the order of its classes.
@@ -23,9 +23,9 @@ def fingerprint(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
       dataset: The data, as `load` returns it or made by hand.
 
     Returns:
-      Numbers and strings by key: 'image_shape' and 'classes'; 'train' and 'evaluation', the counts
-      of examples; 'labels', a checksum of all labels, '' where they are unknown until they are
-      read; 'content', what identifies the files or the pixels.
+      Numbers and strings by key: 'train' and 'evaluation', the counts of examples; 'content', what
+      identifies the files, the pixels or the tokens. Of images 'image_shape', 'classes' and
+      'labels', a checksum of all labels, '' where they are unknown until they are read.
 
     Example:
       >>> from bitjax.data import load
@@ -33,12 +33,17 @@ def fingerprint(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
       >>> found["train"], found["classes"], found == fingerprint(load("digits", validation=10))
       (1437, 10, False)
     """
-    if isinstance(dataset, StreamedDataset):
-        labels = [dataset.train.labels, dataset.evaluation.labels]
-        content = dataset.origin
-    else:
-        labels = [dataset.labels, dataset.eval_labels]
-        content = dataset.origin or _sample(dataset.images, dataset.eval_images)
+    return {
+        "train": dataset.num_train,
+        "evaluation": dataset.num_eval,
+        **dataset.identity(),
+    }
+
+
+def image_identity(
+    shape: Sequence[int], classes: int, labels: Sequence[np.ndarray | None], content: str
+) -> dict[str, Any]:
+    """The identity of a set of images: of their form, their labels and their content."""
     # Of a task of one's own they may be floats, which an integer would cut off.
     known = [
         each.astype("<i4") if each.dtype.kind in "biu" else each
@@ -46,16 +51,14 @@ def fingerprint(dataset: Dataset | StreamedDataset) -> dict[str, Any]:
         if each is not None
     ]
     return {
-        "image_shape": list(dataset.image_shape),
-        "classes": dataset.num_classes,
-        "train": dataset.num_train,
-        "evaluation": dataset.num_eval,
-        "labels": _sample(*known) if len(known) == len(labels) else "",
+        "image_shape": list(shape),
+        "classes": classes,
+        "labels": sample(*known) if len(known) == len(labels) else "",
         "content": content,
     }
 
 
-def _sample(*arrays: np.ndarray) -> str:
+def sample(*arrays: np.ndarray) -> str:
     """A checksum of rows of each array, of all if they are few."""
     crc = 0
     for array in arrays:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bitjax.data.arrays import Dataset
 from bitjax.data.check import LABELS, PIXELS, check_layout
-from bitjax.data.pipeline import Dataset
 from bitjax.data.statistics import measured
 from bitjax.files.npz import npz_names, read_npz
 from bitjax.files.reading import FileError, printable

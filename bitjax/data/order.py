@@ -55,11 +55,16 @@ def batch_indices(num_examples: int, batch_size: int, step: int, seed: int) -> n
     """
     if num_examples < 1:
         raise ValueError("`num_examples` must be at least 1, got 0: there is nothing to train on.")
-    epochs, offsets = np.divmod(int(step) * batch_size + np.arange(batch_size), num_examples)
-    indices = np.empty(batch_size, np.int64)
+    return indices_at(int(step) * batch_size + np.arange(batch_size), num_examples, int(seed))
+
+
+def indices_at(positions: np.ndarray, num_examples: int, seed: int) -> np.ndarray:
+    """Which examples stand at some positions, in ascending order, of the endless stream."""
+    epochs, offsets = np.divmod(positions, num_examples)
+    indices = np.empty(len(positions), np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
-        indices[here] = epoch_order(num_examples, int(seed), epoch)[offsets[here]]
+        indices[here] = epoch_order(num_examples, seed, epoch)[offsets[here]]
     return indices
 
 

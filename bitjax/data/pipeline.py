@@ -1,67 +1,16 @@
 """Cuts data into batches by pure functions of step and seed, so that resuming needs no state."""
 
 import contextlib
-from collections.abc import Generator
-from typing import NamedTuple
+from collections.abc import Callable, Generator
 
 import numpy as np
 
 from bitjax.checks import NONE, SWITCH, checked, either, instance, integer
-from bitjax.data.order import BATCH, SHARD, batch_indices, shard_slice
-from bitjax.data.prefetch import in_background
-from bitjax.data.stream import Batch, StreamedDataset, eval_stream, train_stream
+from bitjax.data.examples import Batch, DatasetLike
+from bitjax.data.order import BATCH, SHARD, batch_indices, indices_at, shard_slice
+from bitjax.data.prefetch import in_background, in_threads
 
-
-class Dataset(NamedTuple):
-    """Training and evaluation examples as NumPy arrays, and what normalises them.
-
-    Attributes:
-      name: The data set's name.
-      images: [N, H, W, C] uint8, training pixels in [0, max_value].
-      labels: [N] int32, classes in [0, num_classes).
-      eval_images: [M, H, W, C] uint8, evaluation pixels.
-      eval_labels: [M] int32.
-      eval_split: Name of the evaluation split: 'test' or 'validation'.
-      num_classes: Number of classes.
-      mean: Mean of value / max_value over the whole training set, one number per channel.
-      std: Standard deviation of value / max_value, one number per channel.
-      max_value: The largest value a pixel can take: 255 for bytes, 16 for digits.
-      origin: What identifies the files that the examples were read from; '' where nothing does.
-    """
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-    eval_images: np.ndarray
-    eval_labels: np.ndarray
-    eval_split: str
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    max_value: float
-    origin: str = ""
-
-    @property
-    def num_train(self) -> int:
-        """Number of training examples."""
-        return len(self.labels)
-
-    @property
-    def num_eval(self) -> int:
-        """Number of evaluation examples."""
-        return len(self.eval_labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image."""
-        return self.images.shape[1:]
-
-    def eval_sample(self, count: int) -> np.ndarray:
-        """The first `count` evaluation images, uint8 [count, H, W, C]."""
-        return self.eval_images[:count]
-
-
-DATASET = instance(Dataset, StreamedDataset)
+DATASET = instance(DatasetLike)
 
 
 @checked(
@@ -74,7 +23,7 @@ DATASET = instance(Dataset, StreamedDataset)
     augment=SWITCH,
 )
 def train_batches(
-    dataset: Dataset | StreamedDataset,
+    dataset: DatasetLike,
     batch_size: int,
     start: int,
     seed: int,
@@ -115,16 +64,13 @@ def train_batches(
     part = shard_slice(batch_size, shard)
     if stop is None or start < stop:
         batch_indices(dataset.num_train, batch_size, start, seed)
-    if isinstance(dataset, StreamedDataset):
-        return train_stream(dataset, batch_size, int(start), int(seed), part, stop, augment)
-    return in_background(
-        lambda step: train_batch(dataset, batch_size, step, seed, shard=shard), int(start), stop
-    )
+    read = _reader(dataset, int(seed), augment)
+    return _batches(dataset, read, batch_size, part, int(start), stop)
 
 
 @checked(dataset=DATASET, **BATCH, shard=SHARD, augment=SWITCH)
 def train_batch(
-    dataset: Dataset | StreamedDataset,
+    dataset: DatasetLike,
     batch_size: int,
     step: int,
     seed: int,
@@ -156,18 +102,15 @@ def train_batch(
       (8, 8, 8, 1)
     """
     part = shard_slice(batch_size, shard)
-    indices = batch_indices(dataset.num_train, batch_size, step, seed)[part]
-    if isinstance(dataset, StreamedDataset):
-        step, seed = int(step), int(seed)
-        batches = train_stream(dataset, batch_size, step, seed, part, step + 1, augment)
-        with contextlib.closing(batches):
-            return next(batches)
-    return {"image": dataset.images[indices], "label": dataset.labels[indices]}
+    batch_indices(dataset.num_train, batch_size, step, seed)
+    read, step = _reader(dataset, int(seed), augment), int(step)
+    with contextlib.closing(_batches(dataset, read, batch_size, part, step, step + 1)) as batches:
+        return next(batches)
 
 
 @checked(dataset=DATASET, batch_size=BATCH["batch_size"], shard=SHARD)
 def eval_batches(
-    dataset: Dataset | StreamedDataset, batch_size: int, *, shard: tuple[int, int] = (0, 1)
+    dataset: DatasetLike, batch_size: int, *, shard: tuple[int, int] = (0, 1)
 ) -> Generator[Batch, None, None]:
     """All evaluation examples, in order, in batches of one shape.
 
@@ -202,18 +145,48 @@ def eval_batches(
             f"`dataset` {dataset.name!r} has no evaluation examples; "
             "load it with eval_split='test' or with `validation` > 0."
         )
-    if isinstance(dataset, StreamedDataset):
-        return eval_stream(dataset, batch_size, part)
-    return _eval_batches(dataset, batch_size, part)
+    steps = -(-dataset.num_eval // batch_size)
+    return _batches(dataset, lambda at: _evaluated(dataset, at), batch_size, part, 0, steps)
 
 
-def _eval_batches(dataset: Dataset, batch_size: int, part: slice) -> Generator[Batch, None, None]:
-    for start in range(0, len(dataset.eval_labels), batch_size):
-        window = slice(start + part.start, start + part.stop)
-        image, label = dataset.eval_images[window], dataset.eval_labels[window]
-        filling = part.stop - part.start - len(label)
-        yield {
-            "image": np.pad(image, ((0, filling), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(label, (0, filling)),
-            "mask": np.pad(np.ones(len(label), np.float32), (0, filling)),
-        }
+def _reader(dataset: DatasetLike, seed: int, augment: bool) -> Callable[[np.ndarray], Batch]:
+    """Of positions in the endless stream of epochs, the examples that stand there."""
+
+    def read(positions: np.ndarray) -> Batch:
+        indices = indices_at(positions, dataset.num_train, seed)
+        return dataset.train_examples(indices, seed=seed, positions=positions, augment=augment)
+
+    return read
+
+
+def _evaluated(dataset: DatasetLike, positions: np.ndarray) -> Batch:
+    """The evaluation examples at some positions, and zeros beyond the last one."""
+    there = positions[positions < dataset.num_eval]
+    filling = (0, len(positions) - len(there))
+    found = {**dataset.eval_examples(there), "mask": np.ones(len(there), np.float32)}
+    return {
+        name: np.pad(rows, (filling, *[(0, 0)] * (rows.ndim - 1))) for name, rows in found.items()
+    }
+
+
+def _batches(
+    dataset: DatasetLike,
+    read: Callable[[np.ndarray], Batch],
+    batch_size: int,
+    part: slice,
+    start: int,
+    stop: int | None,
+) -> Generator[Batch, None, None]:
+    """What `read` gives of a host's part of each step's positions, made before it is asked for."""
+    if not dataset.threads:
+        own = np.arange(part.start, part.stop)
+        return in_background(lambda step: read(step * batch_size + own), start, stop)
+    size = part.stop - part.start
+
+    def one(number: int) -> Batch:
+        step, place = divmod(number, size)
+        found = read(np.array([step * batch_size + part.start + place]))
+        return {name: rows[0] for name, rows in found.items()}
+
+    end = None if stop is None else stop * size
+    return in_threads(one, start * size, end, size, dataset.threads)

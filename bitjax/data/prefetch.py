@@ -4,10 +4,14 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from bitjax.extras import extra
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+_ENDLESS = 2**62  # examples; a range must have an end
 
 
 def in_background(
@@ -24,6 +28,22 @@ def in_background(
             yield made
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_threads(
+    read: Callable[[int], Any], start: int, stop: int | None, size: int, threads: int
+) -> Generator[Any, None, None]:
+    """read(start), read(start + 1), ..., stacked into batches of `size`, ahead in threads."""
+    with extra("data", "A streamed data set"):
+        import grain  # 2 s to import: only who streams pays.
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * size))
+    examples = grain.MapDataset.range(start, _ENDLESS if stop is None else stop).map(read)
+    iterator = iter(examples.to_iter_dataset(options).batch(size))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def to_device(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bitjax.checks import NONE, SWITCH, TEXT, checked, choice, either, instance, integer, several
+from bitjax.data.arrays import Dataset
 from bitjax.data.augment import AUGMENTATIONS
 from bitjax.data.check import check_dataset
 from bitjax.data.decoding import (
@@ -19,7 +20,6 @@ from bitjax.data.digits import digits
 from bitjax.data.files import cifar10, fashion_mnist
 from bitjax.data.folder import open_folder
 from bitjax.data.npz import npz
-from bitjax.data.pipeline import Dataset
 from bitjax.data.records import Source
 from bitjax.data.split import VALIDATION_SEED, held_out
 from bitjax.data.stream import StreamedDataset

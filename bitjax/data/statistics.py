@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bitjax.data.pipeline import Dataset
+from bitjax.data.arrays import Dataset
 
 # Of ImageNet-2012's training images as everybody uses them since 2016; their source is
 # github.com/facebookarchive/fb.resnet.torch, datasets/imagenet.lua.

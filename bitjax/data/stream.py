@@ -1,21 +1,18 @@
 """Streams data sets that do not fit into memory: threads decode records in the steps' order."""
 
 import os
-from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from bitjax.data.examples import Batch
+from bitjax.data.fingerprint import image_identity
 from bitjax.data.images import WORDS, centre_crop, random_resized_crop
-from bitjax.data.order import epoch_order
 from bitjax.data.records import Records, Shape, exact
 from bitjax.data.records import example as read_example
-from bitjax.extras import extra
-
-Batch = dict[str, np.ndarray]
 
 _CROP_SEED = 0xC209  # keeps the words of crops apart from those of the epochs' orders
-_ENDLESS = 2**62  # examples; a range must have an end
 
 
 class StreamedDataset(NamedTuple):
@@ -65,10 +62,64 @@ class StreamedDataset(NamedTuple):
         """Number of evaluation examples."""
         return len(self.evaluation)
 
-    def eval_sample(self, count: int) -> np.ndarray:
-        """The first `count` evaluation images, uint8 [count, H, W, C]."""
-        images = [_plain(self, self.evaluation, i)[0] for i in range(min(count, self.num_eval))]
-        return np.stack(images) if images else np.zeros((0, *self.image_shape), np.uint8)
+    @property
+    def task(self) -> str:
+        """'classification': a label is a class."""
+        return "classification"
+
+    @property
+    def fixed(self) -> bool:
+        """False: examples are read because no memory holds all of them."""
+        return False
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What normalises the pixels."""
+        return {"mean": list(self.mean), "std": list(self.std), "max_value": self.max_value}
+
+    def specs(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch of `count` examples."""
+        image = jax.ShapeDtypeStruct((count, *self.image_shape), np.uint8)
+        return {"image": image, "label": jax.ShapeDtypeStruct((count,), np.int32)}
+
+    def train_examples(
+        self, indices: np.ndarray, *, seed: int, positions: np.ndarray, augment: bool
+    ) -> Batch:
+        """The examples of some indices, read and cropped; a crop follows from seed and position."""
+        if not (augment and self.random_crop):
+            return self._batch([_plain(self, self.train, int(index)) for index in indices])
+        return self._batch(
+            [
+                read_example(
+                    self.train,
+                    int(index),
+                    self.num_classes,
+                    random_resized_crop,
+                    crop_words(seed, int(position)),
+                    *self.image_shape,
+                )
+                for index, position in zip(indices, positions, strict=True)
+            ]
+        )
+
+    def eval_examples(self, indices: np.ndarray) -> Batch:
+        """The evaluation examples of some indices, read and cropped in their centre."""
+        return self._batch([_plain(self, self.evaluation, int(index)) for index in indices])
+
+    def eval_sample(self, count: int) -> Batch:
+        """The first `count` evaluation examples."""
+        return self.eval_examples(np.arange(min(count, self.num_eval)))
+
+    def identity(self) -> dict[str, Any]:
+        """Its form, the labels that are known, and its files."""
+        labels = (self.train.labels, self.evaluation.labels)
+        return image_identity(self.image_shape, self.num_classes, labels, self.origin)
+
+    def _batch(self, examples: list[tuple[np.ndarray, int]]) -> Batch:
+        images = np.zeros((len(examples), *self.image_shape), np.uint8)
+        for place, (image, _) in enumerate(examples):
+            images[place] = image
+        return {"image": images, "label": np.array([label for _, label in examples], np.int32)}
 
 
 def crop_words(seed: int, position: int) -> np.ndarray:
@@ -78,80 +129,9 @@ def crop_words(seed: int, position: int) -> np.ndarray:
     return np.random.Philox(key=key, counter=counter).random_raw(WORDS)
 
 
-def train_stream(
-    dataset: StreamedDataset,
-    batch_size: int,
-    start: int,
-    seed: int,
-    part: slice,
-    stop: int | None,
-    augment: bool,
-) -> Generator[Batch, None, None]:
-    """This host's `part` of the training batches, as `bitjax.data.train_batches` says."""
-    size = part.stop - part.start
-
-    def read(i: int) -> Batch:
-        step, place = divmod(i, size)
-        position = step * batch_size + part.start + place
-        epoch, offset = divmod(position, dataset.num_train)
-        chosen = int(epoch_order(dataset.num_train, seed, epoch)[offset])
-        if augment and dataset.random_crop:
-            image, label = read_example(
-                dataset.train,
-                chosen,
-                dataset.num_classes,
-                random_resized_crop,
-                crop_words(seed, position),
-                *dataset.image_shape,
-            )
-        else:
-            image, label = _plain(dataset, dataset.train, chosen)
-        return {"image": image, "label": np.asarray(label, np.int32)}
-
-    end = _ENDLESS if stop is None else stop * size
-    return _batches(read, start * size, end, size, dataset.threads)
-
-
-def eval_stream(
-    dataset: StreamedDataset, batch_size: int, part: slice
-) -> Generator[Batch, None, None]:
-    """This host's `part` of the evaluation batches, as `bitjax.data.eval_batches` says."""
-    size = part.stop - part.start
-
-    def read(i: int) -> Batch:
-        step, place = divmod(i, size)
-        position = step * batch_size + part.start + place
-        there = position < dataset.num_eval
-        if there:
-            image, label = _plain(dataset, dataset.evaluation, position)
-        else:
-            image, label = np.zeros(dataset.image_shape, np.uint8), 0
-        return {
-            "image": image,
-            "label": np.asarray(label, np.int32),
-            "mask": np.asarray(there, np.float32),
-        }
-
-    steps = -(-dataset.num_eval // batch_size)
-    return _batches(read, 0, steps * size, size, dataset.threads)
-
-
 def _plain(dataset: StreamedDataset, records: Records, position: int) -> tuple[np.ndarray, int]:
     """One example as evaluation sees it."""
     classes, shape = dataset.num_classes, dataset.image_shape
     if dataset.shorter:
         return read_example(records, position, classes, centre_crop, dataset.shorter, *shape)
     return read_example(records, position, classes, exact, shape)
-
-
-def _batches(read, start: int, stop: int, size: int, threads: int) -> Generator[Batch, None, None]:
-    with extra("data", "A streamed data set"):
-        import grain  # 2 s to import: only who streams pays.
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2 * size))
-    examples = grain.MapDataset.range(start, stop).map(read)
-    iterator = iter(examples.to_iter_dataset(options).batch(size))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()

@@ -20,6 +20,8 @@ import bitjax as bj
 from bitjax import methods, models
 from bitjax.checks import Table, check, choice, integer, number, several
 from bitjax.launch.programs import keys_named, program, shown
+from bitjax.training.task import TASKS as TASKS
+from bitjax.training.task import Task
 
 MODELS: dict[str, Callable] = {
     "mlp": models.MLP,
@@ -36,6 +38,7 @@ MODELS: dict[str, Callable] = {
     "alexnet_bn": models.AlexNetBN,
     "mobilenet_v2": models.MobileNetV2,
     "llama": models.Llama,
+    "gpt2": models.GPT2,
 }
 
 
@@ -69,7 +72,8 @@ _SIZE = integer(1, 65_536)
 # What fields of our models may be; JAX would refuse them in the middle of a call.
 _FIELDS: Table = {
     "num_classes": _SIZE,
-    "width": _SIZE,
+    **dict.fromkeys(("width", "layers", "heads", "kv_heads", "hidden", "context"), _SIZE),
+    "vocab_size": integer(1, 1_048_576),
     "features": several(_SIZE),
     "stages": several(several(_SIZE, 4), 1),
     "dropout": number(0, 1, below=True),
@@ -82,6 +86,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "rules": (bj.Quantizer, "a Quantizer"),
     "budgets": (bj.Budget, "a Budget"),
     "method": (methods.Method, "a Method"),
+    "task": (Task, "a Task"),
 }
 
 

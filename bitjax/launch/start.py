@@ -15,9 +15,14 @@ from bitjax.files.reading import printable
 from bitjax.launch.weights import FORMS, open_weights, path_name
 from bitjax.runs.checkpoint import Checkpoints
 from bitjax.training import hosts
-from bitjax.variables import QUANT, STATS
+from bitjax.variables import QUANT, STATS, as_call
 
-_PUBLISHED = {"stem.conv.kernel", "fc.kernel"}  # names in a published ResNet's file
+_PUBLISHED = {  # by names that a published file has, who reads it
+    ("stem.conv.kernel", "fc.kernel"): lambda path, leaves: models.load_resnet(
+        path, folded=all(key[0] != "batch_stats" for key in leaves)
+    ),
+    ("tok_embeddings", "norm"): lambda path, leaves: models.load_llama(path),
+}
 _SHOWN = 3  # of each kind of difference
 _QUANTIZED = (f"variables/{QUANT}/", f"variables/{STATS}/")  # of a quantized run, not of its model
 Key = tuple[str, ...]
@@ -35,7 +40,8 @@ def find_start(init_from: str) -> Start | None:
     """Looks for what `config.init_from` names, None if that is empty.
 
     It is a run's folder (with `@best` for the variables that evaluated best), or what
-    `bitjax.launch.weights` reads, or a published ResNet's file; under $BITJAX_DATA if not here.
+    `bitjax.launch.weights` reads, or the file of a published ResNet or Llama; under
+    $BITJAX_DATA if not here.
     """
     if not init_from:
         return None
@@ -68,6 +74,7 @@ def _is_runs(folder: Path) -> bool:
 
 def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] | None:
     """The float variables that `find_start` has found, for a model; None if there are none."""
+    # Of the sample, one batch of what the model takes, only the shapes count.
     if start is None:
         return None
     seen = hosts.gather(str(start.is_run))
@@ -77,7 +84,8 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
             f"of a run there, which host {seen.index('True')} has. Put it on a file system that "
             "they share."
         )
-    shapes = dict(jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), sample)))
+    args, kwargs = as_call(sample)
+    shapes = dict(jax.eval_shape(model.init, jax.random.PRNGKey(0), *args, **kwargs))
     if not start.is_run:
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:
@@ -103,10 +111,9 @@ def _from_others(init_from: str, path: Path, shapes: Mapping[str, Any]) -> dict[
     try:
         weights = open_weights(path)
         placed = _placed(weights.names, leaves)
-        if _PUBLISHED <= {*weights.names} and {*placed.values()} != {*leaves}:
-            folded = all(key[0] != "batch_stats" for key in leaves)
-            published = models.load_resnet(path, folded=folded)
-            found = jax.tree.map(np.asarray, _by_key(published))
+        read = next((r for names, r in _PUBLISHED.items() if {*names} <= {*weights.names}), None)
+        if read is not None and {*placed.values()} != {*leaves}:
+            found = jax.tree.map(np.asarray, _by_key(read(path, leaves)))
         else:
             arrays = weights.read(tuple(placed))
             found = {key: arrays[name] for name, key in placed.items()}

@@ -3,6 +3,7 @@
 from bitjax.models.alexnet import AlexNet as AlexNet
 from bitjax.models.alexnet import AlexNetBN as AlexNetBN
 from bitjax.models.cnn import SmallCNN as SmallCNN
+from bitjax.models.gpt2 import GPT2 as GPT2
 from bitjax.models.mlp import MLP as MLP
 from bitjax.models.mobilenet import InvertedResidual as InvertedResidual
 from bitjax.models.mobilenet import MobileNetV2 as MobileNetV2

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -85,28 +86,28 @@ class Llama(nn.Module):
         check_tokens(tokens, self.context)
         start = count_positions(self, tokens.shape[1], decode)
         embed = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, name="embed")
+        norm = partial(nn.RMSNorm, self.eps, dtype=self.dtype)
         attention = partial(_Attention, self.heads, self.kv_heads, self.base, self.dtype)
+        ffn = partial(_FeedForward, self.hidden, self.dtype)
         x = embed(tokens)
         for i in range(self.layers):
-            block = _Block(attention, self.hidden, self.eps, self.dtype, name=f"layers_{i}")
-            x = block(x, start, decode)
-        return embed.attend(nn.RMSNorm(self.eps, dtype=self.dtype, name="norm")(x))
+            x = Block(norm, attention, ffn, name=f"layers_{i}")(x, start, decode)
+        return embed.attend(norm(name="norm")(x))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Attention and a feed-forward layer, each normalised in front and added to the stream."""
 
-    attention: Callable[..., nn.Module]  # takes `name`
-    hidden: int
-    eps: float
-    dtype: DTypeLike | None
+    norm: Callable[..., nn.Module]  # each of the three takes `name`
+    attention: Callable[..., nn.Module]
+    ffn: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x, start, decode):
-        y = nn.RMSNorm(self.eps, dtype=self.dtype, name="attention_norm")(x)
+    def __call__(self, x: jax.Array, start: Any, decode: bool) -> jax.Array:
+        """Map [n, t, width], of which the first position is `start`, to the same shape."""
+        y = self.norm(name="attention_norm")(x)
         x = x + self.attention(name="attention")(y, start, decode)
-        y = nn.RMSNorm(self.eps, dtype=self.dtype, name="ffn_norm")(x)
-        return x + _FeedForward(self.hidden, self.dtype, name="ffn")(y)
+        return x + self.ffn(name="ffn")(self.norm(name="ffn_norm")(x))
 
 
 class _Attention(nn.Module):

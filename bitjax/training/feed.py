@@ -7,24 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from bitjax.data import Dataset, StreamedDataset, batch_indices, to_device, train_batches
+from bitjax.data import DatasetLike, batch_indices, to_device, train_batches
 from bitjax.training.parallel import Placement
 from bitjax.training.settings import Settings
 
 
-def resident(
-    dataset: Dataset | StreamedDataset, place: Placement, megabytes: int
-) -> dict[str, jax.Array]:
+def resident(dataset: DatasetLike, place: Placement, megabytes: int) -> dict[str, jax.Array]:
     """The training set on an accelerator's devices, where it is small enough; else {}."""
-    if not place.accelerator or isinstance(dataset, StreamedDataset):
+    if not place.accelerator or not dataset.fixed:
         return {}
-    if dataset.images.nbytes > megabytes * 2**20:
+    count = dataset.num_train
+    if sum(s.size * s.dtype.itemsize for s in dataset.specs(count).values()) > megabytes * 2**20:
         return {}
-    return place.put_data({"image": dataset.images, "label": dataset.labels})
+    every = np.arange(count)
+    return place.put_data(dataset.train_examples(every, seed=0, positions=every, augment=False))
 
 
 def feed(
-    dataset: Dataset | StreamedDataset,
+    dataset: DatasetLike,
     settings: Settings,
     place: Placement,
     steps: range,

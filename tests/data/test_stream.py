@@ -77,7 +77,8 @@ def test_a_streamed_set_gives_the_batches_of_the_same_set_in_memory(folder, vali
     assert isinstance(memory, Dataset) and isinstance(streamed, StreamedDataset)
     for name in ("num_train", "num_eval", "image_shape", "num_classes", "eval_split"):
         assert getattr(memory, name) == getattr(streamed, name)
-    np.testing.assert_array_equal(memory.eval_sample(2), streamed.eval_sample(2))
+    assert_same(memory.eval_sample(2), streamed.eval_sample(2))
+    assert memory.specs(3) == streamed.specs(3)
     for shard in ((0, 1), (1, 2)):
         pairs = (take(train_batches(d, 4, 3, 9, shard=shard), 6) for d in (memory, streamed))
         for step, (one, two) in enumerate(zip(*pairs, strict=True), 3):

@@ -162,7 +162,7 @@ def test_limit_keeps_the_first_examples(root, limit):
     data = load("tfds:small", root=root, limit=3, memory_limit=limit)
     assert (data.num_train, data.num_eval) == (3, 3)
     whole = load("tfds:small", root=root)
-    np.testing.assert_array_equal(data.eval_sample(3), whole.eval_images[:3])
+    np.testing.assert_array_equal(data.eval_sample(3)["image"], whole.eval_images[:3])
     assert load("tfds:small", root=root, train=False, memory_limit=limit).num_train == 0
 
 

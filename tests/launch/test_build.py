@@ -431,6 +431,11 @@ def test_a_start_must_fit_the_model(tmp_path, monkeypatch, data_root):
     assert found["params"]["head"]["kernel"].shape == (64, 10)
     folded = load_start(start, MODELS["resnet20"](norm="none"), sample)
     assert [*folded] == ["params"] and folded["params"]["stem"]["bias"].shape == (16,)
+    start, tokens = find_start("stories/llama_260k.npz"), np.ones((1, 4), np.int32)
+    found = load_start(start, MODELS["llama"](), tokens)
+    assert found["params"]["layers_4"]["attention"]["wk"]["kernel"].shape == (64, 32)
+    with pytest.raises(ValueError, match=r"config.init_from=.* missing: params/layers_5/\S+ "):
+        load_start(start, MODELS["llama"](layers=6), tokens)
 
 
 def test_a_run_starts_from_another_runs_final_weights(tmp_path):

@@ -5,15 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.models import Llama, load_llama
+from bitjax.models import GPT2, Llama, load_llama
 
+SMALL_GPT2 = GPT2(vocab_size=11, width=12, layers=2, heads=3, context=16)
 SMALL = Llama(vocab_size=11, width=12, layers=2, heads=6, kv_heads=2, hidden=10, context=16)
 TOKENS = np.array([[1, 5, 3, 10, 0, 2, 7], [4, 4, 4, 9, 8, 1, 6]])
 
 
+def drawn(model):
+    """Variables of which none is 0 or 1, as biases and scales start, so that none goes unseen."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), shapes)
+
+
 @pytest.fixture(scope="module")
 def small():
-    return jax.jit(SMALL.init)(jax.random.key(0), TOKENS)
+    return drawn(SMALL)
 
 
 def slow_llama(params, tokens, heads, kv_heads):
@@ -56,6 +64,43 @@ def test_a_llama_computes_what_a_loop_over_positions_and_heads_does(small):
     found = jax.jit(SMALL.apply)(small, TOKENS)
     for row, tokens in zip(found, TOKENS, strict=True):
         np.testing.assert_allclose(row, slow_llama(small["params"], tokens, 6, 2), atol=1e-5)
+
+
+def slow_gpt2(params, tokens, heads):
+    """One text, position by position and head by head, in float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+    def norm(x, part):
+        centred = x - np.mean(x, axis=-1, keepdims=True)
+        spread = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
+        return centred / spread * part["scale"] + part["bias"]
+
+    def dense(x, part):
+        return x @ part["kernel"] + part["bias"]
+
+    x = p["embed"]["embedding"][tokens] + p["positions"]["embedding"][: len(tokens)]
+    for i in range(sum(name.startswith("layers_") for name in p)):
+        layer = p[f"layers_{i}"]
+        y = norm(x, layer["attention_norm"])
+        q, k, v = (dense(y, layer["attention"][n]) for n in ("wq", "wk", "wv"))
+        size, out = q.shape[1] // heads, np.zeros_like(q)
+        for t in range(len(tokens)):
+            for h in range(heads):
+                mine = slice(h * size, (h + 1) * size)
+                scores = np.exp(k[: t + 1, mine] @ q[t, mine] / np.sqrt(size))
+                out[t, mine] = scores / np.sum(scores) @ v[: t + 1, mine]
+        x = x + dense(out, layer["attention"]["wo"])
+        y = dense(norm(x, layer["ffn_norm"]), layer["ffn"]["w1"])
+        y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+        x = x + dense(y, layer["ffn"]["w2"])
+    return norm(x, p["norm"]) @ p["embed"]["embedding"].T
+
+
+def test_a_gpt2_computes_what_a_loop_over_positions_and_heads_does():
+    variables = drawn(SMALL_GPT2)
+    found = jax.jit(SMALL_GPT2.apply)(variables, TOKENS)
+    for row, tokens in zip(found, TOKENS, strict=True):
+        np.testing.assert_allclose(row, slow_gpt2(variables["params"], tokens, 3), atol=1e-5)
 
 
 def test_the_published_weights_compute_what_a_loop_does(data_root):
@@ -115,17 +160,18 @@ def test_bfloat16_computes_near_float32(small):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("model", "sizes", "message"),
     [
-        ({"heads": 5}, "`width` must be an even multiple of `heads`.* got width 12 and 5 heads"),
-        ({"heads": 4}, "`width` must be an even multiple"),
-        ({"kv_heads": 4}, "`heads` must be a multiple of `kv_heads`, got 6 and 4"),
-        ({"layers": 0}, "`layers` must be an integer of 1 or more, got 0"),
+        (SMALL, {"heads": 5}, "`width` must be an even multiple of `heads`.* width 12 and 5 heads"),
+        (SMALL, {"heads": 4}, "`width` must be an even multiple"),
+        (SMALL, {"kv_heads": 4}, "`heads` must be a multiple of `kv_heads`, got 6 and 4"),
+        (SMALL, {"layers": 0}, "`layers` must be an integer of 1 or more, got 0"),
+        (SMALL_GPT2, {"heads": 5}, "`width` must be a multiple of `heads`, got 12 and 5"),
     ],
 )
-def test_sizes_that_do_not_fit_together_are_refused_in_one_line(sizes, message):
+def test_sizes_that_do_not_fit_together_are_refused_in_one_line(model, sizes, message):
     with pytest.raises(ValueError, match=message) as error:
-        SMALL.clone(**sizes)
+        model.clone(**sizes)
     assert "\n" not in str(error.value)
 
 
