@@ -18,7 +18,12 @@ from bitjax.runs.records import RunRecord, Skipped
 
 BASELINE = "full_precision"
 _TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated
-_EXAMPLES = ("context", "marker", "eval_limit")  # settings of data that evaluation depends on
+_EXAMPLES = (
+    "form",
+    "context",
+    "marker",
+    "eval_limit",
+)  # settings of data that evaluation depends on
 _FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
