@@ -146,7 +146,10 @@ def decode(dataset: TokenDataset, tokens: np.ndarray) -> str:
             f"`dataset` {dataset.name} knows no text of its tokens; put vocabulary.json beside its "
             "file, or give `pieces`."
         )
-    numbers = np.asarray(tokens).reshape(-1).tolist()
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError(f"`tokens` must be integers [N], got {tokens.dtype} {tokens.shape}.")
+    numbers = tokens.tolist()
     if numbers and not 0 <= min(numbers) <= max(numbers) < len(dataset.pieces):
         wrong = min(numbers) if min(numbers) < 0 else max(numbers)
         raise ValueError(f"`tokens` must be in [0, {len(dataset.pieces)}), got {wrong}.")

@@ -110,15 +110,15 @@ def test_large_files_are_mapped_and_give_the_same_batches(files, kind, monkeypat
 
 
 def decode_all(data):
-    rows = [batch["tokens"] for batch in eval_batches(data, 2)]
-    return decode(data, np.concatenate(rows)) if data.pieces else np.concatenate(rows).tolist()
+    tokens = np.concatenate([batch["tokens"] for batch in eval_batches(data, 2)]).reshape(-1)
+    return decode(data, tokens) if data.pieces else tokens.tolist()
 
 
 def test_a_text_is_bytes(files):
     (files / "own.txt").write_bytes(b"a line\nand \xc3\xa9\n" * 9)
     data = load("text:own.txt", validation=1, eval_split="validation", context=7)
     assert (data.vocabulary, data.form, data.marker) == (256, "windows", None)
-    shown = decode(data, data.eval_sample(1)["tokens"])
+    shown = decode(data, data.eval_sample(1)["tokens"][0])
     assert len(shown.encode()) >= 7 and shown.replace("\ufffd", "") in "a line\nand é\n" * 9
     lines = load("text:own.txt", validation=1, eval_split="validation", marker=97, context=7)
     assert lines.form == "documents" and lines.num_train == 17
@@ -201,8 +201,11 @@ SPOILT = {
     ),
     "bools": (npz_of(train=TRAIN > 1), r"`train` of .* must be integers \[N\], got bool \(10,\)"),
     "texts": (npz_of(train=TRAIN.astype(str)), r"`train` of .* must be integers \[N\], got <U5"),
-    "no marker": (npz_of(test=TEST[1:]), "`test` of tokens:own.npz must begin with the marker 1"),
-    "empty": (npz_of(test=TEST[:0]), "`test` of tokens:own.npz is an empty stream"),
+    "no marker": (
+        npz_of(test=TEST[1:]),
+        "`evaluation` of tokens:own.npz must begin with the marker 1",
+    ),
+    "empty": (npz_of(test=TEST[:0]), "`evaluation` of tokens:own.npz is an empty stream"),
     "beyond": (npz_of(vocabulary=7), "`train` of tokens:own.npz has the token 7, beyond the voca"),
     "none": (npz_of(vocabulary=0), r"own.npz holds a `vocabulary` of int64 \(\); give the number"),
     "ones": (npz_of(vocabulary=np.ones(3)), r"own.npz holds a `vocabulary` of float64 \(3,\); g"),
