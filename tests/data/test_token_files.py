@@ -51,7 +51,7 @@ def test_a_path_is_looked_for_here_and_then_in_the_data_folder(files, monkeypatc
     inner = files / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
-    remedy = "own.npz is missing; give the path of one, from here, from config.data.root or from BI"
+    remedy = "own.npz is missing; give its path from here, from config.data.root or from BIT"
     with pytest.raises(FileNotFoundError, match=remedy):
         load("tokens:own.npz")
     assert load("tokens:own.npz", root=files).num_train == 3
@@ -281,7 +281,8 @@ def test_a_mapped_file_is_refused_before_what_is_behind_it_is_shown(files, spoil
         ("tokens:own.npz", {"context": 1}, "`context` must be at least 2, got 1"),
         ("tokens:own.npz", {"validation": 3}, "`validation` must be less than the 3 training docu"),
         ("tokens:own.npz", {"form": "lines"}, "`form` must be one of"),
-        ("text:gone.txt", {}, "gone.txt is missing; give the path of a text"),
+        ("text:gone.txt", {}, "gone.txt is missing; give its path from here"),
+        ("tokens:gone.npy", {}, "gone.npy is missing; give its path from here"),
     ],
 )
 def test_keys_of_another_kind_of_data_are_refused(files, name, options, message):
