@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if figure.key in figures and not figure.key.endswith("_fractional"):
             value = f"{figures[figure.key] / figure.scale:.{figure.digits}f}"
             console.print(
-                f"{escape(figure.title):>12} {value:>8}  [dim]{escape(figure.about)}[/dim]",
+                f"{escape(f'{figure.title:>12}')} {value:>8}  [dim]{escape(figure.about)}[/dim]",
                 soft_wrap=True,
             )
     for line in lines_of(record.files):
