@@ -16,8 +16,15 @@ _COUNTED = {
     "evaluation": "{} evaluation examples",
     "classes": "{} classes",
     "image_shape": "images of shape {}",
+    "vocabulary": "a vocabulary of {}",
+    "context": "{} tokens an example",
+    "marker": "the marker {}",
+    "form": "{}",
 }
-_NAMED = {"labels": "labels", "content": "names and sizes of files, or pixels"}
+_NAMED = {
+    "labels": "labels",
+    "content": "names and sizes of files, pixels or tokens",
+}
 
 
 def identity(work: Work) -> dict[str, Any]:
