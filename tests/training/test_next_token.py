@@ -172,10 +172,10 @@ def test_a_task_that_gives_other_shapes_is_one_line_before_any_work(case):
 
 DIGITS = load("digits", limit=20)
 UNFIT = {
-    "tokens of images": ({"data": DIGITS}, "`task` 'next_token' reads 'tokens' of a batch, and 'd"),
+    "tokens of images": ({"data": DIGITS}, "`task` reads 'tokens' of a batch, and 'd"),
     "classes of tokens": (
         {"task": classification()},
-        "`task` 'classification' reads 'image' of a batch, and 'counting' gives tokens, scored",
+        "`task` reads 'image' of a batch, and 'counting' gives tokens, scored",
     ),
     "a small vocabulary": (
         {"data": counting()._replace(vocabulary=17)},
