@@ -16,13 +16,14 @@ _COUNTED = {
     "evaluation": "{} evaluation examples",
     "classes": "{} classes",
     "image_shape": "images of shape {}",
-    "vocabulary": "a vocabulary of {}",
+    "form": "tokens as {}",
     "context": "{} tokens an example",
-    "marker": "the marker {}",
-    "form": "{}",
+    "vocabulary": "a vocabulary of {}",
+    "marker": "documents that begin with {}",
 }
 _NAMED = {
     "labels": "labels",
+    "spans": "documents or parts of the streams",
     "content": "names and sizes of files, pixels or tokens",
 }
 
