@@ -47,6 +47,7 @@ from bitjax.frameworks.codes import KernelCodes as KernelCodes
 from bitjax.frameworks.codes import codes_of as codes_of
 from bitjax.frameworks.costs import site_costs as site_costs
 from bitjax.frameworks.costs import total_macs as total_macs
+from bitjax.frameworks.generate import generate as generate
 from bitjax.frameworks.linen import Quantized as Quantized
 from bitjax.frameworks.nnx import quantize as quantize
 from bitjax.frameworks.plain import Function as Function

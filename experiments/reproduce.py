@@ -118,7 +118,7 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
     if skipped:
         left = "; ".join(f"{unread.folder} {unread.reason}" for unread in skipped)
         raise ValueError(f"no table: {left}. Remove what is damaged to have it run again.")
-    comparison = compare(runs, baseline=table.baseline)
+    comparison = compare(runs, baseline=table.baseline, cost=table.cost)
     print_comparison(comparison)
     for run in table.runs:
         tabulate.keep(run.folder, results)
@@ -129,7 +129,7 @@ def write_table(table: ResultsTable, workdir: Path, results: Path) -> None:
     tabulate.rewrite(results)
     if results.resolve() == tabulate.ROOT / "results":
         shown = tabulate.ROOT / "docs" / "results.md"
-        tabulate.insert(shown, rows_alone(comparison), table.name)
+        tabulate.insert(shown, rows_alone(table, comparison), table.name)
     for path in written:
         print(path)
 

@@ -10,6 +10,7 @@ from bitjax.launch.executors import train_command
 from bitjax.launch.grid import SweepRun, plan_run
 from bitjax.launch.overrides import arguments_of
 from bitjax.report.comparison import Comparison
+from bitjax.report.figures import BY_KEY, COSTS, TERMS
 from bitjax.report.tables import markdown
 from bitjax.runs.records import RunRecord
 from experiments.tabulate import made_by
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("bits_weights", "bits_activations", "bits_inner", "model_bytes", "bops", "loom",
            "bit_fusion", "steps", "wall_seconds")  # fmt: skip
 _KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator", "small",
-         "distortion"}  # fmt: skip
+         "distortion", "columns", "cost"}  # fmt: skip
 
 
 class ResultsTable(NamedTuple):
@@ -35,6 +36,8 @@ class ResultsTable(NamedTuple):
       distortion: the names of the runs for which distortion against rate is measured.
       waves: its runs in groups; a run may start from the result of an earlier group.
       configs: the config of each run, by the run's name.
+      columns: keys of the figures that it shows beside the score.
+      cost: key of the cost of its front, which orders its rows, too.
     """
 
     name: str
@@ -47,6 +50,8 @@ class ResultsTable(NamedTuple):
     distortion: tuple[str, ...]
     waves: tuple[tuple[SweepRun, ...], ...]
     configs: Mapping[str, str]
+    columns: tuple[str, ...] = COLUMNS
+    cost: str = "bops"
 
     @property
     def runs(self) -> tuple[SweepRun, ...]:
@@ -78,6 +83,11 @@ def plan_of(name: str, table: dict[str, Any], workdir: Path, seeds: int = 0) -> 
     """Plans the runs of a table that is given."""
     if unknown := sorted(table.keys() - _KEYS):
         raise ValueError(f"table {name!r} has no key {unknown[0]!r}; it has {sorted(_KEYS)}.")
+    columns, cost = tuple(table.get("columns", COLUMNS)), table.get("cost", "bops")
+    if bad := [key for key in columns if key not in BY_KEY and key not in TERMS]:
+        raise ValueError(f"table {name!r} has the column {bad[0]!r}; it may have {[*BY_KEY]}.")
+    if cost not in COSTS:
+        raise ValueError(f"the cost of table {name!r} must be one of {COSTS}, got {cost!r}.")
     starts = table.get("starts", {})
     waves: list[list[SweepRun]] = [[], []]
     configs = {}
@@ -102,6 +112,8 @@ def plan_of(name: str, table: dict[str, Any], workdir: Path, seeds: int = 0) -> 
         tuple(name for name, config in configs.items() if config in table.get("distortion", ())),
         tuple(tuple(wave) for wave in waves if wave),
         configs,
+        columns,
+        cost,
     )
 
 
@@ -110,25 +122,30 @@ def document(table: ResultsTable, comparison: Comparison) -> str:
     runs = [run for group in comparison.groups for row in group.rows for run in row.runs]
     minutes = sum(run.wall_seconds for run in runs) / 60
     shared = ", other runs among it" if table.small else ""
-    bits = "Bits are plain averages over sites after rounding, a float site counts 32."
+    score = comparison.groups[0].score.noun
+    said = [
+        f"{score[0].upper()}{score[1:]} is on the {runs[0].eval_split} set, of the final integer "
+        "model. Bits are plain averages over sites after rounding, a float site counts 32."
+    ]
+    if {"loom", "bit_fusion"} & set(table.columns):
+        said.append("Loom and Bit Fusion: speed-up over 16 bits.")
+    said.append(f"Seconds are a run's own, beside whatever else the machine did{shared}.")
     return "\n\n".join(
         [
             f"# {table.title}",
             table.about,
             f"```\n{table.making}\n```",
-            f"{len(runs)} runs, {minutes:.0f} minutes of wall time together. Top-1 is on the test "
-            f"set, of the final integer model. {bits} Loom and Bit Fusion: speed-up over 16 bits. "
-            f"Seconds are a run's own, beside whatever else the machine did{shared}.",
-            markdown(comparison, COLUMNS).strip(),
+            f"{len(runs)} runs, {minutes:.0f} minutes of wall time together. {' '.join(said)}",
+            markdown(comparison, table.columns).strip(),
             "Made by:",
             made_by((_noted(run), run) for run in runs),
         ]
     ) + "\n"  # fmt: skip
 
 
-def rows_alone(comparison: Comparison) -> str:
+def rows_alone(table: ResultsTable, comparison: Comparison) -> str:
     """The rows alone, for a page that shows several tables."""
-    lines = markdown(comparison, COLUMNS).splitlines()
+    lines = markdown(comparison, table.columns).splitlines()
     return "\n".join(line for line in lines if line.startswith("|"))
 
 

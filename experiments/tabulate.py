@@ -11,15 +11,15 @@ from pathlib import Path
 from bitjax.cli.arguments import Parser
 from bitjax.cli.front import front_door
 from bitjax.files.writing import write_text
-from bitjax.report.figures import BY_KEY, figures_of
+from bitjax.report.figures import BY_KEY, CACHE, figures_of, own_figures
 from bitjax.report.statistics import summarize
 from bitjax.report.tables import number
 from bitjax.runs.files import Unfit
 from bitjax.runs.records import RunRecord, read_run, read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
-_SHOWN = ("accuracy", "bits_weights", "bits_activations", "bits_all", "bits_inner",
-          "model_bytes", "bops", "steps", "wall_seconds")  # fmt: skip
+_SHOWN = ("bits_weights", "bits_activations", "bits_all", "bits_inner", "model_bytes", CACHE,
+          "bops", "steps", "wall_seconds")  # fmt: skip
 NAME = "results"  # of the marks that the table of all of them stands between
 
 
@@ -51,17 +51,29 @@ def read(results: Path) -> dict[str, list[RunRecord]]:
 
 
 def table(found: Mapping[str, list[RunRecord]]) -> str:
-    """A Markdown table, a row a config: mean over seeds, and the spread where there are more."""
-    head = ["config", "top-1 %", "seeds", *(BY_KEY[key].title for key in _SHOWN[1:])]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    """A Markdown table for each score, a row a config: mean over seeds, and their spread."""
+    scores: dict[str, list[list[RunRecord]]] = {}
     for _, runs in sorted(found.items()):
-        figures = [figures_of(run) for run in runs]
+        scores.setdefault(runs[0].score.name, []).append(runs)
+    return "\n\n".join(map(_table, sorted(scores.values(), key=len, reverse=True)))
+
+
+def _table(rows: Sequence[list[RunRecord]]) -> str:
+    """The table of rows that have one score."""
+    score = own_figures([run for runs in rows for run in runs])[0]
+    figures = [[figures_of(run) for run in runs] for runs in rows]
+    there = {key for seeds in figures for found in seeds for key in found}
+    shown = [BY_KEY[key] for key in _SHOWN if key in there]
+    head = ["config", score.title, "seeds", *(figure.title for figure in shown)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for runs, seeds in zip(rows, figures, strict=True):
         cells = []
-        for key in _SHOWN:
-            over_seeds = summarize([f[key] for f in figures])
-            if key in ("steps", "wall_seconds"):  # their spread says nothing about a config
-                over_seeds = over_seeds._replace(std=None)
-            cells.append(number(over_seeds, BY_KEY[key]))
+        for figure in (score, *shown):
+            values = [found[figure.key] for found in seeds if figure.key in found]
+            over_seeds = summarize(values) if values else None
+            if over_seeds and figure.key in ("steps", "wall_seconds"):
+                over_seeds = over_seeds._replace(std=None)  # says nothing about a config
+            cells.append(number(over_seeds, figure))
         cells[1:1] = [str(len(runs))]
         config = f"`configs/{runs[0].config.removeprefix('configs/')}`"
         lines.append("| " + " | ".join([config, *cells]) + " |")

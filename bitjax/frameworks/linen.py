@@ -205,7 +205,7 @@ class Quantized(nn.Module):
                 )  # fmt: skip
             return found if inner is not False else (found, {})
 
-        key = (_hashable(model), method, repr(inner), tuple(suffixes.items()), axis_name, around)
+        key = (hashable(model), method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
             function, (*key, _intercepting(), self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
@@ -213,7 +213,7 @@ class Quantized(nn.Module):
         return Asked(call, train, _quant_key(rngs))
 
 
-def _hashable(value):
+def hashable(value):
     """A model as part of a key: modules with lists, as `nn.Sequential` is given one, by fields."""
     try:
         hash(value)
@@ -222,11 +222,11 @@ def _hashable(value):
         bound = isinstance(value, nn.Module) and (value.scope or value.parent is not None)
         if isinstance(value, nn.Module) and not bound:
             fields = (getattr(value, field.name, None) for field in dataclasses.fields(value))
-            return type(value), *map(_hashable, fields)
+            return type(value), *map(hashable, fields)
         if isinstance(value, tuple | list):
-            return type(value), *map(_hashable, value)
+            return type(value), *map(hashable, value)
         if isinstance(value, Mapping):
-            return type(value), *((name, _hashable(x)) for name, x in value.items())
+            return type(value), *((name, hashable(x)) for name, x in value.items())
     return value
 
 

@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import bitjax as bj
 from bitjax import data, methods
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.programs import keys_named, program, shown
-from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, find, keys_of, make
+from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, TASKS, find, keys_of, make
 from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, open_run
 from bitjax.training import hosts
 from bitjax.training.identity import checksum
 from bitjax.training.parallel import Placement
-from bitjax.training.settings import Settings, check_settings
-from bitjax.training.work import Work, make_work
+from bitjax.training.settings import Settings, check_images, check_settings
+from bitjax.training.task import Task
+from bitjax.training.trial import input_shapes, try_task
+from bitjax.training.work import Work, make_work, preprocessing, task_of
+from bitjax.variables import as_batch
 
 
 def build_rules(specs: Any) -> tuple[bj.Rule, ...]:
@@ -102,10 +104,22 @@ def _build_settings(config: Mapping[str, Any]) -> Settings:
         return check_settings(Settings(**values))
 
 
+def _build_task(spec: Mapping[str, Any]) -> Task | None:
+    """The task that a config names; None if that is left to the data."""
+    if spec["name"]:
+        return make(TASKS, "task", spec)
+    if others := [key for key in spec if key != "name"]:
+        raise ValueError(
+            f"config.task.{others[0]} is given, but no config.task.name, whose setting it would be."
+        )
+    return None
+
+
 def check_config(config: Mapping[str, Any]) -> methods.Method:
     """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))
     make(MODELS, "model", config["model"])
+    _build_task(config["task"])
     _check_data_name(config["data"])
     _build_settings(config)
     return method
@@ -114,12 +128,12 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
 def _check_data_name(spec: Mapping[str, Any]) -> None:
     if not data.is_known(spec["name"]):
         raise ValueError(
-            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
-            f"or 'npz:PATH', got {shown(spec['name'])}."
+            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH', "
+            f"'npz:PATH', 'tokens:PATH' or 'text:PATH', got {shown(spec['name'])}."
         )
 
 
-def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset:
+def build_data(config: Mapping[str, Any]) -> data.DatasetLike:
     """The data set, normalised as the config says."""
     spec = config["data"]
     _check_data_name(spec)
@@ -133,19 +147,28 @@ def build_data(config: Mapping[str, Any]) -> data.Dataset | data.StreamedDataset
             image_size=spec["image_size"],
             augmentation=spec["augmentation"],
             splits=spec["splits"],
+            eval_limit=spec["eval_limit"],
+            context=spec["context"],
+            marker=spec["marker"],
+            form=spec["form"],
         )
-        channels = dataset.image_shape[-1]
-        for name in ("mean", "std"):
-            numbers = all(type(value) in (int, float) for value in spec[name])
-            if spec[name] and not (numbers and len(spec[name]) == channels):
-                raise ValueError(
-                    f"`{name}` must have {channels} numbers for {spec['name']!r}, got "
-                    f"{shown(spec[name])}."
-                )
-            if spec[name]:
-                moments: dict[str, Any] = {name: tuple(map(float, spec[name]))}
-                dataset = dataset._replace(**moments)
+        dataset = _with_moments(dataset, spec)
         data.check_dataset(dataset)
+    return dataset
+
+
+def _with_moments(dataset: Any, spec: Mapping[str, Any]) -> Any:
+    """The data set with the mean and the standard deviation that a config gives, if it does."""
+    channels = dataset.image_shape[-1] if hasattr(dataset, "image_shape") else 0
+    for name in ("mean", "std"):
+        numbers = all(type(value) in (int, float) for value in spec[name])
+        if spec[name] and not (numbers and len(spec[name]) == channels):
+            wanted = f"have {channels} numbers" if channels else "be empty, no images are there,"
+            raise ValueError(
+                f"`{name}` must {wanted} for {spec['name']!r}, got {shown(spec[name])}."
+            )
+        if spec[name]:
+            dataset = dataset._replace(**{name: tuple(map(float, spec[name]))})
     return dataset
 
 
@@ -160,13 +183,8 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
     model = make(MODELS, "model", spec["model"])
     start = find_start(spec["init_from"])
     dataset = build_data(spec)
-    classes = spec["model"].get("num_classes", dataset.num_classes)
-    if classes != dataset.num_classes:
-        raise ValueError(
-            f"config.model.num_classes must be {dataset.num_classes} for {dataset.name!r}, got "
-            f"{classes}."
-        )
-    _check_outputs(spec["model"]["name"], model, dataset)
+    task, settings = _build_task(spec["task"]) or task_of(dataset), _build_settings(spec)
+    _try_task(spec, task, model, dataset, settings)
     facts = {
         "name": spec["name"] or source.removeprefix("configs/").removesuffix(".py"),
         "model": spec["model"]["name"],
@@ -174,35 +192,47 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
         "config_hash": config_hash(spec),
         "budget": spec["budgets"] or None,
     }
-    settings = _build_settings(spec)
     keys = _SETTINGS | keys_of(find(METHODS, "method", spec["method"]), "method")
 
     def assemble(place: Placement | None) -> Work:
-        sample = np.zeros((2, *dataset.image_shape), np.float32)
-        variables = load_start(start, model, sample)
+        preprocess = preprocessing(dataset, settings.augmentation)
+        args, kwargs = input_shapes(task, dataset, preprocess)
+        variables = load_start(start, model, as_batch(args, kwargs))
         known = facts if variables is None else {**facts, "start": checksum(variables)}
         with keys_named(keys, f"config.method ({spec['method']['name']})"):
-            work = make_work(method, model, dataset, variables, settings, facts=known, place=place)
+            work = make_work(
+                method, model, dataset, variables, settings, task=task, facts=known, place=place
+            )
         if rules:  # one that does nothing must not cost an epoch to be found
             with program("config.rules", kinds=(ValueError,)):
                 wrapped = Quantized(model, rules, sums=settings.sums)
-                jax.eval_shape(wrapped.init, jax.random.PRNGKey(0), sample)
+                jax.eval_shape(wrapped.init, jax.random.PRNGKey(0), *args, **kwargs)
         return work
 
     return assemble
 
 
-def _check_outputs(name: str, model: Any, dataset: data.Dataset | data.StreamedDataset) -> None:
-    """Refuses a model that fails on such images, or gives other than a number for each class."""
-    x = jax.ShapeDtypeStruct((2, *dataset.image_shape), np.float32)
-    with program(f"config.model ({name}) fails on {x.shape} images of {dataset.name!r}"):
-        outputs, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.PRNGKey(0), x), x)
-    found = getattr(outputs, "shape", type(outputs).__name__)
-    if found != (2, dataset.num_classes):
+def _try_task(
+    spec: Mapping[str, Any], task: Task, model: Any, dataset: data.DatasetLike, settings: Settings
+) -> None:
+    """Refuses a model or a task that fails on such data, or that do not go with each other."""
+    classes = getattr(dataset, "num_classes", None)
+    given = spec["model"].get("num_classes", classes)
+    if classes and spec["task"]["name"] in ("", "classification") and given != classes:
         raise ValueError(
-            f"config.model ({name}) must give logits of shape {(2, dataset.num_classes)} for 2 "
-            f"examples of {dataset.name!r}, got {found}."
+            f"config.model.num_classes must be {classes} for {dataset.name!r}, got {given}."
         )
+    names = {"model": f"config.model ({spec['model']['name']})"}
+    names["task"] = f"config.task ({spec['task']['name'] or task.name})"
+    key, example = next(iter(dataset.specs(2).items()))
+    examples = f"{example.shape} {key.removesuffix('s')}s of {dataset.name!r}"
+
+    def guard(argument):
+        return program(f"{names[argument]} fails on {examples}")
+
+    with keys_named(_SETTINGS | names):
+        check_images(settings, dataset)
+        try_task(task, model, dataset, preprocessing(dataset, settings.augmentation), guard)
 
 
 def build_work(config: Any, *, source: str = "", place: Placement | None = None) -> Work:

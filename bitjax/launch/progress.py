@@ -1,5 +1,6 @@
 """Reads from their folders how far a sweep's runs are, and shows it."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,15 +8,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from bitjax.files.reading import FileError, one_line, open_file, parse_json
 from bitjax.launch.grid import SweepRun, read_json
-from bitjax.report.figures import TERMS
+from bitjax.report.figures import TERMS, usual_text
 from bitjax.runs.files import Unfit, is_number, number_of
-from bitjax.runs.records import score_of
+from bitjax.runs.records import Score, score_of
 
 LOG = "log.txt"
+_LOGGED = {"step", "loss", "task_loss", "bits", "seconds"}  # of every task
 
 
 def last_row(folder: Path) -> dict[str, Any]:
@@ -41,19 +44,24 @@ def _end(path: Path) -> list[str]:
 
 
 def _progress_text(run: SweepRun) -> str:
-    """Steps, loss and bits of a run that is under way."""
-    row = last_row(run.folder)
+    """Steps, loss, a figure of the task and bits of a run that is under way."""
+    row = {key: value for key, value in last_row(run.folder).items() if is_number(value)}
     parts = [f"{row.get('step', 0)}/{run.steps}"]
-    for key, form in (("loss", "{:.3g}"), ("accuracy", "{:.1%}"), ("bits", "{:.2f}")):
-        if is_number(row.get(key)):
-            parts.append(f"{key} {form.format(row[key])}")
+    if "loss" in row:
+        parts.append(f"loss {row['loss']:.3g}")
+    # What is logged beside these is the task's; of several the one that is known for a score.
+    order = [*TERMS, *sorted(row)]
+    if own := sorted(row.keys() - _LOGGED, key=order.index):
+        parts.append(f"{own[0]} {usual_text(own[0], row[own[0]])}")
+    if "bits" in row:
+        parts.append(f"bits {row['bits']:.2f}")
     return "  ".join(parts)
 
 
 def result_text(run: SweepRun) -> str:
-    """Accuracy, bits and time of a run that is finished."""
-    accuracy, bits, seconds = _figures(run)
-    return f"accuracy {accuracy}  bits {bits}  {seconds} s"
+    """Score, bits and time of a run that is finished."""
+    name, value, bits, seconds = _figures(run)
+    return f"{name} {value}  bits {bits}  {seconds} s"
 
 
 def error_of(run: SweepRun) -> str:
@@ -66,27 +74,35 @@ def error_of(run: SweepRun) -> str:
 
 
 def _result_table(runs: Sequence[SweepRun], statuses: Mapping[str, str]) -> Table:
-    """Status, accuracy, bits and seconds of every run."""
+    """Status, score, bits and seconds of every run."""
+    found = {run.name: _figures(run) for run in runs if statuses[run.name] == "finished"}
+    scores = {name for name, *_ in found.values()}
+    title = "score" if len(scores) != 1 else next(iter(scores))
     table = Table("run", "status")
-    for name in ("accuracy", "bits", "seconds"):
-        table.add_column(name, justify="right")
+    for name in (title, "bits", "seconds"):
+        table.add_column(escape(name), justify="right")
     for run in runs:
-        status = statuses[run.name]
-        figures = _figures(run) if status == "finished" else ("", "", "")
-        table.add_row(run.name, status, *figures)
+        name, value, *others = found.get(run.name, ("", "", "", ""))
+        text = value if name == title else f"{name} {value}".strip()
+        table.add_row(run.name, statuses[run.name], escape(text), *others)
     return table
 
 
-def _figures(run: SweepRun) -> tuple[str, str, str]:
+def _figures(run: SweepRun) -> tuple[str, str, str, str]:
+    """The score's name and value, bits and seconds; what a result lacks is not a number."""
     result = read_json(run.folder / "result.json")
-    figures = []
-    for keys in (("accuracy",), ("bits", "all", "integer"), ("wall_seconds",)):
+    try:
+        score = score_of(result)
+    except Unfit:
+        score = Score("score", math.nan, True, "{:.2f}")
+    others = []
+    for keys in (("bits", "all", "integer"), ("wall_seconds",)):
         try:
-            figures.append(number_of(result, *keys))
+            others.append(number_of(result, *keys))
         except Unfit:
-            figures.append(math.nan)
-    accuracy, bits, seconds = figures
-    return f"{accuracy:.2%}", f"{bits:.2f}", f"{seconds:.0f}"
+            others.append(math.nan)
+    bits, seconds = others
+    return score.name, score.shown, f"{bits:.2f}", f"{seconds:.0f}"
 
 
 class SweepProgress:
@@ -137,7 +153,7 @@ class SweepProgress:
         for name, run in self._runs.items():
             status = self.statuses[name]
             text = result_text(run) if status == "finished" else _progress_text(run)
-            table.add_row(name, status, "" if status == "waiting" else text)
+            table.add_row(name, status, "" if status == "waiting" else escape(text))
         return table
 
     def __enter__(self) -> "SweepProgress":

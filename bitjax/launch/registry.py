@@ -20,6 +20,8 @@ import bitjax as bj
 from bitjax import methods, models
 from bitjax.checks import Table, check, choice, integer, number, several
 from bitjax.launch.programs import keys_named, program, shown
+from bitjax.training.task import TASKS as TASKS
+from bitjax.training.task import Task
 
 MODELS: dict[str, Callable] = {
     "mlp": models.MLP,
@@ -84,6 +86,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "rules": (bj.Quantizer, "a Quantizer"),
     "budgets": (bj.Budget, "a Budget"),
     "method": (methods.Method, "a Method"),
+    "task": (Task, "a Task"),
 }
 
 

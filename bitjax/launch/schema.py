@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from bitjax.configs.base import get_config as base_config
 from bitjax.launch.programs import is_text, shown
 
-FREE = ("model", "method")  # further keys of these are arguments, which the registry checks
+FREE = ("model", "method", "task")  # further keys of these are arguments, which the registry checks
 _DEEPEST, _MOST = 12, 20_000  # levels and values; a config that holds itself has no end
 _LARGEST = float(np.finfo(np.float32).max)  # of arrays; what is beyond it becomes infinite there
 

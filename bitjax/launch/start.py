@@ -74,6 +74,7 @@ def _is_runs(folder: Path) -> bool:
 
 def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] | None:
     """The float variables that `find_start` has found, for a model; None if there are none."""
+    # Of the sample, one batch of what the model takes, only the shapes count.
     if start is None:
         return None
     seen = hosts.gather(str(start.is_run))
@@ -84,7 +85,7 @@ def load_start(start: Start | None, model: Any, sample: Any) -> dict[str, Any] |
             "they share."
         )
     args, kwargs = as_call(sample)
-    shapes = dict(jax.eval_shape(lambda: model.init(jax.random.PRNGKey(0), *args, **kwargs)))
+    shapes = dict(jax.eval_shape(model.init, jax.random.PRNGKey(0), *args, **kwargs))
     if not start.is_run:
         return hosts.on_all(lambda: _from_others(start.init_from, start.path, shapes))
     with Checkpoints(start.path) as checkpoints:

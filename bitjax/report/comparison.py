@@ -13,19 +13,25 @@ from bitjax.report.statistics import (
     pareto_front,
     summarize,
 )
-from bitjax.runs.folder import flatten
+from bitjax.runs.folder import LATER, flatten
 from bitjax.runs.records import RunRecord, Skipped
 
 BASELINE = "full_precision"
 _TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated
+_EXAMPLES = (
+    "form",
+    "context",
+    "marker",
+    "eval_limit",
+)  # settings of data that evaluation depends on
 _FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
                "keep_checkpoints", "keep_best", "tensorboard", "parallel", "devices",
                "steps_per_dispatch", "device_data_mb", "data.root")  # fmt: skip
 # What runs did before their configs could say so.
-_BEFORE = {"accumulate": "1", "compute_dtype": "float32", "data.image_size": "0",
-           "data.splits": "[]"}  # fmt: skip
+_BEFORE = LATER | {"accumulate": 1, "compute_dtype": "float32", "data.image_size": 0,
+                   "data.splits": []}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -170,7 +176,10 @@ def comparable(run: RunRecord) -> str:
     settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(kept.items()))
     held_out = run.settings["data"].get("validation", 0)
     split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
-    return f"{name}({settings}) on {run.data}, {split} examples"
+    # What cuts tokens into examples, and how many of them count.
+    own = {k: run.settings["data"].get(k, LATER.get(f"data.{k}")) for k in _EXAMPLES}
+    cut = [f", {k} {_plain(v)}" for k, v in own.items() if v != LATER.get(f"data.{k}")]
+    return f"{name}({settings}) on {run.data}, {split} examples{''.join(cut)}"
 
 
 def _rows(runs: Sequence[RunRecord]) -> list[Row]:
@@ -205,9 +214,10 @@ def _by_seed(runs: Sequence[RunRecord]) -> dict[int, dict[str, float]]:
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    flat = {k: _plain(v) for k, v in flatten(run.settings).items() if k not in _IRRELEVANT}
+    flat = {k: v for k, v in flatten(run.settings).items() if k not in _IRRELEVANT}
     # Which float run it started from is the seed's matter; whether from one is not.
-    return _BEFORE | flat | {"init_from": "weights" if run.settings.get("init_from") else ""}
+    flat |= {"init_from": "weights" if run.settings.get("init_from") else ""}
+    return {k: _plain(v) for k, v in (_BEFORE | flat).items()}
 
 
 def _labels(rows: list[list[RunRecord]]) -> list[str]:

@@ -75,7 +75,7 @@ FIGURES = (
 BY_KEY = {figure.key: figure for figure in FIGURES}
 # A front may also be drawn against an accelerator's time, which is 1 / speed-up.
 COSTS = tuple(f.key for f in FIGURES if f.cost) + tuple(RULES)
-_TERMS = {  # of tasks: what a figure is called, its format, what it is
+TERMS = {  # of tasks: what a figure is called, its format, what it is
     "accuracy": ("top-1", "{:.2%}", "Accuracy of the final integer model."),
     "perplexity": ("perplexity", "{:.4f}", "exp of the final integer model's loss, in nats."),
     "loss": ("loss", "{:.4f}", "Of the final integer model, in nats."),
@@ -129,7 +129,7 @@ def own_figures(runs: Sequence[RunRecord]) -> tuple[Figure, ...]:
     """
     score = runs[0].score
     names = {name: None for run in runs for name in run.figures if name != score.name}
-    order = list(_TERMS)
+    order = list(TERMS)
     sides = sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
     values = {n: [r.figures[n] for r in runs if n in r.figures] for n in (score.name, *sides)}
     first = _own_figure(score.name, score.form, values[score.name])
@@ -141,14 +141,19 @@ def own_figures(runs: Sequence[RunRecord]) -> tuple[Figure, ...]:
 
 
 def _own_figure(name: str, form: str, values: Sequence[float]) -> Figure:
-    title, usual, about = _TERMS.get(name, (name.replace("_", " "), "{:.4g}", ""))
-    digits, kind, unit = FORM.fullmatch(form or usual).groups()
+    title, usual, about = TERMS.get(name, (name.replace("_", " "), "{:.4g}", ""))
+    digits, kind, unit = FORM.findall(form or usual)[0]
     digits = int(digits)
     if kind in "eg" and (largest := max(map(abs, values))):  # a column ends at one digit
         digits = max(0, digits - 1 - math.floor(math.log10(largest)))
     title += " %" if kind == "%" else f", {unit}" if unit else ""
     about = about or "Of the final integer model."
     return Figure(key_of(name), title, min(digits, 12), 0.01 if kind == "%" else 1.0, about)
+
+
+def usual_text(name: str, value: float) -> str:
+    """A task's figure as people read it, where the task has not said how."""
+    return TERMS.get(name, ("", "{:.4g}", ""))[1].format(value)
 
 
 def key_of(name: str) -> str:

@@ -96,29 +96,15 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str], beside: str)
                 names = tuple((s.site, s.role) for s in run.sites)
                 versions = ", ".join(f"{k} {v}" for k, v in run.versions.items())
                 machine = f"{run.device} ({versions})"
-                figures = figures_of(run)
-                runs.append(
-                    {
-                        "group": place,
-                        "row": number,
-                        "folder": run.folder,
-                        "method": run.method,
-                        "config": run.config,
-                        "seed": run.seed,
-                        "commit": run.commit,
-                        "machine": machines.setdefault(machine, len(machines)),
-                        "command": commands.get(run.folder, ""),
-                        "figures": [_short(figures.get(f.key)) for f in shown],
-                        "stages": run.stages,
-                        "sites": site_sets.setdefault(names, len(site_sets)),
-                        "bits": [_short(s.integer) for s in run.sites],
-                        "fractional": [_short(s.fractional) for s in run.sites],
-                        "curve": curve(run),
-                        "distortion": run.distortion,
-                        "notes": run.notes,
-                        "files": _files(run, beside),
-                    }
-                )
+                about = {
+                    "group": place,
+                    "row": number,
+                    "machine": machines.setdefault(machine, len(machines)),
+                    "command": commands.get(run.folder, ""),
+                    "sites": site_sets.setdefault(names, len(site_sets)),
+                    "files": _files(run, beside),
+                }
+                runs.append(about | _run(run, shown))
             rows.append(_row(row, group, shown, range(first, len(runs))))
         groups.append(
             {
@@ -143,6 +129,24 @@ def _page_data(comparison: Comparison, commands: Mapping[str, str], beside: str)
         "site_sets": [[list(site) for site in names] for names in site_sets],
         "machines": list(machines),
         "skipped": [s._asdict() for s in comparison.skipped],
+    }
+
+
+def _run(run: RunRecord, shown: Sequence[Figure]) -> dict[str, Any]:
+    figures = figures_of(run)
+    return {
+        "folder": run.folder,
+        "method": run.method,
+        "config": run.config,
+        "seed": run.seed,
+        "commit": run.commit,
+        "figures": [_short(figures.get(f.key)) for f in shown],
+        "stages": run.stages,
+        "bits": [_short(s.integer) for s in run.sites],
+        "fractional": [_short(s.fractional) for s in run.sites],
+        "curve": curve(run),
+        "distortion": run.distortion,
+        "notes": run.notes,
     }
 
 

@@ -42,16 +42,9 @@ def write_model(folder: Path, work: Work, end: Ending, commit: str) -> dict[str,
 
 def about_model(work: Work, commit: str) -> dict[str, Any]:
     """What a packed file says of a run's model."""
-    data = work.dataset
+    data: Any = work.dataset
     classes = {"classes": data.num_classes} if work.task.name == "classification" else {}
-    return {
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "max_value": data.max_value,
-        "task": work.task.name,
-        "commit": commit,
-        **classes,
-    }
+    return {**data.about, "task": work.task.name, "commit": commit, **classes}
 
 
 class Figures:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from bitjax.checks import SWITCH, Allowed, check, choice, integer
-from bitjax.data import AUGMENTATIONS
+from bitjax.data import AUGMENTATIONS, DatasetLike
 from bitjax.methods.base import Method
 from bitjax.training.parallel import FORMS, Placement, part_of_batch
 
@@ -92,6 +92,15 @@ def check_settings(settings: Settings) -> Settings:
                 f"{getattr(settings, name)}: nothing can happen between steps of one dispatch."
             )
     return settings
+
+
+def check_images(settings: Settings, dataset: DatasetLike) -> None:
+    """Checks that what is done to images is asked of images only."""
+    if settings.augmentation != "none" and not hasattr(dataset, "image_shape"):
+        raise ValueError(
+            f"`augmentation` must be 'none' for {dataset.name!r}, whose examples are no images, "
+            f"got {settings.augmentation!r}."
+        )
 
 
 def check_place(settings: Settings, place: Placement, method: Method) -> None:

@@ -1,5 +1,6 @@
 """Tasks: what a batch gives a model, and what is measured of its outputs."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,10 +22,13 @@ class Task(NamedTuple):
       loss: `(outputs, batch) -> scalar`, the mean over the batch.
       sums: `(outputs, batch) -> {name: scalar}`, added up over batches and devices; only examples
         whose `mask` is 1 count, where the batch has a mask.
-      figures: `(sums) -> {name: value}`; one of them is `loss`, one is the score.
+      figures: `(sums) -> {name: value}`, of traced sums and of Python's floats; one of them is
+        `loss`, one is the score.
       score: the figure by which models are compared.
       higher_is_better: whether a higher score is better.
       form: format of the score for people, such as `{:.2%}`.
+      check: `(outputs, batch, dataset)`, a ValueError where the outputs' shapes do not go with the
+        data; both are given as `jax.ShapeDtypeStruct`s. None checks nothing.
     """
 
     name: str
@@ -35,10 +39,11 @@ class Task(NamedTuple):
     score: str
     higher_is_better: bool = True
     form: str = "{:.4g}"
+    check: Callable[[Any, Batch, Any], None] | None = None
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross entropy of each example, [batch], in nats; float32 or wider.
+    """Cross entropy of each example, in nats; of logits [..., classes], float32 or wider.
 
     Example:
       >>> round(float(cross_entropy(jnp.zeros((1, 2)), jnp.array([0]))[0]), 4)
@@ -71,7 +76,19 @@ def classification() -> Task:
         },
         score="accuracy",
         form="{:.2%}",
+        check=_check_classes,
     )
+
+
+def _check_classes(outputs: Any, batch: Batch, dataset: Any) -> None:
+    wanted = (batch["label"].shape[0], dataset.num_classes)
+    if getattr(outputs, "shape", None) != wanted:
+        raise _wrong_logits(wanted, outputs, f"{wanted[0]} examples of {dataset.name!r}")
+
+
+def _wrong_logits(wanted: object, outputs: Any, of: str) -> ValueError:
+    found = getattr(outputs, "shape", type(outputs).__name__)
+    return ValueError(f"`model` must give logits of shape {wanted} for {of}, got {found}.")
 
 
 def _count_hits(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -83,3 +100,104 @@ def _count_hits(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         "correct": jnp.sum(hit * mask),
         "count": jnp.sum(mask),
     }
+
+
+def next_token() -> Task:
+    """Tokens to the next ones: mean nats over the tokens that count, scored by perplexity.
+
+    Batches are {'tokens': int32 [n, context], 'scored': float32 [n, context]}, 1 where the
+    prediction of a token, from those before it, counts; in evaluation with 'mask': float32 [n]. A
+    model takes the tokens and gives logits [n, context, vocabulary]; those at t - 1 predict t.
+
+    Example:
+      >>> task = next_token()
+      >>> batch = {"tokens": jnp.array([[1, 3, 2]]), "scored": jnp.array([[0.0, 1.0, 1.0]])}
+      >>> figures = task.figures(task.sums(jnp.zeros((1, 3, 4)), batch))
+      >>> round(float(figures["perplexity"]), 4), round(float(figures["bits_per_token"]), 4)
+      (4.0, 2.0)
+    """
+    return Task(
+        name="next_token",
+        inputs=lambda preprocess, key, batch: ((batch["tokens"],), {}),
+        loss=_mean_nats,
+        sums=_count_tokens,
+        figures=_of_tokens,
+        score="perplexity",
+        higher_is_better=False,
+        form="{:.4f}",
+        check=_check_vocabulary,
+    )
+
+
+def _predicted(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Logits [n, context - 1, vocabulary] and the tokens that they predict."""
+    return logits[:, :-1], batch["tokens"][:, 1:]
+
+
+def _mean_nats(logits: jax.Array, batch: Batch) -> jax.Array:
+    counts = batch["scored"][:, 1:]
+    nats = cross_entropy(*_predicted(logits, batch)) * counts
+    # Of a device's part of a batch that is padding there may be nothing to count.
+    return jnp.sum(nats) / jnp.maximum(jnp.sum(counts), 1.0)
+
+
+def _count_tokens(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    logits, tokens = _predicted(logits, batch)
+    counts = batch["scored"][:, 1:]
+    if "mask" in batch:
+        counts = counts * batch["mask"][:, None]
+    return {
+        "loss": jnp.sum(cross_entropy(logits, tokens) * counts),
+        "correct": jnp.sum((jnp.argmax(logits, -1) == tokens) * counts),
+        "count": jnp.sum(counts),
+    }
+
+
+def _of_tokens(sums: Mapping[str, Any]) -> dict[str, Any]:
+    traced = isinstance(sums["count"], jax.Array)
+    count = jnp.maximum(sums["count"], 1.0) if traced else max(sums["count"], 1.0)
+    nats = sums["loss"] / count
+    return {
+        "perplexity": jnp.exp(nats) if traced else _exp(nats),
+        "loss": nats,
+        "bits_per_token": nats / math.log(2.0),
+        "token_accuracy": sums["correct"] / count,
+    }
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _check_vocabulary(outputs: Any, batch: Batch, dataset: Any) -> None:
+    tokens, shape = batch["tokens"].shape, getattr(outputs, "shape", ())
+    least = dataset.vocabulary
+    if len(shape) != 3 or shape[:2] != tokens or shape[2] < least:
+        wanted = f"({tokens[0]}, {tokens[1]}, {least} or more)"
+        of = f"{tokens} tokens of {dataset.name!r}, which has a vocabulary of {least}"
+        raise _wrong_logits(wanted, outputs, of)
+
+
+class ScoreError(ValueError):
+    """A score that says nothing: it is NaN or infinite."""
+
+
+def check_score(task: Task, figures: Mapping[str, float]) -> None:
+    """Raises a `ScoreError` where an evaluation's score is not finite."""
+    if not math.isfinite(figures[task.score]):
+        others = {name: value for name, value in figures.items() if name != task.score}
+        said = ", ".join(f"{name} {value:.4g}" for name, value in others.items())
+        raise ScoreError(
+            f"the evaluation's {task.score} is {figures[task.score]} ({said}), by which nothing "
+            "can be compared: give more bits, lower the learning rate, or look at the task's "
+            "`figures`."
+        )
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "classification": classification,
+    "next_token": next_token,
+}  # by the names that data sets give

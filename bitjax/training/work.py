@@ -12,7 +12,7 @@ from bitjax.costs.site import Costs
 from bitjax.data import (
     AUGMENTATIONS,
     Dataset,
-    StreamedDataset,
+    DatasetLike,
     eval_batches,
     normalize,
     train_batch,
@@ -25,10 +25,11 @@ from bitjax.frameworks.costs import site_costs
 from bitjax.frameworks.linen import Quantized
 from bitjax.methods.base import Context, Method, Stage
 from bitjax.training.parallel import Placement, placement
-from bitjax.training.settings import Settings, check_place, check_settings
+from bitjax.training.settings import Settings, check_images, check_place, check_settings
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_eval_step, make_train_step
-from bitjax.training.task import Task, classification
+from bitjax.training.task import TASKS, Preprocess, Task, check_score
+from bitjax.training.trial import try_task
 from bitjax.variables import as_batch, as_call, floats_of
 
 Variables = Mapping[str, Any]
@@ -54,7 +55,7 @@ class Work(NamedTuple):
 
     method: Method
     model: nn.Module
-    dataset: Dataset | StreamedDataset
+    dataset: DatasetLike
     task: Task
     settings: Settings
     place: Placement
@@ -65,10 +66,7 @@ class Work(NamedTuple):
 
     def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
         """Raw pixels to what the model takes; augmented where there is a key."""
-        if key is not None:
-            images = AUGMENTATIONS[self.settings.augmentation](key, images)
-        dataset = self.dataset
-        return normalize(images, dataset.mean, dataset.std, dataset.max_value)
+        return preprocessing(self.dataset, self.settings.augmentation)(key, images)
 
     def inputs(self, key: jax.Array | None, batch: Mapping[str, Any]) -> tuple[tuple, dict]:
         """The model's `(args, kwargs)` of a batch; augmented where there is a key."""
@@ -114,7 +112,10 @@ class Work(NamedTuple):
                 sums = [
                     jax.device_get(step(variables, place.put_batch(batch))) for batch in batches
                 ]
-            return task.figures({name: sum(float(s[name]) for s in sums) for name in sums[0]})
+            total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
+            figures = {name: float(value) for name, value in task.figures(total).items()}
+            check_score(task, figures)
+            return figures
 
         return evaluate
 
@@ -201,10 +202,26 @@ class Work(NamedTuple):
         return jax.eval_shape(lambda v: self.first_state(index, v), self.variable_shapes(index))
 
 
+def preprocessing(dataset: Any, augmentation: str) -> Preprocess:
+    """What makes a model's inputs of a data set's images."""
+
+    def preprocess(key, images):
+        if key is not None:
+            images = AUGMENTATIONS[augmentation](key, images)
+        return normalize(images, dataset.mean, dataset.std, dataset.max_value)
+
+    return preprocess
+
+
+def task_of(dataset: DatasetLike) -> Task:
+    """The task that a data set is for, unless a run has another one."""
+    return TASKS[dataset.task]()
+
+
 def make_work(
     method: Method,
     model: nn.Module,
-    dataset: Dataset | StreamedDataset,
+    dataset: DatasetLike,
     variables: Variables | None = None,
     settings: Settings | None = None,
     *,
@@ -220,13 +237,14 @@ def make_work(
       dataset: the data.
       variables: float variables to start from; None initialises them from the seed.
       settings: batch size, seed, devices and the like; `Settings()` unless given.
-      task: `classification()` unless given.
+      task: that of the data set, `classification()` or `next_token()`, unless given.
       facts: entries of `result.json` beside the measurements.
       place: the devices that compute; chosen by the settings unless given.
 
     Raises:
       ValueError: a setting is out of its range or does not go with the devices, a stage does not go
-        with the model's sites, or labels are no classes.
+        with the model's sites, labels are no classes, or the task does not go with the model's
+        outputs or with the data.
 
     Example:
       >>> from bitjax.data import load
@@ -237,19 +255,22 @@ def make_work(
       ('accuracy', ['params'])
     """
     settings = check_settings(settings or Settings())
+    check_images(settings, dataset)
     # Files of JSON, which hold the steps, take no NumPy integers.
     method = method._replace(stages=tuple(s._replace(steps=int(s.steps)) for s in method.stages))
     if task is None and isinstance(dataset, Dataset):
         check_labels(dataset)
+    task = task or task_of(dataset)
     place = place or placement(settings.parallel, settings.devices)
     check_place(settings, place, method)
     model = _computing_in(model, settings.compute_dtype)
+    try_task(task, model, dataset, preprocessing(dataset, settings.augmentation))
     key = jax.random.PRNGKey(settings.seed)
     work = Work(
         method=method,
         model=model,
         dataset=dataset,
-        task=task or classification(),
+        task=task,
         settings=settings,
         place=place,
         key=key,
@@ -257,6 +278,7 @@ def make_work(
         costs={},
         facts=dict(facts or {}),
     )
+    # Variables start from real examples: a layer may fit itself to what it is shown.
     args, kwargs = work.inputs(None, jax.tree.map(jnp.asarray, dataset.eval_sample(2)))
     if variables is None:
         variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)

@@ -143,6 +143,22 @@ def test_groups_must_be_asked_for(tmp_path, runs, capsys):
     assert "on digits" in printed and "on cifar10" in printed
 
 
+def test_a_language_models_run_is_shown_by_its_perplexity(tmp_path, capsys):
+    measured = {"perplexity": 3.79, "loss": 1.33, "[/x]": 0.5}
+    run = write_run(tmp_path / "run", measured=measured, cache=1280, name="stories/w4")
+    print_result(json.loads((run / "result.json").read_text()), None)
+    printed = capsys.readouterr().out
+    assert re.search(r"test perplexity after train [ │]+3\.7900 ", printed)
+    assert re.search(r"cache, bytes per token [ │]+1280\.0 ", printed)
+    inspect.main([str(run), "--no-model"])
+    printed = capsys.readouterr().out
+    assert re.search(r"  perplexity   3\.7900  .* Less is better\.\n", printed)
+    assert "cache B/token   1280.0" in printed and "        [/x]   0.5000" in printed
+    call(run, write_run(tmp_path / "images"), "--group")
+    printed = capsys.readouterr().out
+    assert "perplexity" in printed and "top-1 %" in printed and "less perplexity is" in printed
+
+
 def record(tmp_path, config, changes=(), commit="0123456789ab", **settings):
     """A run's record: the settings of a shipped config with some of them changed."""
     spec = plain(load_config("digits/lsq")) | settings

@@ -114,7 +114,7 @@ def test_inspect_and_the_page_show_files_sizes_and_differences(tmp_path, capsys)
 )
 def test_an_export_that_is_damaged_is_a_note_and_the_run_is_read(tmp_path, files, facts, said):
     record = read_run(exported(tmp_path / "run", files, **facts))
-    assert len(record.files) == 1 and record.accuracy == 0.9
+    assert len(record.files) == 1 and record.score.value == 0.9
     assert said in record.notes[0] and "\n" not in record.notes[0]
 
 

@@ -12,7 +12,7 @@ from bitjax.launch.devices import Devices
 from bitjax.launch.grid import SweepRun
 from bitjax.launch.registry import METHODS
 from bitjax.report.comparison import comparable, compare
-from bitjax.runs.records import read_runs
+from bitjax.runs.records import CACHE, read_runs
 from experiments import reproduce, results_tables
 from experiments.results_tables import (
     ResultsTable,
@@ -157,6 +157,36 @@ def test_a_finished_run_that_cannot_be_read_is_told_and_no_table_is_written(tmp_
     assert not (tmp_path / "kept").exists() and not (tmp_path / "report.html").exists()
 
 
+def test_a_table_of_a_language_model_shows_the_columns_that_it_names(tmp_path):
+    runs = []
+    for method, perplexity, bits in (("full_precision", 3.79, 32), ("solved", 4.169, 3)):
+        folder = write_run(tmp_path / method, method=method, bits=(bits, 32), cache=8.0 * bits,
+                           measured={"perplexity": perplexity, "loss": 1.4})  # fmt: skip
+        runs.append(SweepRun(method, folder, {}, {}, 0))
+    table = ResultsTable("small", "the command", "Title", "About.", "", False, False, (),
+                         (tuple(runs),), {}, ("loss", "bits_weights", CACHE), CACHE)  # fmt: skip
+    reproduce.write_table(table, tmp_path, tmp_path / "kept")
+    text = (tmp_path / "kept" / "small.md").read_text()
+    assert "Perplexity is on the test set, of the final integer model." in text
+    assert "Loom" not in text and "top-1" not in text
+    assert "- Front: of perplexity against cache B/token; less of both is better." in text
+    head = "difference to float, 95 % interval (pairs) | x float | loss | bits w | cache B/token |"
+    assert head in text
+    assert "| 4.1690 | +0.3790 (1) | 1.100 | 1.4000 | 3.00 | 24.0 | yes |" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("columns", ("bits_weight",), "'bits_weight'; it may have"), ("cost", "bop", "got 'bop'")],
+)
+def test_what_no_run_can_show_is_refused_before_any_runs(small, key, value, said):
+    arguments, folders = small
+    results_tables.known_tables()["small"][key] = value
+    with pytest.raises(ValueError, match=said):
+        reproduce.main(arguments)
+    assert not folders["runs"].exists()
+
+
 @pytest.mark.parametrize(("devices", "slots"), [(Devices("cpu", 1), None), (Devices("gpu", 3), 3)])
 def test_runs_that_are_small_have_a_core_each(small, monkeypatch, devices, slots):
     arguments, _ = small
@@ -234,11 +264,11 @@ def test_committed_tables_are_those_of_the_committed_runs(name, tmp_path, monkey
         spec = json.loads(json.dumps(planned.spec))
         for key in ("model", "method", "rules", "budgets"):
             assert kept.settings[key] == spec[key], f"{kept.folder} is of another config: {key}"
-    comparison = compare(runs, baseline=table.baseline)
+    comparison = compare(runs, baseline=table.baseline, cost=table.cost)
     # Records are kept under other names than they were run under.
     assert document(table, comparison).split("Made by:")[0] == written.split("Made by:")[0]
     shown = (ROOT / "docs" / "results.md").read_text("utf-8")
-    assert rows_alone(comparison) in shown or f"<!-- {name}:" not in shown
+    assert rows_alone(table, comparison) in shown or f"<!-- {name}:" not in shown
 
 
 def test_the_tables_that_are_for_a_cpu_are_committed():

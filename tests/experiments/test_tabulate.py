@@ -18,6 +18,18 @@ def test_seeds_of_a_config_share_a_row_of_means_and_spreads(tmp_path):
     assert "±" not in cells[-1], "seconds of two seeds say little"
 
 
+def test_configs_of_another_score_have_a_table_of_their_own(tmp_path):
+    for name in ("lsq", "pact"):
+        keep(write_run(tmp_path / name, method=name), tmp_path / "kept")
+    measured = {"perplexity": 3.79, "loss": 1.33}
+    run = write_run(tmp_path / "text", name="stories/float", measured=measured, cache=1280)
+    keep(run, tmp_path / "kept")
+    images, text = table(read(tmp_path / "kept")).split("\n\n")
+    assert images.startswith("| config | top-1 % |") and "cache" not in images
+    assert text.startswith("| config | perplexity | seeds | bits w |") and "| 1280.0 |" in text
+    assert text.splitlines()[-1].startswith("| `configs/stories/float.py` | 3.7900 | 1 |")
+
+
 def test_a_run_that_stopped_early_is_not_kept(tmp_path):
     run = write_run(tmp_path / "run")
     result = json.loads((run / "result.json").read_text())

@@ -15,9 +15,10 @@ from rich.console import Console
 from bitjax.launch.devices import Slot
 from bitjax.launch.grid import SweepRun
 from bitjax.launch.local_queue import run_queue
-from bitjax.launch.progress import SweepProgress, last_row
+from bitjax.launch.progress import SweepProgress, last_row, result_text
 from bitjax.runs.folder import config_hash
 from bitjax.runs.lock import LOCK
+from tests.run_folders import write_run
 
 # What a run leaves, without JAX: `main(folder, name, digest)`.
 RUN = """
@@ -189,6 +190,39 @@ def test_a_slot_of_the_cpu_runs_on_its_own_cores(tmp_path):
     assert (tmp_path / "a" / "log.txt").read_text() == f"{{{core}}}\n"
 
 
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        ({"bits_per_token": 1.5, "perplexity": 3.79, "token_accuracy": 0.5}, "perplexity 3.7900"),
+        ({"iou": 0.123456}, "iou 0.1235"),
+        ({}, ""),
+    ],
+)
+def test_a_run_under_way_shows_a_figure_of_its_task(tmp_path, own, shown):
+    runs, progress, out = make(tmp_path, "a", every=0.0)
+    runs[0].folder.mkdir()
+    row = {"step": 5, "stage": "s", "loss": 0.25, "task_loss": 0.2, **own, "seconds": 1.0}
+    (runs[0].folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    progress.statuses["a"] = "running"
+    progress.tick()
+    assert out.getvalue() == f"a: 5/10  loss 0.25  {shown}".rstrip() + "\n"
+
+
+def test_scores_of_several_tasks_are_named_in_the_table_of_results(tmp_path):
+    runs, progress, out = make(tmp_path, "a", "b")
+    write_run(tmp_path / "a", accuracy=0.5, bits=(3, 3))
+    progress.statuses["a"] = "finished"
+    progress.summarize()
+    assert "accuracy" in out.getvalue().splitlines()[1] and "50.00%" in out.getvalue()
+    write_run(tmp_path / "b", measured={"perplexity": 3.79})
+    progress.statuses["b"] = "finished"
+    assert result_text(runs[1]) == "perplexity 3.7900  bits 4.00  12 s"
+    out.truncate(0)
+    progress.summarize()
+    text = out.getvalue()
+    assert "score" in text and "accuracy 50.00%" in text and "perplexity 3.7900" in text
+
+
 def test_progress_is_told_in_lines_or_in_a_table_that_moves(tmp_path):
     runs, progress, out = make(tmp_path, "a", every=0.0)
     runs[0].folder.mkdir()
@@ -197,7 +231,7 @@ def test_progress_is_told_in_lines_or_in_a_table_that_moves(tmp_path):
     (runs[0].folder / "metrics.jsonl").write_text("x" * 9000 + "\n" + text + '{"step": 7, "lo')
     progress.statuses["a"] = "running"
     progress.tick()
-    assert out.getvalue() == "a: 5/10  loss 0.25  accuracy 50.0%  bits 3.50\n"
+    assert out.getvalue() == "a: 5/10  loss 0.25  accuracy 50.00%  bits 3.50\n"
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, width=80)
     with SweepProgress(runs, console=console) as moving:

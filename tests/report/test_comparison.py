@@ -3,14 +3,15 @@
 import csv
 import io
 import json
+import math
 
 import pytest
 import scipy.stats
 
 from bitjax.report.comparison import compare
 from bitjax.report.figures import COSTS
-from bitjax.report.tables import csv_text, json_value, markdown
-from bitjax.runs.records import Skipped, read_runs
+from bitjax.report.tables import csv_text, json_value, markdown, number
+from bitjax.runs.records import CACHE, Skipped, read_runs
 from tests.run_folders import write_run
 
 
@@ -147,16 +148,125 @@ def test_of_several_float_rows_the_one_with_most_seeds_is_the_baseline(tmp_path)
 
 
 @pytest.mark.parametrize("cost", COSTS)
-def test_the_front_is_of_accuracy_against_the_chosen_cost(tmp_path, cost):
+def test_the_front_is_of_the_score_against_the_chosen_cost(tmp_path, cost):
     found = records(
         tmp_path,
-        *FLOAT,
-        {"method": "lsq", "accuracy": 0.94, "bits": (8, 8)},
-        {"method": "pact", "accuracy": 0.93, "bits": (8, 8)},
-        {"method": "tsq", "accuracy": 0.92, "bits": (2, 2)},
+        *({**run, "cache": 32} for run in FLOAT),
+        {"method": "lsq", "accuracy": 0.94, "bits": (8, 8), "cache": 8},
+        {"method": "pact", "accuracy": 0.93, "bits": (8, 8), "cache": 8},
+        {"method": "tsq", "accuracy": 0.92, "bits": (2, 2), "cache": 2},
     )
     front = {row.method for row in compare(found, cost=cost).groups[0].rows if row.front}
     assert front == {"full_precision", "lsq", "tsq"}
+
+
+def test_a_cost_that_no_run_has_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one that a run has, and none has 'cache_bytes_per_tok"):
+        compare(records(tmp_path, *LSQ), cost="cache_bytes_per_token")
+
+
+def told(method, perplexity, bits, **rest):
+    """A language model's run."""
+    measured = {"perplexity": perplexity, "loss": math.log(perplexity), "token_accuracy": 0.5}
+    model = {"name": "llama", "layers": 5}
+    return {"method": method, "bits": bits, "measured": measured, "model": model,
+            "data": "tokens", "name": f"stories/{method}", "cache": 40.0, **rest}  # fmt: skip
+
+
+STORIES = [
+    told("full_precision", 3.79, (32, 32)),
+    told("full_precision", 3.81, (32, 32), seed=1),
+    told("full_precision", 9.0, (32, 32), name="stories/worse", settings={"seed": 1}),
+    told("lsq", 3.9795, (4, 32)),
+    told("lsq", 4.191, (4, 32), seed=1),
+    told("pact", 4.5, (8, 32)),
+    told("tsq", 6.0, (2, 32)),
+]
+
+
+def test_where_less_is_better_fronts_and_baselines_are_the_least_and_a_rise_is_a_plus(tmp_path):
+    found = records(tmp_path, *STORIES)
+    (group,) = compare(found, cost="bits_weights").groups
+    rows = {row.label: row for row in group.rows}
+    assert group.baseline == "stories/full_precision"
+    front = {label for label, row in rows.items() if row.front}
+    assert front == {"stories/full_precision", "stories/lsq", "stories/tsq"}
+    lsq = rows["stories/lsq"]
+    assert lsq.difference.mean == pytest.approx((0.1895 + 0.381) / 2)
+    assert lsq.ratio == pytest.approx((1.05 + 1.1) / 2)
+    text = markdown(compare(found, cost="bits_weights"), ("bits_weights", CACHE))
+    head = "seeds | perplexity | difference to float, 95 % interval (pairs) | x float | bits w |"
+    assert f"| {head} cache B/token | front |" in text
+    assert "| tsq | `tsq` | 1 | 6.0000 | +2.2100 (1) | 1.583 | 2.00 | 40.0 | yes |" in text
+    assert "| full_precision | `full_precision` | 2 | 3.8000 ± 0.0141 | baseline | 1.000 |" in text
+    assert "- Front: of perplexity against bits w; less of both is better." in text
+    assert "read perplexities along with the cost" in " ".join(group.warnings)
+
+
+def test_where_more_is_better_there_is_no_ratio(tmp_path):
+    (group,) = compare(records(tmp_path, *FLOAT, *LSQ)).groups
+    assert {row.ratio for row in group.rows} == {None}
+    assert "x float" not in markdown(compare(records(tmp_path / "again", *FLOAT, *LSQ)))
+
+
+def test_runs_of_several_scores_have_a_table_each(tmp_path):
+    images = records(tmp_path / "images", *FLOAT, *LSQ)
+    stories = records(tmp_path / "stories", *STORIES)
+    with pytest.raises(ValueError, match="of 2 different models, data or .* sets, or scores"):
+        compare([*images, *stories])
+    comparison = compare([*images, *stories], group=True)
+    assert [group.score.title for group in comparison.groups] == ["top-1 %", "perplexity"]
+    keys = [figure.key for figure in comparison.figures]
+    assert keys[:4] == ["accuracy", "perplexity", "loss", "token_accuracy"] and CACHE in keys
+    rows = list(csv.DictReader(io.StringIO(csv_text(comparison))))
+    assert (rows[0]["accuracy"], rows[0]["perplexity"]) == ("0.95", "")
+    assert {row["perplexity"] for row in rows if row["method"] == "tsq"} == {"6.0"}
+    value = json.loads(json.dumps(json_value(comparison)))
+    assert [g["higher_is_better"] for g in value["groups"]] == [True, False]
+
+
+def test_scores_of_one_model_are_told_apart_by_their_names(tmp_path):
+    error = {**LSQ[0], "measured": {"error": 0.1}}
+    groups = compare(records(tmp_path, LSQ[0], error), group=True).groups
+    ends = [group.title.partition("examples")[2] for group in groups]
+    assert ends == [", by accuracy, more is better", ", by error, less is better"]
+
+
+@pytest.mark.parametrize("name", ["seed", "bits_all", "device"])
+def test_a_score_that_is_called_as_another_figure_hides_none(tmp_path, name):
+    (record,) = records(tmp_path, {**LSQ[0], "measured": {name: 7.5}})
+    comparison = compare([record])
+    (row,) = csv.DictReader(io.StringIO(csv_text(comparison)))
+    assert (row["seed"], row["steps"], row["bits_all"]) == ("0", "200", "4.0")
+    assert row[f"task_{name}"] == "7.5" and comparison.groups[0].score.key == f"task_{name}"
+
+
+@pytest.mark.parametrize(
+    ("form", "shown", "title"),
+    [
+        ("{:.3f}", "0.088 ± 0.012", "mean error"),
+        ("{:.2g}", "0.088 ± 0.012", "mean error"),
+        ("{:.1%}", "8.8 ± 1.2", "mean error %"),
+        ("{:.1f} dB", "0.1", "mean error, dB"),
+        ("{:9999999999.1f}", "0.0879000 ± 0.0121622", "mean error"),
+        (None, "0.0879000 ± 0.0121622", "mean error"),
+    ],
+)
+def test_a_score_has_the_digits_and_the_unit_of_its_form(tmp_path, form, shown, title):
+    runs = []
+    for seed, value in enumerate((0.0793, 0.0965)):
+        score = {"name": "mean_error", "value": value, "higher_is_better": False, "form": form}
+        runs.append({**LSQ[seed], "measured": {"mean_error": value}, "score": score})
+    (group,) = compare(records(tmp_path, *runs)).groups
+    assert number(group.rows[0].figures["mean_error"], group.score) == shown
+    assert group.score.title == title and group.score.about.endswith("Less is better.")
+
+
+def test_evaluations_of_other_tokens_are_not_compared(tmp_path):
+    cut = {"name": "tokens", "eval_split": "test", "validation": 0, "eval_limit": 120}
+    few = told("lsq", 3.9, (4, 32), settings={"data": cut})
+    groups = compare(records(tmp_path, STORIES[0], few), group=True).groups
+    assert [g.title.partition("test examples")[2] for g in groups] == ["", ", eval_limit 120"]
 
 
 def test_an_unknown_cost_is_answered_with_the_known_ones(tmp_path):
@@ -181,9 +291,11 @@ def test_the_files_hold_every_run_and_every_row(tmp_path):
 
 
 def test_a_runs_text_is_no_formula_in_a_spreadsheet_and_no_picture_on_a_page(tmp_path):
-    found = records(tmp_path, {"method": "![x](//y)", "name": "=1+1", "commit": "-f"})
+    odd = {"method": "![x](//y)", "name": "=1+1", "commit": "-f", "measured": {"=f|": 1.0}}
+    found = records(tmp_path, odd)
     comparison = compare(found, skipped=[Skipped("x", "[a][b] c\\|d")])
     (row,) = csv.DictReader(io.StringIO(csv_text(comparison)))
     assert (row["row"], row["commit"], row["method"]) == ("'=1+1", "'-f", "![x](//y)")
+    assert row["'=f|"] == "1.0" and "| =f\\| |" in markdown(comparison)
     text = markdown(comparison)
     assert "| ![x]\\(//y) |" in text and "[a]\\[b] c\\\\\\|d" in text

@@ -10,6 +10,7 @@ import pytest
 
 from bitjax.report import plots
 from bitjax.report.comparison import compare
+from bitjax.runs.files import SiteBits
 from bitjax.runs.records import read_runs
 from tests.run_folders import write_run
 
@@ -56,6 +57,27 @@ def test_the_front_joins_the_rows_that_are_on_it(runs):
     assert "time on Loom" in plots.pareto(group, "loom").get_xlabel()
 
 
+def test_the_front_of_a_perplexity_goes_down_and_caches_have_places_of_their_own(tmp_path):
+    folders = [
+        write_run(
+            tmp_path / "float", method="full_precision", bits=(32, 32), measured={"ppl": 3.0}
+        ),
+        write_run(tmp_path / "lsq", bits=(4, 4), measured={"ppl": 3.5}),
+        write_run(tmp_path / "pact", method="pact", bits=(8, 8), measured={"ppl": 4.0}),
+    ]
+    (group,) = compare(read_runs(folders)[0]).groups
+    axes = plots.pareto(group, "bits_all")
+    front = next(line for line in axes.lines if line.get_label() == "front")
+    assert front.get_xydata().tolist() == [[4, 3.5], [32, 3]] and axes.get_ylabel() == "ppl"
+    sites = [SiteBits(f"a/{role}", role, 4, bits, 0, 0)
+             for bits, role in enumerate(("kernel", "input"), 2)]  # fmt: skip
+    sites += [SiteBits(f"a/{name}_cache", "cache", 4, bits, 0, 0)
+              for bits, name in enumerate(("key", "value"), 4)]  # fmt: skip
+    axes = plots.bits_per_layer(sites)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "a/key_cache", "a/value_cache"]
+    assert [bar.get_height() for bar in axes.patches] == [2, 3, 4, 5]
+
+
 def test_levels_are_drawn_once_each_over_the_histogram():
     x = np.linspace(-1, 1, 50)
     axes = plots.tensor_histogram(x, np.round(x))
@@ -95,7 +117,7 @@ def test_curves_leave_out_rows_without_the_value_and_mark_stages():
         {"step": 15, "eval_accuracy": 0.6},
         {"step": 20, "stage": "b", "accuracy": 0.7, "bits": 4.0},
     ]
-    accuracy, bits = plots.curves(rows)
+    accuracy, bits = plots.curves(rows, ("accuracy", "bits"))
     assert accuracy.lines[0].get_xydata().tolist() == [[10, 0.5], [20, 0.7]]
     assert bits.lines[0].get_ydata().tolist() == [8, 4]
     assert accuracy.lines[1].get_xdata()[0] == 10

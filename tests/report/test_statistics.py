@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 
-from bitjax.report.figures import cost_of
+from bitjax.report.figures import Figure, cost_of
 from bitjax.report.statistics import Difference, paired_difference, pareto_front, summarize
 from bitjax.report.tables import difference
 
@@ -69,9 +69,14 @@ def test_a_point_is_on_the_front_unless_another_is_as_good_and_better_somewhere(
     assert pareto_front(costs, values) == wanted
 
 
-def test_a_difference_is_shown_in_points_with_its_interval_where_it_has_one():
-    assert difference(Difference(-0.01, -0.02, 0.0, (0, 1, 2))) == "-1.00 [-2.00, 0.00] (3)"
-    assert difference(Difference(-0.01, None, None, (0,))) == "-1.00 (1)"
+@pytest.mark.parametrize(
+    ("scale", "digits", "shown"),
+    [(0.01, 2, "-1.00 [-2.00, 0.00]"), (1.0, 3, "-0.010 [-0.020, 0.000]")],
+)
+def test_a_difference_has_the_scores_unit_and_an_interval_where_it_has_one(scale, digits, shown):
+    score = Figure("score", "score", digits, scale, "")
+    assert difference(Difference(-0.01, -0.02, 0.0, (0, 1, 2)), score) == f"{shown} (3)"
+    assert difference(Difference(-0.01, None, None, (0,)), score) == f"{shown.split()[0]} (1)"
 
 
 def test_an_accelerator_costs_the_inverse_of_its_speed_up():

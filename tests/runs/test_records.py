@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 
-from bitjax.report.comparison import compare
 from bitjax.report.figures import FIGURES, figures_of
 from bitjax.runs.files import is_number
-from bitjax.runs.records import read_runs
+from bitjax.runs.records import CACHE, read_runs
 from tests.run_folders import write_run
+
+PERPLEXITY = {"name": "perplexity", "value": 3.79, "higher_is_better": False}
 
 
 def reason(folder):
@@ -31,32 +32,48 @@ def edit(folder, name, **changes):
 def test_a_finished_run_is_read_with_its_sites_and_curves(tmp_path):
     (record,), skipped = read_runs([write_run(tmp_path / "run", bits=(3, 2), seed=4)])
     assert not skipped
-    assert (record.method, record.seed, record.accuracy) == ("lsq", 4, 0.9)
+    assert (record.method, record.seed) == ("lsq", 4)
+    assert record.score == ("accuracy", 0.9, True, "{:.2%}") and record.score.shown == "90.00%"
     assert record.sites[0] == ("conv1/kernel", "kernel", 3.25, 3, 9216, 144)
     assert len(record.metrics) == 20 and record.metrics[-1]["step"] == 200
     figures = figures_of(record)
     assert figures["bits_weights"] == figures["bits_weights_inner"] == 3
     assert figures["bits_activations_inner_fractional"] == 2.25
-    assert set(figures) == {f.key for f in FIGURES}
+    assert list(figures) == ["accuracy", "loss", *(f.key for f in FIGURES if f.key != CACHE)]
 
 
-@pytest.mark.parametrize("higher", [False, True])
-def test_a_run_of_another_task_has_its_own_score_and_no_accuracy(higher, tmp_path):
-    folder = write_run(tmp_path / "run")
-    score = {"name": "error", "value": 2.5, "higher_is_better": higher}
-    result = json.loads((folder / "result.json").read_text())
-    stages = [{**stage, "error": 2.5, "accuracy": "gone"} for stage in result["stages"]]
-    edit(folder, "result.json", score=score, stages=stages, accuracy="gone")
-    record, other = read_runs([folder, write_run(tmp_path / "other")])[0]
-    assert (record.score, record.accuracy) == (("error", 2.5, higher), None)
-    assert record.stages[-1][2] == 2.5 and "accuracy" not in figures_of(record)
-    comparison = compare([record, other])
-    assert comparison.skipped == ((str(folder), OTHER.format("more" if higher else "less")),)
-    with pytest.raises(ValueError, match="has no accuracy to compare; its score is error = 2.5"):
-        compare([record])
+def test_a_language_models_run_has_its_own_score_figures_and_cache(tmp_path):
+    measured = {"perplexity": 3.79, "loss": 1.33, "token_accuracy": 0.6}
+    (record,), _ = read_runs([write_run(tmp_path / "run", measured=measured, cache=40)])
+    assert record.score == ("perplexity", 3.79, False, "{:.4f}")
+    assert record.figures == measured and record.costs[CACHE] == 40
+    assert record.stages == (("train", 200, 3.79),)
+    assert list(figures_of(record)) == [*measured, *(f.key for f in FIGURES)]
+    assert figures_of(record)[CACHE] == 40
 
 
-OTHER = "has no accuracy to compare; its score is error = 2.5, {} is better"
+@pytest.mark.parametrize(
+    ("changes", "score"),
+    [
+        ({"score": "gone", "accuracy": 0.5}, ("accuracy", 0.5, True, "{:.2%}")),
+        (
+            {"score": {"name": "accuracy", "value": 0.9, "higher_is_better": True}},
+            ("accuracy", 0.9, True, "{:.2%}"),
+        ),
+        (
+            {"score": {"name": "loss", "value": 0.2, "higher_is_better": False}},
+            ("loss", 0.2, False, "{:.6g}"),
+        ),
+        (
+            {"score": {"name": "loss", "value": 2, "higher_is_better": False, "form": "{.real}"}},
+            ("loss", 2, False, "{:.6g}"),
+        ),
+    ],
+)
+def test_scores_of_older_runs_and_forms_that_are_none_are_read(changes, score, tmp_path):
+    folder = edit(write_run(tmp_path / "run"), "result.json", **changes)
+    (record,), _ = read_runs([folder])
+    assert record.score == score and record.figures[score[0]] == score[1]
 
 
 def test_inner_bits_leave_out_the_first_and_the_last_layer(tmp_path):
@@ -118,8 +135,19 @@ def test_the_results_of_this_repository_are_all_read():
         (lambda run: edit(run, "result.json", eval_split="gone"), "has no eval_split; run its"),
         (lambda run: edit(run, "result.json", cost={}), "has no cost.model_bytes"),
         (lambda run: edit(run, "result.json", bits=None), "has no bits.weights.fractional"),
-        (lambda run: edit(run, "result.json", accuracy="NaN"), "accuracy in result.json must be a"),
-        (lambda run: edit(run, "result.json", accuracy=90.1), "must be in [0, 1], got 90.1"),
+        (lambda run: edit(run, "result.json", score={}), "result.json has no name"),
+        (
+            lambda run: edit(run, "result.json", score={**PERPLEXITY, "value": "Infinity"}),
+            "score.value in result.json must be a finite number, got 'Infinity'",
+        ),
+        (
+            lambda run: edit(run, "result.json", score={**PERPLEXITY, "higher_is_better": 0}),
+            "result.json has no score.higher_is_better",
+        ),
+        (
+            lambda run: edit(run, "result.json", score="gone", accuracy=90.1),
+            "must be in [0, 1], got 90.1",
+        ),
         (lambda run: edit(run, "result.json", seed=True), "seed in result.json must be a finite"),
         (lambda run: edit(run, "result.json", method=3), "method in result.json must be text"),
         (lambda run: edit(run, "result.json", stages={"a": 1}), "result.json has no stages"),

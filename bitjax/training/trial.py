@@ -1,0 +1,116 @@
+"""Tries a task on shapes before any work: what is wrong with it, or with a model, is one line."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitjax.data import DatasetLike
+from bitjax.frameworks.linen import Quantized
+from bitjax.frameworks.shapes import one_key, shapes_of
+from bitjax.training.task import Preprocess, Task
+from bitjax.variables import STATS
+
+Guard = Callable[[str], AbstractContextManager[None]]
+_EXAMPLES = 2
+
+
+def _plainly(argument: str) -> AbstractContextManager[None]:
+    """What a user wrote raises what it raises."""
+    del argument
+    return contextlib.nullcontext()
+
+
+def try_task(
+    task: Task,
+    model: Any,
+    dataset: DatasetLike,
+    preprocess: Preprocess,
+    guard: Guard = _plainly,
+) -> None:
+    """Traces a model's calls and what the task makes of them; a ValueError says what is wrong."""
+    # `guard` is around what a user wrote, the argument `model` or `task`.
+    specs = dict(dataset.specs(_EXAMPLES))
+    args, kwargs = input_shapes(task, dataset, preprocess, guard)
+    net = Quantized(model)
+    with guard("model"):
+        shapes = shapes_of(net, *(net.as_training(args, kwargs) or (args, kwargs)))
+        outputs = _outputs(net, shapes, args, kwargs)
+        trained = _outputs(net, shapes, args, kwargs, train=True)
+    if task.check is not None:
+        task.check(outputs, specs, dataset)
+    masked = {**specs, "mask": jax.ShapeDtypeStruct((_EXAMPLES,), np.float32)}
+    with guard("task"):
+        loss = jax.eval_shape(task.loss, trained, specs)
+    _check_scalars("loss", {"loss": loss})
+    with guard("task"):
+        sums = jax.eval_shape(task.sums, outputs, masked)
+    _check_scalars("sums", sums)
+    with guard("task"):
+        figures = jax.eval_shape(task.figures, sums)
+    _check_scalars("figures", figures)
+    if lacks := [name for name in ("loss", task.score) if name not in figures]:
+        raise ValueError(f"`task` must give the figure {lacks[0]!r}, got {sorted(figures)}.")
+
+
+def input_shapes(
+    task: Task, dataset: DatasetLike, preprocess: Preprocess, guard: Guard = _plainly
+) -> tuple[tuple, dict[str, Any]]:
+    """The shapes of what a model is called with for two examples."""
+    specs, given = dict(dataset.specs(_EXAMPLES)), []
+
+    def inputs(batch):
+        given[:] = [task.inputs(preprocess, None, batch)]
+        return [x for x in jax.tree.leaves(given[0]) if hasattr(x, "shape")]
+
+    try:
+        with guard("task"):
+            shapes = iter(jax.eval_shape(inputs, specs))
+    except (KeyError, ValueError) as error:
+        cause = error if isinstance(error, KeyError) else error.__cause__
+        if isinstance(cause, KeyError) and cause.args[:1] and cause.args[0] not in specs:
+            raise ValueError(
+                f"`task` {task.name!r} reads {cause.args[0]!r} of a batch, and {dataset.name!r} "
+                f"gives {', '.join(specs)}: choose a task for such data."
+            ) from cause
+        raise
+    (pair,) = given
+    if not (isinstance(pair, tuple) and [type(x) for x in pair] == [tuple, dict]):
+        raise ValueError(
+            "`task` must give (args, kwargs) of the model's call by `inputs`, a tuple and a dict, "
+            f"got {type(pair).__name__}."
+        )
+    if others := [x for x in jax.tree.leaves(pair) if not hasattr(x, "shape")]:
+        raise ValueError(
+            f"`task` must give arrays by `inputs`, got {others[0]!r}: make it a field of the model."
+        )
+    return jax.tree.map(lambda _: next(shapes), pair)
+
+
+def _outputs(net: Quantized, variables: Any, args: tuple, kwargs: dict, **train: bool) -> Any:
+    """The shapes of what the model gives, as training or evaluation calls it."""
+
+    def call(variables, args, kwargs):
+        mutable = [name for name in (*variables, STATS) if name != "params"] if train else False
+        rngs = one_key() if train else None
+        return net.apply(variables, *args, rngs=rngs, mutable=mutable, **kwargs, **train)
+
+    found = jax.eval_shape(call, variables, args, kwargs)
+    return found[0] if train else found
+
+
+def _check_scalars(what: str, found: Any) -> None:
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"`task` must give a dict of scalars by `{what}`, got {type(found).__name__}."
+        )
+    for name, leaf in found.items():
+        if leaf.shape != () or not jnp.issubdtype(leaf.dtype, jnp.number):
+            raise ValueError(
+                f"`task` must give scalars by `{what}`, got {leaf.dtype} of shape {leaf.shape} for "
+                f"{name!r}."
+            )
