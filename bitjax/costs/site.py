@@ -15,8 +15,8 @@ class SiteCost(NamedTuple):
       filters: output channels of the layer; of a cache the elements of one token.
       source: the first site that reads the same tensor; a tensor is stored once.
       layer: path of the site's layer.
-      role: `kernel` or `input`; of a product of two activations `left` and `right`; of what enters a
-        cache `cache`.
+      role: `kernel` or `input`; of a product of two activations `left` and `right`; `cache` of what
+        enters one.
       count: number of layers with this name: the length of a scan over parameters, else 1.
       partner: the site of the cache that the layer multiplies this tensor by; else empty.
     """

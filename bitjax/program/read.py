@@ -15,6 +15,7 @@ from bitjax.program.macs import bodies_of, has, macs_of, multiplies, total_of
 from bitjax.program.masks import masks
 from bitjax.program.naming import layers_of, prefixes, scope_of
 from bitjax.program.operands import (
+    is_lookup,
     kernel_among,
     kernel_of,
     leaving,
@@ -173,12 +174,11 @@ class _Reader:
         kinds = [body.kinds[i] for i in op.ins]
         if multiplies(op.eqn):
             self._multiply(body, op, kinds[:2], around)
-        elif op.name == "gather" and kinds[0].leaves and kinds[1].what == "data":
-            table = body.avals[op.ins[0]]
-            if jnp.issubdtype(table.dtype, jnp.floating):
-                labels = ["k"] + ["c"] * (table.ndim - 1)
-                kernel = self._kernel(body, op, 0, labels, around)
-                self._found(op, "lookup", kernel.site.layer, {0: kernel}, 0, around)
+        elif op.name == "gather" and is_lookup(body, op):
+            labels = ["k"] + ["c"] * (body.avals[op.ins[0]].ndim - 1)
+            kernel = self._kernel(body, op, 0, labels, around)
+            self._found(op, "lookup", kernel.site.layer, {0: kernel}, 0, around)
+            body.kinds[op.outs[0]] = DATA  # also where no data choose the rows
         elif self.sums and op.name == "add" and all(kind.what == "data" for kind in kinds):
             self._sum(body, op, around)
         elif mark := mark_of(body, op):

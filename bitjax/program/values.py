@@ -8,7 +8,8 @@ from bitjax.quantizers.base import Axes
 
 # Parts of a parameter's path that name no layer of their own: `conv1/kernel` belongs to `conv1`.
 KERNEL_NAMES = ("kernel", "weight", "w")
-LEAF_NAMES = (*KERNEL_NAMES, "embedding")
+TABLE_NAME = "embedding"
+LEAF_NAMES = (*KERNEL_NAMES, TABLE_NAME)
 
 
 UNKNOWN = -1
