@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # float weights: a run folder, an Orbax checkpoint, .safetensors or .npz
 
     config.data = ConfigDict()
-    config.data.name = ""  # digits, cifar10, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH
+    # digits, cifar10, fashion_mnist, tfds:NAME, folder:PATH, npz:PATH, tokens:PATH or text:PATH
+    config.data.name = ""
     config.data.root = ""  # folder of local files; BITJAX_DATA if empty, for tfds: TFDS_DATA_DIR
     config.data.batch_size = 128
     config.data.eval_batch_size = 500
@@ -23,6 +24,10 @@ def get_config() -> ConfigDict:
     config.data.splits = ()  # of tfds: sets, train and test, e.g. ("train[:90%]", "train[90%:]")
     config.data.validation = 0  # training examples held out, the same ones every time
     config.data.eval_split = "test"  # test, or validation while choosing hyper-parameters
+    config.data.eval_limit = 0  # evaluation examples, the first ones; 0: all
+    config.data.context = 0  # tokens of an example of tokens: and text: sets; 0: 512
+    config.data.marker = 1  # the token that begins a document of a tokens: set; -1: there is none
+    config.data.form = ""  # documents or windows; documents if empty and there is a marker
     config.data.mean = ()  # of value / max_value; the data set's own if empty
     config.data.std = ()
 

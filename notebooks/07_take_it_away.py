@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bitjax as bj
-from bitjax.data import load
+from bitjax.data import digits as load_digits
 from bitjax.export.graph import graph_of
 from bitjax.export.interpreter import interpret
 from bitjax.methods import full_precision, lsq
@@ -48,7 +48,7 @@ away = Path(tempfile.mkdtemp())  # what this notebook writes
 # powers of two, so that hardware rescales by shifts. The last convolution has fewer bits.
 
 # %%
-digits = load("digits")._replace(mean=(0.0,), std=(1.0,))
+digits = load_digits()._replace(mean=(0.0,), std=(1.0,))
 settings = Settings(batch_size=64)
 float_work = make_work(
     full_precision(steps=150, learning_rate=0.1), SmallCNN(width=8), digits, settings=settings

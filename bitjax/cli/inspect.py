@@ -16,12 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from bitjax.cli.arguments import Parser, a_folder
-from bitjax.data import train_batch
-from bitjax.diagnostics.doctor import doctor
 from bitjax.diagnostics.findings import doctor_report
 from bitjax.diagnostics.vitals import vitals
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import probe
+from bitjax.launch.check import batch_to_look_at, examine
 from bitjax.launch.finished import load_run
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of, own_figures
 from bitjax.report.files import lines_of
@@ -38,10 +37,8 @@ class _SiteLook(NamedTuple):
 def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, _SiteLook], str]:
     """Runs the final model of a run on one training batch."""
     work, model, variables = load_run(record.folder)
-    stage = work.method.stages[-1]
-    size = min(batch_size, work.dataset.num_train)
-    batch = train_batch(work.dataset, size, 0, work.settings.seed)
-    x, labels = work.preprocess(None, jnp.asarray(batch["image"])), jnp.asarray(batch["label"])
+    batch = batch_to_look_at(work, batch_size)
+    args, kwargs = work.inputs(None, batch)
 
     def on_layer(seen):
         found = {}
@@ -52,17 +49,19 @@ def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, _SiteLook
             found[seen.site(role)] = jnp.stack([jnp.mean(own.saturated), jnp.mean(x_hat == 0)])
         return found
 
-    def look(variables, x):
-        seen = probe(model, variables, (x,), {}, on_layer)
+    def look(variables, args, kwargs):
+        seen = probe(model, variables, args, kwargs, on_layer)
         return [found for _, found in seen.records]
 
-    outcome = jit_arrays(look, variables, x, **compile_quickly())
+    outcome = jit_arrays(look, variables, args, kwargs, **compile_quickly())
     looks = {
         site: _SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
         for found in jax.device_get(outcome)
         for site, pair in found.items()
     }
-    return looks, doctor_report(doctor(model, variables, x, labels=labels)) if stage.rules else ""
+    if not model.rules:
+        return looks, ""
+    return looks, doctor_report(examine(work, model, variables, batch))
 
 
 def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:

@@ -22,3 +22,6 @@ from bitjax.data.registry import is_known as is_known
 from bitjax.data.registry import load as load
 from bitjax.data.split import held_out as held_out
 from bitjax.data.stream import StreamedDataset as StreamedDataset
+from bitjax.data.token_files import decode as decode
+from bitjax.data.token_streams import token_dataset as token_dataset
+from bitjax.data.tokens import TokenDataset as TokenDataset

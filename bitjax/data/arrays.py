@@ -96,6 +96,15 @@ class Dataset(NamedTuple):
         """The first `count` evaluation examples."""
         return {"image": self.eval_images[:count], "label": self.eval_labels[:count]}
 
+    def first(self, train: int | None, evaluation: int | None) -> "Dataset":
+        """The data with at most so many training and evaluation examples, the first ones."""
+        return self._replace(
+            images=self.images[:train],
+            labels=self.labels[:train],
+            eval_images=self.eval_images[:evaluation],
+            eval_labels=self.eval_labels[:evaluation],
+        )
+
     def identity(self) -> dict[str, Any]:
         """Its form, its labels and its pixels, or the files that they are from."""
         content = self.origin or sample(self.images, self.eval_images)

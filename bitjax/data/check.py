@@ -7,11 +7,13 @@ from bitjax.data.arrays import Dataset
 from bitjax.data.examples import DatasetLike
 from bitjax.data.pipeline import DATASET
 from bitjax.data.stream import StreamedDataset
+from bitjax.data.tokens import TokenDataset
 
 PIXELS = (
     "give bytes: (255 * x).round().astype('uint8') of pixels in [0, 1], x.astype('uint8') of "
     "whole numbers"
 )
+TOKENS = "give whole numbers from 0, a stream of one axis: x.astype('uint16')"
 LABELS = "give a class each: y.argmax(-1) of one-hot rows, y.astype('int32') of whole numbers"
 
 
@@ -24,7 +26,7 @@ def check_dataset(dataset: DatasetLike) -> None:
         read.
 
     Raises:
-      ValueError: If a shape, a dtype, a label, a pixel or a statistic is not as promised.
+      ValueError: If a shape, a dtype, a label, a pixel, a statistic or a token is not as promised.
 
     Example:
       >>> from bitjax.data import load
@@ -37,6 +39,8 @@ def check_dataset(dataset: DatasetLike) -> None:
         check_labels(dataset)
     if isinstance(dataset, Dataset | StreamedDataset):
         _check_moments(dataset)
+    if isinstance(dataset, TokenDataset):
+        _check_tokens(dataset)
 
 
 def _check_moments(dataset: Dataset | StreamedDataset) -> None:
@@ -101,3 +105,44 @@ def _check_images(dataset: Dataset, name: str) -> None:
                 f"`{prefix}images` of {name} must be at most {dataset.max_value}, "
                 f"got {images.max()}; correct `max_value`."
             )
+
+
+def _check_tokens(dataset: TokenDataset) -> None:
+    name, marker = dataset.name, dataset.marker
+    if dataset.form not in (("windows",) if marker is None else ("documents", "windows")):
+        raise ValueError(
+            f"`form` of {name} must be 'windows', or 'documents' where there is a marker, got "
+            f"{dataset.form!r} with the marker {marker}."
+        )
+    if dataset.context < 2:
+        raise ValueError(f"`context` of {name} must be at least 2, got {dataset.context}.")
+    for prefix in ("", "eval_"):
+        tokens, spans = getattr(dataset, f"{prefix}tokens"), getattr(dataset, f"{prefix}spans")
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise ValueError(
+                f"`{prefix}tokens` of {name} must be integers [N], got {tokens.dtype} "
+                f"{tokens.shape}; {TOKENS}."
+            )
+        right = spans.ndim == 2 and spans.shape[1] == 2 and spans.dtype == np.int64
+        if not right or (len(spans) and not _are_parts(spans, len(tokens))):
+            raise ValueError(
+                f"`{prefix}spans` of {name} must be int64 [K, 2], parts of {len(tokens)} tokens in "
+                f"order, got {spans.dtype} {spans.shape}; let `token_dataset` find them."
+            )
+        # `token_dataset`, which says where tokens are from, has looked at every one.
+        if (
+            not dataset.origin
+            and len(tokens)
+            and not 0 <= tokens.min() <= tokens.max() < (dataset.vocabulary)
+        ):
+            raise ValueError(
+                f"`{prefix}tokens` of {name} must be in [0, {dataset.vocabulary}), got "
+                f"[{tokens.min()}, {tokens.max()}]."
+            )
+
+
+def _are_parts(spans: np.ndarray, length: int) -> bool:
+    """Whether spans are not empty, do not overlap, and end within so many tokens."""
+    edges = spans.reshape(-1)
+    inner = (spans[:, 0] < spans[:, 1]).all() and (spans[1:, 0] >= spans[:-1, 1]).all()
+    return bool(inner and edges[0] >= 0 and edges[-1] <= length)

@@ -1,6 +1,6 @@
 """What every data set is to the pipeline: named, counted, and giving examples by their index."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -10,52 +10,48 @@ Batch = dict[str, np.ndarray]
 
 @runtime_checkable
 class DatasetLike(Protocol):
-    """A value that goes where a data set goes; what it holds is its own affair."""
+    """A value that goes where a data set goes; what it holds is its own affair.
 
-    @property
-    def name(self) -> str:
-        """The data set's name."""
-        ...
+    Attributes:
+      name: The data set's name.
+      eval_split: Name of the evaluation split: 'test', 'validation', ...
+      origin: What identifies the files that the examples are read from; '' where nothing does.
+      task: What it is for, unless a run says otherwise: 'classification' or 'next_token'.
+      num_train: Number of training examples, the same in every epoch.
+      num_eval: Number of evaluation examples.
+      threads: In how many threads examples are read one by one; 0 reads a batch at once.
+      fixed: Whether a training example is the same in every epoch, and may stay on a device.
+      about: What a reader of a result should know of the data, as JSON.
+    """
 
-    @property
-    def eval_split(self) -> str:
-        """Name of the evaluation split: 'test', 'validation', ..."""
-        ...
+    if TYPE_CHECKING:  # whether a value is one must not compute its properties
 
-    @property
-    def origin(self) -> str:
-        """What identifies the files that the examples are read from; '' where nothing does."""
-        ...
+        @property
+        def name(self) -> str: ...
 
-    @property
-    def task(self) -> str:
-        """What it is for, unless a run says otherwise: 'classification' or 'next_token'."""
-        ...
+        @property
+        def eval_split(self) -> str: ...
 
-    @property
-    def num_train(self) -> int:
-        """Number of training examples, the same in every epoch."""
-        ...
+        @property
+        def origin(self) -> str: ...
 
-    @property
-    def num_eval(self) -> int:
-        """Number of evaluation examples."""
-        ...
+        @property
+        def task(self) -> str: ...
 
-    @property
-    def threads(self) -> int:
-        """In how many threads examples are read one by one; 0 reads a batch at once."""
-        ...
+        @property
+        def num_train(self) -> int: ...
 
-    @property
-    def fixed(self) -> bool:
-        """Whether a training example is the same in every epoch, and may stay on a device."""
-        ...
+        @property
+        def num_eval(self) -> int: ...
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What a reader of a result should know of the data, as JSON."""
-        ...
+        @property
+        def threads(self) -> int: ...
+
+        @property
+        def fixed(self) -> bool: ...
+
+        @property
+        def about(self) -> dict[str, Any]: ...
 
     def specs(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a batch of `count` examples, the mask left out."""

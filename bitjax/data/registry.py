@@ -20,17 +20,20 @@ from bitjax.data.digits import digits
 from bitjax.data.files import cifar10, fashion_mnist
 from bitjax.data.folder import open_folder
 from bitjax.data.npz import npz
-from bitjax.data.records import Source
 from bitjax.data.split import VALIDATION_SEED, held_out
 from bitjax.data.stream import StreamedDataset
 from bitjax.data.tfds import open_tfds
+from bitjax.data.token_files import MARKER, load_tokens
+from bitjax.data.token_streams import FORMS
+from bitjax.data.tokens import TokenDataset
 
 SOURCES: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "cifar10": cifar10,
     "fashion_mnist": fashion_mnist,
 }
-KINDS = ("tfds", "folder", "npz")  # tfds:NAME, folder:PATH, npz:PATH
+KINDS = ("tfds", "folder", "npz", "tokens", "text")  # tfds:NAME, the others with a path
+_ENCODED, _TEXTS = ("tfds", "folder"), ("tokens", "text")
 
 
 def is_known(name: str) -> bool:
@@ -50,11 +53,15 @@ def is_known(name: str) -> bool:
     validation=integer(0),
     eval_split=choice("test", "validation"),
     limit=either(NONE, integer(1)),
+    eval_limit=integer(0),
     train=SWITCH,
     image_size=integer(0, 2**15),
     augmentation=choice(*AUGMENTATIONS),
     splits=several(TEXT),
     memory_limit=integer(0, 2**62),
+    context=integer(0, 2**24),
+    marker=integer(-1),
+    form=choice(*FORMS),
 )
 def load(
     name: str,
@@ -63,12 +70,16 @@ def load(
     validation: int = 0,
     eval_split: str = "test",
     limit: int | None = None,
+    eval_limit: int = 0,
     train: bool = True,
     image_size: int = 0,
     augmentation: str = "none",
     splits: Sequence[str] = (),
     memory_limit: int = MEMORY_LIMIT,
-) -> Dataset | StreamedDataset:
+    context: int = 0,
+    marker: int = MARKER,
+    form: str = "",
+) -> Dataset | StreamedDataset | TokenDataset:
     """Load a data set.
 
     The same `validation` always holds out the same examples, equally many of every class. (The
@@ -83,15 +94,18 @@ def load(
     Args:
       name: 'digits' (needs no files), 'cifar10' or 'fashion_mnist' (local files); 'tfds:NAME',
         an image classification of TensorFlow Datasets, prepared; 'folder:PATH', a folder of
-        images for each class; 'npz:PATH', arrays.
+        images for each class; 'npz:PATH', arrays; 'tokens:PATH', an npz file of streams of tokens,
+        'train' and 'test', or an npy file of one; 'text:PATH', the bytes of a file.
       root: The folder that contains the data set's folder. None stands for `$BITJAX_DATA`, for a
-        `tfds:` set `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, for a PATH the working folder.
+        `tfds:` set `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, for a PATH the working folder, and
+        `$BITJAX_DATA` for tokens and texts that are not there.
       validation: How many training examples to hold out.
       eval_split: The split to evaluate. 'test' is the set's test split, or the validation split of
         a set that has no (labelled) test split. 'validation' is what `validation` holds out, or
         the set's own if that is 0.
       limit: Keep at most this many training and this many evaluation examples, the first ones;
         for trials. None: all.
+      eval_limit: Keep at most this many evaluation examples, the first ones; 0: all.
       train: False leaves the training images empty, and reads fewer files.
       image_size: Height and width of the images of a `tfds:` or `folder:` set in a batch. 0 keeps
         the set's own shape, or takes 224 where images differ in theirs.
@@ -100,6 +114,11 @@ def load(
         device and change nothing here.
       splits: The training and the evaluation split of a `tfds:` set in TFDS's language.
       memory_limit: Bytes of pixels above which a `tfds:` or `folder:` set is streamed.
+      context: Tokens of an example of `tokens:` or `text:`; 0 stands for 512.
+      marker: The token of a `tokens:` set that begins a document; -1: there is none. The bytes of a
+        `text:` have none unless another than 1 is given.
+      form: 'documents' or 'windows', see `token_dataset`; '' takes documents where there is a
+        marker.
 
     Returns:
       The data. The mean and the standard deviation are those of the whole training set,
@@ -118,55 +137,91 @@ def load(
     if not is_known(name):
         raise ValueError(
             f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
-            "'folder:PATH' or 'npz:PATH'."
+            "'folder:PATH', 'npz:PATH', 'tokens:PATH' or 'text:PATH'."
         )
-    if splits and kind != "tfds":
-        raise ValueError(
-            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
-        )
-    if kind not in ("tfds", "folder"):
-        _check_arrays(name, image_size, augmentation)
-        dataset = _arrays(name, root, train, validation, eval_split)
+    _check_keys(name, kind, image_size, augmentation, splits, (context, marker, form))
+    split = {"validation": validation, "eval_split": eval_split}
+    if kind in _TEXTS:
+        dataset = load_tokens(name, root, context=context, marker=marker, form=form, **split)
+    elif kind in _ENCODED:
+        wanted = {"image_size": image_size, "augmentation": augmentation}
+        dataset = _decoded(name, root, splits, memory_limit, **wanted, **split)
     else:
-        source = _open(name, root, splits)
-        evaluation = evaluation_split(name, source.splits, validation, eval_split)
-        _check_validation(name, validation, len(source.splits["train"]))
-        if fits_memory(source, evaluation, image_size, augmentation, memory_limit):
-            dataset = in_memory(source, evaluation)
-        else:
-            stream = streamed(source, evaluation, validation, image_size, augmentation)
-            stream = stream._replace(
-                train=stream.train.subset(slice(limit if train else 0)),
-                evaluation=stream.evaluation.subset(slice(limit)),
-            )
-            check_dataset(stream)
-            return stream
-    if validation and len(dataset.labels):
-        _check_validation(name, validation, len(dataset.labels))
-        dataset = _hold_out(dataset, validation, eval_split)
-    kept = slice(limit)
-    trained = kept if train else slice(0)
-    dataset = dataset._replace(
-        images=dataset.images[trained],
-        labels=dataset.labels[trained],
-        eval_images=dataset.eval_images[kept],
-        eval_labels=dataset.eval_labels[kept],
-    )
+        dataset = _arrays(name, root, train, **split)
+    dataset = dataset.first(limit if train else 0, min(limit or 2**31, eval_limit or 2**31))
     check_dataset(dataset)
     return dataset
 
 
-def _check_arrays(name: str, image_size: int, augmentation: str) -> None:
-    """Refuses what only encoded images can do."""
-    if image_size:
+def _check_keys(
+    name: str,
+    kind: str,
+    image_size: int,
+    augmentation: str,
+    splits: Sequence[str],
+    of_tokens: tuple[int, int, str],
+) -> None:
+    """Refuses keys of another kind of data, which would do nothing."""
+    encoded = "tfds: and folder: sets"
+    if splits and kind != "tfds":
         raise ValueError(
-            f"`image_size` is for tfds: and folder: sets, got {image_size} for {name}; leave it 0."
+            f"`splits` is for tfds: sets, got {tuple(splits)} for {name}; leave it empty."
         )
-    if augmentation == RANDOM_CROP:
+    if image_size and kind not in _ENCODED:
+        raise ValueError(f"`image_size` is for {encoded}, got {image_size} for {name}; leave it 0.")
+    if kind in _TEXTS and augmentation != "none":
         raise ValueError(
-            f"`augmentation` {RANDOM_CROP!r} is for tfds: and folder: sets, got it for {name}; "
-            "use 'crop_flip'."
+            f"`augmentation` is for images, got {augmentation!r} for {name}; leave it 'none'."
         )
+    if augmentation == RANDOM_CROP and kind not in _ENCODED:
+        raise ValueError(
+            f"`augmentation` {RANDOM_CROP!r} is for {encoded}, got it for {name}; use 'crop_flip'."
+        )
+    usual = {"context": 0, "marker": MARKER, "form": ""}
+    for (key, default), given in zip(usual.items(), of_tokens, strict=True):
+        if kind not in _TEXTS and given != default:
+            raise ValueError(
+                f"`{key}` is for tokens: and text: sets, got {given!r} for {name}; leave it "
+                f"{default!r}."
+            )
+
+
+def _arrays(
+    name: str, root: str | Path | None, train: bool, validation: int, eval_split: str
+) -> Dataset:
+    """A data set that is arrays from the start."""
+    if name in SOURCES:
+        evaluation_split(name, ("train", "test"), validation, eval_split)
+        needed = {"train": train or eval_split == "validation", "test": eval_split == "test"}
+        dataset = SOURCES[name](root, splits=[split for split, is_ in needed.items() if is_])
+    else:
+        dataset = npz(name, _path(name, root))
+        there = ("train", "test") if dataset.num_eval else ("train",)
+        evaluation_split(name, there, validation, eval_split)
+    return _hold_out(dataset, validation, eval_split)
+
+
+def _decoded(
+    name: str,
+    root: str | Path | None,
+    splits: Sequence[str],
+    memory_limit: int,
+    *,
+    image_size: int,
+    augmentation: str,
+    validation: int,
+    eval_split: str,
+) -> Dataset | StreamedDataset:
+    """A data set of encoded images, decoded now where they fit into memory."""
+    if name.startswith("tfds:"):
+        source = open_tfds(name.removeprefix("tfds:"), root, splits=splits)
+    else:
+        source = open_folder(name, _path(name, root))
+    evaluation = evaluation_split(name, source.splits, validation, eval_split)
+    _check_validation(name, validation, len(source.splits["train"]))
+    if fits_memory(source, evaluation, image_size, augmentation, memory_limit):
+        return _hold_out(in_memory(source, evaluation), validation, eval_split)
+    return streamed(source, evaluation, validation, image_size, augmentation)
 
 
 def _check_validation(name: str, validation: int, count: int) -> None:
@@ -177,32 +232,15 @@ def _check_validation(name: str, validation: int, count: int) -> None:
         )
 
 
-def _arrays(
-    name: str, root: str | Path | None, train: bool, validation: int, eval_split: str
-) -> Dataset:
-    """A data set that is arrays from the start."""
-    if name in SOURCES:
-        evaluation_split(name, ("train", "test"), validation, eval_split)
-        needed = {"train": train or eval_split == "validation", "test": eval_split == "test"}
-        return SOURCES[name](root, splits=[split for split, is_ in needed.items() if is_])
-    dataset = npz(name, _path(name, root))
-    there = ("train", "test") if dataset.num_eval else ("train",)
-    evaluation_split(name, there, validation, eval_split)
-    return dataset
-
-
-def _open(name: str, root: str | Path | None, splits: Sequence[str]) -> Source:
-    if name.startswith("tfds:"):
-        return open_tfds(name.removeprefix("tfds:"), root, splits=splits)
-    return open_folder(name, _path(name, root))
-
-
 def _path(name: str, root: str | Path | None) -> Path:
     # Not Path's, which raises a RuntimeError where it does not know a user.
     return Path(root or "", os.path.expanduser(name.partition(":")[2]))
 
 
 def _hold_out(dataset: Dataset, validation: int, eval_split: str) -> Dataset:
+    if not validation or not len(dataset.labels):  # they may not have been read
+        return dataset
+    _check_validation(dataset.name, validation, len(dataset.labels))
     mask = held_out(dataset.labels, validation, dataset.num_classes, VALIDATION_SEED)
     if eval_split == "validation":
         dataset = dataset._replace(

@@ -110,6 +110,13 @@ class StreamedDataset(NamedTuple):
         """The first `count` evaluation examples."""
         return self.eval_examples(np.arange(min(count, self.num_eval)))
 
+    def first(self, train: int | None, evaluation: int | None) -> "StreamedDataset":
+        """The data with at most so many training and evaluation examples, the first ones."""
+        return self._replace(
+            train=self.train.subset(slice(train)),
+            evaluation=self.evaluation.subset(slice(evaluation)),
+        )
+
     def identity(self) -> dict[str, Any]:
         """Its form, the labels that are known, and its files."""
         labels = (self.train.labels, self.evaluation.labels)

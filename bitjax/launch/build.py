@@ -128,8 +128,8 @@ def check_config(config: Mapping[str, Any]) -> methods.Method:
 def _check_data_name(spec: Mapping[str, Any]) -> None:
     if not data.is_known(spec["name"]):
         raise ValueError(
-            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH' "
-            f"or 'npz:PATH', got {shown(spec['name'])}."
+            f"config.data.name must be one of {sorted(data.SOURCES)}, 'tfds:NAME', 'folder:PATH', "
+            f"'npz:PATH', 'tokens:PATH' or 'text:PATH', got {shown(spec['name'])}."
         )
 
 
@@ -147,6 +147,10 @@ def build_data(config: Mapping[str, Any]) -> data.DatasetLike:
             image_size=spec["image_size"],
             augmentation=spec["augmentation"],
             splits=spec["splits"],
+            eval_limit=spec["eval_limit"],
+            context=spec["context"],
+            marker=spec["marker"],
+            form=spec["form"],
         )
         dataset = _with_moments(dataset, spec)
         data.check_dataset(dataset)

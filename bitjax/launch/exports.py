@@ -24,8 +24,8 @@ from bitjax.extras import extra
 from bitjax.files.writing import unwritten
 from bitjax.launch.finished import load_run
 from bitjax.runs.exports import LISTED, read_listed
-from bitjax.runs.files import Unfit
-from bitjax.runs.folder import config_hash, take_folder
+from bitjax.runs.files import Unfit, read_object
+from bitjax.runs.folder import take_folder
 from bitjax.runs.records import read_run
 from bitjax.runs.rows import write_json
 from bitjax.training.ending import about_model
@@ -82,12 +82,10 @@ def find_source(path: str | os.PathLike) -> Source:
         raise ValueError(f"{path} {error}.") from None
     run = load_run(path)
     args, kwargs = run.work.input_shapes()
-    facts = {
-        "name": record.name,
-        "seed": record.seed,
-        "config_hash": config_hash(record.settings),
-        "score": record.score._asdict(),
-    }
+    # As the run has them, perhaps of another version: the export is known to be its own by them.
+    result = read_object(path / "result.json")
+    facts = {"name": record.name, "seed": record.seed}
+    facts |= {key: result[key] for key in ("config_hash", "score") if key in result}
     about = about_model(run.work, record.commit)
     return Source(path, run.deployed(), args, kwargs, about, run.work, facts)
 
@@ -168,11 +166,14 @@ def _evaluation(work: Work, count: int) -> Iterator[tuple[tuple, dict, np.ndarra
 
 
 def _noise(source: Source, count: int) -> Iterator[tuple[tuple, dict, np.ndarray]]:
-    shape, size = source.args[0].shape[1:], _batch_size(count)
+    (like,), size = source.args, _batch_size(count)
     for i, begin in enumerate(range(0, count, size)):
-        n = min(size, count - begin)
-        x = jax.random.normal(jax.random.key(i), (n, *shape), jnp.float32)
-        yield (x.astype(source.args[0].dtype),), {}, np.full(n, -1)
+        n, key = min(size, count - begin), jax.random.key(i)
+        if jnp.issubdtype(like.dtype, jnp.integer):
+            x = jax.random.randint(key, (n, *like.shape[1:]), 0, source.about.get("vocabulary", 2))
+        else:
+            x = jax.random.normal(key, (n, *like.shape[1:]), jnp.float32)
+        yield (x.astype(like.dtype),), {}, np.full(n, -1)
 
 
 def told(check: ExportCheck, labels: np.ndarray) -> dict[str, Any]:

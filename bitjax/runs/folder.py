@@ -22,7 +22,14 @@ from bitjax.runs.rows import write_json
 
 # Keys that came after folders of runs were first kept, by their defaults. A config that leaves them
 # so is the same as one that lacks them, and has the same hash.
-LATER: dict[str, Any] = {"sums": False, "task.name": ""}
+LATER: dict[str, Any] = {
+    "sums": False,
+    "task.name": "",
+    "data.eval_limit": 0,
+    "data.context": 0,
+    "data.marker": 1,
+    "data.form": "",
+}
 
 _FILES = ("config.json", "result.json")
 # What a run leaves once it has begun, beside its checkpoints.

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from bitjax.export.deploy import Deployed
 from bitjax.export.packed import save_packed
 from bitjax.files.reading import one_line
-from bitjax.training.task import TASKS
 from bitjax.training.work import Variables, Work
 
 MODEL = "model.safetensors"  # in a run's folder
@@ -43,11 +42,9 @@ def write_model(folder: Path, work: Work, end: Ending, commit: str) -> dict[str,
 
 def about_model(work: Work, commit: str) -> dict[str, Any]:
     """What a packed file says of a run's model."""
-    found = {**work.dataset.about, "task": work.task.name, "commit": commit}
-    for name, key in (("num_classes", "classes"), ("vocabulary", "vocabulary")):
-        if work.task.name in TASKS and hasattr(work.dataset, name):
-            found[key] = getattr(work.dataset, name)
-    return found
+    data: Any = work.dataset
+    classes = {"classes": data.num_classes} if work.task.name == "classification" else {}
+    return {**data.about, "task": work.task.name, "commit": commit, **classes}
 
 
 class Figures:

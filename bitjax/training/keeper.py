@@ -192,6 +192,8 @@ class Keeper:
         about = {
             "method": work.method.name,
             "data": work.dataset.name,
+            "task": task.name,
+            "about_data": work.dataset.about,
             "eval_split": work.dataset.eval_split,
             "seed": work.settings.seed,
             **work.facts,

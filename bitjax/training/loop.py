@@ -178,7 +178,8 @@ class Loop:
         state = place.put_state(state)
         data = resident(self.first.dataset, place, settings.device_data_mb)
         title = stage.name if self.group is None else f"{stage.name} x {len(names)}"
-        progress.stage(title, stage.steps, done=done)
+        task = self.first.task
+        progress.stage(title, stage.steps, done=done, forms={task.score: task.form})
         began = time.monotonic()
         steps = range(offset + done, offset + stage.steps)
         seeds = [self.works[name].settings.seed for name in names] if self.group else ()

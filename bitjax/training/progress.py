@@ -1,13 +1,14 @@
 """Shows how far a run is: a bar on a terminal, lines in a log."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import rich.console
 import rich.progress
 
-_FORMATS = {"loss": "{:.4g}", "accuracy": "{:.2%}", "perplexity": "{:.4g}", "bits": "{:.2f}"}
+_LOSS, _BITS = {"loss": "{:.4g}"}, {"bits": "{:.2f}"}
 
 
 class Progress:
@@ -35,13 +36,20 @@ class Progress:
         self._name = ""
         self._steps = self._done = self._first = 0
         self._values: dict[str, Any] = {}
+        self._forms: dict[str, str] = {}
         self._started: float | None = None  # when the stage's first step was done
         self._shown_at = time.monotonic()
         self._shown_step = 0
 
-    def stage(self, name: str, steps: int, *, done: int = 0) -> None:
-        """Begins a stage of `steps` steps, of which a resumed run has `done` behind it."""
+    def stage(
+        self, name: str, steps: int, *, done: int = 0, forms: Mapping[str, str] | None = None
+    ) -> None:
+        """Begins a stage of `steps` steps, of which a resumed run has `done` behind it.
+
+        `forms` are the formats of figures that are shown beside the loss and the bits.
+        """
         self._finish()
+        self._forms = {**_LOSS, **(forms or {}), **_BITS}
         self._name, self._steps, self._done, self._first = name, steps, done, done
         self._values = {}
         # The first line of a log comes after `every` seconds too, not at the first step.
@@ -55,13 +63,13 @@ class Progress:
         if self._started is None:  # the first step compiles: the pace is that of the others
             self._first, self._started = step, time.monotonic()
         self._done = step
-        self._values |= {name: value for name, value in values.items() if name in _FORMATS}
+        self._values |= {name: value for name, value in values.items() if name in self._forms}
         if time.monotonic() - self._shown_at >= self._every:
             self._show()
 
     def _text(self) -> str:
         parts = [f"{self._done}/{self._steps}"]
-        for name, form in _FORMATS.items():
+        for name, form in self._forms.items():
             if name in self._values:
                 value = np.asarray(self._values[name])
                 finite = value[np.isfinite(value)] if value.ndim else value

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,18 +27,13 @@ def _plainly(argument: str) -> AbstractContextManager[None]:
 
 def try_task(
     task: Task,
-    model: nn.Module,
+    model: Any,
     dataset: DatasetLike,
     preprocess: Preprocess,
     guard: Guard = _plainly,
 ) -> None:
-    """Traces a model's evaluation and training call, and all that the task makes of them.
-
-    `guard` is around what a user wrote, the argument `model` or `task`. Nothing is computed.
-
-    Raises:
-      ValueError: one line that begins with `task` or `model`.
-    """
+    """Traces a model's calls and what the task makes of them; a ValueError says what is wrong."""
+    # `guard` is around what a user wrote, the argument `model` or `task`.
     specs = dict(dataset.specs(_EXAMPLES))
     args, kwargs = input_shapes(task, dataset, preprocess, guard)
     net = Quantized(model)

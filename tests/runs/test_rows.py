@@ -171,7 +171,7 @@ def test_a_log_gets_one_plain_line_per_stage_when_stages_are_short():
 
 def test_a_log_gets_lines_no_closer_than_asked_for():
     def run(progress):
-        progress.stage("slow", steps=1000)
+        progress.stage("slow", steps=1000, forms={"accuracy": "{:.2%}"})
         start = time.monotonic()
         step = 0
         while time.monotonic() - start < 0.5:
@@ -230,10 +230,10 @@ def test_a_terminal_gets_a_bar_with_the_same_values():
     with Progress(console=console) as progress:
         progress.stage("learn_bits", steps=2)
         progress.update(1, loss=0.5)
-        progress.update(2, loss=0.25, accuracy=0.9, bits=3.0)
-        progress.stage("fine_tune", steps=2)
+        progress.update(2, loss=0.25, perplexity=3.79216, bits=3.0, other=1.0)
+        progress.stage("fine_tune", steps=2, forms={"perplexity": "{:.4f}"})
     last = stream.getvalue().split("learn_bits")[-1]
-    assert "2/2  loss 0.25  accuracy 90.00%  bits 3.00" in last
+    assert "2/2  loss 0.25  perplexity 3.7922  bits 3.00" in last
     assert "━" in last
 
 

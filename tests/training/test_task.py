@@ -55,7 +55,8 @@ def test_a_score_of_which_less_is_better_is_kept_reported_and_not_called_accurac
     rows = read_rows(tmp_path / "metrics.jsonl")
     seen = {row["step"]: row["eval_rmse"] for row in rows if "eval_rmse" in row}
     seen[6] = result["stages"][-1]["rmse"]
-    assert result["score"] == {"name": "rmse", "value": seen[6], "higher_is_better": False}
+    score = {"name": "rmse", "value": seen[6], "higher_is_better": False, "form": "{:.4g}"}
+    assert result["score"] == score and result["task"] == "regression"
     assert "accuracy" not in result and "test rmse" in capsys.readouterr().out
     assert json.loads((tmp_path / "result.json").read_text())["score"] == result["score"]
     with Checkpoints(tmp_path / "best") as best:
