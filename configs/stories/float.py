@@ -1,4 +1,4 @@
-"""The published 260 k-parameter Llama on TinyStories, evaluated: the start of this folder's configs.
+"""The published 260 k-parameter Llama on TinyStories, evaluated: where this folder's configs start.
 
 The figure is the perplexity of the first 120 test documents, each alone, its first 512 tokens.
 Expected: 3.7922 (by an independent program). Command (20 s on 2 cores):
