@@ -19,6 +19,7 @@ def get_config(steps="0"):
     config.init_from = "stories/llama_260k.npz"
     config.data.name = "tokens:stories/tokens.npz"
     config.data.context = 512
+    config.data.train_context = 256  # attention costs a quarter
     config.data.eval_limit = 120
     config.data.batch_size = 8
     config.data.eval_batch_size = 8
