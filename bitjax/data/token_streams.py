@@ -36,7 +36,7 @@ class _Seen(NamedTuple):
     form=choice(*FORMS),
     vocabulary=integer(0),
     pieces=several(TEXT),
-    eval_split=TEXT,
+    eval_split=choice("test", "validation"),
 )
 def token_dataset(
     name: str,
@@ -94,7 +94,7 @@ def token_dataset(
         )
     streams = {"train": train}
     if evaluation is not None:
-        streams[eval_split] = evaluation
+        streams["evaluation"] = evaluation
     seen = {split: _look(name, split, each, marker) for split, each in streams.items()}
     vocabulary = vocabulary or len(pieces) or max(s.high for s in seen.values()) + 1
     _check_vocabulary(name, vocabulary, seen, pieces)
@@ -108,7 +108,7 @@ def token_dataset(
         raise ValueError(
             f"`marker` of {name} must be one of the {vocabulary} tokens, got {marker}."
         )
-    length = len(streams["train"])
+    length = len(train)
     if form == "windows" and length < context:
         raise ValueError(
             f"`train` of {name} has {length} tokens, fewer than a window of {context}; set "
@@ -116,10 +116,10 @@ def token_dataset(
         )
     return TokenDataset(
         name=name,
-        tokens=streams["train"],
-        eval_tokens=streams.get(eval_split, streams["train"][:0]),
+        tokens=train,
+        eval_tokens=streams.get("evaluation", train[:0]),
         spans=spans["train"],
-        eval_spans=spans.get(eval_split, np.zeros((0, 2), np.int64)),
+        eval_spans=spans.get("evaluation", np.zeros((0, 2), np.int64)),
         vocabulary=vocabulary,
         context=context,
         marker=marker,

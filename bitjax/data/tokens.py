@@ -148,7 +148,7 @@ class TokenDataset(NamedTuple):
             "context": self.context,
             "vocabulary": self.vocabulary,
             "marker": self.marker,
-            "labels": sample(self.spans, self.eval_spans),
+            "spans": sample(self.spans, self.eval_spans),
             "content": self.origin or sample(self.tokens, self.eval_tokens),
         }
 

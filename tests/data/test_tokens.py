@@ -232,7 +232,10 @@ STREAM = np.array([1, 5, 6, 1, 7])
         ({"train": STREAM + 2**40}, r"must be tokens in \[0, 2\*\*31\), got 1099511627783; give"),
         ({"train": STREAM[None]}, r"`train` of own must be integers \[N\], got int64 \(1, 5\)"),
         ({"train": STREAM[:0]}, "`train` of own is an empty stream; leave it out, or give"),
-        ({"evaluation": STREAM[:0]}, "`test` of own is an empty stream; leave it out, or give"),
+        (
+            {"evaluation": STREAM[:0]},
+            "`evaluation` of own is an empty stream; leave it out, or give",
+        ),
         ({"vocabulary": 7}, "`train` of own has the token 7, beyond the vocabulary of 7; give"),
         ({"pieces": ("a",) * 7}, "`train` of own has the token 7, beyond the vocabulary of 7"),
         ({"pieces": ("a",) * 9, "vocabulary": 8}, "`pieces` of own must be the text of each of"),
@@ -293,6 +296,9 @@ def test_tokens_are_text_again():
     assert decode(data, np.array([2, 1, 2, 1])) == " once\nonce\n"
     assert decode(data, np.array([4, 7])) == "\ufffd ünicode…"
     assert decode(data, np.zeros(0, int)) == ""
+    for wrong in (np.zeros((1, 2), int), np.ones(2)):
+        with pytest.raises(ValueError, match=r"`tokens` must be integers \[N\], got"):
+            decode(data, wrong)
     for wrong in (-1, 8):
         with pytest.raises(ValueError, match=rf"`tokens` must be in \[0, 8\), got {wrong}"):
             decode(data, np.array([2, wrong]))

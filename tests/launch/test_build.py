@@ -60,6 +60,11 @@ PRUNING = {"name": "bitpruning", "steps": 10}
 PLANES = {"name": "bottleneck", "float_steps": 5, "steps": 5}
 CODES = {"name": "tsq", "code_steps": 5, "fine_tune_steps": 5}
 TERNARY = ((".*/kernel", {"name": "ternary", "fit": "stored"}),)
+TEXT = {
+    "data__name": f"text:{__file__}",
+    "data__validation": 1,
+    "data__eval_split": "validation",
+}
 BUDGET = {"metric": "bits", "limit": 4.0}
 WRONG = {
     "unknown method": (
@@ -122,6 +127,22 @@ WRONG = {
     "too much held out": (
         {"data__validation": 5000},
         "config.data.validation must be less than the 1437 .*got 5000",
+    ),
+    "a key of tokens for images": (
+        {"data__context": 64},
+        "config.data.context is for tokens: and text: sets, got 64 for digits; leave it 0",
+    ),
+    "a key of images for tokens": (
+        {**TEXT, "data__mean": (0.5,)},
+        "config.data.mean must be empty, no images are there, for 'text:",
+    ),
+    "an augmentation for tokens": (
+        {**TEXT, "data__augmentation": "shift"},
+        "config.data.augmentation is for images, got 'shift' for text:",
+    ),
+    "a context that scores nothing": (
+        {**TEXT, "data__context": 1},
+        "config.data.context must be at least 2, got 1",
     ),
     "unknown augmentation": (
         {"data__augmentation": "flip"},
