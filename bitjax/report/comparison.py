@@ -171,13 +171,13 @@ def comparable(run: RunRecord) -> str:
     kept = {k: v for k, v in model.items() if k not in _TRAINING_ONLY}
     settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(kept.items()))
     data = run.settings["data"]
-    held_out = data.get("validation", 0)
-    split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
-    if limit := data.get("eval_limit"):
-        split = f"first {_plain(limit)} {split}"
+    split, limit = run.eval_split, data.get("eval_limit")
+    first = f"first {_plain(limit)} " if limit else ""
+    if split == "validation":
+        split = f"{'of ' if limit else ''}{data.get('validation', 0)} {split}"
     own = {key: data.get(key, usual) for key, usual in _TOKENS.items()}
     cut = [f", {key} {_plain(value)}" for key, value in own.items() if value != _TOKENS[key]]
-    return f"{name}({settings}) on {run.data}, {split} examples{''.join(cut)}"
+    return f"{name}({settings}) on {run.data}, {first}{split} examples{''.join(cut)}"
 
 
 def _rows(runs: Sequence[RunRecord]) -> list[Row]:
