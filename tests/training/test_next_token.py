@@ -146,6 +146,10 @@ BROKEN = {
         {"score": "bleu"},
         r"`task` must give the figure 'bleu', got \['bits_per_token', 'loss', 'perplexity', 'token",
     ),
+    "a taken name": (
+        {"figures": lambda sums: {**next_token().figures(sums), "bits": sums["loss"]}},
+        "`task` must name its figures otherwise than 'bits': results have that already",
+    ),
     "inputs": (
         {"inputs": lambda preprocess, key, batch: batch["tokens"]},
         r"`task` must give \(args, kwargs\) of the model's call by `inputs`, a tuple and a dict",
