@@ -186,6 +186,9 @@ def _totals(model, variables, costs):
         f"BOPs              {against(lambda b: cost.bops(b, costs), _metric)}",
         f"MACs              {_metric(cost.macs(costs))} (like activations and BOPs, per example)",
     ]
+    if any(weight.role == "cache" for weight in costs.values()):
+        tokens = against(lambda b: cost.cache_bytes(mine if b else whole, costs), _bytes)
+        lines.append(f"cache             {tokens}, per token")
     return ["", *lines]
 
 

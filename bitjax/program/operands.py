@@ -213,10 +213,10 @@ def sources_of(body: Body, number: int) -> frozenset[int]:
 
 
 def scope_from_kernels(body: Body, op: Op) -> str:
-    """The common path of the layers that a product of two data arrays comes from."""
+    """The common path of the layers that a product of two data arrays, or a mark, comes from."""
     parents = []
-    for position in (0, 1):
-        for i in sources_of(body, op.ins[position]):
+    for number in op.ins[:2]:
+        for i in sources_of(body, number):
             maker: Any = body.makers.get(i)
             if maker is not None and maker.product is not None:
                 parents.append(_parent(maker.product.layer))

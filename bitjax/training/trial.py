@@ -74,8 +74,8 @@ def input_shapes(
         cause = error if isinstance(error, KeyError) else error.__cause__
         if isinstance(cause, KeyError) and cause.args[:1] and cause.args[0] not in specs:
             raise ValueError(
-                f"`task` {task.name!r} reads {cause.args[0]!r} of a batch, and {dataset.name!r} "
-                f"gives {', '.join(specs)}: choose a task for such data."
+                f"`task` reads {cause.args[0]!r} of a batch, and {dataset.name!r} gives "
+                f"{', '.join(specs)}: choose a task for such data."
             ) from cause
         raise
     (pair,) = given
