@@ -148,7 +148,9 @@ def test_a_cache_takes_memory_by_prompts_and_length(count, length):
     cache = empty_cache(LLAMA, drawn(LLAMA), count, length)
     arrays = [x for x in jax.tree.leaves(cache) if x.ndim]
     # Keys and values of 2 heads of 2 channels each, in float32.
-    assert sum(x.nbytes for x in arrays) == count * length * 2 * 2 * 2 * 4
+    a_token = 2 * 2 * 2 * 4
+    assert sum(x.nbytes for x in arrays) == count * length * a_token
+    assert bj.cache_bytes({}, bj.site_costs(LLAMA, PROMPTS)) == a_token
 
 
 @pytest.mark.parametrize(
