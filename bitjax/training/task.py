@@ -29,8 +29,8 @@ class Task(NamedTuple):
       form: format of the score for people, such as `{:.2%}`.
       check: `(outputs, batch, dataset)`, a ValueError where the outputs' shapes do not go with the
         data; both are given as `jax.ShapeDtypeStruct`s. None checks nothing.
-      positions: `(batch) -> [n, positions]`, how much each position of an example counts where
-        layers are solved from what they read; 0 of padding. None: all count alike.
+      weights: `(batch) -> array` that says how much each prediction counts, of the outputs' shape
+        without classes; a teacher is listened to there. None: all count alike.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Task(NamedTuple):
     higher_is_better: bool = True
     form: str = "{:.4g}"
     check: Callable[[Any, Batch, Any], None] | None = None
-    positions: Callable[[Batch], jax.Array] | None = None
+    weights: Callable[[Batch], jax.Array] | None = None
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -129,13 +129,9 @@ def next_token() -> Task:
         higher_is_better=False,
         form="{:.4f}",
         check=_check_vocabulary,
-        positions=_positions,
+        # The last token's logits predict nothing that is there.
+        weights=lambda batch: jnp.roll(batch["scored"], -1, axis=1).at[:, -1].set(0.0),
     )
-
-
-def _positions(batch: Batch) -> jax.Array:
-    """1 where what the model gives is judged: in front of a token that counts."""
-    return jnp.pad(batch["scored"][:, 1:], ((0, 0), (0, 1)))
 
 
 def _predicted(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:

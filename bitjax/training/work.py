@@ -89,12 +89,12 @@ class Work(NamedTuple):
 
     def weights(self, count: int, augment: bool) -> Iterator[Any]:
         """How much each position of the same examples counts, where the task tells."""
-        positions = self.task.positions
-        assert positions is not None, "the task tells"
+        weights = self.task.weights
+        assert weights is not None, "the task tells"
         size = self.settings.batch_size
         batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
         with contextlib.closing(batches):
-            yield from map(positions, batches)
+            yield from map(weights, batches)
 
     def calibration_batch(self) -> Any:
         """The training examples on which new ranges are fitted, as the model takes them."""
@@ -156,7 +156,7 @@ class Work(NamedTuple):
             costs=self.costs,
             key=jax.random.fold_in(self.key, 0x57A6E + index),
             log=log,
-            weights=self.weights if self.task.positions else None,
+            weights=self.weights if self.task.weights else None,
         )
 
     def train_step(self, index: int) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
