@@ -44,7 +44,10 @@ def sampler(
     per_example: int,
     added: bool = False,
 ) -> Take:
-    """Patches of the layers' input in `model`, and the outputs of the same layers in `teacher`."""
+    """Patches of the layers' input in `model`, and the outputs of the same layers in `teacher`.
+
+    Without a teacher there are no outputs.
+    """
     # The model's inputs are those that the layers compute with, after quantization; several layers
     # read the same. Both networks are read at the same places, drawn anew for each key,
     # `per_example` of each example. `kwargs` are those of all batches, beside those of `inputs`.
@@ -83,8 +86,10 @@ def sampler(
 
         first, *_ = layers
         x = joined(read(model, variables, inputs, key, [first], patches), first)
-        wanted = read(teacher, teacher_variables, inputs, key, layers, outputs)
-        z = [joined(wanted, layer) for layer in layers]
+        z = []
+        if teacher is not None:
+            wanted = read(teacher, teacher_variables, inputs, key, layers, outputs)
+            z = [joined(wanted, layer) for layer in layers]
         weight = owed = None
         if weights is not None:
             weight = joined(read(model, variables, inputs, key, [first], weighed), first, 0)

@@ -154,7 +154,7 @@ def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Co
     groups, filters, _ = kernels[0].shape
     biases = [layer.bias(teacher) for layer in layers]
     take = sampler(
-        source, float_model, [plan.layer for plan in plans], kwargs,
+        source, float_model if lost > 0 else None, [plan.layer for plan in plans], kwargs,
         per_example=settings.positions, added=added,
     )  # fmt: skip
 
@@ -171,7 +171,8 @@ def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Co
                     targets = [targets[0] + owed]
             if lost < 1:
                 own = [_outputs(x, w, b) for w, b in zip(kernels, biases, strict=True)]
-                targets = [z + (1 - lost) * (o - z) for z, o in zip(targets, own, strict=True)]
+                pairs = zip(targets or own, own, strict=True)
+                targets = [z + (1 - lost) * (o - z) for z, o in pairs]
             yield x, jnp.concatenate(targets, axis=2), found.weight_T
 
     return collect(taken(), resident=resident, judged=settings.start == "best")

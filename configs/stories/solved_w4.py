@@ -16,6 +16,7 @@ def get_config(variant="", bits=4):
     if variant not in ("", "gptq"):
         raise ValueError(f"behind the config's name comes `gptq` or nothing, got {variant!r}")
     config = float_config()
+    config.data.train_context = 0  # all of the 512 tokens that are evaluated
     config.method = {"name": "solved", "calibration_batches": 12, "positions": 512, "ridge": 0.3}
     if variant:
         config.method = {**config.method, **GPTQ}
