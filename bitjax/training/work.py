@@ -87,6 +87,15 @@ class Work(NamedTuple):
                 key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
                 yield augmented(key, batch) if augment else plain(batch)
 
+    def weights(self, count: int, augment: bool) -> Iterator[Any]:
+        """How much each position of the same examples counts, where the task tells."""
+        weights = self.task.weights
+        assert weights is not None, "the task tells"
+        size = self.settings.batch_size
+        batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
+        with contextlib.closing(batches):
+            yield from map(weights, batches)
+
     def calibration_batch(self) -> Any:
         """The training examples on which new ranges are fitted, as the model takes them."""
         size = min(self.settings.calibration_size, self.dataset.num_train)
@@ -147,6 +156,7 @@ class Work(NamedTuple):
             costs=self.costs,
             key=jax.random.fold_in(self.key, 0x57A6E + index),
             log=log,
+            weights=self.weights if self.task.weights else None,
         )
 
     def train_step(self, index: int) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

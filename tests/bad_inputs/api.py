@@ -132,6 +132,7 @@ def method_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "bitpruning": (methods.bitpruning, trained),
         "bottleneck": (methods.bottleneck, {"rules": PLANES}),
         "tsq": (methods.tsq, {"rules": STORED, "code_steps": 10}),
+        "solved": (methods.solved, {"rules": STORED}),
         "recipe.distillation": (recipe.distillation, {}),
         "optimizers.sgd": (optimizers.sgd, {}),
         "optimizers.adam": (optimizers.adam, {}),
@@ -164,6 +165,10 @@ def solver_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
             solvers.fit_codes,
             {"gram_NxN": gram, "cross_MxN": cross, "energy_M": energy, "grid_G": grid,
              "start_MxN": start},
+        ),
+        "solvers.gptq_codes": (
+            solvers.gptq_codes,
+            {"gram_NxN": gram, "filters_MxN": w, "grid_G": grid, "scale_M": np.ones(2)},
         ),
         "solvers.fit_output_codes": (
             solvers.fit_output_codes,
@@ -240,7 +245,8 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "solve_layers": (
             lambda **given: bj.solve_layers(**given),
             {"model": the["stored"], "variables": the["stored_variables"], "batches": [x],
-             "bits": None, "layers": ".*", "kwargs": None, "log": None, **settings},
+             "bits": None, "layers": ".*", "kwargs": None, "weights": None, "log": None,
+             **settings},
         ),
         "accelerators.speedup": (
             accelerators.speedup, {"rule": accelerators.stripes, "layers": [layer]}
