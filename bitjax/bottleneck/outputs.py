@@ -72,7 +72,9 @@ class Judge(NamedTuple):
         """The distance at these variables."""
         self.seen[0] += 1
         found = jax.device_get([self.sums(variables, batch) for batch in self.batches])
-        distance, weight = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
+        distance, weight = (
+            sum(float(part) for part in parts) for parts in zip(*found, strict=True)
+        )
         if not np.isfinite(distance) or not weight > 0:
             raise ValueError(
                 f"the distance from the float network is {distance:g} over weights of {weight:g}: "
@@ -89,6 +91,12 @@ def judges(
     distance: Distance,
 ) -> list[Judge]:
     """A judge of each part, a list of batches with weights; one program for all bits."""
+
+    parts = [list(part) for part in parts]
+    for part in parts:
+        given = [w for _, w in part if w is not None]
+        if given and not sum(float(np.sum(w)) for w in given) > 0:
+            raise ValueError("`weights` must count a prediction in both parts of the batches.")
 
     def outputs(net, variables, inputs):
         asked = net.ask(variables, *as_call(inputs, kwargs), rngs=one_key())
