@@ -41,12 +41,16 @@ def load_tokens(
     validation: int,
     eval_split: str,
     context: int,
+    train_context: int,
     marker: int,
     form: str,
 ) -> TokenDataset:
     """The tokens of tokens:PATH, or the bytes of text:FILE; arguments as of `load`."""
     kind, _, rest = name.partition(":")
     path = _find(rest, root)
+    if not os.path.exists(path):
+        remedy = "give its path from here, from config.data.root or from BITJAX_DATA"
+        raise MissingError(path, "is missing", remedy)
     streams = _bytes_of_text(path) if kind == "text" else _tokens_of(path)
     evaluation = evaluation_split(printable(name), tuple(streams.splits), validation, eval_split)
     # No byte begins the documents of a text, unless another than the default is named.
@@ -56,6 +60,7 @@ def load_tokens(
         streams.splits["train"],
         None if evaluation == "train" else streams.splits[evaluation],
         context=context,
+        train_context=train_context,
         marker=None if none else marker,
         form=form,
         vocabulary=streams.vocabulary,
@@ -76,14 +81,9 @@ def _find(path: str, root: str | os.PathLike | None) -> Path:
 
 def _tokens_of(path: Path) -> Streams:
     """The streams of an npz or npy file of tokens."""
-    try:
-        is_npz = path.suffix != ".npy"
-        there = npz_names(path, _FORM) if is_npz else ()
-    except MissingError:
-        remedy = "give the path of one, from here, from config.data.root or from BITJAX_DATA"
-        raise MissingError(path, "is missing", remedy) from None
-    if not is_npz:
+    if path.suffix == ".npy":
         return _named(path, Streams({"train": npy_array(path, _FORM)}), None)
+    there = npz_names(path, _FORM)
     if "train" not in there:
         raise FileError(path, f"holds {sorted(there)}", _FORM)
     splits = {split: npz_array(path, split, _FORM) for split in SPLITS if split in there}
@@ -93,7 +93,7 @@ def _tokens_of(path: Path) -> Streams:
 
 def _bytes_of_text(path: Path) -> Streams:
     """The bytes of a file as tokens."""
-    content = bytes_array(path, "give the path of a text, from here or from config.data.root")
+    content = bytes_array(path)
     return Streams({"train": content}, 256, tuple(map(chr, range(256))))
 
 
@@ -146,7 +146,10 @@ def decode(dataset: TokenDataset, tokens: np.ndarray) -> str:
             f"`dataset` {dataset.name} knows no text of its tokens; put vocabulary.json beside its "
             "file, or give `pieces`."
         )
-    numbers = np.asarray(tokens).reshape(-1).tolist()
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError(f"`tokens` must be integers [N], got {tokens.dtype} {tokens.shape}.")
+    numbers = tokens.tolist()
     if numbers and not 0 <= min(numbers) <= max(numbers) < len(dataset.pieces):
         wrong = min(numbers) if min(numbers) < 0 else max(numbers)
         raise ValueError(f"`tokens` must be in [0, {len(dataset.pieces)}), got {wrong}.")

@@ -32,11 +32,12 @@ class _Seen(NamedTuple):
     train=_STREAM,
     evaluation=either(NONE, _STREAM),
     context=integer(0, 2**24),
+    train_context=integer(0, 2**24),
     marker=either(NONE, integer(0)),
     form=choice(*FORMS),
     vocabulary=integer(0),
     pieces=several(TEXT),
-    eval_split=TEXT,
+    eval_split=choice("test", "validation"),
 )
 def token_dataset(
     name: str,
@@ -44,6 +45,7 @@ def token_dataset(
     evaluation: np.ndarray | None = None,
     *,
     context: int = CONTEXT,
+    train_context: int = 0,
     marker: int | None = None,
     form: str = "",
     vocabulary: int = 0,
@@ -62,6 +64,7 @@ def token_dataset(
         used, after one pass that looks at every token.
       evaluation: [U] integers, the evaluation stream; None: there is none.
       context: Tokens of an example, at least 2; 0 stands for 512.
+      train_context: Tokens of a training example, 2 to `context`; 0 stands for `context`.
       marker: The token that begins every document; None: there is none.
       form: 'documents', 'windows', or '' for documents where there is a marker.
       vocabulary: How many tokens there are; 0: as many as `pieces`, or one more than the largest.
@@ -84,8 +87,13 @@ def token_dataset(
       ([[9, 6, 7]], [[0.0, 1.0, 1.0]])
     """
     context = context or CONTEXT
-    if context < 2:
-        raise ValueError("`context` must be at least 2, got 1: a first token has no score.")
+    train_context = train_context or context
+    if not 2 <= train_context <= context:
+        raise ValueError(
+            f"`context` must be at least 2, got {context}: a first token has no score."
+            if context < 2
+            else f"`train_context` must be in [2, {context}], got {train_context}."
+        )
     form = form or ("windows" if marker is None else "documents")
     if form == "documents" and marker is None:
         raise ValueError(
@@ -94,7 +102,7 @@ def token_dataset(
         )
     streams = {"train": train}
     if evaluation is not None:
-        streams[eval_split] = evaluation
+        streams["evaluation"] = evaluation
     seen = {split: _look(name, split, each, marker) for split, each in streams.items()}
     vocabulary = vocabulary or len(pieces) or max(s.high for s in seen.values()) + 1
     _check_vocabulary(name, vocabulary, seen, pieces)
@@ -108,20 +116,21 @@ def token_dataset(
         raise ValueError(
             f"`marker` of {name} must be one of the {vocabulary} tokens, got {marker}."
         )
-    length = len(streams["train"])
-    if form == "windows" and length < context:
+    length = len(train)
+    if form == "windows" and length < train_context:
         raise ValueError(
-            f"`train` of {name} has {length} tokens, fewer than a window of {context}; set "
+            f"`train` of {name} has {length} tokens, fewer than a window of {train_context}; set "
             f"`context` to at most {length}."
         )
     return TokenDataset(
         name=name,
-        tokens=streams["train"],
-        eval_tokens=streams.get(eval_split, streams["train"][:0]),
+        tokens=train,
+        eval_tokens=streams.get("evaluation", train[:0]),
         spans=spans["train"],
-        eval_spans=spans.get(eval_split, np.zeros((0, 2), np.int64)),
+        eval_spans=spans.get("evaluation", np.zeros((0, 2), np.int64)),
         vocabulary=vocabulary,
         context=context,
+        train_context=train_context,
         marker=marker,
         form=form,
         eval_split=eval_split,

@@ -198,6 +198,7 @@ MOVES = {
     "integer_pow": lambda params, x: x ** params["y"],
     "clamp": lambda params, low, x, high: np.clip(x, low, high),
     "concatenate": lambda params, *x: np.concatenate(x, params["dimension"]),
+    "stack": lambda params, *x: np.stack(x, params["axis"]),
     "pad": lambda params, x, value: _padded(x, value, params["padding_config"]),
     "rev": lambda params, x: np.flip(x, params["dimensions"]),
     "slice": _slice,

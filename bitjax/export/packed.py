@@ -45,6 +45,7 @@ ABOUT = {
     "std": several(number(0, above=True)),
     "max_value": number(0, above=True),
     "classes": either(integer(1), several(TEXT, 1)),
+    "vocabulary": integer(1),
     "task": TEXT,
     "commit": TEXT,
     "notes": mapping(),
@@ -98,9 +99,9 @@ def save_packed(
       *args: positional arguments of the model; of a batch only the shapes count.
       about: what a reader should know of it, by any of these keys. `mean`, `std` and `max_value`
         are of the normalisation (x / max_value - mean) / std. `classes` is their number or their
-        names. `task` and `commit` are texts. `notes` map names to whatever JSON holds.
-        `input_shape` and `input_dtype` are of one example, taken from the first argument if they
-        are not given.
+        names, `vocabulary` the number of tokens. `task` and `commit` are texts. `notes` map names
+        to whatever JSON holds. `input_shape` and `input_dtype` are of one example, taken from the
+        first argument if they are not given.
       **kwargs: keyword arguments of the model.
 
     Returns:

@@ -49,7 +49,8 @@ class Stage(NamedTuple):
       controls: traced state by name: strengths, multipliers, a temperature.
       penalty: `(quant, costs, controls, progress) -> scalar` added to the loss; `progress` is the
         share of the stage's steps that are done.
-      loss: `(task_loss, outputs, teacher_outputs) -> scalar` instead of the task's own loss.
+      loss: `(task_loss, outputs, teacher_outputs, weights) -> scalar` instead of the task's own
+        loss; `weights` say how much each prediction counts, None: all alike.
       teacher: whether `loss` reads the outputs of the float model that the run started from.
       after_step: `(variables, controls, costs, step) -> (variables, controls)`, traced; step counts
         from 1.

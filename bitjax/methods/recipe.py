@@ -118,7 +118,8 @@ def teaching(recipe: Recipe) -> dict[str, Any]:
 def distillation(temperature: float = 1.0, share: float = 1.0) -> Callable[..., jax.Array]:
     """A loss that mixes the float teacher's soft labels with the task's own loss.
 
-    share * T^2 * KL(teacher / T || student / T) + (1 - share) * task loss, mean over examples.
+    share * T^2 * KL(teacher / T || student / T) + (1 - share) * task loss, mean over predictions,
+    weighted by the fourth argument where it is given.
 
     Args:
       temperature: T, above 0.
@@ -132,13 +133,18 @@ def distillation(temperature: float = 1.0, share: float = 1.0) -> Callable[..., 
     Source: Hinton et al., arXiv 1503.02531.
     """
 
-    def loss(task_loss, logits, teacher_logits):
+    def loss(task_loss, logits, teacher_logits, weights=None):
         log_p = jax.nn.log_softmax(teacher_logits / temperature)
         log_q = jax.nn.log_softmax(logits / temperature)
-        soft = jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)) * temperature**2
-        return share * soft + (1.0 - share) * task_loss
+        each = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+        soft = jnp.mean(each) if weights is None else _weighted_mean(each, weights)
+        return share * soft * temperature**2 + (1.0 - share) * task_loss
 
     return loss
+
+
+def _weighted_mean(x, weights):
+    return jnp.sum(x * weights) / jnp.maximum(jnp.sum(weights), 1e-6)
 
 
 def reestimate(rules: Rules, batches: int) -> tuple[Stage, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitjax.export.deploy import Deployed
-from bitjax.export.packed import save_packed
+from bitjax.export.packed import ABOUT, save_packed
 from bitjax.files.reading import one_line
 from bitjax.training.work import Variables, Work
 
@@ -44,7 +44,10 @@ def about_model(work: Work, commit: str) -> dict[str, Any]:
     """What a packed file says of a run's model."""
     data: Any = work.dataset
     classes = {"classes": data.num_classes} if work.task.name == "classification" else {}
-    return {**data.about, "task": work.task.name, "commit": commit, **classes}
+    said = {**data.about, "task": work.task.name, "commit": commit, **classes}
+    notes = {key: value for key, value in said.items() if key not in ABOUT}
+    known = {key: value for key, value in said.items() if key in ABOUT}
+    return {**known, "notes": notes} if notes else known
 
 
 class Figures:

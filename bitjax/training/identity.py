@@ -16,8 +16,17 @@ _COUNTED = {
     "evaluation": "{} evaluation examples",
     "classes": "{} classes",
     "image_shape": "images of shape {}",
+    "form": "tokens as {}",
+    "context": "{} tokens an example",
+    "train_context": "{} tokens a training example",
+    "vocabulary": "a vocabulary of {}",
+    "marker": "documents that begin with {}",
 }
-_NAMED = {"labels": "labels", "content": "names and sizes of files, or pixels"}
+_NAMED = {
+    "labels": "labels",
+    "spans": "documents or parts of the streams",
+    "content": "names and sizes of files, pixels or tokens",
+}
 
 
 def identity(work: Work) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bitjax.training.keeper import Keeper, Position
 from bitjax.training.preemption import Preemption, Stopped
 from bitjax.training.progress import Progress
 from bitjax.training.state import TrainState, variables_of, with_variables
+from bitjax.training.task import ScoreError
 from bitjax.training.work import Variables, Work
 
 
@@ -235,8 +236,14 @@ class Loop:
         self, index: int, step: int, state: TrainState, names: list[str], evaluate: Callable
     ) -> None:
         for name, row in self._rows(names, state).items():
-            if name not in self.failed:
-                figures, keeper = evaluate(variables_of(row)), self.keepers[name]
+            if name in self.failed:
+                continue
+            try:
+                figures = evaluate(variables_of(row))
+            except ScoreError as error:
+                self._fail(name, error)
+            else:
+                keeper = self.keepers[name]
                 keeper.row(step, {f"eval_{key}": value for key, value in figures.items()})
                 keeper.offer(index, step, figures, variables_of(self.place.local(row)))
 
@@ -247,11 +254,13 @@ class Loop:
         for name, row in self._rows(names, state).items():
             if name in self.failed:
                 continue
-            variables[name] = variables_of(row)
-            if index + 1 < len(self.stages):
-                figures = evaluate(variables[name])
-            else:
-                figures = self._end_run(name, variables[name])
+            found, last = variables_of(row), index + 1 == len(self.stages)
+            try:
+                figures = self._end_run(name, found) if last else evaluate(found)
+            except ScoreError as error:
+                self._fail(name, error)
+                continue
+            variables[name] = found
             self.keepers[name].end_stage(index, figures, variables[name])
             what = f"{self.stages[index].name}: {self.first.dataset.eval_split} {task.score}"
             value = task.form.format(figures[task.score])

@@ -127,7 +127,8 @@ def _make_gradient(
             outputs = jax.tree.map(_widened, outputs)
             loss = task.loss(outputs, batch)
             if stage.loss is not None:
-                loss = stage.loss(loss, outputs, soft)
+                counts = task.weights(batch) if task.weights is not None else None
+                loss = stage.loss(loss, outputs, soft, counts)
             extra = jnp.float32(0.0)
             if stage.penalty is not None:
                 extra = stage.penalty(trained[QUANT], costs, state.controls, progress)

@@ -29,6 +29,8 @@ class Task(NamedTuple):
       form: format of the score for people, such as `{:.2%}`.
       check: `(outputs, batch, dataset)`, a ValueError where the outputs' shapes do not go with the
         data; both are given as `jax.ShapeDtypeStruct`s. None checks nothing.
+      weights: `(batch) -> array` that says how much each prediction counts, of the outputs' shape
+        without classes; a teacher is listened to there. None: all count alike.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Task(NamedTuple):
     higher_is_better: bool = True
     form: str = "{:.4g}"
     check: Callable[[Any, Batch, Any], None] | None = None
+    weights: Callable[[Batch], jax.Array] | None = None
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -126,6 +129,8 @@ def next_token() -> Task:
         higher_is_better=False,
         form="{:.4f}",
         check=_check_vocabulary,
+        # The last token's logits predict nothing that is there.
+        weights=lambda batch: jnp.roll(batch["scored"], -1, axis=1).at[:, -1].set(0.0),
     )
 
 

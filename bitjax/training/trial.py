@@ -17,6 +17,11 @@ from bitjax.variables import STATS
 
 Guard = Callable[[str], AbstractContextManager[None]]
 _EXAMPLES = 2
+# What rows of metrics, stages and `result.json` say beside a task's figures.
+_TAKEN = frozenset(
+    "bits task_loss step steps stage stages seconds wall_seconds name status method data task "
+    "about_data eval_split seed score cost files model config budget commit commits device".split()
+)
 
 
 def _plainly(argument: str) -> AbstractContextManager[None]:
@@ -53,6 +58,10 @@ def try_task(
     with guard("task"):
         figures = jax.eval_shape(task.figures, sums)
     _check_scalars("figures", figures)
+    if taken := sorted(_TAKEN & {*figures}):
+        raise ValueError(
+            f"`task` must name its figures otherwise than {taken[0]!r}: results have that already."
+        )
     if lacks := [name for name in ("loss", task.score) if name not in figures]:
         raise ValueError(f"`task` must give the figure {lacks[0]!r}, got {sorted(figures)}.")
 
@@ -74,8 +83,8 @@ def input_shapes(
         cause = error if isinstance(error, KeyError) else error.__cause__
         if isinstance(cause, KeyError) and cause.args[:1] and cause.args[0] not in specs:
             raise ValueError(
-                f"`task` {task.name!r} reads {cause.args[0]!r} of a batch, and {dataset.name!r} "
-                f"gives {', '.join(specs)}: choose a task for such data."
+                f"`task` reads {cause.args[0]!r} of a batch, and {dataset.name!r} gives "
+                f"{', '.join(specs)}: choose a task for such data."
             ) from cause
         raise
     (pair,) = given

@@ -31,6 +31,7 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("allocate", "psnr_loss"): ("-1.0",),
     ("solvers.fit_output_codes", "threshold"): ("-1.0",),
     ("solvers.lasso_path", "mean"): ("-1.0",),
+    ("data.decode", "tokens"): ("array([], dtype=int64)",),  # no text
     # A budget that is none; no strength, no site and no axis; up to the end.
     ("solvers.allocate", "budget"): ("inf",),
     ("solvers.lasso", "strengths_L"): ("array([], dtype=float64)",),
@@ -259,7 +260,8 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
 
 def data_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
     """What makes batches."""
-    digits = data.load("digits")
+    digits, stream = data.load("digits"), np.array([1, 0, 2, 1, 0])
+    tokens = data.token_dataset("own", stream, context=2, pieces=("a", "b", "c"))
     return {
         "data.load": (data.load, {"name": "digits"}),
         "data.batch_indices": (
@@ -279,6 +281,10 @@ def data_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
             held_out, {"labels": digits.labels, "count": 10, "num_classes": 10, "seed": 0}
         ),
         "data.check_dataset": (data.check_dataset, {"dataset": digits}),
+        "data.token_dataset": (
+            data.token_dataset, {"name": "own", "train": stream, "evaluation": stream, "context": 2}
+        ),
+        "data.decode": (data.decode, {"dataset": tokens, "tokens": np.array([1, 0])}),
         "Checkpoints": (Checkpoints, {"folder": "/tmp/none", "keep": 2}),
     }  # fmt: skip
 

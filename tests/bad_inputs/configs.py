@@ -67,7 +67,7 @@ def keys() -> Iterator[Case]:
         for value in wrong_values(key.split(".")[-1], annotation, right):
             call = functools.partial(build, **{key.replace(".", "__"): value})
             yield Case(f"config({key}={shown(value)})", call, (key.split(".")[-1],))
-    for group in ("model", "data", "method"):
+    for group in ("model", "data", "task", "method"):
         for value in (None, 3, "abc", [], [1]):
             yield Case(
                 f"config({group}={shown(value)})",

@@ -94,6 +94,56 @@ def _wrong_arrays(name: str, right: np.ndarray) -> Iterator[tuple[str, np.ndarra
         yield "int16", right.astype(np.int16)
 
 
+def streams() -> dict[str, np.ndarray]:
+    """The arrays of a right file of tokens."""
+    train = np.array([1, 5, 6, 1, 7, 1, 6, 6], np.uint16)
+    return {"train": train, "test": train[:5], "vocabulary": np.array(9)}
+
+
+def _load_tokens(folder: Path, deed: Damage, content: bytes) -> None:
+    path = fresh(folder) / "set.npz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    deed(path)
+    load(f"tokens:{path}")
+
+
+def tokens(folder: Path) -> Iterator[Case]:
+    """Streams of tokens in an npz file."""
+
+    def case(title: str, content: bytes, *names: str, deed: Damage = lambda path: None, **options):
+        return Case(title, functools.partial(_load_tokens, folder, deed, content), names, **options)
+
+    for compressed in (False, True):
+        content = savez(streams(), compressed)
+        yield case(f"tokens({compressed=})", content, good=True)
+        for name, deed in damages(content, flips=30):
+            may = name == "doubled" or "flipped" in name
+            title = f"tokens({compressed=}): {name}"
+            yield case(title, content, "set.npz", deed=deed, may_pass=may)
+    for name, right in streams().items():
+        for said, wrong in _wrong_streams(right):
+            title = f"tokens: {name} is {said}"
+            yield case(title, savez({**streams(), name: wrong}), name, "set.npz")
+    yield case("tokens: without train", savez({"test": streams()["test"]}), "train")
+
+
+def _wrong_streams(right: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    for kind in (np.float32, np.complex64, np.bool_, "M8[s]"):
+        yield f"of {np.dtype(kind)}", right.astype("i8").astype(kind)
+    yield "of objects", right.astype(object)
+    yield "of records", np.zeros(right.shape, [("a", "u1"), ("b", "u1")])
+    yield "of another rank", right[None]
+    yield "negative", right.astype(int) - 2**20
+    yield "huge", right.astype(np.uint64) + 2**40
+    if right.ndim:
+        yield "empty", right[:0]
+        yield "a scalar", right[0]
+        yield "text", right.astype(str)
+        yield "beyond the vocabulary", right + 8
+        yield "without its first marker", right[1:]
+
+
 def _write_folder(root: Path) -> None:
     for split, label in itertools.product(("train", "test"), range(2)):
         place = root / split / f"class{label}"
@@ -238,4 +288,4 @@ def published(folder: Path) -> Iterator[Case]:
             yield Case(title, call, (file,), may_pass=may)
 
 
-SURFACES = {"npz": npz, "folders": folders, "published": published}
+SURFACES = {"npz": npz, "tokens": tokens, "folders": folders, "published": published}

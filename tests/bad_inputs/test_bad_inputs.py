@@ -31,6 +31,7 @@ SURFACES: dict[str, tuple[Callable[[Path], Iterator[Case]], int]] = {
     "config budgets": (_plain(configs.budgets), 45),
     "overrides": (_plain(configs.overrides), 350),
     "data npz": (data_files.npz, 150),
+    "data tokens": (data_files.tokens, 110),
     "data folders": (data_files.folders, 110),
     "data published": (data_files.published, 90),
     "weights files": (weights.files, 400),

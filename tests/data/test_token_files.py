@@ -51,7 +51,7 @@ def test_a_path_is_looked_for_here_and_then_in_the_data_folder(files, monkeypatc
     inner = files / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
-    remedy = "own.npz is missing; give the path of one, from here, from config.data.root or from BI"
+    remedy = "own.npz is missing; give its path from here, from config.data.root or from BIT"
     with pytest.raises(FileNotFoundError, match=remedy):
         load("tokens:own.npz")
     assert load("tokens:own.npz", root=files).num_train == 3
@@ -110,15 +110,15 @@ def test_large_files_are_mapped_and_give_the_same_batches(files, kind, monkeypat
 
 
 def decode_all(data):
-    rows = [batch["tokens"] for batch in eval_batches(data, 2)]
-    return decode(data, np.concatenate(rows)) if data.pieces else np.concatenate(rows).tolist()
+    tokens = np.concatenate([batch["tokens"] for batch in eval_batches(data, 2)]).reshape(-1)
+    return decode(data, tokens) if data.pieces else tokens.tolist()
 
 
 def test_a_text_is_bytes(files):
     (files / "own.txt").write_bytes(b"a line\nand \xc3\xa9\n" * 9)
     data = load("text:own.txt", validation=1, eval_split="validation", context=7)
     assert (data.vocabulary, data.form, data.marker) == (256, "windows", None)
-    shown = decode(data, data.eval_sample(1)["tokens"])
+    shown = decode(data, data.eval_sample(1)["tokens"][0])
     assert len(shown.encode()) >= 7 and shown.replace("\ufffd", "") in "a line\nand é\n" * 9
     lines = load("text:own.txt", validation=1, eval_split="validation", marker=97, context=7)
     assert lines.form == "documents" and lines.num_train == 17
@@ -201,8 +201,11 @@ SPOILT = {
     ),
     "bools": (npz_of(train=TRAIN > 1), r"`train` of .* must be integers \[N\], got bool \(10,\)"),
     "texts": (npz_of(train=TRAIN.astype(str)), r"`train` of .* must be integers \[N\], got <U5"),
-    "no marker": (npz_of(test=TEST[1:]), "`test` of tokens:own.npz must begin with the marker 1"),
-    "empty": (npz_of(test=TEST[:0]), "`test` of tokens:own.npz is an empty stream"),
+    "no marker": (
+        npz_of(test=TEST[1:]),
+        "`evaluation` of tokens:own.npz must begin with the marker 1",
+    ),
+    "empty": (npz_of(test=TEST[:0]), "`evaluation` of tokens:own.npz is an empty stream"),
     "beyond": (npz_of(vocabulary=7), "`train` of tokens:own.npz has the token 7, beyond the voca"),
     "none": (npz_of(vocabulary=0), r"own.npz holds a `vocabulary` of int64 \(\); give the number"),
     "ones": (npz_of(vocabulary=np.ones(3)), r"own.npz holds a `vocabulary` of float64 \(3,\); g"),
@@ -278,7 +281,8 @@ def test_a_mapped_file_is_refused_before_what_is_behind_it_is_shown(files, spoil
         ("tokens:own.npz", {"context": 1}, "`context` must be at least 2, got 1"),
         ("tokens:own.npz", {"validation": 3}, "`validation` must be less than the 3 training docu"),
         ("tokens:own.npz", {"form": "lines"}, "`form` must be one of"),
-        ("text:gone.txt", {}, "gone.txt is missing; give the path of a text"),
+        ("text:gone.txt", {}, "gone.txt is missing; give its path from here"),
+        ("tokens:gone.npy", {}, "gone.npy is missing; give its path from here"),
     ],
 )
 def test_keys_of_another_kind_of_data_are_refused(files, name, options, message):

@@ -232,7 +232,10 @@ STREAM = np.array([1, 5, 6, 1, 7])
         ({"train": STREAM + 2**40}, r"must be tokens in \[0, 2\*\*31\), got 1099511627783; give"),
         ({"train": STREAM[None]}, r"`train` of own must be integers \[N\], got int64 \(1, 5\)"),
         ({"train": STREAM[:0]}, "`train` of own is an empty stream; leave it out, or give"),
-        ({"evaluation": STREAM[:0]}, "`test` of own is an empty stream; leave it out, or give"),
+        (
+            {"evaluation": STREAM[:0]},
+            "`evaluation` of own is an empty stream; leave it out, or give",
+        ),
         ({"vocabulary": 7}, "`train` of own has the token 7, beyond the vocabulary of 7; give"),
         ({"pieces": ("a",) * 7}, "`train` of own has the token 7, beyond the vocabulary of 7"),
         ({"pieces": ("a",) * 9, "vocabulary": 8}, "`pieces` of own must be the text of each of"),
@@ -293,8 +296,22 @@ def test_tokens_are_text_again():
     assert decode(data, np.array([2, 1, 2, 1])) == " once\nonce\n"
     assert decode(data, np.array([4, 7])) == "\ufffd ünicode…"
     assert decode(data, np.zeros(0, int)) == ""
+    for wrong in (np.zeros((1, 2), int), np.ones(2)):
+        with pytest.raises(ValueError, match=r"`tokens` must be integers \[N\], got"):
+            decode(data, wrong)
     for wrong in (-1, 8):
         with pytest.raises(ValueError, match=rf"`tokens` must be in \[0, 8\), got {wrong}"):
             decode(data, np.array([2, wrong]))
     with pytest.raises(ValueError, match="own knows no text of its tokens; put vocabulary.json"):
         decode(data._replace(pieces=()), np.array([2]))
+
+
+@pytest.mark.parametrize("form", ["documents", "windows"])
+def test_training_examples_may_be_shorter_than_those_of_evaluation(form):
+    stream = np.tile(np.array([9, 1, 2, 3, 4, 5]), 4)
+    data = token_dataset("own", stream, stream, context=4, train_context=3, marker=9, form=form)
+    assert train_batch(data, 2, step=0, seed=0)["tokens"].shape == (2, 3)
+    assert data.eval_sample(2)["tokens"].shape == (2, 4) == data.specs(2)["tokens"].shape
+    for wrong in (1, 5):
+        with pytest.raises(ValueError, match=rf"`train_context` must be in \[2, 4\], got {wrong}"):
+            token_dataset("own", stream, context=4, train_context=wrong)

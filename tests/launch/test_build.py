@@ -60,6 +60,11 @@ PRUNING = {"name": "bitpruning", "steps": 10}
 PLANES = {"name": "bottleneck", "float_steps": 5, "steps": 5}
 CODES = {"name": "tsq", "code_steps": 5, "fine_tune_steps": 5}
 TERNARY = ((".*/kernel", {"name": "ternary", "fit": "stored"}),)
+TEXT = {
+    "data__name": f"text:{__file__}",
+    "data__validation": 1,
+    "data__eval_split": "validation",
+}
 BUDGET = {"metric": "bits", "limit": 4.0}
 WRONG = {
     "unknown method": (
@@ -122,6 +127,22 @@ WRONG = {
     "too much held out": (
         {"data__validation": 5000},
         "config.data.validation must be less than the 1437 .*got 5000",
+    ),
+    "a key of tokens for images": (
+        {"data__context": 64},
+        "config.data.context is for tokens: and text: sets, got 64 for digits; leave it 0",
+    ),
+    "a key of images for tokens": (
+        {**TEXT, "data__mean": (0.5,)},
+        "config.data.mean must be empty, no images are there, for 'text:",
+    ),
+    "an augmentation for tokens": (
+        {**TEXT, "data__augmentation": "shift"},
+        "config.data.augmentation is for images, got 'shift' for text:",
+    ),
+    "a context that scores nothing": (
+        {**TEXT, "data__context": 1},
+        "config.data.context must be at least 2, got 1",
     ),
     "unknown augmentation": (
         {"data__augmentation": "flip"},
@@ -529,15 +550,16 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
     rules = build_rules(spec["rules"])
     method = build_method(spec, rules)
     model = make(MODELS, "model", spec["model"])
-    side = SIDES.get(spec["model"]["name"], 32)
+    side, of_tokens = SIDES.get(spec["model"]["name"], 32), bool(spec["data"]["context"])
     image = (8, 8, 1) if spec["data"]["name"] == "digits" else (side, side, 3)
-    x = np.zeros((2, *image), np.float32)
+    x = np.zeros((2, 8), np.int32) if of_tokens else np.zeros((2, *image), np.float32)
     wrap = partial(bj.Quantized, model, sums=spec["sums"])
     sites = bj.site_costs(wrap(), x)
     for chosen_rules in {id(stage.rules): stage.rules for stage in method.stages}.values():
         shapes = jax.eval_shape(wrap(chosen_rules).init, jax.random.PRNGKey(0), x)
         chosen = {site for site in sites if quantizer_of(chosen_rules, site)}
-        if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq"):  # ends stay float
+        # Ends stay float, and of language models what no rule of theirs is for.
+        if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq") and not of_tokens:
             assert chosen == (set(sites) if rules else set())
         assert set(bj.bits_of(shapes)) == chosen
     heading = path.read_text().split('"""')[1]

@@ -200,6 +200,8 @@ def test_distillation_mixes_the_teacher_and_the_labels():
     np.testing.assert_allclose(distillation(share=1.0)(hard, logits, teacher), soft, rtol=1e-6)
     mixed = distillation(share=0.25)(hard, logits, teacher)
     np.testing.assert_allclose(mixed, 0.25 * soft + 0.75 * hard, rtol=1e-6)
+    second = distillation()(hard, logits, teacher, jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(second, jnp.sum((p * (jnp.log(p) - log_q))[1]), rtol=1e-6)
     with pytest.raises(ValueError, match=r"`distill` must be in \[0, 1\], got 2"):
         lsq((), steps=1, distill=2.0)
 

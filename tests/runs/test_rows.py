@@ -228,10 +228,10 @@ def test_a_terminal_gets_a_bar_with_the_same_values():
         file=stream, force_terminal=True, width=100, color_system=None, legacy_windows=False
     )
     with Progress(console=console) as progress:
-        progress.stage("learn_bits", steps=2)
+        progress.stage("learn_bits", steps=2, forms={"perplexity": "{:.4f}"})
         progress.update(1, loss=0.5)
         progress.update(2, loss=0.25, perplexity=3.79216, bits=3.0, other=1.0)
-        progress.stage("fine_tune", steps=2, forms={"perplexity": "{:.4f}"})
+        progress.stage("fine_tune", steps=2)
     last = stream.getvalue().split("learn_bits")[-1]
     assert "2/2  loss 0.25  perplexity 3.7922  bits 3.00" in last
     assert "━" in last
