@@ -26,6 +26,7 @@ from tests.bad_inputs.values import shown, wrong_values
 FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     # A mapping for a penalty that is not added (gamma is 0); a stage checks it with the sites.
     ("bitpruning", "criterion"): ("{}",),
+    ("bitpruning", "start_bits"): ("{'no/such': 1.0}",),  # as is this
     # Decibels above the reference, and codes that begin below 0.
     ("bottleneck", "psnr_loss"): ("-1.0",),
     ("allocate", "psnr_loss"): ("-1.0",),
