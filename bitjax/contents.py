@@ -13,6 +13,7 @@ from bitjax.costs.measures import activation_bytes as activation_bytes
 from bitjax.costs.measures import average_bits as average_bits
 from bitjax.costs.measures import bits_of as bits_of
 from bitjax.costs.measures import bops as bops
+from bitjax.costs.measures import cache_bytes as cache_bytes
 from bitjax.costs.measures import inner_sites as inner_sites
 from bitjax.costs.measures import kernel_bytes as kernel_bytes
 from bitjax.costs.measures import macs as macs

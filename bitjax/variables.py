@@ -35,6 +35,8 @@ def write_site(tree: Mapping[str, Any], site: str, value: Any) -> Any:
 
 def site_name(layer: str, role: str) -> str:
     """The name of a layer's site; a model that is a layer itself has the empty path."""
+    if role == "cache":  # a mark has a name of its own
+        return layer
     return f"{layer}/{role}" if layer else role
 
 

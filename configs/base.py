@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.data.eval_split = "test"  # test, or validation while choosing hyper-parameters
     config.data.eval_limit = 0  # evaluation examples, the first ones; 0: all
     config.data.context = 0  # tokens of an example of tokens: and text: sets; 0: 512
+    config.data.train_context = 0  # tokens of a training example; 0: context
     config.data.marker = 1  # the token that begins a document of a tokens: set; -1: there is none
     config.data.form = ""  # documents or windows; documents if empty and there is a marker
     config.data.mean = ()  # of value / max_value; the data set's own if empty

@@ -12,7 +12,18 @@ from bitjax.bottleneck.curves import GRIDS, rate_curves
 from bitjax.bottleneck.of_sites import site_histograms
 from bitjax.bottleneck.rates import COSTS, RATE, Curve, allocate_rates, check_rate, equal_psnr
 from bitjax.bottleneck.sensitivity import fisher
-from bitjax.checks import FUNCTION, NONE, SWITCH, Allowed, checked, choice, either, integer, number
+from bitjax.checks import (
+    FUNCTION,
+    NONE,
+    SWITCH,
+    Allowed,
+    checked,
+    choice,
+    either,
+    integer,
+    mapping,
+    number,
+)
 from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.frameworks.calibrate import calibrate
 from bitjax.frameworks.costs import costs_with
@@ -46,7 +57,14 @@ ALLOCATE: dict[str, Allowed] = {
 }
 
 
-@checked(variables=VARIABLES, batches=FUNCTION, costs=either(NONE, SITE_COSTS), **ALLOCATE)
+@checked(
+    variables=VARIABLES,
+    batches=FUNCTION,
+    costs=either(NONE, SITE_COSTS),
+    weights=either(NONE, FUNCTION),
+    kwargs=either(NONE, mapping()),
+    **ALLOCATE,
+)
 def allocate(
     model: Quantized,
     variables: Mapping[str, Any],
@@ -61,6 +79,8 @@ def allocate(
     max_bits: int = 8,
     exact: bool = False,
     costs: Costs | None = None,
+    weights: Callable[[], Iterable[Any]] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gives every `bitplane` input the planes and the scale that serve the float network best.
 
@@ -89,6 +109,9 @@ def allocate(
       max_bits: the greatest rate of a site, at most 8.
       exact: whether to find the least loss there is, see `bitjax.solvers.allocate`.
       costs: the costs of the sites, from `site_costs`; measured on the first batch if None.
+      weights: a function that gives, for every batch, what each of its predictions counts in F_l,
+        as `fisher` takes them: 0 for padding.
+      kwargs: keyword arguments of the model, the same for every batch.
 
     Returns:
       The variables with new `bits`, `shift`, `scale` and `coefficients` at these sites; everything
@@ -111,24 +134,26 @@ def allocate(
     Source: Zhou et al., arXiv 2006.05210; the budget over all sites and its weights are ours.
     """
     check_settings(rate, psnr_loss, grid, min_bits, max_bits)
-    net = float_model(model)
+    net, kwargs = float_model(model), dict(kwargs or {})
     floats = floats_of(variables)
     if costs is None:
-        costs = costs_with(net, variables, *as_call(next(iter(batches()))))
+        costs = costs_with(net, variables, *as_call(next(iter(batches())), kwargs))
     planes = check_sites(model.rules, costs, grid, max_bits)
     sites = list(planes)
     chosen = "|".join(map(re.escape, sites))
-    seen = site_histograms(net, floats, batches(), sites=chosen, per_example=grid in PAPER_GRIDS)
+    paper = grid in PAPER_GRIDS
+    seen = site_histograms(net, floats, batches(), sites=chosen, per_example=paper, **kwargs)
     curves = rate_curves(seen, grid=grid, max_bits=max_bits)
     if psnr_loss is not None:
         decibels = _REFERENCE_DB - psnr_loss
         bits = equal_psnr(curves, decibels, min_bits=min_bits, max_bits=max_bits)
     else:
-        weights = None
+        F = None
         if weighting == "fisher" and min_bits < max_bits:
-            weights = fisher(net, floats, batches(), sites=chosen)
+            counts = weights and weights()
+            F = fisher(net, floats, batches(), sites=chosen, weights=counts, **kwargs)
         bits = allocate_rates(
-            curves, costs, rate, weights=weights, cost=cost, min_bits=min_bits,
+            curves, costs, rate, weights=F, cost=cost, min_bits=min_bits,
             max_bits=max_bits, exact=exact,
         ).value  # fmt: skip
     quant = variables[QUANT]
@@ -139,7 +164,7 @@ def allocate(
     stats = found.get(STATS, {})
     solved = [s for s in sites if planes[s].coefficients == "solved"]
     if solved:
-        averages = calibrate(model, found, batches())[STATS]
+        averages = calibrate(model, found, batches(), **kwargs)[STATS]
         for site in solved:
             stats = write_site(stats, site, read_site(averages, site))
         found = solve_coefficients(model, {**found, STATS: stats})

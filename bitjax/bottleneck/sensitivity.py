@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.checks import BATCHES, PATTERN, checked, integer
+from bitjax.bottleneck.outputs import as_weights, logits_of, weighted
+from bitjax.checks import BATCHES, NONE, PATTERN, checked, either, integer
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.calibrate import numbered
 from bitjax.frameworks.call import run
@@ -50,13 +51,20 @@ def _catching() -> Quantizer:
     return identity()._replace(init=init, apply=apply, name="catching")
 
 
-@checked(variables=VARIABLES, batches=BATCHES, sites=PATTERN, seed=integer(0, 2**32 - 1))
+@checked(
+    variables=VARIABLES,
+    batches=BATCHES,
+    sites=PATTERN,
+    weights=either(NONE, BATCHES),
+    seed=integer(0, 2**32 - 1),
+)
 def fisher(
     model: Any,
     variables: Mapping[str, Any],
     batches: Iterable[Any],
     *,
     sites: str = ".*/input",
+    weights: Iterable[Any] | None = None,
     seed: int = 0,
     **kwargs: Any,
 ) -> dict[str, float]:
@@ -64,14 +72,15 @@ def fisher(
 
     F = E[(d log p(y | x) / d a)^2] over the site's elements a and over labels y that the model
     itself draws, so no labels are needed. To second order, an error of the site's quantizer raises
-    the loss by 1/2 * F * elements * distortion.
+    the loss of an example, summed over its predictions, by 1/2 * F * elements * distortion.
 
     Args:
-      model: a Linen classifier that returns logits [batch, classes]; if wrapped, its float model is
-        used.
+      model: a Linen model or a function of parameters that returns logits [..., classes], one
+        prediction an example or several, as one a token; if wrapped, its float model is used.
       variables: all collections of the model.
       batches: arrays, tuples of the model's arguments, or `bitjax.Inputs`; the batch axis first.
       sites: a regular expression for input sites, matched in full.
+      weights: what each prediction counts, for every batch an array [...]: 0 where it is padding.
       seed: the seed of the drawn labels.
       **kwargs: keyword arguments of the model, but not `train=True`.
 
@@ -94,24 +103,26 @@ def fisher(
     wrapped = as_model(model).with_rules((rule(sites, _catching()),))
     floats = floats_of(variables)
 
-    def loss(quant, floats, inputs, key):
+    def loss(quant, floats, inputs, weight, key):
         given, call = {**floats, QUANT: quant}, as_call(inputs, kwargs)
         out = run(wrapped, wrapped.ask(given, *call, rngs=one_key()), given).out
-        logits = jnp.asarray(out, jnp.float32)
+        logits = jnp.asarray(logits_of(out), jnp.float32)
         labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
-        log_p = jax.nn.log_softmax(logits)
-        return -jnp.sum(jnp.take_along_axis(log_p, labels[:, None], axis=1))
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+        # Squared gradients are summed, so a prediction counts its weight.
+        return -jnp.sum(log_p * jnp.sqrt(as_weights(weight, log_p)))
 
     step = jax.jit(jax.grad(loss))
     total: dict[str, float] = {}
     elements: dict[str, int] = {}
     quant, examples = None, 0
-    for index, inputs in numbered(batches, "fisher"):
+    for (index, inputs), weight in weighted(numbered(batches, "fisher"), weights):
         if quant is None:
             call = as_call(inputs, kwargs)
             quant = attach(wrapped, floats, *call.args, **call.kwargs)[QUANT]
             elements = {s: c.elements for s, c in costs_with(wrapped, floats, *call).items()}
-        found = step(quant, floats, inputs, jax.random.fold_in(jax.random.key(seed), index))
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        found = step(quant, floats, inputs, weight, key)
         for path, leaf in jax.tree_util.tree_leaves_with_path(found):
             if path[-1].key == "caught":
                 site = "/".join(key.key for key in path[:-1])

@@ -1,10 +1,13 @@
 """Shows one run site by site: bits, costs, saturation, zeros and the doctor's findings.
 
+Of a language model it shows how the float and the quantized one go on with a text.
+
 bitjax inspect runs/digits-bitpruning
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,9 +24,11 @@ from bitjax.diagnostics.vitals import vitals
 from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import probe
 from bitjax.launch.check import batch_to_look_at, examine
-from bitjax.launch.finished import load_run
+from bitjax.launch.continuation import Continuation, continue_text
+from bitjax.launch.finished import Finished, load_run
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of, own_figures
 from bitjax.report.files import lines_of
+from bitjax.runs.folder import read_config
 from bitjax.runs.records import RunRecord, read_runs
 
 
@@ -34,9 +39,9 @@ class _SiteLook(NamedTuple):
     zeros: float
 
 
-def look_inside(record: RunRecord, batch_size: int) -> tuple[dict[str, _SiteLook], str]:
+def look_inside(finished: Finished, batch_size: int) -> tuple[dict[str, _SiteLook], str]:
     """Runs the final model of a run on one training batch."""
-    work, model, variables = load_run(record.folder)
+    work, model, variables = finished
     batch = batch_to_look_at(work, batch_size)
     args, kwargs = work.inputs(None, batch)
 
@@ -92,6 +97,16 @@ def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:
     return table
 
 
+def side_by_side(found: Continuation) -> Table:
+    """The texts of several models behind one prompt, a column each."""
+    title = escape(f"after: {found.prompt}")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for name in found.texts:
+        table.add_column(name, overflow="fold", ratio=1)
+    table.add_row(*map(escape, found.texts.values()))
+    return table
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints what the folder holds, then what its model does with a batch."""
     parser = Parser(__doc__, "bitjax inspect")
@@ -107,10 +122,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("; ".join(reasons or inside))
     record = found[0]
     looks: dict[str, _SiteLook] = {}
-    text = ""
+    text, said = "", None
     if not args.no_model:
         try:
-            looks, text = look_inside(record, args.batch)
+            finished, settings = load_run(record.folder), read_config(Path(record.folder))
+            looks, text = look_inside(finished, args.batch)
+            said = continue_text(finished, str(settings.get("init_from", "")))
         except (ValueError, OSError, ImportError) as error:
             first = " ".join(str(error).split())
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
@@ -129,3 +146,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if text:
         console.print(text, markup=False, soft_wrap=True)
+    if said is not None:
+        console.print(side_by_side(said))

@@ -14,16 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.checks import PATTERN, checked, choice, either, instance, mapping, number
-from bitjax.costs.measures import METRICS, Bits, bits_of, layer_pairs, site_bits
+from bitjax.costs.measures import METRICS, Bits, bits_of, layer_macs, layer_pairs, site_bits
 from bitjax.costs.site import SITE_COSTS, Costs
 
 _WEIGHTS = {"equal": "count", "macs": "macs", "bytes": "elements"}  # fields of `SiteCost`
-# The roles that a metric counts; `right` stands for the kernel in a product of two activations.
-_ROLES = {
-    "bytes": ("kernel",),
-    "activation_bytes": ("input", "left", "right"),
-    "bops": ("kernel", "right"),
-}
+_ROLES = {"bytes": ("kernel",), "activation_bytes": ("input", "left", "right", "cache")}
 
 CRITERION = either(choice(*_WEIGHTS, "bops"), mapping(number(0)))
 
@@ -94,7 +89,7 @@ def penalty(
     if criterion == "bops":
         pairs = [p for p in layer_pairs(costs).values() if p[0] in bits or p[1] in bits]
         chosen = [kernel for kernel, _ in pairs]
-        total = sum(costs[kernel].macs for kernel in chosen)
+        total = sum(layer_macs(costs, pair) for pair in pairs)
         return METRICS["bops"](bits, costs, chosen) / (8.0 * max(1, total))
     weights = {site: float(getattr(costs[site], _WEIGHTS[criterion])) for site in bits}
     return _weighted(bits, costs, weights, sum(weights.values()))
@@ -144,13 +139,16 @@ def budget_sites(limit: Budget, costs: Costs) -> list[str]:
     # `bops` counts the layers whose kernel is named, and of their inputs those that are named too.
     roles = _ROLES.get(limit.metric)
     found = [site for site in costs if re.fullmatch(limit.sites, site)]
-    layers = {costs[site].layer for site in found if costs[site].role in _ROLES["bops"]}
+    countable = [s for s, c in costs.items() if roles is None or c.role in roles]
     if limit.metric == "bops":
-        found = [site for site in found if costs[site].layer in layers]
+        pairs, named = layer_pairs(costs), set(found)
+        countable = list(dict.fromkeys(kernel for kernel, _ in pairs.values()))
+        chosen = {layer: pair for layer, pair in pairs.items() if pair[0] in named}
+        ends = {site for pair in chosen.values() for site in pair}
+        found = [site for site in found if site in ends or costs[site].layer in chosen]
     elif roles:
         found = [site for site in found if costs[site].role in roles]
     if not found:
-        countable = [s for s, c in costs.items() if roles is None or c.role in roles]
         raise ValueError(
             f"the budget on {limit.metric} names sites {limit.sites!r}, which match none that it "
             f"counts. Sites: {', '.join(countable)}."

@@ -144,8 +144,9 @@ def inner_sites(costs: Costs) -> list[str]:
       >>> inner_sites({"stem/kernel": SiteCost(1, 1, 1, "", "stem", "kernel")})
       []
     """
-    layers = list(dict.fromkeys(cost.layer for cost in costs.values()))
-    return [site for site, cost in costs.items() if cost.layer in layers[1:-1]]
+    layers = [cost.layer for cost in costs.values()]
+    ends = {*layers[:1], *layers[-1:]}  # one layer, where the head is the embedding
+    return [site for site, cost in costs.items() if cost.layer not in ends]
 
 
 @checked(**_COUNTED)
@@ -224,10 +225,22 @@ def activation_bytes(bits: Bits, costs: Costs, sites: Iterable[str] | None = Non
 
 def layer_pairs(costs: Costs) -> dict[str, tuple[str, str | None]]:
     """`{layer: (kernel site, input site)}`; None where the layer's input has no site."""
-    # Of a product of two activations the right one stands for the kernel.
+    # Of a product of two activations the right one stands for the kernel, or the one in a cache.
     inputs = {c.layer: s for s, c in costs.items() if c.role in ("input", "left")}
     seconds = {s: c for s, c in costs.items() if c.role in ("kernel", "right")}
-    return {cost.layer: (site, inputs.get(cost.layer)) for site, cost in seconds.items()}
+    pairs = {cost.layer: (site, inputs.get(cost.layer)) for site, cost in seconds.items()}
+    for site, cost in costs.items():
+        if cost.partner:
+            kernel = cost.role == "kernel"
+            pairs[cost.layer] = (site, cost.partner) if kernel else (cost.partner, site)
+    return pairs
+
+
+def layer_macs(costs: Costs, pair: tuple[str, str | None]) -> int:
+    """The multiply-adds of a layer, from its pair of sites."""
+    kernel, x = pair
+    # Several products may read one cache, which has the work of all of them.
+    return costs[x if x is not None and costs[kernel].role == "cache" else kernel].macs
 
 
 @checked(**_COUNTED)
@@ -237,8 +250,8 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
     Args:
       bits: `{site: bits}`; a site that is not there is float and counts 32.
       costs: the costs of the sites, from `site_costs`.
-      sites: kernel sites of the layers to count, `right` of products of two activations; all
-        layers by default.
+      sites: kernel sites of the layers to count, of products of two activations `right` or the
+        cache; all layers by default.
 
     Example:
       >>> costs = {r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")}
@@ -255,17 +268,17 @@ def bops(bits: Bits, costs: Costs, sites: Iterable[str] | None = None) -> Scalar
         if cost.role in ("input", "left"):
             calls.setdefault(cost.layer, []).append(site)
 
-    def of_input(layer):
-        found = calls.get(layer)
+    def of_input(layer, x):
+        found = calls.get(layer) or ([] if x is None else [x])
         if not found:
             return FLOAT_BITS
         total = sum(costs[site].macs for site in found)
         return sum(mean[site] * (costs[site].macs / total if total else 1.0) for site in found)
 
     return sum(
-        (mean[kernel] * of_input(layer)).mean() * costs[kernel].macs
-        for layer, (kernel, _) in layer_pairs(costs).items()
-        if kernel in chosen
+        (mean[pair[0]] * of_input(layer, pair[1])).mean() * layer_macs(costs, pair)
+        for layer, pair in layer_pairs(costs).items()
+        if pair[0] in chosen
     )
 
 
@@ -280,7 +293,29 @@ def macs(costs: Costs) -> int:
       >>> macs({r: SiteCost(12, 1, 1, r, "", r) for r in ("kernel", "input")})
       12
     """
-    return sum(costs[site].macs for site, _ in layer_pairs(costs).values())
+    return sum(layer_macs(costs, pair) for pair in layer_pairs(costs).values())
+
+
+@checked(variables=VARIABLES, costs=SITE_COSTS)
+def cache_bytes(variables: Mapping[str, Any], costs: Costs) -> float:
+    """Bytes of the codes that each token adds to the caches of a model.
+
+    The sum over caches of elements of a token * bits / 8; a float cache counts 4 bytes an element.
+    Scales are none of a token's: ranges are fixed.
+
+    Args:
+      variables: all collections of a model, quantized or not.
+      costs: the costs of the sites, from `site_costs`.
+
+    Example:
+      >>> costs = {"key_cache": SiteCost(0, 96, 32, "key_cache", "key_cache", "cache")}
+      >>> quant = {"key_cache": {"bits": jnp.float32(4.0)}}
+      >>> cache_bytes({}, costs), cache_bytes({"quant": quant}, costs)
+      (128.0, 16.0)
+    """
+    caches = {site: cost for site, cost in costs.items() if cost.role == "cache"}
+    mean = site_bits(bits_of(variables), caches)
+    return sum(float(mean[site].sum()) * cost.filters / 8 for site, cost in caches.items())
 
 
 # Without the checks of their arguments: rounding asks for costs thousands of times.

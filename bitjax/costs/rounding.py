@@ -9,7 +9,7 @@ import numpy as np
 
 from bitjax.checks import ARRAY, checked, choice, instance, mapping, number, several
 from bitjax.costs.budget import Budget, budget_sites, cost_of, exact_cost
-from bitjax.costs.measures import Bits, layer_pairs
+from bitjax.costs.measures import Bits, layer_macs, layer_pairs
 from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.solvers.allocation import allocate
 
@@ -195,13 +195,13 @@ def _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes):
     for layer, members in layers.items():
         grids = [np.arange(bounds[s][0], int(np.max(most[s])) + 1) for s in members]
         mesh = np.stack([m.reshape(-1) for m in np.meshgrid(*grids, indexing="ij")], axis=1)
-        kernel, x = layer_pairs(costs)[layer]
+        kernel, x = pair = layer_pairs(costs)[layer]
         width = {
             s: mesh[:, members.index(s)] if s in members else float(np.mean(fixed.get(s, 32.0)))
             for s in (kernel, x)
             if s is not None
         }
-        rows.append(costs[kernel].macs * width[kernel] * (width[x] if x else 32.0))
+        rows.append(layer_macs(costs, pair) * width[kernel] * (width[x] if x else 32.0))
         losses.append(
             sum(
                 np.sum(slopes[s]) * 4.0 ** (np.mean(learned[s]) - mesh[:, i])

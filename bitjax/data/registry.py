@@ -60,6 +60,7 @@ def is_known(name: str) -> bool:
     splits=several(TEXT),
     memory_limit=integer(0, 2**62),
     context=integer(0, 2**24),
+    train_context=integer(0, 2**24),
     marker=integer(-1),
     form=choice(*FORMS),
 )
@@ -77,6 +78,7 @@ def load(
     splits: Sequence[str] = (),
     memory_limit: int = MEMORY_LIMIT,
     context: int = 0,
+    train_context: int = 0,
     marker: int = MARKER,
     form: str = "",
 ) -> Dataset | StreamedDataset | TokenDataset:
@@ -115,6 +117,7 @@ def load(
       splits: The training and the evaluation split of a `tfds:` set in TFDS's language.
       memory_limit: Bytes of pixels above which a `tfds:` or `folder:` set is streamed.
       context: Tokens of an example of `tokens:` or `text:`; 0 stands for 512.
+      train_context: Tokens of a training example of such a set; 0 stands for `context`.
       marker: The token of a `tokens:` set that begins a document; -1: there is none. The bytes of a
         `text:` have none unless another than 1 is given.
       form: 'documents' or 'windows', see `token_dataset`; '' takes documents where there is a
@@ -139,10 +142,20 @@ def load(
             f"`name` must be one of {', '.join(map(repr, SOURCES))}, got {name!r}; or 'tfds:NAME', "
             "'folder:PATH', 'npz:PATH', 'tokens:PATH' or 'text:PATH'."
         )
-    _check_keys(name, kind, image_size, augmentation, splits, (context, marker, form))
+    _check_keys(
+        name, kind, image_size, augmentation, splits, (context, train_context, marker, form)
+    )
     split = {"validation": validation, "eval_split": eval_split}
     if kind in _TEXTS:
-        dataset = load_tokens(name, root, context=context, marker=marker, form=form, **split)
+        dataset = load_tokens(
+            name,
+            root,
+            context=context,
+            train_context=train_context,
+            marker=marker,
+            form=form,
+            **split,
+        )
     elif kind in _ENCODED:
         wanted = {"image_size": image_size, "augmentation": augmentation}
         dataset = _decoded(name, root, splits, memory_limit, **wanted, **split)
@@ -177,7 +190,7 @@ def _check_keys(
         raise ValueError(
             f"`augmentation` {RANDOM_CROP!r} is for {encoded}, got it for {name}; use 'crop_flip'."
         )
-    usual = {"context": 0, "marker": MARKER, "form": ""}
+    usual = {"context": 0, "train_context": 0, "marker": MARKER, "form": ""}
     for (key, default), given in zip(usual.items(), of_tokens, strict=True):
         if kind not in _TEXTS and given != default:
             raise ValueError(

@@ -41,6 +41,7 @@ def load_tokens(
     validation: int,
     eval_split: str,
     context: int,
+    train_context: int,
     marker: int,
     form: str,
 ) -> TokenDataset:
@@ -59,6 +60,7 @@ def load_tokens(
         streams.splits["train"],
         None if evaluation == "train" else streams.splits[evaluation],
         context=context,
+        train_context=train_context,
         marker=None if none else marker,
         form=form,
         vocabulary=streams.vocabulary,

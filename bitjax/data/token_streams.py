@@ -32,6 +32,7 @@ class _Seen(NamedTuple):
     train=_STREAM,
     evaluation=either(NONE, _STREAM),
     context=integer(0, 2**24),
+    train_context=integer(0, 2**24),
     marker=either(NONE, integer(0)),
     form=choice(*FORMS),
     vocabulary=integer(0),
@@ -44,6 +45,7 @@ def token_dataset(
     evaluation: np.ndarray | None = None,
     *,
     context: int = CONTEXT,
+    train_context: int = 0,
     marker: int | None = None,
     form: str = "",
     vocabulary: int = 0,
@@ -62,6 +64,7 @@ def token_dataset(
         used, after one pass that looks at every token.
       evaluation: [U] integers, the evaluation stream; None: there is none.
       context: Tokens of an example, at least 2; 0 stands for 512.
+      train_context: Tokens of a training example, 2 to `context`; 0 stands for `context`.
       marker: The token that begins every document; None: there is none.
       form: 'documents', 'windows', or '' for documents where there is a marker.
       vocabulary: How many tokens there are; 0: as many as `pieces`, or one more than the largest.
@@ -84,8 +87,13 @@ def token_dataset(
       ([[9, 6, 7]], [[0.0, 1.0, 1.0]])
     """
     context = context or CONTEXT
-    if context < 2:
-        raise ValueError("`context` must be at least 2, got 1: a first token has no score.")
+    train_context = train_context or context
+    if not 2 <= train_context <= context:
+        raise ValueError(
+            f"`context` must be at least 2, got {context}: a first token has no score."
+            if context < 2
+            else f"`train_context` must be in [2, {context}], got {train_context}."
+        )
     form = form or ("windows" if marker is None else "documents")
     if form == "documents" and marker is None:
         raise ValueError(
@@ -109,9 +117,9 @@ def token_dataset(
             f"`marker` of {name} must be one of the {vocabulary} tokens, got {marker}."
         )
     length = len(train)
-    if form == "windows" and length < context:
+    if form == "windows" and length < train_context:
         raise ValueError(
-            f"`train` of {name} has {length} tokens, fewer than a window of {context}; set "
+            f"`train` of {name} has {length} tokens, fewer than a window of {train_context}; set "
             f"`context` to at most {length}."
         )
     return TokenDataset(
@@ -122,6 +130,7 @@ def token_dataset(
         eval_spans=spans.get("evaluation", np.zeros((0, 2), np.int64)),
         vocabulary=vocabulary,
         context=context,
+        train_context=train_context,
         marker=marker,
         form=form,
         eval_split=eval_split,

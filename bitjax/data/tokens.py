@@ -15,7 +15,8 @@ _SHIFT_SEED = 0x517F7  # keeps the words of shifts apart from those of the epoch
 class TokenDataset(NamedTuple):
     """Training and evaluation tokens, perhaps of files that are mapped; see `token_dataset`.
 
-    Batches are {'tokens': int32 [n, context], 'scored': float32 [n, context]}. A prediction counts
+    Batches are {'tokens': int32 [n, context], 'scored': float32 [n, context]}; those of training
+    may be shorter, which costs attention less. A prediction counts
     where `scored` is 1: never that of an example's first token, nor of what fills an example up.
 
     Attributes:
@@ -27,7 +28,8 @@ class TokenDataset(NamedTuple):
         stream, from which windows are cut.
       eval_spans: [L, 2] int64, the parts of `eval_tokens` that are evaluated.
       vocabulary: How many tokens there are.
-      context: Tokens of an example.
+      context: Tokens of an evaluation example.
+      train_context: Tokens of a training example, at most `context`.
       marker: The token that begins a document; None where there is none.
       form: 'documents' or 'windows'.
       eval_split: Name of the evaluation split: 'test' or 'validation'.
@@ -42,6 +44,7 @@ class TokenDataset(NamedTuple):
     eval_spans: np.ndarray
     vocabulary: int
     context: int
+    train_context: int
     marker: int | None
     form: str
     eval_split: str
@@ -58,7 +61,7 @@ class TokenDataset(NamedTuple):
         """Number of training examples, the same in every epoch."""
         if self.form == "documents":
             return len(self.spans)
-        return count_windows(total(self.spans), self.context)
+        return count_windows(total(self.spans), self.train_context)
 
     @property
     def num_eval(self) -> int:
@@ -83,13 +86,15 @@ class TokenDataset(NamedTuple):
         """How the tokens are cut, and how many of them are in no example of an epoch."""
         lengths = total(self.spans), total(self.eval_spans)
         if self.form == "documents":
-            train, evaluation = (_within(s, self.context) for s in (self.spans, self.eval_spans))
+            train = _within(self.spans, self.train_context)
+            evaluation = _within(self.eval_spans, self.context)
         else:
-            train = self.num_train * self.context
+            train = self.num_train * self.train_context
             evaluation = lengths[1] - (lengths[1] % self.context == 1)
         return {
             "form": self.form,
             "context": self.context,
+            "train_context": self.train_context,
             "vocabulary": self.vocabulary,
             "marker": self.marker,
             "train_tokens": train,
@@ -99,7 +104,7 @@ class TokenDataset(NamedTuple):
         }
 
     def specs(self, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch of `count` examples."""
+        """Shapes and dtypes of a batch of `count` evaluation examples."""
         shape = (count, self.context)
         return {
             "tokens": jax.ShapeDtypeStruct(shape, np.int32),
@@ -111,20 +116,21 @@ class TokenDataset(NamedTuple):
     ) -> Batch:
         """Documents by index, or the windows of the positions' epochs."""
         del augment
+        size = self.train_context
         if self.form == "documents":
-            return _documents(self, self.tokens, self.spans, indices)
+            return _documents(self, self.tokens, self.spans, indices, size)
         count, length = self.num_train, total(self.spans)
         epochs, inverse = np.unique(positions // count, return_inverse=True)
-        slack = length - count * self.context
+        slack = length - count * size
         shifts = np.array([window_shift(seed, int(epoch), slack) for epoch in epochs], np.int64)
-        starts = indices * self.context + shifts[inverse]
-        return _windows(self, self.tokens, self.spans, starts)
+        starts = indices * size + shifts[inverse]
+        return _windows(self, self.tokens, self.spans, starts, size)
 
     def eval_examples(self, indices: np.ndarray) -> Batch:
         """Evaluation documents by index, or windows one after the other."""
         cut = _documents if self.form == "documents" else _windows
         where = indices if self.form == "documents" else indices * self.context
-        return cut(self, self.eval_tokens, self.eval_spans, where)
+        return cut(self, self.eval_tokens, self.eval_spans, where, self.context)
 
     def eval_sample(self, count: int) -> Batch:
         """The first `count` evaluation examples."""
@@ -135,9 +141,9 @@ class TokenDataset(NamedTuple):
         if self.form == "documents":
             return self._replace(spans=self.spans[:train], eval_spans=self.eval_spans[:evaluation])
         # Nearly a window more than there are to be: they can still be shifted.
-        more = self.context - 1 if train else 0
+        more = self.train_context - 1 if train else 0
         return self._replace(
-            spans=_head(self.spans, train, self.context, more),
+            spans=_head(self.spans, train, self.train_context, more),
             eval_spans=_head(self.eval_spans, evaluation, self.context, 0),
         )
 
@@ -146,6 +152,7 @@ class TokenDataset(NamedTuple):
         return {
             "form": self.form,
             "context": self.context,
+            "train_context": self.train_context,
             "vocabulary": self.vocabulary,
             "marker": self.marker,
             "spans": sample(self.spans, self.eval_spans),
@@ -177,19 +184,19 @@ def _within(spans: np.ndarray, context: int) -> int:
 
 
 def _documents(
-    dataset: TokenDataset, tokens: np.ndarray, spans: np.ndarray, indices: np.ndarray
+    dataset: TokenDataset, tokens: np.ndarray, spans: np.ndarray, indices: np.ndarray, size: int
 ) -> Batch:
     begin, end = spans[indices].T
-    return _cut(dataset, tokens, begin[:, None] + np.arange(dataset.context), end - begin)
+    return _cut(dataset, tokens, begin[:, None] + np.arange(size), end - begin)
 
 
 def _windows(
-    dataset: TokenDataset, tokens: np.ndarray, spans: np.ndarray, starts: np.ndarray
+    dataset: TokenDataset, tokens: np.ndarray, spans: np.ndarray, starts: np.ndarray, size: int
 ) -> Batch:
     """Windows that begin at some places of the stream that the spans are."""
     ends = np.cumsum(spans[:, 1] - spans[:, 0])
     length = int(ends[-1]) if len(ends) else 0
-    places = starts[:, None] + np.arange(dataset.context)
+    places = starts[:, None] + np.arange(size)
     span = np.searchsorted(ends, np.minimum(places, length - 1), side="right")
     return _cut(dataset, tokens, places + (spans[:, 1] - ends)[span], length - starts)
 
@@ -197,8 +204,8 @@ def _windows(
 def _cut(
     dataset: TokenDataset, tokens: np.ndarray, places: np.ndarray, lengths: np.ndarray
 ) -> Batch:
-    """The tokens at some places [n, context], filled up where a row is longer than its example."""
-    column = np.arange(dataset.context)
+    """The tokens at some places [n, size], filled up where a row is longer than its example."""
+    column = np.arange(places.shape[1])
     there = column < lengths[:, None]
     found = tokens[np.where(there, places, 0)].astype(np.int32)
     filling = 0 if dataset.marker is None else dataset.marker

@@ -41,6 +41,7 @@ def site_rows(model: Any, variables: Mapping[str, Any], costs: Costs) -> list[Si
     bits = _bits(model, variables)
     mean = {site: float(np.mean(n)) for site, n in cost.site_bits(bits, costs).items()}
     total = max(1.0, float(cost.bops(bits, costs)))
+    kernels = {kernel for kernel, _ in cost.layer_pairs(costs).values()}
     rows = []
     for site, weight in costs.items():
         quantizer = quantizer_of(rules_of(model), site)
@@ -49,7 +50,7 @@ def site_rows(model: Any, variables: Mapping[str, Any], costs: Costs) -> list[Si
                 f"site {site!r} has no 'quant' variables: make them with "
                 "bitjax.attach(model, variables, x)."
             )
-        kernel = weight.role in ("kernel", "right")
+        kernel = site in kernels
         rows.append(
             SiteRow(
                 site,
@@ -185,6 +186,9 @@ def _totals(model, variables, costs):
         f"BOPs              {against(lambda b: cost.bops(b, costs), _metric)}",
         f"MACs              {_metric(cost.macs(costs))} (like activations and BOPs, per example)",
     ]
+    if any(weight.role == "cache" for weight in costs.values()):
+        tokens = against(lambda b: cost.cache_bytes(mine if b else whole, costs), _bytes)
+        lines.append(f"cache             {tokens}, per token")
     return ["", *lines]
 
 

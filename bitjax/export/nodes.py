@@ -99,7 +99,7 @@ class Place(NamedTuple):
 
     Attributes:
       layer: its layer.
-      role: `kernel`, `input`, `left` or `right`.
+      role: `kernel`, `input`, `left`, `right` or `cache`.
       tensors: numbers of the arrays that are quantized, before: one for each call of the layer.
       results: numbers of their integers, or of their levels where a table quantizes.
     """

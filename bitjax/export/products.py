@@ -35,14 +35,14 @@ class Products:
 
     def product(self, entry: Entry) -> None:
         """Makes the nodes of a product."""
-        operands = entry.product.operands
+        both = _operands(entry)
         if entry.eqn.primitive.name in EXACT and all(
-            i in operands and self._has_integers(operands[i]) for i in (0, 1)
+            i in both and self._has_integers(both[i]) for i in (0, 1)
         ):
             self._product_of_integers(entry)
             return
         ins = list(entry.ins)
-        for position, operand in operands.items():
+        for position, operand in entry.product.operands.items():
             local = {n: self.sites.levels(entry.numbers[n], s) for n, s in operand.origins.items()}
             ins[position] = self._moved(entry, position, local, casts=True)
         self.arrays.emit(entry._replace(name=entry.product.layer), ins)
@@ -56,8 +56,9 @@ class Products:
 
     def _product_of_integers(self, entry: Entry) -> None:
         ins = []
+        operands = _operands(entry)
         for position in (0, 1):
-            ((number, site),) = entry.product.operands[position].origins.items()
+            ((number, site),) = operands[position].origins.items()
             local = {number: self.sites.integers(entry.numbers[number], site)}
             moved = self._moved(entry, position, local, casts=False)
             if site.role == "kernel":
@@ -65,7 +66,7 @@ class Products:
             ins.append(self.arrays.read(moved))
         layer, like = entry.product.layer, self.arrays.value(entry.outs[0])
         sums = self.arrays.new(like, np.float32)
-        largest = [self._largest(entry.product.operands[i].site) for i in (0, 1)]
+        largest = [self._largest(operands[i].site) for i in (0, 1)]
         self.sums[sums] = largest[0], self._bound(entry, ins, largest)
         self.arrays.nodes.append(
             Node(entry.eqn.primitive.name, tuple(ins), (sums,), dict(entry.eqn.params), layer,
@@ -104,7 +105,7 @@ class Products:
         """The constant that makes a sum of integers one of levels, where it broadcasts."""
         parts, ins = [], []
         for position in (0, 1):
-            operand = entry.product.operands[position]
+            operand = _operands(entry)[position]
             quantizer, others = self.sites.quantizer(operand.site), _others(operand)
             parts.append((position, operand, quantizer, len(others)))
             ins += [(QUANT, operand.site.name), *(entry.numbers[i] for i in others)]
@@ -137,7 +138,7 @@ class Products:
 
     def _moved(self, entry: Entry, position: int, local: dict[int, int], *, casts: bool) -> int:
         """What a product reads at a position, of replaced origins."""
-        operand, numbers = entry.product.operands[position], entry.numbers
+        operand, numbers = _operands(entry)[position], entry.numbers
         local = dict(local)
         if all(i in self.arrays.constants for i in local.values()) and operand.role == "kernel":
             return self._moved_kernel(entry, position, local, casts)
@@ -176,6 +177,12 @@ class Products:
             run, [*local.values(), *(entry.numbers[i] for i in others)], [out]
         )
         return out
+
+
+def _operands(entry: Entry) -> dict[int, Operand]:
+    """A product's operands, with those whose integers are where they enter a cache."""
+    held = {i: operand for i, operand in entry.product.held.items() if operand.moves}
+    return {**entry.product.operands, **held}
 
 
 def _others(operand: Operand) -> list[int]:

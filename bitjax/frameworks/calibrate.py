@@ -1,6 +1,6 @@
 """Averages observed ranges and batch normalisations' statistics over batches."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -56,6 +56,13 @@ def calibrate(
       >>> float(stats["clip_max"]), float(stats["count"])
       (3.0, 2.0)
     """
+    return calibrator(model, kwargs)(variables, batches)
+
+
+def calibrator(
+    model: Any, kwargs: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any], Iterable[Any]], Variables]:
+    """`calibrate` of a model, compiled once for all variables and batches of the same shapes."""
     net = as_model(model)
     averaging = net.with_rules(
         [
@@ -63,30 +70,33 @@ def calibrate(
             for r in net.rules
         ]
     )
-    others = {name: tree for name, tree in variables.items() if name != STATS}
-
-    def restart(path, leaf):
-        return jnp.zeros_like(leaf) if path[-1].key == "count" else leaf
 
     @jax.jit
     def step(others, stats, inputs):
         return observe(averaging, {**others, STATS: stats}, *as_call(inputs, kwargs))
 
+    def restart(path, leaf):
+        return jnp.zeros_like(leaf) if path[-1].key == "count" else leaf
+
     def keep(path, old, new):
         # Of a site that no batch reached, the history stays: only the training call may have it.
         return jnp.where(new > 0, new, old) if path[-1].key == "count" else new
 
-    before = dict(variables.get(STATS, {}))
-    stats = jax.tree_util.tree_map_with_path(restart, before)
-    for index, inputs in numbered(batches, "calibrate"):
-        updated, finite = step(others, stats, inputs)
-        if not finite:
-            call = as_call(inputs, kwargs)
-            raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, *call)
-        stats = updated
-    if not stats:
-        return dict(variables)
-    return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
+    def averaged(variables, batches):
+        others = {name: tree for name, tree in variables.items() if name != STATS}
+        before = dict(variables.get(STATS, {}))
+        stats = jax.tree_util.tree_map_with_path(restart, before)
+        for index, inputs in numbered(batches, "calibrate"):
+            updated, finite = step(others, stats, inputs)
+            if not finite:
+                call = as_call(inputs, kwargs)
+                raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, *call)
+            stats = updated
+        if not stats:
+            return dict(variables)
+        return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
+
+    return averaged
 
 
 @checked(variables=VARIABLES, batches=BATCHES)

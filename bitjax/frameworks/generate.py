@@ -71,14 +71,13 @@ def generate(
             f"{type(module).__name__} does not."
         )
     tokens = _checked_tokens(module, tokens, steps)
-    if temperature == 0:
-        key = temperature = None
-    elif key is None:
+    if temperature and key is None:
         raise ValueError(
             f"`key` must be a PRNG key to draw at temperature {temperature}, got None."
         )
     used = {name: tree for name, tree in variables.items() if name != _CACHE}
-    return _generated(_Static(model), steps, used, tokens, temperature, key)
+    draws = (temperature, key) if temperature else (None, None)
+    return _generated(_Static(model), steps, used, tokens, *draws)
 
 
 def _checked_tokens(module: nn.Module, tokens: Any, steps: int) -> jax.Array:

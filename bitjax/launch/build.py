@@ -149,6 +149,7 @@ def build_data(config: Mapping[str, Any]) -> data.DatasetLike:
             splits=spec["splits"],
             eval_limit=spec["eval_limit"],
             context=spec["context"],
+            train_context=spec["train_context"],
             marker=spec["marker"],
             form=spec["form"],
         )

@@ -124,8 +124,8 @@ class _Attention(nn.Module):
             _dense(count * size, self.dtype, name)(x).reshape(*rows, count, size)
             for name, count in (("wq", self.heads), ("wk", self.kv_heads), ("wv", self.kv_heads))
         )
-        q, k = (_turn(each, start, self.base) for each in (q, k))
-        return _dense(width, self.dtype, "wo")(attend(self, q, k, v, start, decode))
+        turn = partial(_turn, base=self.base)
+        return _dense(width, self.dtype, "wo")(attend(self, q, k, v, start, decode, turn))
 
 
 class _FeedForward(nn.Module):
@@ -144,7 +144,7 @@ def _dense(features: int, dtype: DTypeLike | None, name: str) -> nn.Dense:
     return nn.Dense(features, use_bias=False, dtype=dtype, name=name)
 
 
-def _turn(x, start, base):
+def _turn(x, start, *, base):
     """Channels (2 i, 2 i + 1) of [n, t, heads, d] as one complex number, turned by its position."""
     rates = base ** (-jnp.arange(0, x.shape[3], 2) / x.shape[3])
     angles = (start + jnp.arange(x.shape[1]))[:, None, None] * rates

@@ -65,8 +65,13 @@ def together(site: Site, calls: list[jax.Array]) -> jax.Array:
     """What several calls read, as one array of the site's rank for a quantizer to start from."""
     if len({(x.ndim, x.shape[1:]) for x in calls}) == 1 and calls[0].ndim > 1:
         return jnp.concatenate(calls)
+    rank, channels = max(2, len(site.shape)), len(site.axes.channel)
+    if channels > 1:  # of a cache, the last axes
+        kept = calls[0].shape[-channels:]
+        rows = [x.reshape(-1, *(1,) * (rank - 1 - channels), *kept) for x in calls]
+        return jnp.concatenate(rows)
     # Every call has the same features, because they meet the same kernel.
-    axis, rank = site.axes.group, max(2, len(site.shape))
+    axis = site.axes.group
     rows = [jnp.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]) for x in calls]
     whole = jnp.concatenate(rows)
     wide = whole.reshape(len(whole), *(1,) * (rank - 2), -1)

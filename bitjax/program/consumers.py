@@ -205,6 +205,8 @@ def _reads_at_a_site(op: Op, number: int) -> bool:
 
 def _passes(body: Body, op: Op) -> bool:
     """Whether an operation is a ReLU, or one that quantizing commutes with."""
+    if op.product is not None:  # a mark of a cache, where a quantizer is
+        return False
     if op.name in _PASSING:
         return True
     if op.name == "max":

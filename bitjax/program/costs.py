@@ -25,6 +25,12 @@ def costs_of(program: Program, batch: int) -> dict[str, SiteCost]:
                     elements=max(before.elements, elements),
                     filters=before.filters or product.filters,
                 )
+        for held in product.held.values():
+            name, work = held.site.name, product.macs * product.times // batch
+            found[name] = found[name]._replace(macs=found[name].macs + work)
+            for operand in product.operands.values():
+                own = operand.site.name
+                found[own] = found[own]._replace(partner=name)
     return found
 
 

@@ -10,7 +10,7 @@ from bitjax.program.labels import MOVES, TAKES, Labels, axes_of, labels_before
 from bitjax.program.macs import multiplies
 from bitjax.program.masks import is_zero
 from bitjax.program.naming import common
-from bitjax.program.values import KERNEL_NAMES, Kind, Operand, Site, Step
+from bitjax.program.values import KERNEL_NAMES, TABLE_NAME, Kind, Operand, Site, Step
 
 # What a layer does to its product besides adding a bias.
 _AFTERWARDS = ("reshape", "convert_element_type", "squeeze", "expand_dims", "copy", "transpose")
@@ -82,6 +82,18 @@ def kernel_among(kinds: Sequence[Kind]) -> int | None:
     around = _parent(kinds[k].leaves[0].path)
     beside = any(_inside(leaf.path, around) for leaf in kinds[1 - k].leaves)
     return None if beside else k
+
+
+def is_lookup(body: Body, op: Op) -> bool:
+    """Whether a gather looks up rows of a table that is a parameter."""
+    table, index = (body.kinds[i] for i in op.ins[:2])
+    if not table.leaves or not jnp.issubdtype(body.avals[op.ins[0]].dtype, jnp.floating):
+        return False
+    if index.what == "data":
+        return True
+    # One of positions is the same table whether they are counted or told.
+    named = [leaf.path.rpartition("/")[2] for leaf in table.leaves] == [TABLE_NAME]
+    return index.what == "neutral" and named
 
 
 def _inside(path, module):
@@ -201,10 +213,10 @@ def sources_of(body: Body, number: int) -> frozenset[int]:
 
 
 def scope_from_kernels(body: Body, op: Op) -> str:
-    """The common path of the layers that a product of two data arrays comes from."""
+    """The common path of the layers that a product of two data arrays, or a mark, comes from."""
     parents = []
-    for position in (0, 1):
-        for i in sources_of(body, op.ins[position]):
+    for number in op.ins[:2]:
+        for i in sources_of(body, number):
             maker: Any = body.makers.get(i)
             if maker is not None and maker.product is not None:
                 parents.append(_parent(maker.product.layer))

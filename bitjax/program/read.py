@@ -8,12 +8,14 @@ import jax.numpy as jnp
 
 from bitjax.checks import check_one, choice
 from bitjax.program.body import INLINE, Body, Frame, Op, called, parts_of
+from bitjax.program.caches import ROLE, held_of, kept_in, mark_of, marked_site
 from bitjax.program.control import REMAT, branches_of, macs_inside, scan_counts
 from bitjax.program.labels import product_labels
 from bitjax.program.macs import bodies_of, has, macs_of, multiplies, total_of
 from bitjax.program.masks import masks
 from bitjax.program.naming import layers_of, prefixes, scope_of
 from bitjax.program.operands import (
+    is_lookup,
     kernel_among,
     kernel_of,
     leaving,
@@ -26,6 +28,7 @@ from bitjax.program.program import Program
 from bitjax.program.values import (
     DATA,
     NEUTRAL,
+    NOTHING_HELD,
     UNKNOWN,
     Kind,
     Operand,
@@ -171,14 +174,15 @@ class _Reader:
         kinds = [body.kinds[i] for i in op.ins]
         if multiplies(op.eqn):
             self._multiply(body, op, kinds[:2], around)
-        elif op.name == "gather" and kinds[0].leaves and kinds[1] == DATA:
-            table = body.avals[op.ins[0]]
-            if jnp.issubdtype(table.dtype, jnp.floating):
-                labels = ["k"] + ["c"] * (table.ndim - 1)
-                kernel = self._kernel(body, op, 0, labels, around)
-                self._found(op, "lookup", kernel.site.layer, {0: kernel}, 0, around)
-        elif self.sums and op.name == "add" and kinds == [DATA, DATA]:
+        elif op.name == "gather" and is_lookup(body, op):
+            labels = ["k"] + ["c"] * (body.avals[op.ins[0]].ndim - 1)
+            kernel = self._kernel(body, op, 0, labels, around)
+            self._found(op, "lookup", kernel.site.layer, {0: kernel}, 0, around)
+            body.kinds[op.outs[0]] = DATA  # also where no data choose the rows
+        elif self.sums and op.name == "add" and all(kind.what == "data" for kind in kinds):
             self._sum(body, op, around)
+        elif mark := mark_of(body, op):
+            self._mark(body, op, mark, around)
 
     def _multiply(self, body, op, kinds, around):
         macs = macs_of(op.eqn)
@@ -195,16 +199,23 @@ class _Reader:
         if k is not None:
             operands[k] = self._kernel(body, op, k, labels[k], around)
             layer, steps = operands[k].site.layer, operands[k].site.steps
-            operands[1 - k] = self._tensor(
-                body, op, 1 - k, labels[1 - k], layer, "input", steps, around
-            )
+            roles = {1 - k: "input"}
         else:
-            layer = self._numbered(body, op, "product")
-            for i, role in ((0, "left"), (1, "right")):
-                operands[i] = self._tensor(
-                    body, op, i, labels[i], layer, role, _stacking(body, around), around
-                )
-        self._found(op, kind, layer, operands, macs, around)
+            stem, count = self._numbered(body, op, "product")
+            layer, steps = f"{stem}{count}", _stacking(body, around)
+            roles = {0: "left", 1: "right"}
+        held = {
+            i: held_of(body, op, i, role, self.sites[kinds[i].cache])
+            for i, role in roles.items()
+            if kinds[i].cache
+        }
+        if len(held) == 2:
+            self._leave(op, kinds, "caches alone", macs, around)
+            return
+        for i, role in roles.items():
+            if i not in held:
+                operands[i] = self._tensor(body, op, i, labels[i], layer, role, steps, around)
+        self._found(op, kind, layer, operands, macs, around, held)
 
     def _sum(self, body, op, around):
         left, right = (body.avals[i] for i in op.ins)
@@ -214,7 +225,8 @@ class _Reader:
         # The two terms of a gelu are functions of one array: no residual sum.
         if sources_of(body, op.ins[0]) == sources_of(body, op.ins[1]):
             return
-        layer = self._numbered(body, op, "sum")
+        stem, count = self._numbered(body, op, "sum")
+        layer = f"{stem}{count}"
         labels = ["k"] * (left.ndim - 1) + ["c"]
         operands = {
             i: self._tensor(body, op, i, labels, layer, role, _stacking(body, around), around)
@@ -222,7 +234,17 @@ class _Reader:
         }
         self._found(op, "sum", layer, operands, 0, around)
 
+    def _mark(self, body, op, mark, around):
+        stem, count = self._numbered(body, op, mark)
+        name = f"{stem}{count}" if count else stem
+        site = marked_site(body, op, name, _stacking(body, around))
+        size = body.avals[op.ins[0]].size
+        operand = self._keep(body, Operand(ROLE, {op.ins[0]: site}, (), size), around)
+        self._found(op, ROLE, name, {0: operand}, 0, around)
+        body.kinds[op.outs[0]] = DATA._replace(cache=name)
+
     def _numbered(self, body, op, what):
+        """What a place is called in its module, and how many there are before it."""
         scope = op.module
         if scope.partition("/")[0] not in self.modules:
             # Other scopes than modules, or a module without a name, which has that of its class.
@@ -230,16 +252,17 @@ class _Reader:
         stem = f"{scope}/{what}" if scope else what
         count = self.counts.get(stem, 0)
         self.counts[stem] = count + 1
-        return f"{stem}{count}"
+        return stem, count
 
-    def _found(self, op, kind, layer, operands, macs, around):
-        times = _times(around)
-        kernels = [o.site for o in operands.values() if o.role == "kernel"]
-        if kernels:
-            filters = math.prod(kernels[0].shape[axis] for axis in kernels[0].axes.channel)
+    def _found(self, op, kind, layer, operands, macs, around, held=NOTHING_HELD):
+        sites = [o.site for o in operands.values() if o.role in ("kernel", ROLE)]
+        if sites:
+            filters = math.prod(sites[0].shape[axis] for axis in sites[0].axes.channel)
         else:
             filters = (1, *op.eqn.outvars[0].aval.shape)[-1]  # a scalar's is 1
-        op.product = Product(kind, layer, operands, filters, macs, times, op.outs[0], op.module)
+        op.product = Product(
+            kind, layer, operands, filters, macs, _times(around), op.outs[0], op.module, held
+        )
 
     def _kernel(self, body, op, position, labels, around):
         operand = kernel_of(body, op, position, labels, self.layers)
@@ -275,7 +298,7 @@ def _kind(body, op):
     """What the results of an operation depend on."""
     kinds = [body.kinds[i] for i in op.ins]
     if any(kind.what == "data" for kind in kinds):
-        return DATA
+        return DATA._replace(cache=kept_in(op, kinds))
     if multiplies(op.eqn) and kernel_among(kinds[:2]) is not None:
         return DATA
     leaves = tuple(dict.fromkeys(leaf for kind in kinds for leaf in kind.leaves))

@@ -12,6 +12,7 @@ from bitjax.program.body import Body, Op
 from bitjax.program.control import REMAT, scan_counts
 from bitjax.program.integers import product_of_integers, whole
 from bitjax.program.state import State
+from bitjax.program.values import Operand
 
 Values = dict[int, Any]
 EXACT = ("dot_general", "conv_general_dilated")
@@ -49,20 +50,25 @@ def _product(op: Op, given: list[Any], values: Values, replaced: dict, state: St
             if key not in replaced:
                 replaced[key] = state.tensor(site, values[number])
             local[number], uses[position] = replaced[key]
-        read[position] = _moved(op, position, local, values)
+        read[position] = _moved(op, operand, position, local, values)
     state.product(op, read, uses)
+    for position, operand in product.held.items():  # quantized where it entered the cache
+        ((number, site),) = operand.origins.items()
+        uses[position] = replaced.get((number, site.name), (None, None))[1]
     if not state.mode.train and op.name in EXACT and all(uses.get(i) for i in (0, 1)):
-        left, right = (_whole(op, i, uses[i], values) for i in (0, 1))
+        operands = {**product.operands, **product.held}
+        left, right = (_whole(op, operands[i], i, uses[i], values) for i in (0, 1))
         if left is not None and right is not None:
             return [product_of_integers(op, read, left, right)]
     return op(read)
 
 
-def _moved(op: Op, position: int, local: Values, values: Values, *, casts: bool = True) -> Any:
+def _moved(
+    op: Op, operand: Operand, position: int, local: Values, values: Values, *, casts: bool = True
+) -> Any:
     """What a product reads at a position, of replaced origins; in float32 without its casts."""
-    assert op.product is not None
     local = dict(local)
-    for move in op.product.operands[position].moves:
+    for move in operand.moves:
         given = [local.get(i, values.get(i)) for i in move.ins]
         if not casts:
             given = [x.astype(jnp.float32) if _is_float(x) else x for x in map(jnp.asarray, given)]
@@ -75,12 +81,11 @@ def _is_float(x):
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _whole(op, position, use, values):
+def _whole(op, operand, position, use, values):
     """An operand as integers, or None."""
-    operand = op.product.operands[position]
 
     def moved(x):
-        return _moved(op, position, dict.fromkeys(operand.origins, x), values, casts=False)
+        return _moved(op, operand, position, dict.fromkeys(operand.origins, x), values, casts=False)
 
     return whole(operand, moved, use.quantizer, use.params, use.stats, use.x)
 

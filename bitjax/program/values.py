@@ -1,13 +1,15 @@
 """What a program is read into: kinds of arrays, sites, operands and products."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bitjax.quantizers.base import Axes
 
 # Parts of a parameter's path that name no layer of their own: `conv1/kernel` belongs to `conv1`.
 KERNEL_NAMES = ("kernel", "weight", "w")
-LEAF_NAMES = (*KERNEL_NAMES, "embedding")
+TABLE_NAME = "embedding"
+LEAF_NAMES = (*KERNEL_NAMES, TABLE_NAME)
 
 
 UNKNOWN = -1
@@ -27,6 +29,7 @@ class Kind(NamedTuple):
     leaves: tuple[Leaf, ...] = ()  # the parameters it is computed from; empty for data
     steps: tuple["Step", ...] = ()  # the scans of which each step has its own slice of it
     masked: bool = False  # whether an array that is no parameter may have set entries to zero
+    cache: str = ""  # of data, the site of the cache whose elements it has
 
 
 NEUTRAL, DATA = Kind("neutral"), Kind("data")
@@ -44,7 +47,9 @@ class Site(NamedTuple):
 
     name: str  # `layer/role`
     layer: str
-    role: str  # `kernel`, `input`; of a product of two data arrays and of a sum `left`, `right`
+    # `kernel`, `input`; of a product of two data arrays and of a sum `left`, `right`; of what is
+    # marked to enter a cache `cache`, and such a site is named without its role
+    role: str
     shape: tuple[int, ...]  # where the first product reads it, without the axes of `steps`
     dtype: Any
     axes: Axes
@@ -71,10 +76,13 @@ class Operand(NamedTuple):
         return next(iter(self.origins.values()))
 
 
+NOTHING_HELD: Mapping[int, Operand] = MappingProxyType({})
+
+
 class Product(NamedTuple):
     """One operation with sites."""
 
-    kind: str  # `dot`, `conv`, `lookup` or `sum`
+    kind: str  # `dot`, `conv`, `lookup`, `sum`, or the mark of a `cache`
     layer: str
     operands: Mapping[int, Operand]  # by position; an operand that is no site is not there
     filters: int  # output channels
@@ -82,6 +90,8 @@ class Product(NamedTuple):
     times: int  # how often the body runs
     output: int  # number of the array that the layer gives: behind the bias
     scope: str  # the module path in which it is computed
+    # By position what it reads of a cache: quantized where it entered, so that it is no site here.
+    held: Mapping[int, Operand] = NOTHING_HELD
 
 
 class Unread(NamedTuple):

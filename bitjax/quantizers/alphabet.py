@@ -2,7 +2,7 @@
 
 `SYMMETRIC` rounds x / scale to -M .. M, M = 2^(bits-1) - 1, on the grid of bit planes with a sign;
 `THRESHOLDED` has the same codes at 2 bits, by a threshold of its own (TWN, arXiv 1605.04711);
-`SIGNS` are -1 and 1 (XNOR-Net, arXiv 1603.05279).
+`TWO_SIDED` has one code more below 0, -M - 1; `SIGNS` are -1 and 1 (XNOR-Net, arXiv 1603.05279).
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ class Alphabet(NamedTuple):
     learned: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     # bits -> the greatest signed code
     last: Callable[[jax.Array], jax.Array] = lambda bits: steps(jnp.rint(bits) - 1.0)
+    below: float = 0.0  # codes below -last
     coding: str = "sign_magnitude"  # as `Traits.coding`
 
 
@@ -81,6 +82,50 @@ def _sign_quant_bwd(residual, g):
 _sign_quant.defvjp(lambda x, scale: (_sign_quant(x, scale), (x, scale)), _sign_quant_bwd)
 
 
+# Compiled as one function, so that layers of one shape share its trace.
+@jax.jit
+def _learned_whole(x: jax.Array, scale: jax.Array, bits: jax.Array) -> jax.Array:
+    """scale * clip(round(x / scale), -M - 1, M), differentiable in x and scale.
+
+    Gradients are LSQ's: to x, 1 inside the range and 0 outside; to scale, round(v) - v inside, v =
+    x / scale, and the end outside. The backward pass keeps x in its own dtype.
+    """
+    return _whole_quant(x, scale, bits)
+
+
+@jax.custom_vjp
+def _whole_quant(x, scale, bits):
+    code = _whole(widen(x), {"scale": scale}, bits)
+    return (blocks.spread(scale, x.shape) * code).astype(x.dtype)
+
+
+def _whole_quant_bwd(residual, g):
+    x, scale, bits = residual
+    wide, g = widen(x), widen(g)
+    rate = inverse(blocks.spread(scale, x.shape))
+    at, code = wide * rate, _whole(wide, {"scale": scale}, bits)
+    # Inside, nothing is clipped; the slack is for the rounding of `at`.
+    last = steps(jnp.rint(bits) - 1.0)
+    inside = (at >= -(last + 1.0) * (1 + 1e-6)) & (at <= last * (1 + 1e-6))
+    d_scale = blocks.fold(g * (code - jnp.where(inside, at, 0.0)), scale, rate > 0)
+    return jnp.where(inside, g, 0.0).astype(x.dtype), d_scale, jnp.zeros_like(bits)
+
+
+def _whole(x, fitted, bits):
+    scale, last = fitted["scale"], steps(jnp.rint(bits) - 1.0)
+    code = jnp.rint(x * inverse(blocks.spread(scale, x.shape)))
+    return jnp.clip(code, -last - 1.0, last).astype(scale.dtype)
+
+
+_whole_quant.defvjp(
+    lambda x, scale, bits: (_whole_quant(x, scale, bits), (x, scale, bits)), _whole_quant_bwd
+)
+
+
+def _half(bits):
+    return steps(jnp.rint(bits) - 1.0) + 1.0
+
+
 SYMMETRIC = Alphabet(
     lambda x, fitted, bits: plane_grid.nearest(x, _planes(fitted["scale"], bits, x.shape)),
     lambda code, bits: plane_grid.pack(code, _planes(jnp.ones_like(bits), bits)),
@@ -88,11 +133,19 @@ SYMMETRIC = Alphabet(
     lambda x, scale, bits: plane_quant(x, scale, Kept(bits, jnp.zeros_like(bits)), _DEPTH, True),
 )
 THRESHOLDED = SYMMETRIC._replace(nearest=_by_threshold)
+TWO_SIDED = Alphabet(
+    _whole,
+    lambda code, bits: (code + _half(bits)).astype(jnp.int32),
+    lambda codes, bits: codes.astype(jnp.float32) - _half(bits),
+    _learned_whole,
+    below=1.0,
+    coding="offset",
+)
 SIGNS = Alphabet(
     lambda x, fitted, bits: _sign(x, fitted["scale"]),
     lambda code, bits: (code > 0).astype(jnp.int32),
     lambda codes, bits: 2.0 * codes.astype(jnp.float32) - 1.0,
     lambda x, scale, bits: _learned_sign(x, scale),
     jnp.ones_like,
-    "signs",
+    coding="signs",
 )

@@ -1,4 +1,4 @@
-"""Kernels of very few levels, with a scale per filter: ternary, binary, and low-bit symmetric.
+"""Kernels of very few levels, with a scale per filter: ternary, binary, and low-bit.
 
 Ternary: Li and Liu, "Ternary Weight Networks" (TWN), arXiv 1605.04711, and Wang et al., "Two-Step
 Quantization for Low-bit Neural Networks", CVPR 2018. Binary: Rastegari et al., "XNOR-Net",
@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bitjax.checks import checked, choice
+from bitjax.checks import SWITCH, checked, choice
 from bitjax.quantizers import blocks
-from bitjax.quantizers.alphabet import SIGNS, SYMMETRIC, THRESHOLDED, Alphabet
+from bitjax.quantizers.alphabet import SIGNS, SYMMETRIC, THRESHOLDED, TWO_SIDED, Alphabet
 from bitjax.quantizers.base import (
     BITS,
     Axes,
@@ -103,9 +103,9 @@ def binary(fit: str = "mean") -> Quantizer:
     return build(1, _mean, SIGNS, "binary", form)
 
 
-@checked(bits=BITS._replace(low=2), fit=choice("rounded", "stored"))
-def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
-    """Codes in {-M .. M}, M = 2^(bits-1) - 1, times a scale per filter.
+@checked(bits=BITS._replace(low=2), fit=choice("rounded", "stored"), narrow=SWITCH)
+def low_bit(bits: int = 4, *, fit: str = "rounded", narrow: bool = True) -> Quantizer:
+    """Codes in {-M .. M}, M = 2^(bits-1) - 1, or {-M - 1 .. M}, times a scale per filter.
 
     x_hat = scale * clip(round(x / scale), -M, M). The fit `rounded` is that of alternate rounding,
     `rounded_codes`; it and `stored` follow the kernel, are stored and have gradients as in
@@ -114,6 +114,8 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
     Args:
       bits: integer code length, 2 to 16.
       fit: `rounded` or `stored`.
+      narrow: whether the least code, -M - 1, which has no opposite, is left out. With it a scale
+        serves 2^bits levels: less error, and no multiplication less.
 
     Raises:
       ValueError: an argument is outside what is listed above.
@@ -123,11 +125,13 @@ def low_bit(bits: int = 4, *, fit: str = "rounded") -> Quantizer:
       >>> q.apply(*q.init(x, Axes()), x).tolist()
       [[0.0], [-1.0], [3.0]]
 
-    Unlike `lsq`, whose lowest code -M - 1 has no opposite, the codes are symmetric.
+    Unlike those of `lsq`, the codes are symmetric unless `narrow` is False.
     """
     form = {"bits": bits, "fit": fit, "granularity": "per_channel"}
     build = _stored if fit == "stored" else _following
-    return build(bits, _rounded, SYMMETRIC, "low_bit", form)
+    if narrow:
+        return build(bits, _rounded, SYMMETRIC, "low_bit", form)
+    return build(bits, _rounded_whole, TWO_SIDED, "low_bit", {**form, "narrow": False})
 
 
 def _otwn(x, axes, bits):
@@ -147,6 +151,10 @@ def _mean(x, axes, bits):
 
 def _rounded(x, axes, bits):
     return {"scale": rounded_codes(x, bits, axes)[1]}
+
+
+def _rounded_whole(x, axes, bits):
+    return {"scale": rounded_codes(x, bits, axes, narrow=False)[1]}
 
 
 def _following(bits: int, fit: Fit, alphabet: Alphabet, name: str, form) -> Quantizer:
@@ -228,7 +236,7 @@ def _coding(alphabet: Alphabet, fitted_of: Callable[[Params, Stats], Stats]):
     def numbers(params, stats):
         scale = fitted_of(params, stats)["scale"]
         last = jnp.broadcast_to(alphabet.last(params["bits"]), scale.shape)
-        return Numbers(scale, inverse(scale), -last, last)
+        return Numbers(scale, inverse(scale), -last - alphabet.below, last)
 
     def integers(params, stats, x):
         return alphabet.nearest(widen(x), fitted_of(params, stats), params["bits"])

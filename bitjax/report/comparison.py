@@ -18,12 +18,8 @@ from bitjax.runs.records import RunRecord, Skipped
 
 BASELINE = "full_precision"
 _TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated
-_EXAMPLES = (
-    "form",
-    "context",
-    "marker",
-    "eval_limit",
-)  # settings of data that evaluation depends on
+# Settings of data that cut tokens into examples.
+_TOKENS = {key: LATER[f"data.{key}"] for key in ("form", "context", "marker")}
 _FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
@@ -174,12 +170,14 @@ def comparable(run: RunRecord) -> str:
     name = model.pop("name")
     kept = {k: v for k, v in model.items() if k not in _TRAINING_ONLY}
     settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(kept.items()))
-    held_out = run.settings["data"].get("validation", 0)
-    split = f"{held_out} {run.eval_split}" if run.eval_split == "validation" else run.eval_split
-    # What cuts tokens into examples, and how many of them count.
-    own = {k: run.settings["data"].get(k, LATER.get(f"data.{k}")) for k in _EXAMPLES}
-    cut = [f", {k} {_plain(v)}" for k, v in own.items() if v != LATER.get(f"data.{k}")]
-    return f"{name}({settings}) on {run.data}, {split} examples{''.join(cut)}"
+    data = run.settings["data"]
+    split, limit = run.eval_split, data.get("eval_limit")
+    first = f"first {_plain(limit)} " if limit else ""
+    if split == "validation":
+        split = f"{'of ' if limit else ''}{data.get('validation', 0)} {split}"
+    own = {key: data.get(key, usual) for key, usual in _TOKENS.items()}
+    cut = [f", {key} {_plain(value)}" for key, value in own.items() if value != _TOKENS[key]]
+    return f"{name}({settings}) on {run.data}, {first}{split} examples{''.join(cut)}"
 
 
 def _rows(runs: Sequence[RunRecord]) -> list[Row]:

@@ -83,16 +83,9 @@ def read_files(folder: Path, result: Mapping[str, Any], notes: list[str]) -> tup
 
 def _own_export(folder, result):
     value = read_object(folder / EXPORT / LISTED)
-    if _identity(value) != _identity(result):
+    if any(value.get(key) != result.get(key) for key in ("config_hash", "score")):
         raise ValueError("it is of another run, or of other figures; export again")
     return read_listed(folder)
-
-
-def _identity(value):
-    # How a score is written says nothing of what it is, and older runs do not say it.
-    score = value.get("score")
-    score = {**score, "form": ""} if isinstance(score, Mapping) else score
-    return value.get("config_hash"), score
 
 
 def _read(read, notes, place):

@@ -27,6 +27,7 @@ LATER: dict[str, Any] = {
     "task.name": "",
     "data.eval_limit": 0,
     "data.context": 0,
+    "data.train_context": 0,
     "data.marker": 1,
     "data.form": "",
 }

@@ -9,6 +9,7 @@ from bitjax.costs.measures import (
     activation_bytes,
     average_bits,
     bits_of,
+    cache_bytes,
     bops,
     inner_sites,
     macs,
@@ -71,13 +72,14 @@ def _bit_averages(
 def _measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, float]:
     """Bytes and operations of a model with its final bits, for `result.json`."""
     variables = jax.device_get(variables)  # so that the sums are float64
-    bits = bits_of(variables)
+    bits, caches = bits_of(variables), any(cost.role == "cache" for cost in costs.values())
     return {
         "model_bytes": model_bytes(variables, costs),
         "float_model_bytes": model_bytes(floats_of(variables), costs),
         "activation_bytes": float(activation_bytes(bits, costs)),
         "bops": float(bops(bits, costs)),
         "macs": macs(costs),
+        **({"cache_bytes_per_token": cache_bytes(variables, costs)} if caches else {}),
     }
 
 

@@ -44,11 +44,10 @@ def about_model(work: Work, commit: str) -> dict[str, Any]:
     """What a packed file says of a run's model."""
     data: Any = work.dataset
     classes = {"classes": data.num_classes} if work.task.name == "classification" else {}
-    said = {key: value for key, value in data.about.items() if key in ABOUT}
-    # Such as how tokens were cut, which no runtime needs.
-    notes = {key: value for key, value in data.about.items() if key not in ABOUT}
-    more = {"notes": notes} if notes else {}
-    return {**said, "task": work.task.name, "commit": commit, **classes, **more}
+    said = {**data.about, "task": work.task.name, "commit": commit, **classes}
+    notes = {key: value for key, value in said.items() if key not in ABOUT}
+    known = {key: value for key, value in said.items() if key in ABOUT}
+    return {**known, "notes": notes} if notes else known
 
 
 class Figures:

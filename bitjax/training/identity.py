@@ -18,6 +18,7 @@ _COUNTED = {
     "image_shape": "images of shape {}",
     "form": "tokens as {}",
     "context": "{} tokens an example",
+    "train_context": "{} tokens a training example",
     "vocabulary": "a vocabulary of {}",
     "marker": "documents that begin with {}",
 }

@@ -68,7 +68,7 @@ def test_saturation_zeros_and_findings_come_from_the_runs_own_model(tmp_path, ca
     )
     work = build_work(config, source="configs/digits/lsq.py")
     run(work, open_folder(config, tmp_path / "run"), show=False)
-    looks, findings = inspect.look_inside(inspect.read_runs([tmp_path / "run"])[0][0], 32)
+    looks, findings = inspect.look_inside(inspect.load_run(tmp_path / "run"), 32)
     assert set(looks) == {s for s in work.costs if not s.startswith("none")}
     for site, look in looks.items():
         assert 0 <= look.saturated <= 1

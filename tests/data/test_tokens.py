@@ -304,3 +304,14 @@ def test_tokens_are_text_again():
             decode(data, np.array([2, wrong]))
     with pytest.raises(ValueError, match="own knows no text of its tokens; put vocabulary.json"):
         decode(data._replace(pieces=()), np.array([2]))
+
+
+@pytest.mark.parametrize("form", ["documents", "windows"])
+def test_training_examples_may_be_shorter_than_those_of_evaluation(form):
+    stream = np.tile(np.array([9, 1, 2, 3, 4, 5]), 4)
+    data = token_dataset("own", stream, stream, context=4, train_context=3, marker=9, form=form)
+    assert train_batch(data, 2, step=0, seed=0)["tokens"].shape == (2, 3)
+    assert data.eval_sample(2)["tokens"].shape == (2, 4) == data.specs(2)["tokens"].shape
+    for wrong in (1, 5):
+        with pytest.raises(ValueError, match=rf"`train_context` must be in \[2, 4\], got {wrong}"):
+            token_dataset("own", stream, context=4, train_context=wrong)

@@ -147,6 +147,8 @@ def rows():
     for fit in ("rounded", "stored"):
         one = row(partial(low_bit, 4, fit=fit), range(2, 17), constant=None, ordered=False)
         yield f"low_bit-{fit}", one._replace(slow=fit == "rounded")
+    one = row(partial(low_bit, 4, fit="stored", narrow=False), range(2, 17), constant=None)
+    yield "low_bit-stored-two-sided", one._replace(slow=True)
 
     yield from hardware_rows()
 

@@ -49,7 +49,8 @@ def changed(value, path, new):
 def test_one_value_in_a_file_is_another(data, new):
     with tempfile.TemporaryDirectory() as root:
         fine = write_run(Path(root) / "fine", method="full_precision", rows=2)
-        run = write_run(Path(root) / "run", rows=2)
+        measured = data.draw(st.sampled_from([None, {"perplexity": 3.79, "loss": 1.33}]))
+        run = write_run(Path(root) / "run", rows=2, measured=measured, cache=1280)
         name = data.draw(st.sampled_from(["result.json", "config.json", "metrics.jsonl"]))
         text = (run / name).read_text()
         value = [json.loads(line) for line in text.splitlines()]

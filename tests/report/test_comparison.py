@@ -263,10 +263,11 @@ def test_a_score_has_the_digits_and_the_unit_of_its_form(tmp_path, form, shown, 
 
 
 def test_evaluations_of_other_tokens_are_not_compared(tmp_path):
-    cut = {"name": "tokens", "eval_split": "test", "validation": 0, "eval_limit": 120}
+    cut = {"name": "tokens", "eval_split": "test", "validation": 0, "eval_limit": 120, "context": 9}
     few = told("lsq", 3.9, (4, 32), settings={"data": cut})
     groups = compare(records(tmp_path, STORIES[0], few), group=True).groups
-    assert [g.title.partition("test examples")[2] for g in groups] == ["", ", eval_limit 120"]
+    ends = [group.title.partition(" on ")[2] for group in groups]
+    assert ends == ["tokens, test examples", "tokens, first 120 test examples, context 9"]
 
 
 def test_an_unknown_cost_is_answered_with_the_known_ones(tmp_path):

@@ -92,6 +92,20 @@ def test_curves_are_thinned_and_keep_their_last_row(tmp_path):
     assert curve(short)["step"] == [10, 20, 30]
 
 
+def test_a_page_of_two_scores_says_of_each_group_which_is_its_own(tmp_path):
+    text = write_run(tmp_path / "text", measured={"perplexity": 3.79}, data="tokens", cache=1280)
+    parts = Parts(make_page([write_run(tmp_path / "images"), text]))
+    data = json.loads(parts.scripts[0][1])
+    scores = [(g["score"]["key"], g["score"]["higher"]) for g in data["groups"]]
+    assert scores == [("accuracy", True), ("perplexity", False)]
+    keys = [figure["key"] for figure in data["figures"]]
+    place = keys.index("perplexity")
+    assert [run["figures"][place] for run in data["runs"]] == [None, 3.79]
+    assert "perplexity" in data["runs"][1]["curve"] and "accuracy" in data["runs"][0]["curve"]
+    assert "cache_bytes_per_token" in {cost["key"] for cost in data["costs"]}
+    assert [group["rows"][0]["count"] for group in data["groups"]] == [1, 1]
+
+
 def test_evaluations_between_logged_rows_make_no_holes_in_a_curve(tmp_path):
     run = write_run(tmp_path / "run", rows=200)
     path = run / "metrics.jsonl"

@@ -18,7 +18,8 @@ def dead_units(m: Measured, before: Sequence[Found]) -> Iterator[Found]:
     if not any(np.mean(size == 0) >= _DEAD for size in m.features.values()):
         return
     order = {site.layer: i for i, site in enumerate(m.program.sites.values())}
-    sources = [found.site.rpartition("/")[0] for found in before if found.blocks]
+    own = {name: site.layer for name, site in m.program.sites.items()}
+    sources = [own.get(f.site, f.site.rpartition("/")[0]) for f in before if f.blocks]
     first = min((order.get(layer, -1) for layer in sources), default=len(m.program.sites))
     filters = {product.layer: product.filters for product in m.program.products}
     for layer, reader in m.consumers().items():
