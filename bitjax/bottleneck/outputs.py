@@ -72,7 +72,9 @@ class Judge(NamedTuple):
         """The distance at these variables."""
         self.seen[0] += 1
         found = jax.device_get([self.sums(variables, batch) for batch in self.batches])
-        distance, weight = (sum(float(part) for part in parts) for parts in zip(*found, strict=True))
+        distance, weight = (
+            sum(float(part) for part in parts) for parts in zip(*found, strict=True)
+        )
         if not np.isfinite(distance) or not weight > 0:
             raise ValueError(
                 f"the distance from the float network is {distance:g} over weights of {weight:g}: "
