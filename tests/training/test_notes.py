@@ -68,7 +68,5 @@ def test_a_hash_of_an_older_version_is_of_the_same_run():
     notes = NOTES | {"run": keeper.identity | {"config_hash": "old"}}
     keeper.check_own(notes, None)
     notes["run"]["config_hash"] = "other"
-    with pytest.raises(
-        ValueError, match="another run .config_hash: 'other' there, 'new' now"
-    ):
+    with pytest.raises(ValueError, match="another run .config_hash: 'other' there, 'new' now"):
         keeper.check_own(notes, None)
