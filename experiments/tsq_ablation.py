@@ -60,7 +60,8 @@ def _fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
             found[name] = Fit(*map(jnp.asarray, (codes, scale, intercept)))
             continue
         settings = SolveOptions(joint=way["joint"], ridge=way.get("ridge", 0.0))
-        solved: GroupFit = fit_group(moments, float_MxN, codes, grid, settings, jax.random.key(0))
+        start = Fit(codes, scale.ravel(), np.zeros(len(codes)))
+        solved: GroupFit = fit_group(moments, float_MxN, start, grid, settings, jax.random.key(0))
         if way.get("behind") and levels is not None:
             solved = fit_behind(solved, x, z, affine, levels, float_MxN, grid, settings)
         found[name] = solved.fit
@@ -95,8 +96,9 @@ def rows(
 
     import bitjax as bj
     from bitjax.frameworks.targets import float_kernels, levels_of, plan_layers
-    from bitjax.two_step.data import merge, moments_of, sampler, sums_of
+    from bitjax.two_step.data import sampler
     from bitjax.two_step.layer import layer_of
+    from bitjax.two_step.moments import merge, moments_of, sums_of
 
     stages = {stage.name: stage for stage in work.method.stages}
     model = bj.Quantized(work.model, stages["transform"].rules)
@@ -109,10 +111,14 @@ def rows(
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in WAYS}
     for index, plan in enumerate(plans):
         layer = layer_of(teacher, variables, (batches[0],), {}, plan.layer)
-        take = sampler(teacher, teacher, plan.layer, {}, per_example=args.positions)
-        seen = [take(variables, variables, (b,), jax.random.key(i)) for i, b in enumerate(batches)]
+        take = sampler(teacher, teacher, [plan.layer], {}, per_example=args.positions)
+        taken = [
+            take(variables, variables, bj.Inputs((b,)), None, jax.random.key(i))
+            for i, b in enumerate(batches)
+        ]
+        seen = [(one.x_GxTxN, one.z_GxTxM[0]) for one in taken]
         sums = None
-        for x, z, _ in seen[: args.batches]:
+        for x, z in seen[: args.batches]:
             sums = merge(sums, sums_of(x, z))
         assert sums is not None, "there is a batch to solve from"
         (x, z), (held_x, held_z) = (

@@ -66,6 +66,7 @@ METHODS: dict[str, Callable] = {
     "hwgq": methods.hwgq,
     "twn": methods.twn,
     "tsq": methods.tsq,
+    "solved": methods.solved,
 }
 
 _SIZE = integer(1, 65_536)

@@ -24,6 +24,8 @@ class Context(NamedTuple):
       costs: the costs of every site, from `site_costs`.
       key: the stage's own key for randomness.
       log: takes a line of text.
+      weights: `(count, augment) -> iterator of arrays [n, positions]`, how much each position of
+        the same batches counts; None where all count alike.
     """
 
     model: Any
@@ -33,6 +35,7 @@ class Context(NamedTuple):
     costs: Costs
     key: jax.Array
     log: Callable[[str], None]
+    weights: Callable[[int, bool], Iterator[Any]] | None = None
 
 
 class Stage(NamedTuple):

@@ -7,7 +7,6 @@ import jax
 
 from bitjax.bottleneck.allocate import allocate, check_sites
 from bitjax.checks import SWITCH, checked, choice, integer
-from bitjax.costs.site import Costs
 from bitjax.frameworks.targets import float_kernels, is_stored
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.labels import FROZEN, default_labels
@@ -21,16 +20,17 @@ from bitjax.methods.recipe import (
     reestimate,
     training,
 )
+from bitjax.methods.solved import check_rules, solving, stored_check
 from bitjax.program.naming import layers_of, path_of
 from bitjax.program.values import Leaf
 from bitjax.rules import RULES, Rules, quantizer_of
 from bitjax.two_step.fits import SOLVE, SolveOptions
-from bitjax.two_step.solve import solve_each
 from bitjax.variables import QUANT, read_site, site_name
 
 TRAINED = ("scales", "straight_through")
 
-_SOLVE = {name: allowed for name, allowed in SOLVE.items() if name not in ("max_sweeps", "seed")}
+_LEFT = ("damping", "correction", "max_sweeps", "seed")
+_SOLVE = {name: allowed for name, allowed in SOLVE.items() if name not in _LEFT}
 
 
 @checked(
@@ -56,6 +56,7 @@ def tsq(
     calibration_batches: int = 16,
     augment: bool = False,
     target: str = "codes",
+    start: str = "rounded",
     asymmetric: bool = True,
     float_inputs: bool = False,
     positions: int = 16,
@@ -89,6 +90,7 @@ def tsq(
       augment: whether those batches are augmented.
       target: what each layer is solved for: `codes` for the finest target that is known of it,
         `sum` or `output`.
+      start: codes that the descent starts from: `rounded`, `gptq`, or the better ones: `best`.
       asymmetric: whether a layer's inputs come from the network as far as it is solved; else they
         are the float network's own.
       float_inputs: whether the float network computes its targets from float inputs; else from
@@ -116,22 +118,19 @@ def tsq(
     Source: the paper's two steps. Departures: see `bitjax.solve_layers`; where an intercept has a
       place it is solved for; fine-tuning is ours, the paper is not known to have one.
     """
-    if not any(is_stored(r.quantizer) for r in rules):
-        raise ValueError(
-            "tsq has no kernel to solve: give one a ternary, binary or low_bit quantizer with "
-            "fit='stored'."
-        )
+    check_rules(rules, "tsq")
     options = SolveOptions(
-        target,
-        asymmetric,
-        float_inputs,
-        positions,
-        ridge,
-        joint,
-        pair_moves,
-        starts,
-        tuple(strengths),
-        iterations,
+        target=target,
+        start=start,
+        asymmetric=asymmetric,
+        float_inputs=float_inputs,
+        positions=positions,
+        ridge=ridge,
+        joint=joint,
+        pair_moves=pair_moves,
+        starts=starts,
+        strengths=tuple(strengths),
+        iterations=iterations,
     )
     made = Recipe(code_steps, **recipe)
     first = training("codes", float_kernels(rules), made, range_decay=0.0)
@@ -140,10 +139,10 @@ def tsq(
             prepare=_place(input_bits, calibration_batches),
             check=lambda costs: check_sites(rules, costs, "free", input_bits),
         )
-    solve = _transform(options, calibration_batches, augment)
+    solve = solving(options, calibration_batches, augment)
     stages = [
         first,
-        Stage("transform", rules, prepare=solve, check=_stored(rules)),
+        Stage("transform", rules, prepare=solve, check=stored_check(rules, "tsq")),
         *reestimate(rules, made.reestimate_batches),
     ]
     if fine_tune_steps:
@@ -153,20 +152,6 @@ def tsq(
             last = last._replace(rules=_held(rules), labels=_frozen_codes(rules))
         stages.append(last)
     return Method("tsq", tuple(stages))
-
-
-def _stored(rules: Rules) -> Callable[[Costs], None]:
-    """The check that the rules give a kernel to solve."""
-
-    def check(costs):
-        kernels = [site for site, entry in costs.items() if entry.role == "kernel"]
-        if not any(is_stored(quantizer_of(rules, site)) for site in kernels):
-            raise ValueError(
-                "tsq has no kernel to solve: no rule with a ternary, binary or low_bit quantizer "
-                f"of fit='stored' matches one. Kernels: {', '.join(kernels)}."
-            )
-
-    return check
 
 
 def _place(bits: int, batches: int):
@@ -180,29 +165,6 @@ def _place(bits: int, batches: int):
             )  # fmt: skip
 
     return place
-
-
-def _transform(options: SolveOptions, batches: int, augment: bool):
-    """The preparation that solves layer by layer, each kept as it is done."""
-
-    def transform(context: Context, variables: Variables, start: int) -> Iterator[Variables]:
-        solved = solve_each(
-            context.model,
-            variables,
-            lambda: context.batches(batches, augment),
-            settings=options,
-            teacher=context.previous,
-            start=start,
-        )
-        for found, report in solved:
-            behind = "" if report.mismatch is None else f", codes {report.mismatch:.1%} off"
-            context.log(
-                f"{report.layer}: error {report.error:.1%}{behind}, "
-                f"{report.sparsity:.0%} zeros, {report.patches:,} patches"
-            )
-            yield found
-
-    return transform
 
 
 def _held(rules: Rules) -> Rules:

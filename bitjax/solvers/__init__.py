@@ -4,6 +4,7 @@ from bitjax.solvers.allocation import allocate as allocate
 from bitjax.solvers.base import Solution as Solution
 from bitjax.solvers.code_descent import Fit as Fit
 from bitjax.solvers.code_descent import fit_codes as fit_codes
+from bitjax.solvers.gptq import gptq_codes as gptq_codes
 from bitjax.solvers.lasso_path import lasso as lasso
 from bitjax.solvers.lasso_path import lasso_path as lasso_path
 from bitjax.solvers.lloyd_max import lloyd_max as lloyd_max

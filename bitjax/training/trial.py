@@ -17,6 +17,11 @@ from bitjax.variables import STATS
 
 Guard = Callable[[str], AbstractContextManager[None]]
 _EXAMPLES = 2
+# What rows of metrics, stages and `result.json` say beside a task's figures.
+_TAKEN = frozenset(
+    "bits task_loss step steps stage stages seconds wall_seconds name status method data task "
+    "about_data eval_split seed score cost files model config budget commit commits device".split()
+)
 
 
 def _plainly(argument: str) -> AbstractContextManager[None]:
@@ -53,6 +58,10 @@ def try_task(
     with guard("task"):
         figures = jax.eval_shape(task.figures, sums)
     _check_scalars("figures", figures)
+    if taken := sorted(_TAKEN & {*figures}):
+        raise ValueError(
+            f"`task` must name its figures otherwise than {taken[0]!r}: results have that already."
+        )
     if lacks := [name for name in ("loss", task.score) if name not in figures]:
         raise ValueError(f"`task` must give the figure {lacks[0]!r}, got {sorted(figures)}.")
 

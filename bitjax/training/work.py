@@ -51,6 +51,7 @@ class Work(NamedTuple):
       start: the float variables that it starts from.
       costs: the costs of every site, from `site_costs`.
       facts: entries of `result.json` beside the measurements: name, config_hash, budget, ...
+      known_as: hashes that older versions gave its config.
     """
 
     method: Method
@@ -63,6 +64,12 @@ class Work(NamedTuple):
     start: Variables
     costs: Costs
     facts: Mapping[str, Any]
+    known_as: tuple[str, ...] = ()
+
+    def is_config_of(self, digest: Any) -> bool:
+        """Whether a hash names the run's config; of a run without one, whether there is none."""
+        own = self.facts.get("config_hash")
+        return digest == own or digest in self.known_as
 
     def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
         """Raw pixels to what the model takes; augmented where there is a key."""
@@ -86,6 +93,15 @@ class Work(NamedTuple):
             for i, batch in enumerate(batches):
                 key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
                 yield augmented(key, batch) if augment else plain(batch)
+
+    def weights(self, count: int, augment: bool) -> Iterator[Any]:
+        """How much each position of the same examples counts, where the task tells."""
+        weights = self.task.weights
+        assert weights is not None, "the task tells"
+        size = self.settings.batch_size
+        batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
+        with contextlib.closing(batches):
+            yield from map(weights, batches)
 
     def calibration_batch(self) -> Any:
         """The training examples on which new ranges are fitted, as the model takes them."""
@@ -147,6 +163,7 @@ class Work(NamedTuple):
             costs=self.costs,
             key=jax.random.fold_in(self.key, 0x57A6E + index),
             log=log,
+            weights=self.weights if self.task.weights else None,
         )
 
     def train_step(self, index: int) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

@@ -12,13 +12,13 @@ import numpy as np
 
 from bitjax.checks import SWITCH, Allowed, choice, integer, number, several
 from bitjax.frameworks.targets import OutputLevels
-from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.output_codes import fit_output_codes
 from bitjax.solvers.sample_descent import fit_codes_to_samples
 from bitjax.solvers.targets import output_of
-from bitjax.two_step.data import PatchMoments
 from bitjax.two_step.layer import Affine
+from bitjax.two_step.moments import PatchMoments
+from bitjax.two_step.starts import STARTS
 
 
 class SolveOptions(NamedTuple):
@@ -28,6 +28,11 @@ class SolveOptions(NamedTuple):
       target: `codes` solves each layer for the finest target that there is for it: the codes of the
         quantizer that reads it, the positive part of its output, a sum, or its output; `sum` for
         sums and outputs only; `output` for outputs only.
+      start: codes that the descent starts from: `rounded` to the float filters, `gptq`, or for each
+        filter the better of the two after a descent each, on held-out patches: `best`.
+      damping: GPTQ's, as a share of the Gram matrix's mean diagonal.
+      correction: share, 0 to 1, of what is lost in front of a layer that its target makes up for. 1
+        targets the teacher's output, 0 what the float kernel gives for the same inputs, as GPTQ.
       asymmetric: whether inputs come from the network as far as it is solved; otherwise they are
         the teacher's own.
       float_inputs: whether the teacher's inputs are float too; else quantized like the model's
@@ -40,11 +45,14 @@ class SolveOptions(NamedTuple):
       strengths: the splitting's lambdas, used one after the other, for quantizers' codes and
         positive parts.
       iterations: number of iterations of the splitting, for each strength.
-      max_sweeps: largest number of sweeps of one descent.
+      max_sweeps: largest number of sweeps of one descent; 0 takes the start as it is.
       seed: the seed of patches and starts.
     """
 
     target: str = "codes"
+    start: str = "best"
+    damping: float = 0.01
+    correction: float = 1.0
     asymmetric: bool = True
     float_inputs: bool = False
     positions: int = 16
@@ -61,6 +69,9 @@ class SolveOptions(NamedTuple):
 # What the options may be, in `solve_layers` and in the method.
 SOLVE: dict[str, Allowed] = {
     "target": choice("codes", "sum", "output"),
+    "start": choice(*STARTS),
+    "damping": number(0),
+    "correction": number(0, 1),
     "asymmetric": SWITCH,
     "float_inputs": SWITCH,
     "positions": integer(1),
@@ -70,7 +81,7 @@ SOLVE: dict[str, Allowed] = {
     "starts": integer(1),
     "strengths": several(number(0, above=True), 1),
     "iterations": integer(0),
-    "max_sweeps": integer(1),
+    "max_sweeps": integer(0),
     "seed": integer(0, 2**32 - 1),
 }
 
@@ -88,19 +99,24 @@ class GroupFit(NamedTuple):
 def fit_group(
     moments: PatchMoments,
     float_MxN: Any,
-    start_MxN: Any,
+    start: Fit,
     grid: Any,
     settings: SolveOptions,
     key: jax.Array,
 ) -> GroupFit:
     """The fit whose outputs are nearest to the target's, from second moments alone."""
+    energy = float(np.sum(moments.energy_M))
+    if settings.max_sweeps == 0:
+        w = np.asarray(start.scale_M)[:, None] * np.asarray(start.codes_MxN)
+        loss = moments.energy_M + ((w @ moments.gram_NxN - 2 * moments.cross_MxN) * w).sum(1)
+        return GroupFit(start, float(np.sum(loss)), energy)
     found = fit_codes(
-        moments.gram_NxN, moments.cross_MxN, moments.energy_M, grid, start_MxN,
+        moments.gram_NxN, moments.cross_MxN, moments.energy_M, grid, start.codes_MxN,
         mean_N=moments.mean_N, target_mean_M=moments.target_mean_M, ridge=settings.ridge,
         float_MxN=float_MxN, joint=settings.joint, pair_moves=settings.pair_moves,
         starts=settings.starts, key=key, max_sweeps=settings.max_sweeps,
     )  # fmt: skip
-    return GroupFit(found.value, float(np.sum(found.objective)), float(np.sum(moments.energy_M)))
+    return GroupFit(found.value, float(np.sum(found.objective)), energy)
 
 
 def fit_group_to_samples(
@@ -116,7 +132,7 @@ def fit_group_to_samples(
     """As `fit_group`, from patches fewer than inputs: one start, no pair moves."""
     found = fit_codes_to_samples(
         x_TxN, z_TxM, grid, start_MxN, intercept=intercept, ridge=settings.ridge,
-        float_MxN=float_MxN, joint=settings.joint, max_sweeps=settings.max_sweeps,
+        float_MxN=float_MxN, joint=settings.joint, max_sweeps=max(settings.max_sweeps, 1),
     )  # fmt: skip
     z = np.asarray(z_TxM, np.float64)
     energy = np.sum(np.mean((z - intercept * z.mean(0)) ** 2, axis=0))
@@ -170,17 +186,3 @@ def away_from_0(gain_M: Any) -> Any:
     """Replaces near-zero gains by inf, so that nearly dead channels get no correction."""
     least = 0.1 * np.median(np.abs(gain_M))
     return np.where(np.abs(gain_M) > least, gain_M, np.inf)
-
-
-def start_of(quantizer: Quantizer, float_GxMxN: Any) -> tuple[Any, Any]:
-    """Codes that the quantizer gives the float filters, and its grid of codes."""
-    filters = jnp.asarray(float_GxMxN.reshape(-1, float_GxMxN.shape[-1]), jnp.float32)
-    params, _ = quantizer.init(filters, Axes((0,), -1))
-    scale = params["scale"]
-    codes = jnp.where(scale > 0, jnp.rint(quantizer.apply(params, {}, filters) / scale), 0)
-    one = {**params, "scale": jnp.ones((1, 1))}
-    every = Codes(jnp.arange(2 ** round(float(params["bits"])))[:, None])
-    grid = np.unique(np.asarray(quantizer.decode(one, {}, every), np.float64))
-    if 0 not in grid:
-        codes = jnp.where(codes == 0, 1, codes)
-    return np.asarray(codes, np.float64).reshape(float_GxMxN.shape), grid

@@ -62,6 +62,14 @@ class Layer(NamedTuple):
     affine: Affine | None  # None behind a normalisation by statistics of the data
     slot: Slot | None  # None where an intercept has no place
 
+    def bias(self, variables: Variables) -> np.ndarray:
+        """What the layer adds to its product, [G, M]."""
+        groups = self.view.groups
+        if self.slot is None or self.slot.gain_M is not None:
+            return np.zeros((groups, 1))
+        leaf = np.asarray(read_leaf(variables, self.slot.path), np.float64)
+        return leaf.reshape(-1)[self.slot.order_M].reshape(groups, -1)
+
     def matrix(self, variables: Variables) -> np.ndarray:
         """The kernel, [G, M, N]."""
         return np.asarray(

@@ -26,6 +26,7 @@ from tests.bad_inputs.values import shown, wrong_values
 FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     # A mapping for a penalty that is not added (gamma is 0); a stage checks it with the sites.
     ("bitpruning", "criterion"): ("{}",),
+    ("bitpruning", "start_bits"): ("{'no/such': 1.0}",),  # as is this
     # Decibels above the reference, and codes that begin below 0.
     ("bottleneck", "psnr_loss"): ("-1.0",),
     ("allocate", "psnr_loss"): ("-1.0",),
@@ -49,6 +50,8 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("statistics.paired_difference", "values"): None,
     ("statistics.paired_difference", "baseline"): None,
     ("reestimate_batch_stats", "variables"): ("{'no/such': 1.0}",),
+    # Keywords of a model, of which Python says that it has none.
+    **{(f.__name__, "kwargs"): ("{'no/such': 1.0}",) for f in (bj.allocate, bj.allocate_bits)},
 }  # fmt: skip
 # JAX's own types, of which JAX says what is wrong; and who else a message may name.
 OF_JAX = {"key", "precision"}
@@ -132,6 +135,7 @@ def method_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "bitpruning": (methods.bitpruning, trained),
         "bottleneck": (methods.bottleneck, {"rules": PLANES}),
         "tsq": (methods.tsq, {"rules": STORED, "code_steps": 10}),
+        "solved": (methods.solved, {"rules": STORED}),
         "recipe.distillation": (recipe.distillation, {}),
         "optimizers.sgd": (optimizers.sgd, {}),
         "optimizers.adam": (optimizers.adam, {}),
@@ -164,6 +168,10 @@ def solver_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
             solvers.fit_codes,
             {"gram_NxN": gram, "cross_MxN": cross, "energy_M": energy, "grid_G": grid,
              "start_MxN": start},
+        ),
+        "solvers.gptq_codes": (
+            solvers.gptq_codes,
+            {"gram_NxN": gram, "filters_MxN": w, "grid_G": grid, "scale_M": np.ones(2)},
         ),
         "solvers.fit_output_codes": (
             solvers.fit_output_codes,
@@ -233,6 +241,10 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "allocate_rates": (
             bj.allocate_rates, {"curves": the["curves"], "costs": costs, "rate": 3.0}
         ),
+        "allocate_bits": (
+            bj.allocate_bits,
+            {**learned, "batches": [x, x], "budgets": [bj.budget("bits", 16.0)], "trials": 0},
+        ),
         "allocate": (
             bj.allocate,
             {"model": the["planes"], "variables": the["planes_variables"], "batches": lambda: [x]},
@@ -240,7 +252,8 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "solve_layers": (
             lambda **given: bj.solve_layers(**given),
             {"model": the["stored"], "variables": the["stored_variables"], "batches": [x],
-             "bits": None, "layers": ".*", "kwargs": None, "log": None, **settings},
+             "bits": None, "layers": ".*", "kwargs": None, "weights": None, "log": None,
+             **settings},
         ),
         "accelerators.speedup": (
             accelerators.speedup, {"rule": accelerators.stripes, "layers": [layer]}

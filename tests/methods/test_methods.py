@@ -18,6 +18,7 @@ from bitjax.methods import (
     hwgq,
     lsq,
     pact,
+    solved,
     tsq,
     twn,
     uniform,
@@ -128,11 +129,22 @@ METHODS = {
         ("codes", "transform"),
         (4 + 2 + 4 + 2) / 4,
     ),
+    "solved": Row(
+        solved(
+            (
+                bj.rule("head/kernel", bj.low_bit(bits=3, fit="stored", narrow=False)),
+                bj.rule("dense1/kernel", bj.uniform(bits=4)),
+                *WIDE,
+            ),
+        ),
+        ("solve",),
+        (4 + 3 + 4 + 2) / 4,
+    ),
 }
 
 
 # The first trains as `hwgq` does; the others' stages have default tests of their own.
-SLOW = ("twn", "tsq", "bottleneck", "pact")
+SLOW = ("twn", "tsq", "solved", "bottleneck", "pact")
 
 
 @pytest.mark.parametrize(

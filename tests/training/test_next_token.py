@@ -2,13 +2,14 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.data import eval_batches, load
+from bitjax.data import eval_batches, load, train_batch
 from bitjax.export.packed import load_packed
 from bitjax.methods import full_precision, lsq
 from bitjax.models import MLP
@@ -146,6 +147,10 @@ BROKEN = {
         {"score": "bleu"},
         r"`task` must give the figure 'bleu', got \['bits_per_token', 'loss', 'perplexity', 'token",
     ),
+    "a taken name": (
+        {"figures": lambda sums: {**next_token().figures(sums), "bits": sums["loss"]}},
+        "`task` must name its figures otherwise than 'bits': results have that already",
+    ),
     "inputs": (
         {"inputs": lambda preprocess, key, batch: batch["tokens"]},
         r"`task` must give \(args, kwargs\) of the model's call by `inputs`, a tuple and a dict",
@@ -190,6 +195,18 @@ UNFIT = {
         "`augmentation` must be 'none' for 'counting', whose examples are no images, got 'shift'",
     ),
 }
+
+
+def test_every_token_counts_the_same_however_a_batch_is_parted():
+    batch, taken = train_batch(counting(), 8, 0, 0), []
+    parts = np.sum(batch["scored"].reshape(2, -1), 1)
+    assert parts[0] != parts[1]
+    for accumulate in (1, 2):
+        work = build(accumulate=accumulate, batch_size=8, model=nn.Embed(16, 16))
+        state = work.first_state(0, work.start)
+        state, metrics = jax.jit(work.train_step(0))(state, batch)
+        taken.append((state.params, metrics["loss"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), *taken)
 
 
 @pytest.mark.parametrize("case", UNFIT)

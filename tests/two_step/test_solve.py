@@ -12,9 +12,9 @@ import pytest
 
 import bitjax as bj
 from bitjax.frameworks.targets import plan_layers
-from bitjax.two_step.data import collect, merge, moments_of, sums_of
 from bitjax.two_step.fits import SolveOptions
 from bitjax.two_step.layer import layer_of
+from bitjax.two_step.moments import collect, merge, moments_of, sums_of
 from bitjax.two_step.solve import solve_each, solve_layers
 
 TERNARY = bj.ternary(fit="stored")
@@ -205,7 +205,7 @@ def test_dead_inputs_and_zero_filters_do_no_harm():
 
 def test_patches_fewer_than_inputs_never_become_a_gram_matrix():
     x, z = jax.random.normal(KEY, (2, 12, 10)), jax.random.normal(KEY, (2, 12, 3))
-    batches = [(x[:, i : i + 3], z[:, i : i + 3]) for i in range(0, 12, 3)]
+    batches = [(x[:, i : i + 3], z[:, i : i + 3], None) for i in range(0, 12, 3)]
     few = collect(batches[:3], resident=False)
     assert few.sums is None
     assert few.count == 9

@@ -1,0 +1,138 @@
+r"""Rounds filters to codes one input after the other, each error spread over the inputs still open.
+
+GPTQ: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", ICLR 2023, arXiv 2210.17323.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from bitjax.checks import ARRAY, SWITCH, checked, integer, number
+from bitjax.solvers.base import Solution
+from bitjax.solvers.checks import check_finite
+
+_LEAST = 1e-7  # damping that makes any Gram matrix definite in float64
+
+
+@checked(
+    gram_NxN=ARRAY,
+    filters_MxN=ARRAY,
+    grid_G=ARRAY,
+    scale_M=ARRAY,
+    damping=number(0),
+    act_order=SWITCH,
+    block=integer(1),
+)
+def gptq_codes(
+    gram_NxN: ArrayLike,
+    filters_MxN: ArrayLike,
+    grid_G: ArrayLike,
+    scale_M: ArrayLike,
+    *,
+    damping: float = 0.01,
+    act_order: bool = True,
+    block: int = 64,
+) -> Solution:
+    r"""Codes c with a small $(w - a c)^T A (w - a c)$ at given scales a, by one pass over inputs.
+
+    With $A^{-1} = U^T U$, U upper triangular, input j takes the code nearest to $w_j / a$, and the
+    others behind it move by $-(w_j - a c_j) / U_{jj} \cdot U_j$: what is best for them now.
+
+    One Cholesky factorisation serves all filters. Time: that of a sweep of `fit_codes`.
+
+    Args:
+        gram_NxN: A, the second moments of the inputs.
+        filters_MxN: w, the filters to round.
+        grid_G: codes in rising order.
+        scale_M: a, at least 0; a filter whose scale is 0 has the code nearest to 0.
+        damping: what is added to A's diagonal, as a share of its mean.
+        act_order: whether inputs are rounded by falling variance; otherwise in order.
+        block: number of inputs after which the others are moved; the codes do not depend on it.
+
+    Returns:
+        `value`: codes [M, N], as float64. `objective`: the error above without the damping, [M].
+            `stats`: `order`, the inputs as they were rounded.
+
+    Raises:
+        ValueError: shapes do not fit, or a number is not finite.
+
+    Example:
+        The second input varies as the first one does, and makes up for its rounding.
+
+        >>> gram = np.array([[1.0, 0.9], [0.9, 1.0]])
+        >>> gptq_codes(gram, [[0.4, 0.4]], [-1, 0, 1], [1.0]).value.tolist()
+        [[0.0, 1.0]]
+
+    Source: the paper's algorithm 1, whose program dampens by 0.01 and can order inputs so.
+    """
+    gram, filters, grid, scale = (
+        np.asarray(a, np.float64) for a in (gram_NxN, filters_MxN, grid_G, scale_M)
+    )
+    M, N = filters.shape if filters.ndim == 2 else (0, 0)
+    if gram.shape != (N, N) or scale.shape != (M,) or 0 in (M, N):
+        raise ValueError(
+            "`gram_NxN`, `filters_MxN` and `scale_M` must be [N, N], [M, N] and [M], got "
+            f"{gram.shape}, {filters.shape} and {scale.shape}."
+        )
+    if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
+        raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")
+    check_finite(gram_NxN=gram, filters_MxN=filters, scale_M=scale)
+    variance = np.diagonal(gram)
+    order = np.argsort(-variance, kind="stable") if act_order else np.arange(N)
+    damped = gram[np.ix_(order, order)]
+    damped = damped + max(damping, _LEAST) * (variance.mean() or 1.0) * np.eye(N)
+    # Of A^-1 = U^T U, U is the inverse of A's own factor from behind.
+    flipped = np.linalg.cholesky(damped[::-1, ::-1])
+    upper = np.linalg.inv(flipped)[::-1, ::-1]
+    codes = np.empty((M, N))
+    codes[:, order] = np.asarray(
+        _rounded(upper, filters[:, order].T, grid, scale, block=min(block, N))
+    ).T
+    error = filters - scale[:, None] * codes
+    return Solution(codes, ((error @ gram) * error).sum(1), {"order": order})
+
+
+@partial(jax.jit, static_argnames=("block",))
+def _rounded(upper_NxN, w_NxM, grid_G, scale_M, *, block):
+    # Padded by inputs of their own, which nothing moves; filters last, so that vectors over them
+    # are contiguous.
+    N, M = w_NxM.shape
+    extra = -N % block
+    w_NxM = jnp.pad(w_NxM, ((0, extra), (0, 0)))
+    upper_NxN = jnp.pad(upper_NxN, ((0, extra), (0, extra)))
+    pad = jnp.arange(N + extra) >= N
+    upper_NxN += jnp.diag(pad.astype(upper_NxN.dtype))
+    rate_M = jnp.where(scale_M > 0, 1 / jnp.where(scale_M > 0, scale_M, 1), 0)
+    edges = (grid_G[1:] + grid_G[:-1]) / 2
+
+    def nearest(v_M):
+        return grid_G[(v_M[:, None] > edges).sum(1)]
+
+    def one_block(b, carry):
+        w_NxM, codes_NxM = carry
+        start = b * block
+        rows_BxN = lax.dynamic_slice_in_dim(upper_NxN, start, block)
+        square_BxB = lax.dynamic_slice_in_dim(rows_BxN, start, block, axis=1)
+
+        def one_input(j, carry):
+            w_BxM, codes_BxM, error_BxM = carry
+            code_M = nearest(w_BxM[j] * rate_M)
+            error_M = (w_BxM[j] - scale_M * code_M) / square_BxB[j, j]
+            w_BxM -= square_BxB[j][:, None] * error_M
+            return w_BxM, codes_BxM.at[j].set(code_M), error_BxM.at[j].set(error_M)
+
+        w_BxM = lax.dynamic_slice_in_dim(w_NxM, start, block)
+        none = jnp.zeros_like(w_BxM)
+        _, codes_BxM, error_BxM = lax.fori_loop(0, block, one_input, (w_BxM, none, none))
+        # Rows in front have no part in U's rows here; those of the block are done.
+        w_NxM -= jnp.dot(rows_BxN.T, error_BxM, precision=lax.Precision.HIGHEST)
+        return w_NxM, lax.dynamic_update_slice_in_dim(codes_NxM, codes_BxM, start, 0)
+
+    carry = w_NxM, jnp.zeros_like(w_NxM)
+    _, codes_NxM = lax.fori_loop(0, (N + extra) // block, one_block, carry)
+    return codes_NxM[:N]
