@@ -23,7 +23,7 @@ def get_config():
     }
     learned = {
         "name": "bitlength",
-        "init": 4.0,
+        "init": 3.5,
         "min_bits": 2.0,
         "range": "learned",
         "clip_bits": 4.0,
@@ -31,5 +31,5 @@ def get_config():
         "zero_on_grid": True,
     }
     config.rules = (TABLE, (".*/kernel", learned))
-    config.budgets = ({"metric": "bits", "limit": 3.0, "sites": ".*/kernel"},)
+    config.budgets = ({"metric": "bits", "limit": 3.0, "sites": "layers_.*/kernel"},)
     return config
