@@ -1,6 +1,8 @@
 """The table of contents: what `import bitjax` offers, name by name."""
 
 from bitjax.bottleneck.allocate import allocate as allocate
+from bitjax.bottleneck.allocate_bits import AllocatedBits as AllocatedBits
+from bitjax.bottleneck.allocate_bits import allocate_bits as allocate_bits
 from bitjax.bottleneck.coefficients import solve_coefficients as solve_coefficients
 from bitjax.bottleneck.curves import rate_curves as rate_curves
 from bitjax.bottleneck.of_sites import site_histograms as site_histograms

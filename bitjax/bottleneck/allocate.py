@@ -150,7 +150,7 @@ def allocate(
     else:
         F = None
         if weighting == "fisher" and min_bits < max_bits:
-            counts = weights and weights()
+            counts = None if weights is None else weights()
             F = fisher(net, floats, batches(), sites=chosen, weights=counts, **kwargs)
         bits = allocate_rates(
             curves, costs, rate, weights=F, cost=cost, min_bits=min_bits,

@@ -92,6 +92,12 @@ def judges(
 ) -> list[Judge]:
     """A judge of each part, a list of batches with weights; one program for all bits."""
 
+    parts = [list(part) for part in parts]
+    for part in parts:
+        given = [w for _, w in part if w is not None]
+        if given and not sum(float(np.sum(w)) for w in given) > 0:
+            raise ValueError("`weights` must count a prediction in both parts of the batches.")
+
     def outputs(net, variables, inputs):
         asked = net.ask(variables, *as_call(inputs, kwargs), rngs=one_key())
         return run(net, asked, variables).out

@@ -107,6 +107,16 @@ def side_by_side(found: Continuation) -> Table:
     return table
 
 
+def _continued(record: RunRecord, finished: Finished) -> Table | str:
+    """How the run's models go on with a text; a line where they cannot, '' for other models."""
+    init_from = read_config(Path(record.folder)).get("init_from", "")
+    try:
+        found = continue_text(finished, str(init_from))
+    except ValueError as error:
+        return f"how the model goes on with a text is left out: {error}"
+    return "" if found is None else side_by_side(found)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints what the folder holds, then what its model does with a batch."""
     parser = Parser(__doc__, "bitjax inspect")
@@ -122,12 +132,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("; ".join(reasons or inside))
     record = found[0]
     looks: dict[str, _SiteLook] = {}
-    text, said = "", None
+    text, said = "", ""
     if not args.no_model:
         try:
-            finished, settings = load_run(record.folder), read_config(Path(record.folder))
+            finished = load_run(record.folder)
             looks, text = look_inside(finished, args.batch)
-            said = continue_text(finished, str(settings.get("init_from", "")))
+            said = _continued(record, finished)
         except (ValueError, OSError, ImportError) as error:
             first = " ".join(str(error).split())
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
@@ -144,7 +154,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for line in (f"config {record.config}, commit {record.commit}, {record.device}", *record.notes):
         console.print(line, markup=False, soft_wrap=True)
-    if text:
-        console.print(text, markup=False, soft_wrap=True)
-    if said is not None:
-        console.print(side_by_side(said))
+    for more in filter(None, (text, said)):
+        console.print(more, markup=False, soft_wrap=isinstance(more, str))

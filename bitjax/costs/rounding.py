@@ -15,6 +15,7 @@ from bitjax.solvers.allocation import allocate
 
 POLICIES = ("ceil", "nearest", "budget")
 _EXACT_GROUPS = 256  # up to here the exact allocation costs milliseconds
+_MOST_OPTIONS = 1 << 14  # of sites that are decided together
 Limits = Mapping[str, tuple[float, float]]
 
 
@@ -186,22 +187,15 @@ def _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes):
     # would be too many: a first pass gives each site one width, a second one tunes the channels of
     # kernels, where the cost is linear again.
     rows, losses, options = [], [], []
-    layers = {
-        layer: [s for s in pair if s in sites]
-        for layer, pair in layer_pairs(costs).items()
-        if any(s in sites for s in pair)
-    }
     outside = exact_cost(limit, {**fixed, **{s: 0.0 * learned[s] for s in sites}}, costs)
-    for layer, members in layers.items():
-        grids = [np.arange(bounds[s][0], int(np.max(most[s])) + 1) for s in members]
-        mesh = np.stack([m.reshape(-1) for m in np.meshgrid(*grids, indexing="ij")], axis=1)
-        kernel, x = pair = layer_pairs(costs)[layer]
-        width = {
-            s: mesh[:, members.index(s)] if s in members else float(np.mean(fixed.get(s, 32.0)))
-            for s in (kernel, x)
-            if s is not None
-        }
-        rows.append(layer_macs(costs, pair) * width[kernel] * (width[x] if x else 32.0))
+    for members, pairs in _sharing(costs, sites):
+        mesh = _mesh(members, learned, bounds, most)
+        width = {s: mesh[:, i] for i, s in enumerate(members)}
+
+        def bits(site, width=width):
+            return width.get(site, float(np.mean(fixed.get(site, 32.0)))) if site else 32.0
+
+        rows.append(sum(layer_macs(costs, pair) * bits(pair[0]) * bits(pair[1]) for pair in pairs))
         losses.append(
             sum(
                 np.sum(slopes[s]) * 4.0 ** (np.mean(learned[s]) - mesh[:, i])
@@ -221,6 +215,33 @@ def _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes):
         groups = [[s] for s in finer]
         result.update(_meet_sum(limit, learned, held, costs, bounds, most, slopes, groups))
     return result
+
+
+def _sharing(costs, sites):
+    """The sites to decide together, with the pairs of their layers: several may read one cache."""
+    found: list[tuple[list[str], list]] = []
+    for pair in layer_pairs(costs).values():
+        members, pairs = [s for s in pair if s in sites], [pair]
+        if not members:
+            continue
+        for own in [own for own in found if set(own[0]) & set(members)]:
+            found.remove(own)
+            members, pairs = list(dict.fromkeys(own[0] + members)), own[1] + pairs
+        found.append((members, pairs))
+    return found
+
+
+def _mesh(members, learned, bounds, most):
+    """All bits of these sites together, `[options, sites]`; near the learned ones if many share."""
+    reach, options = 16.0, np.inf
+    while options > _MOST_OPTIONS:
+        grids = []
+        for s in members:
+            grid = np.arange(bounds[s][0], int(np.max(most[s])) + 1)
+            near = np.abs(grid - np.mean(learned[s])) < reach
+            grids.append(grid[near | (grid == grid[0])])
+        options, reach = math.prod(map(len, grids)), reach / 2
+    return np.stack([m.reshape(-1) for m in np.meshgrid(*grids, indexing="ij")], axis=1)
 
 
 def _allocate(limit, costs, prices, losses, left):

@@ -84,7 +84,8 @@ def codes_of(
         quantizers[seen.site("kernel")] = use.quantizer
         codes, side = use.quantizer.encode(use.params, use.stats, use.x)
         numbers = use.quantizer.numbers and use.quantizer.numbers(use.params, use.stats)
-        levels = seen.tensors["kernel"]
+        # Not what the product reads, which may be moved, as a tied head's table is.
+        levels = use.quantizer.apply(use.params, use.stats, use.x)
         return {seen.site("kernel"): (codes, side, levels, use.params, use.stats, numbers)}
 
     def run(variables, args, kwargs):

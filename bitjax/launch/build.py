@@ -14,7 +14,7 @@ from bitjax.launch.programs import keys_named, program, shown
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, TASKS, find, keys_of, make
 from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
-from bitjax.runs.folder import config_hash, open_run
+from bitjax.runs.folder import config_hash, hashes_of, open_run
 from bitjax.training import hosts
 from bitjax.training.identity import checksum
 from bitjax.training.parallel import Placement
@@ -203,7 +203,7 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
         with keys_named(keys, f"config.method ({spec['method']['name']})"):
             work = make_work(
                 method, model, dataset, variables, settings, task=task, facts=known, place=place
-            )
+            )._replace(known_as=hashes_of(spec))
         if rules:  # one that does nothing must not cost an epoch to be found
             with program("config.rules", kinds=(ValueError,)):
                 wrapped = Quantized(model, rules, sums=settings.sums)

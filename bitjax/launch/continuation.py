@@ -8,6 +8,7 @@ import numpy as np
 from bitjax.data import TokenDataset, decode
 from bitjax.frameworks.generate import generate
 from bitjax.launch.finished import Finished
+from bitjax.launch.programs import program
 from bitjax.launch.start import find_start, load_start
 from bitjax.training.work import Variables, Work
 from bitjax.variables import as_batch, floats_of
@@ -38,7 +39,9 @@ def continue_text(finished: Finished, init_from: str) -> Continuation | None:
     steps = min(_STEPS, data.context - count)
 
     def told(model, variables):
-        return _text(data, np.asarray(generate(model, variables, prompt, steps))[0, count:])
+        with program("the model called with decode=True"):
+            tokens = np.asarray(generate(model, variables, prompt, steps))
+        return _text(data, tokens[0, count:])
 
     start = _start(work, init_from)
     texts = {} if start is None else {"float, at its start": told(work.model, start)}

@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bitjax.checks import NONE, PATTERN, checked, choice, either, instance, number, several
+from bitjax.checks import (
+    NONE,
+    PATTERN,
+    check_one,
+    checked,
+    choice,
+    either,
+    instance,
+    mapping,
+    number,
+    several,
+)
 from bitjax.costs.budget import (
     CRITERION,
     Budget,
@@ -60,6 +71,7 @@ _SHARE = number(0, 1, below=True)
     range_learning_rate=RATE,
     sharpness=number(1),
     tied=several(PATTERN),
+    start_bits=mapping(number(0, 16)),
     **RECIPE,
 )
 def bitpruning(
@@ -77,6 +89,7 @@ def bitpruning(
     range_learning_rate: float = 0.005,
     sharpness: float = 16.0,
     tied: Sequence[str] = (),
+    start_bits: Mapping[str, float] = {},
     **recipe: Unpack[Keywords],
 ) -> Method:
     """Learns every bitlength beside the weights, then fixes integers and trains on with them.
@@ -107,6 +120,8 @@ def bitpruning(
       sharpness: slope of the mix at the end, with `mode="sharpen"`; it rises geometrically from 1.
       tied: patterns of sites that share one bitlength each; ".*" is one per network. Without
         budgets, which round each site by itself.
+      start_bits: `{site: bits}` that learning begins from, such as the `bits` that
+        `bitjax.allocate_bits` gives; other sites begin where their quantizers do.
       **recipe: the other fields of `bitjax.methods.Recipe`; `warmup` is of the first stage.
 
     Raises:
@@ -142,8 +157,8 @@ def bitpruning(
             "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
             "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
         },
-        prepare=_feasible(rules, rounding, budgets),
-        check=_sites(rules, criterion, budgets, tied),
+        prepare=_begin(rules, rounding, budgets, start_bits),
+        check=_sites(rules, criterion, budgets, tied, start_bits),
         controls=_controls(gamma, len(budgets)),
         penalty=_objective(criterion, budgets, settle),
         after_step=_projection(rules, budgets, sharpness, learned),
@@ -165,7 +180,7 @@ def bitpruning(
     return Method("bitpruning", (first, last, *reestimate(frozen_rules, made.reestimate_batches)))
 
 
-def _sites(rules, criterion, budgets, tied):
+def _sites(rules, criterion, budgets, tied, start_bits):
     """The check that every name of a site in the settings is one of the model's."""
 
     def check(costs):
@@ -175,6 +190,13 @@ def _sites(rules, criterion, budgets, tied):
                 "bitpruning has no bits to learn: give at least one site a bitlength() quantizer."
             )
         check_criterion(criterion, costs, learned)
+        for site, bits in start_bits.items():
+            if site not in learned:
+                raise ValueError(
+                    f"`start_bits` has {site!r}, which is no site that learns its bits. Sites that "
+                    f"do: {', '.join(learned)}."
+                )
+            check_one(f"start_bits[{site!r}]", number(*learned[site]), bits)
         # A site of fixed bits has one bit or more.
         quantized = (site for site in costs if quantizer_of(rules, site))
         least = {site: np.ceil(learned.get(site, (1.0,))[0]) for site in quantized}
@@ -187,22 +209,26 @@ def _sites(rules, criterion, budgets, tied):
                     f"`tied` {pattern!r} matches no site that learns its bits. Sites that do: "
                     f"{', '.join(learned)}."
                 )
+            if len({start_bits.get(s) for s in learned if re.fullmatch(pattern, s)}) > 1:
+                raise ValueError(
+                    f"`start_bits` must give all sites of `tied` {pattern!r} the same bits."
+                )
 
     return check
 
 
-def _feasible(rules, rounding, budgets):
-    """The preparation that refuses budgets which the least bits miss."""
+def _begin(rules, rounding, budgets, start_bits):
+    """The preparation that refuses budgets which the least bits miss, and sets the first bits."""
 
-    def check(context, variables, start):
-        del start
+    def begin(context, variables, start):
         if budgets:
             bits = jax.device_get(bits_of(variables))
             limits = bit_limits(rules, context.costs)
             round_bits(bits, context.costs, limits, rounding, budgets)
-        return iter(())
+        if start_bits and not start:
+            yield with_bits(variables, start_bits, rules)
 
-    return check
+    return begin
 
 
 def _round_and_freeze(rules, rounding, budgets):

@@ -21,7 +21,19 @@ from bitjax.runs.manifest import owners
 from bitjax.runs.rows import write_json
 
 # Keys that came after folders of runs were first kept, by their defaults. A config that leaves them
-# so is the same as one that lacks them, and has the same hash.
+# so is the same as one that lacks them. Those of `LATER` count in its hash only where they do not.
+EARLIER: dict[str, Any] = {
+    "accumulate": 1,
+    "compute_dtype": "float32",
+    "data.image_size": 0,
+    "data.splits": [],
+    "device_data_mb": 1024,
+    "devices": 0,
+    "keep_best": False,
+    "keep_checkpoints": 2,
+    "parallel": "auto",
+    "steps_per_dispatch": 1,
+}
 LATER: dict[str, Any] = {
     "sums": False,
     "task.name": "",
@@ -31,6 +43,7 @@ LATER: dict[str, Any] = {
     "data.marker": 1,
     "data.form": "",
 }
+CAME = EARLIER | LATER
 
 _FILES = ("config.json", "result.json")
 # What a run leaves once it has begun, beside its checkpoints.
@@ -44,14 +57,20 @@ def config_hash(config: Mapping[str, Any]) -> str:
       >>> config_hash({"a": 1}) == config_hash({"a": 1, "sums": False}), len(config_hash({}))
       (True, 12)
     """
-    return _digest(_settled(config))
+    return _digest(_settled(config, LATER))
+
+
+def hashes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hash of a configuration, and those that older versions gave it."""
+    settled = _settled(config, LATER)
+    # One version counted `sums` wherever it was; the first one had none of the keys that came.
+    older = ({**settled, "sums": config.get("sums", False)}, _settled(config, CAME))
+    return tuple(_digest(each) for each in (settled, *older))
 
 
 def is_hash_of(digest: Any, config: Mapping[str, Any]) -> bool:
     """Whether a run was left by a configuration, whose hash may be of an older version."""
-    # One version counted `sums` wherever it was, before there were any of the keys behind it.
-    counted = {**_settled(config), "sums": config.get("sums", False)}
-    return digest in (config_hash(config), _digest(counted))
+    return digest in hashes_of(config)
 
 
 def _digest(config: Mapping[str, Any]) -> str:
@@ -59,15 +78,17 @@ def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _settled(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration without later keys that are at their defaults."""
+def _settled(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+    """A configuration without those keys that are at their defaults."""
     found = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            if value := _settled(value, f"{key}."):
+            if value := _settled(value, defaults, f"{key}."):
                 found[name] = value
-        elif key not in LATER or value != LATER[key]:
+        elif key not in defaults or value != defaults[key]:
             found[name] = value
     return found
 
@@ -191,8 +212,8 @@ def differences_there(folder: Path, config: Mapping[str, Any]) -> list[str] | No
         others = sorted(other for other in hashes if not is_hash_of(other, config))
         return [f"hash: {other} there, {config_hash(config)} now" for other in others]
     now, there = (
-        LATER | flatten(json.loads(json.dumps(config))),
-        LATER | flatten(read_config(folder)),
+        CAME | flatten(json.loads(json.dumps(config))),
+        CAME | flatten(read_config(folder)),
     )
     return [
         one_line(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now")

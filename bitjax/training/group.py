@@ -67,7 +67,8 @@ class Group:
             self._lock.close()
 
     def _template(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        if (hashes := meta.get("hashes")) != self._hashes():
+        hashes = meta.get("hashes")
+        if not isinstance(hashes, dict) or not self._are_of(hashes):
             there = ", ".join(hashes) if isinstance(hashes, dict) else "none of a group"
             raise ValueError(
                 f"the folder's checkpoint is of other runs: {there} there, {', '.join(self.works)} "
@@ -83,6 +84,10 @@ class Group:
         first = next(iter(self.works.values()))
         one, count = shapes_at(first, position_of(meta, first)), len(rows)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
+
+    def _are_of(self, hashes: Mapping[str, Any]) -> bool:
+        same = all(work.is_config_of(hashes.get(name) or None) for name, work in self.works.items())
+        return same and hashes.keys() == self.works.keys()
 
     def _hashes(self) -> dict[str, str]:
         return {name: str(work.facts.get("config_hash", "")) for name, work in self.works.items()}

@@ -103,7 +103,14 @@ class Keeper:
 
     def check_own(self, notes: Mapping[str, Any], folder: Path | None) -> None:
         """Stops every host if a checkpoint's notes are of another run, or of other data."""
-        on_first(lambda: check_same_run(read_notes(notes).run, self.identity, str(folder)))
+
+        def check():
+            run = read_notes(notes).run
+            if "config_hash" in run and self.work.is_config_of(run["config_hash"]):
+                run = {**run, "config_hash": self.identity.get("config_hash")}
+            check_same_run(run, self.identity, str(folder))
+
+        on_first(check)
 
     def restore(self) -> tuple[Position, dict[str, Any]]:
         """The position to go on from and what was saved there; the beginning if nothing was."""
@@ -177,7 +184,7 @@ class Keeper:
             )
         except (Unfit, OSError, KeyError, TypeError, ValueError):
             return None
-        same = result.get("config_hash") == self.work.facts.get("config_hash")
+        same = self.work.is_config_of(result.get("config_hash"))
         return result if there and same and result.get("status") == "finished" else None
 
     def finish(self, end: Ending) -> dict[str, Any]:

@@ -64,21 +64,22 @@ def make_train_step(
     Example: see `tests/training/test_step.py`; the runner is the usual caller.
     """
     model = model.clone(axis_name=axis_name, parts=accumulate)
-    differentiate = _make_gradient(
-        model, stage, costs, preprocess, task or classification(), teacher
-    )
+    task = task or classification()
+    differentiate = _make_gradient(model, stage, costs, preprocess, task, teacher)
+    weigh = task.weights if axis_name or accumulate > 1 else None
     tx = optimizer(stage)
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         device = jax.lax.axis_index(axis_name) if axis_name else None
         when = state.offset + state.step
+        usual = None if weigh is None else _usual_weight(weigh(batch), axis_name, accumulate)
         if accumulate == 1:
-            found = differentiate(state, batch, step_keys(state.key, when, device))
+            found = differentiate(state, batch, step_keys(state.key, when, device), usual)
         else:
 
             def one(part, examples):
                 keys = step_keys(state.key, when, device, part)
-                return differentiate(state, examples, keys)
+                return differentiate(state, examples, keys, usual)
 
             found = _mean_over_parts(one, batch, accumulate)
         metrics, updates, grads = found
@@ -105,9 +106,13 @@ def _make_gradient(
     task: Task,
     teacher: Any,
 ) -> Callable[..., tuple[Metrics, Any, Any]]:
-    """`(state, batch, keys) -> (metrics, what the model observed, gradient)` of a device's part."""
+    """`(state, batch, keys, usual) -> (metrics, what the model observed, gradient)` of a part."""
+    # `usual` is the weight of all predictions of a part on average. A mean over parts is then that
+    # over predictions, however many each part has. Where it is None the parts count alike.
 
-    def differentiate(state: TrainState, batch: dict[str, jax.Array], keys: jax.Array) -> Any:
+    def differentiate(
+        state: TrainState, batch: dict[str, jax.Array], keys: jax.Array, usual: Any
+    ) -> Any:
         augment_key, quant_key, dropout_key = keys
         args, kwargs = task.inputs(preprocess, augment_key, batch)
         progress = state.step / max(1, stage.steps)
@@ -126,9 +131,11 @@ def _make_gradient(
             )
             outputs = jax.tree.map(_widened, outputs)
             loss = task.loss(outputs, batch)
+            counts = task.weights(batch) if task.weights is not None else None
             if stage.loss is not None:
-                counts = task.weights(batch) if task.weights is not None else None
                 loss = stage.loss(loss, outputs, soft, counts)
+            if counts is not None and usual is not None:
+                loss = loss * (jnp.sum(counts) / usual)
             extra = jnp.float32(0.0)
             if stage.penalty is not None:
                 extra = stage.penalty(trained[QUANT], costs, state.controls, progress)
@@ -140,6 +147,13 @@ def _make_gradient(
         return {**figures, "task_loss": own, "loss": loss}, updates, grads
 
     return differentiate
+
+
+def _usual_weight(weights: jax.Array, axis_name: str | None, accumulate: int) -> jax.Array:
+    """The weight of all predictions of a device's part of a batch, on average over the parts."""
+    total = jnp.sum(weights)
+    total = jax.lax.pmean(total, axis_name) if axis_name else total
+    return jnp.maximum(total / accumulate, 1e-6)
 
 
 def _merge(metrics: Metrics, updates: Any, grads: Any, axis_name: str) -> tuple[Any, Any, Any]:

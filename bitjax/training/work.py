@@ -51,6 +51,7 @@ class Work(NamedTuple):
       start: the float variables that it starts from.
       costs: the costs of every site, from `site_costs`.
       facts: entries of `result.json` beside the measurements: name, config_hash, budget, ...
+      known_as: hashes that older versions gave its config.
     """
 
     method: Method
@@ -63,6 +64,12 @@ class Work(NamedTuple):
     start: Variables
     costs: Costs
     facts: Mapping[str, Any]
+    known_as: tuple[str, ...] = ()
+
+    def is_config_of(self, digest: Any) -> bool:
+        """Whether a hash names the run's config; of a run without one, whether there is none."""
+        own = self.facts.get("config_hash")
+        return digest == own or digest in self.known_as
 
     def preprocess(self, key: jax.Array | None, images: jax.Array) -> jax.Array:
         """Raw pixels to what the model takes; augmented where there is a key."""

@@ -26,6 +26,7 @@ from tests.bad_inputs.values import shown, wrong_values
 FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     # A mapping for a penalty that is not added (gamma is 0); a stage checks it with the sites.
     ("bitpruning", "criterion"): ("{}",),
+    ("bitpruning", "start_bits"): ("{'no/such': 1.0}",),  # as is this
     # Decibels above the reference, and codes that begin below 0.
     ("bottleneck", "psnr_loss"): ("-1.0",),
     ("allocate", "psnr_loss"): ("-1.0",),
@@ -49,6 +50,8 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("statistics.paired_difference", "values"): None,
     ("statistics.paired_difference", "baseline"): None,
     ("reestimate_batch_stats", "variables"): ("{'no/such': 1.0}",),
+    # Keywords of a model, of which Python says that it has none.
+    **{(f.__name__, "kwargs"): ("{'no/such': 1.0}",) for f in (bj.allocate, bj.allocate_bits)},
 }  # fmt: skip
 # JAX's own types, of which JAX says what is wrong; and who else a message may name.
 OF_JAX = {"key", "precision"}
@@ -237,6 +240,10 @@ def tool_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "rate_curves": (bj.rate_curves, {"histograms": the["histograms"]}),
         "allocate_rates": (
             bj.allocate_rates, {"curves": the["curves"], "costs": costs, "rate": 3.0}
+        ),
+        "allocate_bits": (
+            bj.allocate_bits,
+            {**learned, "batches": [x, x], "budgets": [bj.budget("bits", 16.0)], "trials": 0},
         ),
         "allocate": (
             bj.allocate,

@@ -1,4 +1,4 @@
-"""Histograms, Fisher weights and planes of a decoder: tokens, several inputs, a mask, many labels."""
+"""Histograms, Fisher weights and planes of a decoder: tokens, several inputs, a mask."""
 
 import flax.linen as nn
 import jax

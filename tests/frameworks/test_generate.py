@@ -26,7 +26,8 @@ def drawn(model):
 
 def quantized():
     """A model with rules for a few layers, its ranges from the prompts, and its variables."""
-    net = bj.Quantized(LLAMA, [bj.rule(".*/(wk|w2)/.*", bj.uniform(bits=4))])
+    four = bj.uniform(bits=4, granularity="per_channel")
+    net = bj.Quantized(LLAMA, [bj.rule(".*(_cache|w2/kernel)", four)])
     return net, bj.attach(net, drawn(LLAMA), PROMPTS)
 
 
@@ -111,12 +112,45 @@ def test_a_program_is_compiled_once_for_each_shape_and_number_of_steps():
     assert not traces(np.zeros((2, 3), int), 5, temperature=0.5, key=key)
 
 
+@pytest.mark.slow
+def test_the_published_model_of_four_bits_generates_so_with_a_cache_of_four_bits(data_root):
+    variables = load_llama(data_root / "stories" / "llama_260k.npz")
+    streams = np.load(data_root / "stories" / "tokens.npz")
+    seen, prompts = (
+        np.stack([streams[split][start : start + length] for start in starts])
+        for split, length, starts in (("train", 128, range(0, 4096, 512)), ("test", 20, (0, 900)))
+    )
+    four = bj.uniform(bits=4, granularity="per_channel")
+    net = bj.Quantized(Llama(), [bj.rule("layers_.*(_cache|/kernel)", four)])
+    quantized = bj.attach(net, variables, seen.astype(np.int32))
+    found = check_greedy(net, quantized, prompts.astype(np.int32), 100)
+    assert (found != bj.generate(Llama(), variables, prompts.astype(np.int32), 100)).any()
+
+
+def test_what_enters_a_quantized_cache_is_on_its_grid():
+    net, variables = quantized()
+    cache = {"cache": empty_cache(net, variables, 3, 6)}
+    apply = jax.jit(partial(net.apply, decode=True, mutable=["cache"]))
+    _, changed = apply({**variables, **cache}, PROMPTS)
+    held = changed["cache"]["layers_0"]["attention"]
+    for name in ("key", "value"):
+        quantizer, site = net.rules[0].quantizer, f"{name}_cache"
+        leaves, stats = (
+            variables[c]["layers_0"]["attention"][site] for c in ("quant", "quant_stats")
+        )
+        again = quantizer.apply(leaves, stats, held[name])
+        np.testing.assert_array_equal(held[name], again)
+        assert len(np.unique(held[name][:, :4, 0, 0])) > 1
+
+
 @pytest.mark.parametrize(("count", "length"), [(1, 8), (3, 16)])
 def test_a_cache_takes_memory_by_prompts_and_length(count, length):
     cache = empty_cache(LLAMA, drawn(LLAMA), count, length)
     arrays = [x for x in jax.tree.leaves(cache) if x.ndim]
     # Keys and values of 2 heads of 2 channels each, in float32.
-    assert sum(x.nbytes for x in arrays) == count * length * 2 * 2 * 2 * 4
+    a_token = 2 * 2 * 2 * 4
+    assert sum(x.nbytes for x in arrays) == count * length * a_token
+    assert bj.cache_bytes({}, bj.site_costs(LLAMA, PROMPTS)) == a_token
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import pytest
 
 from bitjax import Quantized, rule, uniform
-from bitjax.costs.measures import activation_bytes, bops, macs
-from bitjax.frameworks.costs import site_costs, total_macs
-from bitjax.models import CifarResNet
+from bitjax.costs.measures import activation_bytes, bops, cache_bytes, macs
+from bitjax.frameworks.codes import codes_of
+from bitjax.frameworks.costs import costs_with, site_costs, total_macs
+from bitjax.models import GPT2, CifarResNet, Llama
 
 
 def zeros(*shape):
@@ -205,6 +206,68 @@ def test_a_lookup_computes_nothing_and_reading_it_backwards_is_a_product():
     assert costs["embed/kernel"].filters == 11
     lookup = site_costs(nn.Embed(11, 6), tokens)
     assert lookup["kernel"].macs == 0
+
+
+def test_a_look_up_and_a_tied_head_read_one_quantized_table_and_both_move_it():
+    model = Quantized(Tied(), [rule("embed/kernel", uniform(3, granularity="per_channel"))])
+    tokens = jnp.array([[1, 4, 4]])
+    variables = model.init(jax.random.key(0), tokens)
+    table = variables["params"]["embed"]["embedding"]
+
+    def slope(found):
+        return jax.grad(lambda table: jnp.sum(jnp.sin(found(table))))(table)
+
+    def ours(table):
+        return model.apply({**variables, "params": {"embed": {"embedding": table}}}, tokens)
+
+    scale = jnp.max(jnp.abs(table), axis=1, keepdims=True)
+    levels = codes_of(model, variables, tokens)["embed/kernel"].levels
+    assert levels.shape == table.shape and jnp.max(jnp.abs(levels - table) / scale) < 0.5
+
+    def by_hand(table):
+        table = table + jax.lax.stop_gradient(levels - table)
+        return table[tokens] @ table.T
+
+    assert jnp.allclose(ours(table), by_hand(table), atol=1e-5)
+    found, expected = slope(ours), slope(by_hand)
+    inside = found != 0  # what a range cuts off has no gradient
+    assert jnp.mean(inside) > 0.5
+    assert jnp.allclose(found, jnp.where(inside, expected, 0.0), atol=1e-5)
+
+
+DECODERS = {
+    "llama": Llama(vocab_size=11, width=12, layers=1, heads=6, kv_heads=2, hidden=10, context=9),
+    "gpt2": GPT2(vocab_size=11, width=12, layers=1, heads=3, context=9),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_has_the_same_sites_with_its_cache_and_without(name):
+    model, tokens = DECODERS[name], jax.ShapeDtypeStruct((2, 7), jnp.int32)
+    costs = site_costs(model, tokens)
+    variables = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.ones((2, 9), int), decode=True)
+    )
+    one = jax.ShapeDtypeStruct((2, 1), jnp.int32)
+    step = costs_with(model, variables, (one,), {"decode": True})
+    assert list(step) == list(costs)
+    assert ("positions/kernel" in costs) is (name == "gpt2")
+    assert macs(costs) == total_macs(model, tokens)
+
+
+def test_a_decoders_cache_grows_by_its_keys_and_values_in_every_layer():
+    costs = site_costs(DECODERS["llama"], jax.ShapeDtypeStruct((2, 7), jnp.int32))
+    caches = {site: cost for site, cost in costs.items() if cost.role == "cache"}
+    names = ("key_cache", "value_cache")
+    assert list(caches) == [f"layers_0/attention/{name}" for name in names]
+    assert {(c.elements, c.filters) for c in caches.values()} == {(7 * 2 * 2, 2 * 2)}
+    assert cache_bytes({}, costs) == 2 * 4 * 4
+    # Keys are turned behind the cache, so that what queries meet is another tensor.
+    values = "layers_0/attention/value_cache"
+    assert (caches[values].macs, costs["layers_0/attention/product1/right"].partner) == (
+        588,
+        values,
+    )
 
 
 def test_without_a_batch_axis_it_is_an_error_that_says_so():

@@ -1,5 +1,6 @@
 """A language model's run goes on with a text, beside the float model that it started from."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -72,3 +73,16 @@ def test_what_is_no_language_model_with_a_cache_goes_on_with_nothing(work):
     assert continue_text(Finished(images, bj.Quantized(MODEL), work.start), "") is None
     other = work._replace(model=bj.models.MLP())
     assert continue_text(Finished(other, bj.Quantized(MODEL), work.start), "") is None
+
+
+class Unfinished(nn.Module):
+    def __call__(self, tokens, decode=False):
+        raise NotImplementedError("not yet")
+
+
+def test_a_model_that_fails_with_a_cache_is_said_in_one_line(work):
+    other = work._replace(model=Unfinished())
+    message = "the model called with decode=True: NotImplementedError: not yet .*test_continuation"
+    with pytest.raises(ValueError, match=message) as error:
+        continue_text(Finished(other, bj.Quantized(other.model), {}), "")
+    assert "\n" not in str(error.value)

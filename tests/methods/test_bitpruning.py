@@ -228,6 +228,12 @@ def prepare_first(rules, **arguments):
     return list(stage.prepare(context_of(None, variables), variables, 0))
 
 
+def test_learning_begins_from_bits_that_are_given():
+    (found,) = prepare_first(RULES, start_bits={"head/kernel": 3.0, "head/input": 2})
+    bits = {site: float(n) for site, n in bj.bits_of(found).items()}
+    assert bits == {**dict.fromkeys(COSTS, 6.0), "head/kernel": 3.0, "head/input": 2.0}
+
+
 def test_what_cannot_end_well_is_refused_before_the_first_step():
     low = (bj.rule(".*", bj.bitlength(init=6.0, min_bits=3.0)),)
     with pytest.raises(ValueError, match="the fewest bits allowed cost 3. Raise the budget"):
@@ -240,4 +246,11 @@ def test_what_cannot_end_well_is_refused_before_the_first_step():
         prepare_first(low, tied=("stem/.*",))
     with pytest.raises(ValueError, match="`criterion` weighs 'stem/kernel', which is no site"):
         prepare_first(low, criterion={"stem/kernel": 1.0})
+    with pytest.raises(ValueError, match="`start_bits` has 'stem/kernel', which is no site that"):
+        prepare_first(low, start_bits={"stem/kernel": 4.0})
+    site, *_ = COSTS
+    with pytest.raises(ValueError, match=rf"`start_bits\['{site}'\]` must be in \[3, 16\], got 2"):
+        prepare_first(low, start_bits={site: 2})
+    with pytest.raises(ValueError, match="must give all sites of `tied` '.*' the same bits"):
+        prepare_first(low, start_bits={site: 4.0}, tied=(".*",))
     assert prepare_first(low, budgets=(bj.budget("bits", 3.5),)) == []

@@ -10,7 +10,16 @@ import pytest
 from bitjax.configs.base import get_config
 
 from bitjax.launch.schema import plain
-from bitjax.runs.folder import LATER, check_holds_runs, config_hash, is_hash_of, open_run
+from bitjax.runs.folder import (
+    CAME,
+    EARLIER,
+    LATER,
+    check_holds_runs,
+    config_hash,
+    flatten,
+    is_hash_of,
+    open_run,
+)
 from bitjax.runs.lock import LOCK
 from bitjax.runs.manifest import write_manifest
 
@@ -112,10 +121,10 @@ def test_a_full_disk_is_named_with_its_remedy(tmp_path, monkeypatch):
     open_run(tmp_path / "run", CONFIG, True)
 
 
-def with_later(config, **values):
-    """The config as a version has it that knows the later keys, all of them or a few."""
+def with_keys(config, keys, **values):
+    """The config as a version has it that knows these keys, all of them or a few set."""
     found = json.loads(json.dumps(config))
-    for key, value in {**LATER, **values}.items():
+    for key, value in {**keys, **values}.items():
         *sections, name = key.split(".")
         place = found
         for section in sections:
@@ -127,32 +136,36 @@ def with_later(config, **values):
 def test_the_hash_of_the_defaults_stays_with_every_key_that_comes():
     # A key that is new in configs/base.py goes into LATER, or every stored run is another's.
     assert config_hash(plain(get_config())) == "3e0319c93890"
+    base = flatten(plain(get_config()))
+    assert {key: base[key] for key in CAME} == CAME
 
 
-def test_a_key_that_came_later_is_at_its_default_where_a_folder_lacks_it(tmp_path):
-    now = with_later(CONFIG)
-    assert config_hash(now) == config_hash(CONFIG) and is_hash_of(config_hash(CONFIG), now)
-    open_run(tmp_path, CONFIG, True)
-    write_result(tmp_path, CONFIG)
-    write_checkpoint(tmp_path, CONFIG)
+@pytest.mark.parametrize("known", [{}, EARLIER, EARLIER | {"sums": False}], ids=len)
+def test_a_folder_that_lacks_what_came_later_is_gone_on_with(known, tmp_path):
+    then, now = with_keys(CONFIG, known), with_keys(CONFIG, CAME)
+    digest = hashlib.sha256(json.dumps(then, sort_keys=True).encode()).hexdigest()[:12]
+    assert is_hash_of(digest, now) and is_hash_of(digest, then)
+    assert is_hash_of(config_hash(now), then) == bool(known)
+    open_run(tmp_path, then, True)
+    (tmp_path / "result.json").write_text(json.dumps({"config_hash": digest}))
+    write_checkpoint(tmp_path, then)
     open_run(tmp_path, now, True).joinpath("config.json").unlink()
     open_run(tmp_path, now, True)
+    assert not is_hash_of(digest, with_keys(OTHER, CAME))
 
 
-@pytest.mark.parametrize("key", LATER)
-def test_a_later_key_that_is_set_makes_another_run(key, tmp_path):
-    set_ = with_later(CONFIG, **{key: "set"})
-    assert config_hash(set_) != config_hash(CONFIG) and not is_hash_of(config_hash(CONFIG), set_)
+@pytest.mark.parametrize("key", CAME)
+def test_a_key_that_came_and_is_set_makes_another_run(key, tmp_path):
+    now = with_keys(CONFIG, CAME, **{key: "set"})
+    assert not is_hash_of(config_hash(CONFIG), now)
     open_run(tmp_path, CONFIG, True)
     write_result(tmp_path, CONFIG)
     with pytest.raises(ValueError, match=rf"different config \({key}: .* there, 'set' now\)"):
-        open_run(tmp_path, set_, True)
+        open_run(tmp_path, now, True)
 
 
-@pytest.mark.parametrize("sums", [False, True])
-def test_a_hash_that_counted_sums_is_of_the_same_config(sums):
-    text = json.dumps({**CONFIG, "sums": sums}, sort_keys=True)
+def test_a_hash_that_counted_sums_is_not_of_a_run_without_them():
+    text = json.dumps({**CONFIG, "sums": True}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    assert is_hash_of(digest, with_later(CONFIG, sums=sums))
-    assert not is_hash_of(digest, with_later(CONFIG, sums=not sums))
-    assert not is_hash_of(digest, with_later(OTHER, sums=sums))
+    assert is_hash_of(digest, with_keys(CONFIG, LATER, sums=True))
+    assert not is_hash_of(digest, with_keys(CONFIG, LATER))

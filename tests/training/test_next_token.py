@@ -2,13 +2,14 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.data import eval_batches, load
+from bitjax.data import eval_batches, load, train_batch
 from bitjax.export.packed import load_packed
 from bitjax.methods import full_precision, lsq
 from bitjax.models import MLP
@@ -194,6 +195,18 @@ UNFIT = {
         "`augmentation` must be 'none' for 'counting', whose examples are no images, got 'shift'",
     ),
 }
+
+
+def test_every_token_counts_the_same_however_a_batch_is_parted():
+    batch, taken = train_batch(counting(), 8, 0, 0), []
+    parts = np.sum(batch["scored"].reshape(2, -1), 1)
+    assert parts[0] != parts[1]
+    for accumulate in (1, 2):
+        work = build(accumulate=accumulate, batch_size=8, model=nn.Embed(16, 16))
+        state = work.first_state(0, work.start)
+        state, metrics = jax.jit(work.train_step(0))(state, batch)
+        taken.append((state.params, metrics["loss"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), *taken)
 
 
 @pytest.mark.parametrize("case", UNFIT)

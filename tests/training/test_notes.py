@@ -6,7 +6,12 @@ import random
 import numpy as np
 import pytest
 
+from bitjax.data import load
+from bitjax.methods import full_precision
+from bitjax.models import MLP
+from bitjax.training.keeper import Keeper
 from bitjax.training.notes import read_notes, read_place
+from bitjax.training.work import make_work
 from tests.damage import swapped
 
 NOTES = {
@@ -52,3 +57,16 @@ def test_notes_that_say_anything_are_read_or_one_line():
             assert all(x.dtype == np.float32 for x in found.learned.values())
             assert found.seconds - found.stage_began + found.best[1] is not None
     assert refused > 100
+
+
+def test_a_hash_of_an_older_version_is_of_the_same_run():
+    work = make_work(
+        full_precision(steps=1), MLP(()), load("digits", limit=20), facts={"config_hash": "new"}
+    )
+    work = work._replace(known_as=("new", "old"))
+    keeper = Keeper(work)
+    notes = NOTES | {"run": keeper.identity | {"config_hash": "old"}}
+    keeper.check_own(notes, None)
+    notes["run"]["config_hash"] = "other"
+    with pytest.raises(ValueError, match="another run .config_hash: 'other' there, 'new' now"):
+        keeper.check_own(notes, None)
