@@ -10,6 +10,8 @@ They give int32 codes of the kernel's shape, and a scale per filter of the kerne
 `codes * scale` is the kernel's approximation. A filter of zeros has the scale 0. No gradients.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -155,7 +157,13 @@ def rounded_codes(
         check_one("bits", BITS._replace(low=2), bits)
     w, block = _filters(kernel, axes)
     last = steps(jnp.rint(jnp.asarray(bits, w.dtype)) - 1)
-    first = -last if narrow else -last - 1
+    return _alternated(w, -last if narrow else -last - 1, last, block)
+
+
+# Compiled as one function, so that kernels of one shape share its trace.
+@functools.partial(jax.jit, static_argnums=3)
+def _alternated(w, first, last, block):
+    """Codes from `first` to `last`, and the scales at which rounding changes nothing."""
     cut, inner = blocks.split(jnp.abs(w), block)
     full = jnp.max(cut, axis=inner).reshape(block) / jnp.maximum(last, 1)
 
