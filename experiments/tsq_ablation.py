@@ -60,7 +60,7 @@ def _fits_of(moments, x, z, float_MxN, affine, levels) -> dict[str, Any]:
             found[name] = Fit(*map(jnp.asarray, (codes, scale, intercept)))
             continue
         settings = SolveOptions(joint=way["joint"], ridge=way.get("ridge", 0.0))
-        start = Fit(codes, scale.ravel(), np.zeros(len(codes)))
+        start = Fit(*map(jnp.asarray, (codes, scale.ravel(), np.zeros(len(codes)))))
         solved: GroupFit = fit_group(moments, float_MxN, start, grid, settings, jax.random.key(0))
         if way.get("behind") and levels is not None:
             solved = fit_behind(solved, x, z, affine, levels, float_MxN, grid, settings)

@@ -233,14 +233,17 @@ def _sharing(costs, sites):
 
 def _mesh(members, learned, bounds, most):
     """All bits of these sites together, `[options, sites]`; near the learned ones if many share."""
-    reach, options = 16.0, np.inf
-    while options > _MOST_OPTIONS:
-        grids = []
-        for s in members:
-            grid = np.arange(bounds[s][0], int(np.max(most[s])) + 1)
-            near = np.abs(grid - np.mean(learned[s])) < reach
-            grids.append(grid[near | (grid == grid[0])])
-        options, reach = math.prod(map(len, grids)), reach / 2
+
+    def grid(s, reach):
+        every = np.arange(bounds[s][0], int(np.max(most[s])) + 1)
+        near = np.abs(every - np.mean(learned[s])) < reach
+        return every[near | (every == every[0])]
+
+    reach = 16.0
+    grids = [grid(s, reach) for s in members]
+    while math.prod(map(len, grids)) > _MOST_OPTIONS:
+        reach /= 2
+        grids = [grid(s, reach) for s in members]
     return np.stack([m.reshape(-1) for m in np.meshgrid(*grids, indexing="ij")], axis=1)
 
 

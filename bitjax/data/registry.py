@@ -172,7 +172,7 @@ def _check_keys(
     image_size: int,
     augmentation: str,
     splits: Sequence[str],
-    of_tokens: tuple[int, int, str],
+    of_tokens: tuple[int, int, int, str],
 ) -> None:
     """Refuses keys of another kind of data, which would do nothing."""
     encoded = "tfds: and folder: sets"
