@@ -129,7 +129,8 @@ def solving(options: SolveOptions, batches: int, augment: bool):
             lambda: context.batches(batches, augment),
             weights=None if found is None else (lambda: found(batches, augment)),
             settings=options,
-            teacher=context.previous,
+            # A stage before this one may have fitted the other sites; the first one has none.
+            teacher={**variables, **context.previous},
             start=start,
         )
         for solution, report in steps:
