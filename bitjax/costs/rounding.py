@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -219,9 +220,9 @@ def _meet_bops(limit, learned, fixed, costs, sites, bounds, most, slopes):
 
 def _sharing(costs, sites):
     """The sites to decide together, with the pairs of their layers: several may read one cache."""
-    found: list[tuple[list[str], list]] = []
+    found: list[tuple[list[str], list[Any]]] = []
     for pair in layer_pairs(costs).values():
-        members, pairs = [s for s in pair if s in sites], [pair]
+        members, pairs = [s for s in pair if s is not None and s in sites], [pair]
         if not members:
             continue
         for own in [own for own in found if set(own[0]) & set(members)]:

@@ -145,7 +145,6 @@ def bitpruning(
     left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
     rate = fine_tune_learning_rate
     rate = made.learning_rate * left_off if rate is None else rate
-    tuning = made._replace(steps=tuned, learning_rate=rate, warmup=0)
     bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
     first = Stage(
         "learn_bits",
@@ -172,7 +171,7 @@ def bitpruning(
         prepare=_round_and_freeze(rules, rounding, budgets),
         labels=default_labels,
         optimizers={
-            "weights": descent(tuning),
+            "weights": descent(made._replace(steps=tuned, learning_rate=rate, warmup=0)),
             "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
         },
         **teaching(made),

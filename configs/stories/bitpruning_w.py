@@ -1,13 +1,19 @@
 """BitPruning of the weights: 3.0 bits on average over the 35 kernels, learned per kernel.
 
-The embedding stays float, as in the other configs of this folder; `uniform_w3:600` has the same
-bits fixed and the same steps. Target: at most 1.10 of float's perplexity (4.17). Command:
+The embedding stays float, as in the other configs of this folder. `uniform_w3:STEPS` fixes the same
+average and trains for as many steps. Target: at most 1.10 of float's perplexity (4.17). Command:
   bitjax train stories/bitpruning_w --workdir runs/stories-bp
 """
 
 from bitjax.configs.stories.float import STEPS, TRAINING
 from bitjax.configs.stories.float import get_config as float_config
-from bitjax.configs.stories.uniform_w4 import TABLE
+
+LEARNED = {
+    "name": "bitlength",
+    "min_bits": 2.0,
+    "range": "learned",
+    "zero_on_grid": True,
+}
 
 
 def get_config():
@@ -15,21 +21,14 @@ def get_config():
     config.method = {
         "name": "bitpruning",
         "steps": STEPS,
-        "fine_tune": 0.6,
+        "fine_tune": 0.7,
         "rounding": "budget",
         **TRAINING,
         "bits_learning_rate": 0.02,
         "range_learning_rate": 0.005,
     }
-    learned = {
-        "name": "bitlength",
-        "init": 3.5,
-        "min_bits": 2.0,
-        "range": "learned",
-        "clip_bits": 4.0,
-        "range_granularity": "per_channel",
-        "zero_on_grid": True,
-    }
-    config.rules = (TABLE, (".*/kernel", learned))
-    config.budgets = ({"metric": "bits", "limit": 3.0, "sites": "layers_.*/kernel"},)
+    kernels = "layers_.*/kernel"
+    learned = {**LEARNED, "init": 3.5, "clip_bits": 4.0, "range_granularity": "per_channel"}
+    config.rules = ((kernels, learned),)
+    config.budgets = ({"metric": "bits", "limit": 3.0, "sites": kernels},)
     return config

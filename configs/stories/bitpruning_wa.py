@@ -1,0 +1,24 @@
+"""BitPruning of weights and inputs: 4.0 bits on average over the 35 kernels, 6.0 over their inputs.
+
+Every kernel and every input of a layer has a bitlength of its own; what the attention multiplies
+stays float. Command: bitjax train stories/bitpruning_wa --workdir runs/stories-bp-wa
+"""
+
+from bitjax.configs.stories.bitpruning_w import LEARNED
+from bitjax.configs.stories.bitpruning_w import get_config as weights_config
+
+
+def get_config():
+    config = weights_config()
+    config.method.steps = 600
+    weights, inputs = "layers_.*/kernel", "layers_.*/input"
+    kernel = {**LEARNED, "init": 4.5, "clip_bits": 5.0, "range_granularity": "per_channel"}
+    config.rules = (
+        (weights, kernel),
+        (inputs, {**LEARNED, "init": 6.5, "clip_bits": 7.0}),
+    )
+    config.budgets = (
+        {"metric": "bits", "limit": 4.0, "sites": weights},
+        {"metric": "bits", "limit": 6.0, "sites": inputs},
+    )
+    return config
