@@ -1,4 +1,4 @@
-"""Keys and values that enter a cache, in files and in programs of integers."""
+"""Decoders in files and in programs of integers: caches, tables and groups of inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +70,24 @@ def test_a_decoder_with_a_quantized_table_and_cache_is_the_same_in_every_runtime
     assert found.verdict.same == len(tokens)
     if ending == "onnx":  # the other one shows no sites
         assert any(site.name.endswith("key_cache") for site in found.sites)
+
+
+@pytest.mark.slow
+def test_groups_of_a_decoders_inputs_are_held_by_files_and_programs_as_they_are_counted(tmp_path):
+    model = Llama(vocab_size=16, width=16, layers=1, heads=4, kv_heads=2, hidden=24)
+    tokens = RNG(0).integers(0, 16, size=(2, 7)).astype(np.int32)
+    groups = bj.uniform(4, range="mse", granularity="per_group", group_size=8)
+    net = bj.Quantized(model, [bj.rule(".*/kernel", groups)])
+    variables = jax.jit(net.init)(jax.random.key(0), tokens)
+    stats = variables["quant_stats"]
+    assert stats["layers_0"]["ffn"]["w2"]["kernel"]["clip_max"].shape == (24 // 8, 16)
+    assert stats["embed"]["kernel"]["clip_max"].shape == (16, 16 // 8)  # of each row
+    fixed = bj.deploy(net, variables, tokens)
+    found = jax.jit(fixed.model.apply)(fixed.variables, tokens)
+    np.testing.assert_allclose(found, jax.jit(net.apply)(variables, tokens), atol=1e-5)
+    np.testing.assert_array_equal(bj.integer_model(fixed, tokens)(tokens), found)
+    path = tmp_path / "model.safetensors"
+    size = bj.save_packed(path, fixed, tokens)
+    assert size.payload == bj.model_bytes(variables, bj.site_costs(model, tokens))
+    read = bj.load_packed(path, model).deployed
+    jax.tree.map(np.testing.assert_array_equal, read.variables, fixed.variables)
