@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import bitjax as bj
-from bitjax.data import decode, load, train_batch
+from bitjax.data import TokenDataset, decode, load, train_batch
 from bitjax.models import Llama, load_llama
 from bitjax.report import plots
 from bitjax.training.task import next_token
@@ -46,6 +46,7 @@ stories = Path(os.environ["BITJAX_DATA"]) / "stories"
 
 # %%
 data = load(f"tokens:{stories / 'tokens.npz'}", context=256, eval_limit=20)
+assert isinstance(data, TokenDataset)
 test = data.eval_sample(data.num_eval)
 batch = train_batch(data, 32, step=0, seed=0)
 whole = batch["scored"].sum(axis=1) == data.context - 1
@@ -126,7 +127,7 @@ solution = bj.solve_layers(
     log=lambda report: errors.update({report.layer: report.error}),
 )
 found["solved, 3 bits"] = perplexity(jax.jit(solved.apply), solution)
-worst = max(errors, key=errors.get)
+worst = max(errors, key=lambda layer: errors[layer])
 print(f"{len(errors)} layers, perplexity {found['solved, 3 bits']:.3f}")
 print(f"the outputs of {worst} are furthest from float: {errors[worst]:.1%} of their variance")
 

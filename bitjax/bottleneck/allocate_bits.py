@@ -25,9 +25,9 @@ from bitjax.checks import (
     number,
     several,
 )
+from bitjax.costs.bits import bits_of, with_bits
 from bitjax.costs.budget import Budget
 from bitjax.costs.choosing import choices_of, choose, total_of
-from bitjax.costs.measures import bits_of, with_bits
 from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.frameworks.calibrate import calibrator
 from bitjax.frameworks.call import Model

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.checks import PATTERN, checked, choice, either, instance, mapping, number
-from bitjax.costs.measures import METRICS, Bits, bits_of, layer_macs, layer_pairs, site_bits
+from bitjax.costs.bits import Bits, bits_of
+from bitjax.costs.measures import METRICS, layer_macs, layer_pairs, site_bits
 from bitjax.costs.site import SITE_COSTS, Costs
 
 _WEIGHTS = {"equal": "count", "macs": "macs", "bytes": "elements"}  # fields of `SiteCost`

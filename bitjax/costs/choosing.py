@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from bitjax.costs.bits import Bits
 from bitjax.costs.budget import Budget, cost_of
-from bitjax.costs.measures import Bits
 from bitjax.costs.rounding import unmet
 from bitjax.costs.site import Costs
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.checks import ARRAY, checked, choice, instance, mapping, number, several
+from bitjax.costs.bits import Bits
 from bitjax.costs.budget import Budget, budget_sites, cost_of, exact_cost
-from bitjax.costs.measures import Bits, layer_macs, layer_pairs
+from bitjax.costs.measures import layer_macs, layer_pairs
 from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.solvers.allocation import allocate
 

@@ -88,12 +88,7 @@ def token_dataset(
     """
     context = context or CONTEXT
     train_context = train_context or context
-    if not 2 <= train_context <= context:
-        raise ValueError(
-            f"`context` must be at least 2, got {context}: a first token has no score."
-            if context < 2
-            else f"`train_context` must be in [2, {context}], got {train_context}."
-        )
+    _check_lengths(context, train_context)
     form = form or ("windows" if marker is None else "documents")
     if form == "documents" and marker is None:
         raise ValueError(
@@ -137,6 +132,15 @@ def token_dataset(
         pieces=tuple(pieces),
         origin=digest_of([found.crc for found in seen.values()]),
     )
+
+
+def _check_lengths(context: int, train_context: int) -> None:
+    if context < 2:
+        raise ValueError(
+            f"`context` must be at least 2, got {context}: a first token has no score."
+        )
+    if not 2 <= train_context <= context:
+        raise ValueError(f"`train_context` must be in [2, {context}], got {train_context}.")
 
 
 def _look(name: str, split: str, tokens: np.ndarray, marker: int | None) -> _Seen:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bitjax.checks import checked
 from bitjax.costs import measures as cost
+from bitjax.costs.bits import bits_of
 from bitjax.costs.site import Costs
 from bitjax.frameworks.models import rules_of
 from bitjax.frameworks.shapes import program_of
@@ -131,7 +132,7 @@ def _bits(model, variables):
     """Bits of the sites that the model quantizes; a float model ignores the collection."""
     quantized = {QUANT: variables.get(QUANT, {})}
     rules = rules_of(model)
-    return {s: n for s, n in cost.bits_of(quantized).items() if quantizer_of(rules, s) is not None}
+    return {s: n for s, n in bits_of(quantized).items() if quantizer_of(rules, s) is not None}
 
 
 def _table(rows):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from bitjax.checks import checked
-from bitjax.costs.measures import bits_of
+from bitjax.costs.bits import bits_of
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.models import jit_arrays
 from bitjax.frameworks.probe import ask_outside, probe

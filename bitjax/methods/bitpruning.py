@@ -21,6 +21,7 @@ from bitjax.checks import (
     number,
     several,
 )
+from bitjax.costs.bits import bits_of, with_bits
 from bitjax.costs.budget import (
     CRITERION,
     Budget,
@@ -32,7 +33,6 @@ from bitjax.costs.budget import (
     penalty,
     raise_multiplier,
 )
-from bitjax.costs.measures import bits_of, with_bits
 from bitjax.costs.rounding import POLICIES, round_bits, unmet
 from bitjax.methods.base import Method, Stage
 from bitjax.methods.labels import bit_limits, default_labels, learned_labels

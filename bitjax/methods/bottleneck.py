@@ -8,7 +8,7 @@ import numpy as np
 from bitjax.bottleneck.allocate import ALLOCATE, allocate, check_settings, check_sites
 from bitjax.bottleneck.coefficients import solve_coefficients
 from bitjax.checks import checked, integer
-from bitjax.costs.measures import bits_of
+from bitjax.costs.bits import bits_of
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.recipe import (
     BATCHES,

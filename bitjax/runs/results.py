@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bitjax.costs.bits import bits_of
 from bitjax.costs.measures import (
     activation_bytes,
     average_bits,
-    bits_of,
     bops,
     cache_bytes,
     inner_sites,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bitjax.costs.measures import bits_of
+from bitjax.costs.bits import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
 from bitjax.runs.files import Unfit, read_object
 from bitjax.runs.folder import write_bits

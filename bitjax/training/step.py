@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bitjax.costs.measures import average_bits, bits_of
+from bitjax.costs.bits import bits_of
+from bitjax.costs.measures import average_bits
 from bitjax.costs.site import Costs
 from bitjax.frameworks.finite import is_finite
 from bitjax.frameworks.linen import Quantized

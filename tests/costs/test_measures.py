@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from bitjax import Quantized, bitlength, lsq, rule, uniform
+from bitjax.costs.bits import bits_of, with_bits
 from bitjax.costs.measures import (
     activation_bytes,
     average_bits,
-    bits_of,
     bops,
     inner_sites,
     kernel_bytes,
@@ -18,7 +18,6 @@ from bitjax.costs.measures import (
     macs,
     model_bytes,
     site_bits,
-    with_bits,
 )
 from bitjax.costs.site import SiteCost
 from bitjax.frameworks.costs import site_costs

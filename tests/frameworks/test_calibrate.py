@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.costs.measures import bits_of, with_bits
+from bitjax.costs.bits import bits_of, with_bits
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.calibrate import calibrate, reestimate_batch_stats
 from bitjax.frameworks.codes import codes_of

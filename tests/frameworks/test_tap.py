@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bitjax.costs.measures import bits_of
+from bitjax.costs.bits import bits_of
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.costs import site_costs
 from bitjax.frameworks.finite import first_nonfinite

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import bitjax as bj
-from bitjax.costs.measures import bits_of
+from bitjax.costs.bits import bits_of
 from bitjax.data import load, normalize, train_batch
 from bitjax.methods import bitpruning, full_precision
 from bitjax.training.parallel import placement

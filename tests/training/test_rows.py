@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.costs.measures import bits_of
+from bitjax.costs.bits import bits_of
 from bitjax.data import load, train_batch
 from bitjax.frameworks.probe import probe
 from bitjax.methods import Method, Stage, bitpruning, full_precision, uniform
