@@ -16,11 +16,11 @@ from bitjax.costs.measures import (
     kernel_bytes,
     layer_pairs,
     macs,
-    model_bytes,
     site_bits,
     with_bits,
 )
 from bitjax.costs.site import SiteCost
+from bitjax.costs.sizes import model_bytes
 from bitjax.frameworks.costs import site_costs
 
 
