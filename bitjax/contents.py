@@ -16,13 +16,13 @@ from bitjax.costs.budget import penalty as penalty
 from bitjax.costs.measures import activation_bytes as activation_bytes
 from bitjax.costs.measures import average_bits as average_bits
 from bitjax.costs.measures import bops as bops
-from bitjax.costs.measures import cache_bytes as cache_bytes
 from bitjax.costs.measures import inner_sites as inner_sites
 from bitjax.costs.measures import kernel_bytes as kernel_bytes
 from bitjax.costs.measures import macs as macs
-from bitjax.costs.measures import model_bytes as model_bytes
 from bitjax.costs.rounding import round_bits as round_bits
 from bitjax.costs.site import SiteCost as SiteCost
+from bitjax.costs.sizes import cache_bytes as cache_bytes
+from bitjax.costs.sizes import model_bytes as model_bytes
 from bitjax.diagnostics.doctor import doctor as doctor
 from bitjax.diagnostics.findings import Finding as Finding
 from bitjax.diagnostics.findings import doctor_report as doctor_report

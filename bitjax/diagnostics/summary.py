@@ -10,6 +10,7 @@ from bitjax.checks import checked
 from bitjax.costs import measures as cost
 from bitjax.costs.bits import bits_of
 from bitjax.costs.site import Costs
+from bitjax.costs.sizes import cache_bytes, model_bytes
 from bitjax.frameworks.models import rules_of
 from bitjax.frameworks.shapes import program_of
 from bitjax.frameworks.targets import TARGETS, is_stored, plan_layers
@@ -175,7 +176,7 @@ def _totals(model, variables, costs):
         ours, floats = float(measure(bits)), float(measure({}))
         return unit(ours) if ours == floats else f"{unit(ours)} of {unit(floats)} in float32"
 
-    size, float_size = cost.model_bytes(mine, costs), cost.model_bytes(whole, costs)
+    size, float_size = model_bytes(mine, costs), model_bytes(whole, costs)
     times = f", {float_size / size:.1f} times smaller" if size != float_size else ""
     lines = [
         f"bits on average   weights {average(weights)}   activations "
@@ -188,7 +189,7 @@ def _totals(model, variables, costs):
         f"MACs              {_metric(cost.macs(costs))} (like activations and BOPs, per example)",
     ]
     if any(weight.role == "cache" for weight in costs.values()):
-        tokens = against(lambda b: cost.cache_bytes(mine if b else whole, costs), _bytes)
+        tokens = against(lambda b: cache_bytes(mine if b else whole, costs), _bytes)
         lines.append(f"cache             {tokens}, per token")
     return ["", *lines]
 

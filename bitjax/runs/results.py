@@ -10,12 +10,11 @@ from bitjax.costs.measures import (
     activation_bytes,
     average_bits,
     bops,
-    cache_bytes,
     inner_sites,
     macs,
-    model_bytes,
 )
 from bitjax.costs.site import Costs
+from bitjax.costs.sizes import cache_bytes, model_bytes
 from bitjax.variables import floats_of
 
 

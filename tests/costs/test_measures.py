@@ -16,10 +16,10 @@ from bitjax.costs.measures import (
     kernel_bytes,
     layer_pairs,
     macs,
-    model_bytes,
     site_bits,
 )
 from bitjax.costs.site import SiteCost
+from bitjax.costs.sizes import model_bytes
 from bitjax.frameworks.costs import site_costs
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from bitjax import Quantized, rule, uniform
-from bitjax.costs.measures import activation_bytes, bops, cache_bytes, macs
+from bitjax.costs.measures import activation_bytes, bops, macs
+from bitjax.costs.sizes import cache_bytes
 from bitjax.frameworks.codes import codes_of
 from bitjax.frameworks.costs import costs_with, site_costs, total_macs
 from bitjax.models import GPT2, CifarResNet, Llama
