@@ -168,6 +168,11 @@ def allocate_bits(
     if costs is None:
         first = as_call(given[0][0], kwargs)
         costs = costs_with(float_model(model), floats_of(variables), *first)
+    elif lacks := [site for site in names if site not in costs]:
+        raise ValueError(
+            f"`costs` must have those of every site, there are none of {lacks[0]!r}: take "
+            "bitjax.site_costs of this model, or leave `costs` out."
+        )
     levels = sorted(set(candidates))
     choices = choices_of(names, levels, bits_of(variables), costs, budgets)
     kept = min(max(1, round(len(given) * held_out)), len(given) - 1)

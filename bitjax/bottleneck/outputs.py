@@ -108,7 +108,7 @@ def judges(
 
     @jax.jit
     def sums(variables, batch: Judged):
-        each = distance(batch.outputs, outputs(model, variables, batch.inputs))
+        each = jnp.asarray(distance(batch.outputs, outputs(model, variables, batch.inputs)))
         weights = as_weights(batch.weights, each)
         return jnp.stack([jnp.sum(each * weights), jnp.sum(weights)])
 

@@ -96,7 +96,8 @@ def choose(choices: Choices, losses_SxC: NDArray[np.float64]) -> Places:
         trials = choices.moved(at, None, up=False)
         if not len(trials):
             worst = choices.budgets[int(over.argmax())]
-            raise unmet(worst, float(now[over.argmax()] * worst.limit))
+            least = float(now[over.argmax()] * worst.limit)
+            raise unmet(worst, least, "give fewer bits among `candidates`")
         # What is freed beyond the limit is worth nothing.
         freed = np.minimum(now - choices.spent(trials), over) @ over
         added = np.maximum(loss(trials) - loss(at), 0.0)

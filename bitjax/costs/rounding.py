@@ -266,11 +266,11 @@ def _allocate(limit, costs, prices, losses, left):
     return allocate(prices, losses, left)
 
 
-def unmet(limit: Budget, least: float) -> ValueError:
+def unmet(limit: Budget, least: float, fix: str = "lower `min_bits`") -> ValueError:
     """The error of a budget that the least bits miss."""
     return ValueError(
         f"the budget of {limit.limit:g} on {limit.metric} of sites {limit.sites!r} cannot be "
-        f"met: the fewest bits allowed cost {least:g}. Raise the budget or lower `min_bits`."
+        f"met: the fewest bits allowed cost {least:g}. Raise the budget or {fix}."
     )
 
 

@@ -19,7 +19,7 @@ from bitjax.files.reading import FileError, MissingError, printable, read_json
 SPLITS = ("train", "validation", "test")
 MARKER = 1  # which begins a document in the files of most SentencePiece vocabularies
 _FORM = (
-    "copy it again, or give an .npz file of `train` and `test` (and `validation`, `vocabulary`) "
+    "copy it again, or give an .npz file of 'train' and 'test' (and 'validation', 'vocabulary') "
     "or an .npy file: integers [N] from 0"
 )
 _PIECES = 'copy it again, or give {"pieces": [a text for each token]}'

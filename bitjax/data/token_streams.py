@@ -113,9 +113,10 @@ def token_dataset(
         )
     length = len(train)
     if form == "windows" and length < train_context:
+        key = "context" if train_context == context else "train_context"
         raise ValueError(
-            f"`train` of {name} has {length} tokens, fewer than a window of {train_context}; set "
-            f"`context` to at most {length}."
+            f"`train` of {name} has {length} tokens, fewer than a window of {train_context}; "
+            + (f"set `{key}` to at most {length}." if length > 1 else "give more tokens.")
         )
     return TokenDataset(
         name=name,
@@ -151,7 +152,8 @@ def _look(name: str, split: str, tokens: np.ndarray, marker: int | None) -> _See
             f"{TOKENS}."
         )
     if not len(tokens):
-        raise ValueError(f"`{split}` of {name} is an empty stream; leave it out, or give tokens.")
+        fix = "give tokens" if split == "train" else "leave it out, or give tokens"
+        raise ValueError(f"`{split}` of {name} is an empty stream; {fix}.")
     low, high, crc, marked = 2**63, -1, 0, []
     for start in range(0, len(tokens), _CHUNK):
         part = np.ascontiguousarray(tokens[start : start + _CHUNK])

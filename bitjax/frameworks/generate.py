@@ -71,13 +71,23 @@ def generate(
             f"{type(module).__name__} does not."
         )
     tokens = _checked_tokens(module, tokens, steps)
-    if temperature and key is None:
+    if temperature and not _is_key(key):
+        said = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else repr(key)
         raise ValueError(
-            f"`key` must be a PRNG key to draw at temperature {temperature}, got None."
+            f"`key` must be a PRNG key to draw at temperature {temperature}, got {said}; give "
+            "jax.random.key(0), say."
         )
     used = {name: tree for name, tree in variables.items() if name != _CACHE}
     draws = (temperature, key) if temperature else (None, None)
     return _generated(_Static(model), steps, used, tokens, *draws)
+
+
+def _is_key(key: Any) -> bool:
+    """Whether one key is given, of the new kind or raw."""
+    try:
+        return jax.eval_shape(jax.random.bits, key).shape == ()
+    except (TypeError, ValueError):
+        return False
 
 
 def _checked_tokens(module: nn.Module, tokens: Any, steps: int) -> jax.Array:
@@ -91,9 +101,11 @@ def _checked_tokens(module: nn.Module, tokens: Any, steps: int) -> jax.Array:
         )
     length, context = tokens.shape[1] + steps, getattr(module, "context", None)
     if context is not None and length > context:
+        left = context - tokens.shape[1]
+        fewer = f" or at most {left} steps" if left > 0 else ""
         raise ValueError(
             f"`tokens` and `steps` need a cache of {length} tokens, the model's `context` is "
-            f"{context}: give shorter prompts or at most {context - tokens.shape[1]} steps."
+            f"{context}: give shorter prompts{fewer}."
         )
     most = getattr(module, "vocab_size", None)
     if most is not None and not isinstance(tokens, jax.core.Tracer):

@@ -68,7 +68,13 @@ def plan_layers(
         quantizer = quantizer_of(net.rules, site)
         if entry.role != "kernel" or quantizer is None or not is_stored(quantizer):
             continue
-        own = float(np.max(read_site(variables[QUANT], site, {})["bits"]))
+        leaves = read_site(variables.get(QUANT, {}), site, {})
+        if "bits" not in leaves:
+            raise ValueError(
+                f"`variables` have no bits of {site!r}: make them by bitjax.attach, or by the "
+                "wrapped model's `init`."
+            )
+        own = float(np.max(leaves["bits"]))
         stored.append(f"{entry.layer} ({own:g} bits)")
         if not re.fullmatch(layers, entry.layer) or bits not in (None, round(own)):
             continue

@@ -89,9 +89,10 @@ def _check_classes(outputs: Any, batch: Batch, dataset: Any) -> None:
         raise _wrong_logits(wanted, outputs, f"{wanted[0]} examples of {dataset.name!r}")
 
 
-def _wrong_logits(wanted: object, outputs: Any, of: str) -> ValueError:
+def _wrong_logits(wanted: object, outputs: Any, of: str, fix: str = "") -> ValueError:
     found = getattr(outputs, "shape", type(outputs).__name__)
-    return ValueError(f"`model` must give logits of shape {wanted} for {of}, got {found}.")
+    fix = f": {fix}" if fix else ""
+    return ValueError(f"`model` must give logits of shape {wanted} for {of}, got {found}{fix}.")
 
 
 def _count_hits(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -183,11 +184,25 @@ def _check_vocabulary(outputs: Any, batch: Batch, dataset: Any) -> None:
     if len(shape) != 3 or shape[:2] != tokens or shape[2] < least:
         wanted = f"({tokens[0]}, {tokens[1]}, {least} or more)"
         of = f"{tokens} tokens of {dataset.name!r}, which has a vocabulary of {least}"
-        raise _wrong_logits(wanted, outputs, of)
+        raise _wrong_logits(wanted, outputs, of, "take a model of so many, or its own tokens")
 
 
 class ScoreError(ValueError):
     """A score that says nothing: it is NaN or infinite."""
+
+
+def figures_of(task: Task, sums: Mapping[str, float]) -> dict[str, float]:
+    """An evaluation's figures; a `ScoreError` where its sums give none, or no finite score."""
+    try:
+        figures = {name: float(value) for name, value in task.figures(sums).items()}
+    except ArithmeticError as error:  # Python's floats are not divided by zero
+        said = ", ".join(f"{name} {value:.4g}" for name, value in sums.items())
+        raise ScoreError(
+            f"the evaluation's sums ({said}) give no figures ({error}): evaluate examples that "
+            "count, or look at the task's `figures`."
+        ) from error
+    check_score(task, figures)
+    return figures
 
 
 def check_score(task: Task, figures: Mapping[str, float]) -> None:

@@ -47,7 +47,13 @@ def try_task(
         outputs = _outputs(net, shapes, args, kwargs)
         trained = _outputs(net, shapes, args, kwargs, train=True)
     if task.check is not None:
-        task.check(outputs, specs, dataset)
+        try:
+            task.check(outputs, specs, dataset)
+        except ValueError:
+            raise  # what it is for
+        except Exception:  # a mistake in it
+            with guard("task"):
+                raise
     masked = {**specs, "mask": jax.ShapeDtypeStruct((_EXAMPLES,), np.float32)}
     with guard("task"):
         loss = jax.eval_shape(task.loss, trained, specs)
@@ -64,6 +70,11 @@ def try_task(
         )
     if lacks := [name for name in ("loss", task.score) if name not in figures]:
         raise ValueError(f"`task` must give the figure {lacks[0]!r}, got {sorted(figures)}.")
+    _check_form(task.form)
+    if task.weights is not None:
+        with guard("task"):
+            weights = jax.eval_shape(task.weights, specs)
+        _check_weights(weights, trained)
 
 
 def input_shapes(
@@ -115,11 +126,31 @@ def _outputs(net: Quantized, variables: Any, args: tuple, kwargs: dict, **train:
 def _check_scalars(what: str, found: Any) -> None:
     if not isinstance(found, Mapping):
         raise ValueError(
-            f"`task` must give a dict of scalars by `{what}`, got {type(found).__name__}."
+            f"`task` must give a dict of scalars by `Task.{what}`, got {type(found).__name__}."
         )
     for name, leaf in found.items():
         if leaf.shape != () or not jnp.issubdtype(leaf.dtype, jnp.number):
             raise ValueError(
-                f"`task` must give scalars by `{what}`, got {leaf.dtype} of shape {leaf.shape} for "
-                f"{name!r}."
+                f"`task` must give scalars by `Task.{what}`, got {leaf.dtype} of shape "
+                f"{leaf.shape} for {name!r}."
             )
+
+
+def _check_form(form: Any) -> None:
+    try:
+        assert isinstance(form, str)
+        form.format(0.5)
+    except Exception:  # a user's text fails in any way
+        raise ValueError(
+            f"`task` must have a format of one number as `Task.form`, '{{:.2%}}' say, got {form!r}."
+        ) from None
+
+
+def _check_weights(weights: Any, outputs: Any) -> None:
+    """Refuses weights that are not one number for each prediction."""
+    wanted, found = getattr(outputs, "shape", None), getattr(weights, "shape", None)
+    if wanted is not None and found != wanted[:-1]:
+        raise ValueError(
+            f"`task` must give a number for each prediction by `Task.weights`, {wanted[:-1]} of "
+            f"outputs {wanted}, got {type(weights).__name__ if found is None else found}."
+        )

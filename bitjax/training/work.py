@@ -28,7 +28,7 @@ from bitjax.training.parallel import Placement, placement
 from bitjax.training.settings import Settings, check_images, check_place, check_settings
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_eval_step, make_train_step
-from bitjax.training.task import TASKS, Preprocess, Task, check_score
+from bitjax.training.task import TASKS, Preprocess, Task, figures_of
 from bitjax.training.trial import try_task
 from bitjax.variables import as_batch, as_call, floats_of
 
@@ -129,9 +129,7 @@ class Work(NamedTuple):
                     jax.device_get(step(variables, place.put_batch(batch))) for batch in batches
                 ]
             total = {name: sum(float(s[name]) for s in sums) for name in sums[0]}
-            figures = {name: float(value) for name, value in task.figures(total).items()}
-            check_score(task, figures)
-            return figures
+            return figures_of(task, total)
 
         return evaluate
 

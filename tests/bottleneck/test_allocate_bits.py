@@ -1,6 +1,7 @@
 """Bits from measured effects: beside every assignment there is, and what is said of them."""
 
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -145,7 +146,12 @@ LSQ = bj.Quantized(Net(), [bj.rule("last/kernel", bj.lsq(bits=4, signed=True))])
 REFUSED = {
     "one batch": ({"batches": X[:1]}, "`batches` must be 2 or more"),
     "no site": ({"sites": "nowhere"}, "matches no quantized site in full. Sites: first/kernel"),
-    "no room": ({"budgets": [LIMIT._replace(limit=1.5)]}, "the fewest bits allowed cost 2"),
+    "no room": (
+        {"budgets": [LIMIT._replace(limit=1.5)]},
+        "cost 2. Raise the budget or give fewer bits",
+    ),
+    "no costs": ({"costs": {}}, "`costs` must have those of every site, there are none of 'first"),
+    "a number as distance": ({"distance": lambda one, other: math.nan}, "network is nan over"),
     "weights of another shape": ({"weights": [jnp.ones(3)] * 4}, "one number a prediction"),
     "weights of zeros": ({"weights": [jnp.zeros(32)] * 4}, "must count a prediction in both parts"),
 }

@@ -231,7 +231,7 @@ STREAM = np.array([1, 5, 6, 1, 7])
         ({"train": STREAM - 2}, r"`train` of own must be tokens in \[0, 2\*\*31\), got -1; give"),
         ({"train": STREAM + 2**40}, r"must be tokens in \[0, 2\*\*31\), got 1099511627783; give"),
         ({"train": STREAM[None]}, r"`train` of own must be integers \[N\], got int64 \(1, 5\)"),
-        ({"train": STREAM[:0]}, "`train` of own is an empty stream; leave it out, or give"),
+        ({"train": STREAM[:0]}, "`train` of own is an empty stream; give tokens"),
         (
             {"evaluation": STREAM[:0]},
             "`evaluation` of own is an empty stream; leave it out, or give",
@@ -248,6 +248,10 @@ STREAM = np.array([1, 5, 6, 1, 7])
         (
             {"form": "windows", "context": 6},
             "`train` of own has 5 tokens, fewer than a window of 6; set `context` to at most 5",
+        ),
+        (
+            {"form": "windows", "context": 9, "train_context": 6},
+            "fewer than a window of 6; set `train_context` to at most 5",
         ),
     ],
 )

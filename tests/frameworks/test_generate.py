@@ -159,6 +159,7 @@ def test_a_cache_takes_memory_by_prompts_and_length(count, length):
         (lambda x: x, {}, TypeError, "`model` must be a Linen module or bitjax.Quantized, got a f"),
         (nn.Dense(3), {}, ValueError, "`model` must take `decode=True` and keep a cache"),
         (LLAMA, {"steps": 13}, ValueError, "a cache of 17 tokens.* is 16: .* at most 12 steps"),
+        (LLAMA, {"tokens": np.ones((1, 16), int)}, ValueError, "is 16: give shorter prompts.$"),
         (LLAMA, {"steps": 0}, ValueError, "`steps` must be an integer of 1 or more, got 0"),
         (LLAMA, {"tokens": PROMPTS + 1}, ValueError, r"in \[0, 10\], .*`vocab_size`, got 11"),
         (LLAMA, {"tokens": PROMPTS - 1}, ValueError, r"in \[0, 10\], .*`vocab_size`, got -1"),
@@ -167,6 +168,8 @@ def test_a_cache_takes_memory_by_prompts_and_length(count, length):
         (LLAMA, {"tokens": PROMPTS * 1.0}, ValueError, r"must be integers .*float64\[3, 4\]"),
         (LLAMA, {"temperature": -1.0}, ValueError, "`temperature` must be a finite number of 0"),
         (LLAMA, {"temperature": 0.5}, ValueError, "`key` must be a PRNG key to draw at temper"),
+        (LLAMA, {"temperature": 0.5, "key": 3}, ValueError, "`key` must be a PRNG key .* got 3; g"),
+        (LLAMA, {"temperature": 0.5, "key": np.ones(3)}, ValueError, r"key .* got float64\[3\];"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_continued_is_refused_in_one_line(model, arguments, kind, message):

@@ -36,6 +36,12 @@ def labels():
 def vector():
     return next_token()._replace(loss=lambda out, batch: out[0, 0])
 
+def sums():
+    return next_token()._replace(sums=lambda out, batch: out[0, 0, 0])
+
+def check():
+    return next_token()._replace(check=lambda out, batch, data: 1 / 0)
+
 def nothing():
     return None
 """
@@ -100,7 +106,15 @@ WRONG = {
     ),
     "a loss that is no scalar": (
         {"task": {"name": "own_tasks:vector"}},
-        r"config.task \(own_tasks:vector\) must give scalars by `loss`, got float32 of shape",
+        r"config.task \(own_tasks:vector\) must give scalars by `Task.loss`, got float32 of shape",
+    ),
+    "sums, which is a key, too": (
+        {"task": {"name": "own_tasks:sums"}},
+        r"config.task \(own_tasks:sums\) must give a dict of scalars by `Task.sums`, got",
+    ),
+    "a check that fails": (
+        {"task": {"name": "own_tasks:check"}},
+        r"config.task \(own_tasks:check\) fails on \(2, 8\) tokens of .*: ZeroDivisionError: ",
     ),
     "a small vocabulary": (
         {"model__vocab_size": 9},

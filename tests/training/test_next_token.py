@@ -17,7 +17,7 @@ from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.rows import read_rows
 from bitjax.training.runner import run
 from bitjax.training.settings import Settings
-from bitjax.training.task import ScoreError, Task, classification, next_token
+from bitjax.training.task import ScoreError, Task, classification, figures_of, next_token
 from bitjax.training.work import make_work
 from tests.training.tokens import DECODER, counting
 
@@ -133,15 +133,15 @@ def test_a_run_does_not_go_on_with_other_tokens(ran):
 BROKEN = {
     "loss": (
         {"loss": lambda outputs, batch: outputs[:, 0, 0]},
-        r"`task` must give scalars by `loss`, got float32 of shape \(2,\) for 'loss'",
+        r"`task` must give scalars by `Task.loss`, got float32 of shape \(2,\) for 'loss'",
     ),
     "sums": (
         {"sums": lambda outputs, batch: {"loss": outputs[0]}},
-        r"`task` must give scalars by `sums`, got float32 of shape \(8, 16\) for 'loss'",
+        r"`task` must give scalars by `Task.sums`, got float32 of shape \(8, 16\) for 'loss'",
     ),
     "no dict": (
         {"sums": lambda outputs, batch: outputs[0, 0, 0]},
-        "`task` must give a dict of scalars by `sums`, got ShapeDtypeStruct",
+        "`task` must give a dict of scalars by `Task.sums`, got ShapeDtypeStruct",
     ),
     "no score": (
         {"score": "bleu"},
@@ -150,6 +150,14 @@ BROKEN = {
     "a taken name": (
         {"figures": lambda sums: {**next_token().figures(sums), "bits": sums["loss"]}},
         "`task` must name its figures otherwise than 'bits': results have that already",
+    ),
+    "weights": (
+        {"weights": lambda batch: batch["scored"][:, :3]},
+        r"`task` must give a number for each prediction by `Task.weights`, \(2, 8\) of",
+    ),
+    "a format of nothing": (
+        {"form": "{perplexity}"},
+        "`task` must have a format of one number as `Task.form`, '{:.2%}' say, got '{perplexity}'",
     ),
     "inputs": (
         {"inputs": lambda preprocess, key, batch: batch["tokens"]},
@@ -215,6 +223,14 @@ def test_a_task_a_model_and_data_that_do_not_go_together_are_one_line(case):
     with pytest.raises(ValueError, match=rf"^{said}") as caught:
         build(**{"task": next_token(), **arguments})
     assert "\n" not in str(caught.value)
+
+
+def test_sums_of_which_nothing_counts_are_one_line():
+    task = next_token()._replace(figures=lambda sums: {"perplexity": 1 / sums["count"]})
+    with pytest.raises(
+        ScoreError, match=r"sums \(loss 2, count 0\) give no figures \(.*zero\): eva"
+    ):
+        figures_of(task, {"loss": 2.0, "count": 0.0})
 
 
 def test_a_score_that_is_not_finite_ends_the_run_in_one_line(tmp_path):

@@ -249,6 +249,8 @@ def test_what_cannot_be_solved_is_refused_in_one_line():
     model, _, variables = chain()
     with pytest.raises(ValueError, match=r"no layer to solve .* there are conv1 \(2 bits\)"):
         solve_layers(model, variables, BATCHES, bits=3)
+    with pytest.raises(ValueError, match=r"no bits of 'conv1/kernel': make them by bitjax.attach"):
+        solve_layers(model, {k: v for k, v in variables.items() if k != "quant"}, BATCHES)
     plain = bj.Quantized(Chain(), [bj.rule("conv./kernel", bj.lsq(bits=2))])
     with pytest.raises(ValueError, match=r"fit='stored'; there are none"):
         solve_layers(plain, bj.attach(plain, variables, IMAGES), BATCHES)
