@@ -36,9 +36,9 @@ def said_train(
             if train is not None and name in parameters and name not in bound.arguments:
                 kwargs[name] = training if train else not training
         bound.apply_defaults()
-        given = {**kwargs, **bound.arguments}
-    except TypeError:
-        given = kwargs  # the call itself will say what is wrong
+    except TypeError as error:
+        raise TypeError(f"`args` and `kwargs` do not go with the model's call: {error}.") from error
+    given = {**kwargs, **bound.arguments}
     for name, training in _NAMES.items():
         if train is None and given.get(name) is not None:
             train = bool(given[name]) == training
@@ -53,10 +53,7 @@ def as_training(
     name = next((name for name in _NAMES if name in signature.parameters), None)
     if name is None or split_train(function, args, kwargs)[1]:
         return None
-    try:
-        bound = signature.bind_partial(*args, **kwargs)
-    except TypeError:
-        return None  # the call itself says what is wrong
+    bound = signature.bind_partial(*args, **kwargs)
     bound.arguments[name] = _NAMES[name]
     return bound.args, bound.kwargs
 

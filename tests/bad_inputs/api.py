@@ -50,8 +50,6 @@ FINE: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("statistics.paired_difference", "values"): None,
     ("statistics.paired_difference", "baseline"): None,
     ("reestimate_batch_stats", "variables"): ("{'no/such': 1.0}",),
-    # Keywords of a model, of which Python says that it has none.
-    **{(f.__name__, "kwargs"): ("{'no/such': 1.0}",) for f in (bj.allocate, bj.allocate_bits)},
 }  # fmt: skip
 # JAX's own types, of which JAX says what is wrong; and who else a message may name.
 OF_JAX = {"key", "precision"}

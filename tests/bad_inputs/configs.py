@@ -26,6 +26,7 @@ NEEDS: Mapping[str, tuple[dict[str, Any], Any]] = {
     "bitpruning": (TRAINED, LEARNED),
     "bottleneck": ({}, (("head/input", {"name": "bitplane"}),)),
     "tsq": ({"code_steps": 10}, STORED),
+    "solved": ({}, STORED),
     "twn": (TRAINED, ((".*/kernel", {"name": "ternary", "fit": "twn"}),)),
     "hwgq": (TRAINED, ((".*/kernel", {"name": "binary"}),)),
 }
