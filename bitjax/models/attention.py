@@ -52,10 +52,14 @@ def _remember(module, k, v, start):
     ]
     if not began:  # the first call gives the cache its length
         return k, v
+    # In a compiled program nobody knows how many tokens there are: the update then moves back.
+    before = 0 if isinstance(start, jax.core.Tracer) else int(start)
     for cache, x in zip(stored, (k, v), strict=True):
-        if isinstance(x.shape[1], int) and x.shape[1] > cache.value.shape[1]:
+        if isinstance(x.shape[1], int) and before + x.shape[1] > cache.value.shape[1]:
+            behind = f" behind {before}" if before else ""
             raise ValueError(
-                f"the cache holds {cache.value.shape[1]} tokens, got {x.shape[1]}: make it longer."
+                f"the cache holds {cache.value.shape[1]} tokens, got {x.shape[1]}{behind}: make it "
+                "longer."
             )
         cache.value = jax.lax.dynamic_update_slice(
             cache.value, x.astype(cache.value.dtype), (0, start, 0, 0)
