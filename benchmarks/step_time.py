@@ -1,6 +1,7 @@
-"""Time and compile time of one training step of ResNet-20, as ratios to the float step.
+"""Time and compile time of one training step of ResNet-20 or a Llama, as ratios to the float step.
 
 Run: python -m benchmarks.step_time [--rounds 15] [--batch 128] [--compiles 3] [--variants lsq,...]
+  --model llama takes the stories' network, and its configs' learned bits.
 """
 
 import argparse
@@ -20,10 +21,13 @@ from bitjax.frameworks.costs import site_costs
 from bitjax.launch.build import build_rules
 from bitjax.launch.schema import plain
 from bitjax.methods.base import Stage
-from bitjax.models import resnet20
+from bitjax.models import Llama, resnet20
 from bitjax.training.state import TrainState, initial_state
 from bitjax.training.step import make_train_step
+from bitjax.training.task import Task, classification, next_token
 from configs.cifar10.resnet20_bitpruning import get_config
+from configs.stories.bitpruning_w import get_config as weights_config
+from configs.stories.bitpruning_wa import get_config as both_config
 
 CONTROL = ("float", "float again")
 STEP_TARGET, COMPILE_TARGET = 1.05, 2.5
@@ -61,6 +65,24 @@ def stages() -> dict[str, Stage]:
     }
 
 
+def language_stages() -> dict[str, Stage]:
+    """The stages to compare on a Llama; all learn by Adam, without a teacher."""
+    steps = {"steps": 100, "learning_rate": 1e-3, "optimizer": "adamw"}
+    float_stage = methods.full_precision(**steps).stages[0]
+    found = dict.fromkeys(CONTROL, float_stage)
+    for name, get in (("weights", weights_config), ("weights and inputs", both_config)):
+        rules = build_rules(plain(get()["rules"]))
+        learn, frozen, *_ = methods.bitpruning(rules, gamma=0.1, **steps).stages
+        found |= {f"learned {name}": learn, f"frozen {name}": frozen}
+    return found
+
+
+def synthetic_tokens(size: int) -> dict[str, jax.Array]:
+    """Token batches of the stories' shapes in training."""
+    tokens = np.random.default_rng(0).integers(512, size=(size, 256))
+    return {"tokens": jnp.asarray(tokens), "scored": jnp.ones((size, 256), jnp.float32)}
+
+
 def synthetic_batch(size: int) -> dict[str, jax.Array]:
     """Images and labels of CIFAR's shapes."""
     rng = np.random.default_rng(0)
@@ -68,15 +90,19 @@ def synthetic_batch(size: int) -> dict[str, jax.Array]:
     return {"image": jnp.asarray(image), "label": jnp.asarray(rng.integers(10, size=size))}
 
 
-def prepare(net: nn.Module, stage: Stage, batch: dict[str, jax.Array]) -> tuple[Any, TrainState]:
+def prepare(
+    net: nn.Module, stage: Stage, batch: dict[str, jax.Array], task: Task | None = None
+) -> tuple[Any, TrainState]:
     """`(step, state)` of a stage, the step neither jitted nor traced before."""
-    sample = batch["image"]
+    task = task or classification()
+    (sample,), _ = task.inputs(lambda key, images: images, None, batch)
     variables = jax.jit(net.init)(jax.random.key(0), sample[:2])
     model = bj.Quantized(net, tuple(stage.rules))
     if stage.rules:
         variables = bj.attach(model, variables, sample)
     state = initial_state(stage, variables, key=jax.random.PRNGKey(0))
-    step = make_train_step(model, stage, site_costs(net, sample[:2]), lambda key, images: images)
+    costs = site_costs(net, sample[:2])
+    step = make_train_step(model, stage, costs, lambda key, images: images, task=task)
     return step, jax.tree.map(jnp.copy, state)
 
 
@@ -92,11 +118,15 @@ class _Runner:
 
 
 def measure(
-    net: nn.Module, chosen: dict[str, Stage], batch_size: int, rounds: int, compiles: int
+    net: nn.Module,
+    chosen: dict[str, Stage],
+    batch: dict[str, jax.Array],
+    rounds: int,
+    compiles: int,
+    task: Task | None = None,
 ) -> dict[str, Cost]:
     """Compiles every stage's step `compiles` times and runs it `rounds` times, interleaved."""
-    batch = synthetic_batch(batch_size)
-    prepared = {name: prepare(net, stage, batch) for name, stage in chosen.items()}
+    prepared = {name: prepare(net, stage, batch, task) for name, stage in chosen.items()}
     traced: dict[str, list[float]] = {name: [] for name in chosen}
     compiled: dict[str, list[float]] = {name: [] for name in chosen}
     runners = {}
@@ -126,18 +156,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compiles", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=128 if on_cpu else 1024)
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--model", choices=("resnet20", "llama"), default="resnet20")
     parser.add_argument("--variants", default="", help="names with commas between; all if empty")
     flags = parser.parse_args(arguments)
-    every = stages()
+    images = flags.model == "resnet20"
+    every = stages() if images else language_stages()
+    size = flags.batch or ((128 if on_cpu else 1024) if images else 8)
     names = [name for name in flags.variants.split(",") if name] or list(every)
     if unknown := set(names) - set(every):
         parser.error(f"--variants must be of {list(every)}, got {sorted(unknown)}")
     chosen = {name: stage for name, stage in every.items() if name in (*CONTROL, *names)}
-    net = resnet20() if on_cpu else resnet20(dtype=jnp.bfloat16)
-    found = measure(net, chosen, flags.batch, flags.rounds, flags.compiles)
+    net = (resnet20 if images else Llama)(dtype=None if on_cpu else jnp.bfloat16)
+    task, batch = (
+        (classification(), synthetic_batch(size))
+        if images
+        else (next_token(), synthetic_tokens(size))
+    )
+    found = measure(net, chosen, batch, flags.rounds, flags.compiles, task)
     show(
-        f"ResNet-20, batch {flags.batch}, {'float32' if on_cpu else 'bfloat16'}; median of ratios "
+        f"{flags.model}, batch {size}, {'float32' if on_cpu else 'bfloat16'}; median of ratios "
         f"to float in the same round, {flags.rounds} rounds, {flags.compiles} compilations; "
         f"targets: step {STEP_TARGET}, compilation {COMPILE_TARGET}",
         ("variant", "step", "trace + lower", "XLA", "trace to XLA", "step s", "compile s"),

@@ -47,6 +47,7 @@ def test_the_stages_under_test_are_the_methods_own():
     assert list(chosen)[:2] == list(step_time.CONTROL)
     assert "bits" in chosen["blend learned"].optimizers
     assert "bits" not in chosen["frozen"].optimizers
+    assert "bits" in step_time.language_stages()["learned weights"].optimizers
 
 
 @pytest.mark.slow
@@ -56,7 +57,7 @@ def test_step_and_compile_times_are_finite_ratios():
         for name, stage in step_time.stages().items()
         if name in (*step_time.CONTROL, "blend minmax")
     }
-    found = step_time.measure(TINY, chosen, batch_size=2, rounds=2, compiles=1)
+    found = step_time.measure(TINY, chosen, step_time.synthetic_batch(2), rounds=2, compiles=1)
     assert found["float"].step.median == 1.0
     numbers = jnp.asarray([[*cost.step, *cost.total] for cost in found.values()])
     assert numbers.shape == (3, 6)

@@ -123,4 +123,4 @@ def test_importing_bitjax_loads_nothing_beyond_jax_flax_and_itself():
     """
     packages, count = run(program).splitlines()
     assert set(packages.split()) - sys.stdlib_module_names <= {"bitjax", "jax", "numpy"}
-    assert int(count) < 170, "every module costs about 0.4 ms"
+    assert int(count) < 185, "every module costs about 0.4 ms"

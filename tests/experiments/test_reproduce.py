@@ -83,18 +83,22 @@ def test_every_run_of_every_table_is_a_config_that_its_method_accepts(name, tmp_
         assert not start or Path(start) in {other.folder for other in table.waves[0]}
 
 
+# `solved` trains nothing: it solves for kernels of a network that is there.
+TRAINED = [name for name in METHODS if name != "solved"]
+
+
 def test_the_digits_are_compared_by_every_method_with_three_seeds(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     runs = plan_table("digits", tmp_path).runs
     assert sorted((r.spec["method"]["name"], r.spec["seed"]) for r in runs) == sorted(
-        (method, seed) for method in METHODS for seed in range(3)
+        (method, seed) for method in TRAINED for seed in range(3)
     )
 
 
 def test_resnet20_has_two_points_of_every_method_in_at_most_250_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     runs = plan_table("cifar10-resnet20", tmp_path).runs
-    assert sorted(r.spec["method"]["name"] for r in runs) == sorted(2 * list(METHODS))
+    assert sorted(r.spec["method"]["name"] for r in runs) == sorted(2 * TRAINED)
     assert max(run.steps for run in runs) == 250
     assert len({run.spec["name"] for run in runs}) == len(runs)
 

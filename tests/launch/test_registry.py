@@ -89,7 +89,7 @@ def test_a_run_of_a_users_own_is_recorded_resumed_compared_loaded_and_looked_int
     loaded = load_run("run")
     assert loaded.variables["params"]["dense1"]["kernel"].shape == (64, 5)
     assert type(loaded.work.model).__name__ == "Net"
-    assert set(look_inside(record, 8)[0]) == {site.site for site in record.sites}
+    assert set(look_inside(loaded, 8)[0]) == {site.site for site in record.sites}
 
 
 @pytest.mark.parametrize(
