@@ -87,5 +87,5 @@ def check_tokens(tokens: Any, context: int) -> None:
     if isinstance(tokens.shape[1], int) and tokens.shape[1] > context:  # it may be a symbol
         raise ValueError(
             f"`tokens` must have {context} tokens an example or fewer, the model's `context`, got "
-            f"{tokens.shape[1]}."
+            f"{tokens.shape[1]}: shorten the examples, or lengthen the context."
         )
