@@ -165,14 +165,7 @@ def allocate_bits(
             f"`batches` must be 2 or more, some of them to be held out, got {len(given)}."
         )
     kwargs = dict(kwargs or {})
-    if costs is None:
-        first = as_call(given[0][0], kwargs)
-        costs = costs_with(float_model(model), floats_of(variables), *first)
-    elif lacks := [site for site in names if site not in costs]:
-        raise ValueError(
-            f"`costs` must have those of every site, there are none of {lacks[0]!r}: take "
-            "bitjax.site_costs of this model, or leave `costs` out."
-        )
+    costs = _costs(model, variables, as_call(given[0][0], kwargs), names, costs)
     levels = sorted(set(candidates))
     choices = choices_of(names, levels, bits_of(variables), costs, budgets)
     kept = min(max(1, round(len(given) * held_out)), len(given) - 1)
@@ -225,6 +218,18 @@ def _sites(variables, pattern):
                 "bj.uniform() or bj.bitlength() there, or leave it out by `sites`."
             )
     return found
+
+
+def _costs(model, variables, call, names, costs):
+    """The costs that are given, or those of a call of the float model."""
+    if costs is None:
+        return costs_with(float_model(model), floats_of(variables), *call)
+    if lacks := [site for site in names if site not in costs]:
+        raise ValueError(
+            f"`costs` must have those of every site, there are none of {lacks[0]!r}: take "
+            "bitjax.site_costs of this model, or leave `costs` out."
+        )
+    return costs
 
 
 def _at_levels(model, variables, names, levels, given, kwargs):

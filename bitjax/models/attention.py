@@ -52,10 +52,14 @@ def _remember(module, k, v, start):
     ]
     if not began:  # the first call gives the cache its length
         return k, v
+    # In a compiled program nobody knows how many tokens there are: the update then moves back.
+    before = 0 if isinstance(start, jax.core.Tracer) else int(start)
     for cache, x in zip(stored, (k, v), strict=True):
-        if isinstance(x.shape[1], int) and x.shape[1] > cache.value.shape[1]:
+        if isinstance(x.shape[1], int) and before + x.shape[1] > cache.value.shape[1]:
+            behind = f" behind {before}" if before else ""
             raise ValueError(
-                f"the cache holds {cache.value.shape[1]} tokens, got {x.shape[1]}: make it longer."
+                f"the cache holds {cache.value.shape[1]} tokens, got {x.shape[1]}{behind}: make it "
+                "longer."
             )
         cache.value = jax.lax.dynamic_update_slice(
             cache.value, x.astype(cache.value.dtype), (0, start, 0, 0)
@@ -83,5 +87,5 @@ def check_tokens(tokens: Any, context: int) -> None:
     if isinstance(tokens.shape[1], int) and tokens.shape[1] > context:  # it may be a symbol
         raise ValueError(
             f"`tokens` must have {context} tokens an example or fewer, the model's `context`, got "
-            f"{tokens.shape[1]}."
+            f"{tokens.shape[1]}: shorten the examples, or lengthen the context."
         )

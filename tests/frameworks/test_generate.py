@@ -179,6 +179,14 @@ def test_what_cannot_be_continued_is_refused_in_one_line(model, arguments, kind,
     assert "\n" not in str(error.value)
 
 
+def test_tokens_behind_a_full_cache_are_refused_in_one_line():
+    variables = {**drawn(LLAMA), "cache": empty_cache(LLAMA, drawn(LLAMA), 3, 5)}
+    read = partial(LLAMA.apply, decode=True, mutable=["cache"])
+    _, changed = read(variables, PROMPTS)
+    with pytest.raises(ValueError, match="the cache holds 5 tokens, got 2 behind 4: make it lon"):
+        read({**variables, **changed}, PROMPTS[:, :2])
+
+
 def test_a_cache_shorter_than_the_prompt_is_refused_in_one_line():
     variables = {**drawn(LLAMA), "cache": empty_cache(LLAMA, drawn(LLAMA), 3, 3)}
     with pytest.raises(ValueError, match="the cache holds 3 tokens, got 4: make it longer"):
