@@ -9,6 +9,7 @@ import numpy as np
 
 # Arguments that say whether a call trains, and their values where it does.
 _NAMES = {"train": True, "training": True, "deterministic": False}
+_OF_APPLY = "capture_intermediates"  # a keyword of Linen's `apply`, of no call
 
 
 def split_train(
@@ -36,9 +37,13 @@ def said_train(
             if train is not None and name in parameters and name not in bound.arguments:
                 kwargs[name] = training if train else not training
         bound.apply_defaults()
+        given = {**kwargs, **bound.arguments}
     except TypeError as error:
-        raise TypeError(f"`args` and `kwargs` do not go with the model's call: {error}.") from error
-    given = {**kwargs, **bound.arguments}
+        if _OF_APPLY not in kwargs:
+            raise TypeError(
+                f"`args` and `kwargs` do not go with the model's call: {error}."
+            ) from error
+        given = kwargs
     for name, training in _NAMES.items():
         if train is None and given.get(name) is not None:
             train = bool(given[name]) == training
@@ -53,7 +58,10 @@ def as_training(
     name = next((name for name in _NAMES if name in signature.parameters), None)
     if name is None or split_train(function, args, kwargs)[1]:
         return None
-    bound = signature.bind_partial(*args, **kwargs)
+    try:
+        bound = signature.bind_partial(*args, **kwargs)
+    except TypeError:
+        return None
     bound.arguments[name] = _NAMES[name]
     return bound.args, bound.kwargs
 

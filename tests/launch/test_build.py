@@ -691,10 +691,10 @@ def test_the_data_and_the_starts_of_all_configs_are_there(data_root, monkeypatch
             continue
         seen.add(needs)
         data = build_data(spec)
-        assert len(data.labels) > 1000 and len(data.eval_labels) > 100
+        assert data.num_train > 500 and data.num_eval > 100
         model = make(MODELS, "model", spec["model"])
-        start = load_start(
-            find_start(spec["init_from"]), model, np.zeros((1, *data.images.shape[1:]))
-        )
+        batch = data.eval_sample(1)
+        sample = batch["tokens"] if "tokens" in batch else np.float32(batch["image"])
+        start = load_start(find_start(spec["init_from"]), model, sample)
         assert (start is None) == (not spec["init_from"])
-    assert len(seen) == 3
+    assert len(seen) == 4
