@@ -47,7 +47,12 @@ TOOLS = {
 }
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+SLOW = {"solve", "doctor"}
+
+
+@pytest.mark.parametrize(
+    "tool", [pytest.param(t, marks=[pytest.mark.slow] if t in SLOW else []) for t in TOOLS]
+)
 def test_a_mask_of_a_batch_is_as_one_of_the_call(tool):
     own, shared = TOOLS[tool](NAMED), TOOLS[tool]((X, SHIFT), mask=MASK)
     for one, other in zip(jax.tree.leaves(own), jax.tree.leaves(shared), strict=True):

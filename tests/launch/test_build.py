@@ -526,6 +526,7 @@ SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
 VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn", "resnet20_int8"}
+VARIANTS |= {"uniform_w3", "solved_w3", "solved_w2"}
 
 
 def arguments(path):

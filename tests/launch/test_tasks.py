@@ -149,6 +149,7 @@ def test_images_have_no_next_token():
         build_work(config)
 
 
+@pytest.mark.slow
 def test_a_users_task_is_made_with_the_configs_keys_and_the_doctor_looks_at_it(folder, capsys):
     config = counting(task={"name": "own_tasks:even", "share": 3.0})
     check_config(plain(config))
