@@ -15,7 +15,7 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make demo       train a small quantized network on the CPU and print its table"
 	@echo "make report     its run beside those of every other method, as a page"
-	@echo "make test       the default test suite (a few minutes)"
+	@echo "make test       the default test suite (a few minutes); TESTS=... takes a part of it"
 	@echo "make test-slow  the tests that are left out of it"
 	@echo "make test-all   both"
 	@echo "make dist       the wheel and the source archive, in dist/"
@@ -34,7 +34,7 @@ report: $(VENV)/.installed
 	$(VENV)/bin/bitjax compare $(wildcard runs/digits-*) results/digits --out runs/report.html
 
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest $(PARALLEL)
+	$(RUN) -m pytest $(PARALLEL) $(TESTS)
 
 test-slow: $(VENV)/.installed-test $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL) $(WHOLE_RUNS:%=--ignore=%)
