@@ -138,8 +138,7 @@ def _check_scalars(what: str, found: Any) -> None:
 
 def _check_form(form: Any) -> None:
     try:
-        assert isinstance(form, str)
-        form.format(0.5)
+        str.format(form, 0.5)
     except Exception:  # a user's text fails in any way
         raise ValueError(
             f"`task` must have a format of one number as `Task.form`, '{{:.2%}}' say, got {form!r}."
