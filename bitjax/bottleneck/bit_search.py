@@ -1,9 +1,8 @@
 """Searches bits by what a whole network does: effects of single sites say where to look.
 
-Effects of single sites do not add up at few bits. On ResNet-20, at the BOPs and bytes of 3 bits,
-the best sum promises a divergence of 0.17; 0.92 is measured, and 1.95 of equal bits. At those of 4
-bits 0.019 are promised and 0.089 measured, more than the 0.076 of equal bits. So a sum only ranks
-moves, and every step is judged on batches that the effects have not seen.
+Effects of single sites do not add up at few bits: the best sum promises a fraction of what is
+measured, and may be worse than equal bits. So a sum only ranks moves, and every step is judged on
+batches that the effects have not seen.
 """
 
 from collections.abc import Callable, Iterable

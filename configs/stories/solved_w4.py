@@ -2,7 +2,7 @@
 
 Codes -8 .. 7 and a scale per output channel; the embedding, which is the head too, stays float.
 Target: at most GPTQ's 4.097 (by an independent program); float 3.792.
-Command (4 minutes of one core): bitjax train stories/solved_w4 --workdir runs/stories-solved-w4
+Command (5 minutes of one core): bitjax train stories/solved_w4 --workdir runs/stories-solved-w4
 `:gptq` after the file's name is GPTQ by the same interface: its own codes, as they are.
 """
 
