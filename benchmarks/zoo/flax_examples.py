@@ -119,7 +119,7 @@ def gemma() -> Case:
 
     with on_path(folder("flax") / "examples" / "gemma"):
         transformer = module_at(folder("flax") / "examples" / "gemma" / "transformer.py")
-        import transformer_cfg  # pyrefly: ignore[missing-import]
+        import transformer_cfg  # pyrefly: ignore[missing-import]  it lies beside
     kinds = transformer_cfg.AttentionType
     config = transformer_cfg.TransformerConfig(
         num_layers=2, num_embed=64, embed_dim=32, hidden_dim=64, num_heads=2, head_dim=16,

@@ -93,7 +93,7 @@ def open_file(
             _check_regular(path, found, remedy)
             check_size(path, found.st_size, most, remedy)
             return os.fdopen(handle, "rb")
-        except BaseException:
+        except BaseException:  # whatever it is, it leaves no file open
             os.close(handle)
             raise
 

@@ -27,7 +27,7 @@ def later_call(
     mutable = [name for name in variables if name not in ("params", QUANT, STATS)]
     try:
         later = model.ask(variables, *given, rngs=rngs, mutable=mutable, method=method)
-    except Exception:
+    except Exception:  # of any kind: the call is a user's
         # It may need what nobody gave: parameters that a float init without `train=True` did not
         # make, further arguments, a device axis. Where it is called, it says so itself.
         return None

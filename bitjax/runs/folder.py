@@ -134,7 +134,7 @@ def open_run(workdir: str | os.PathLike, config: Mapping[str, Any], resume: bool
     try:
         _check_same_run(folder, config, resume)
         write_json(folder / "config.json", config)
-    except BaseException:
+    except BaseException:  # whatever it is, it leaves no lock held
         held.close()
         raise
     return folder

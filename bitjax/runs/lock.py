@@ -18,7 +18,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
-    fcntl = None  # pyrefly: ignore[bad-assignment]
+    fcntl = None  # pyrefly: ignore[bad-assignment]  a module's name cannot be declared otherwise
 
 LOCK = ".lock"
 # Names the open file that a parent process has locked for its child.
@@ -106,7 +106,7 @@ def lock(folder: str | os.PathLike) -> Lock:
             _acquire(folder, handle)
         found = Lock(folder, handle)
         found.check()  # the folder may have gone between the two calls
-    except BaseException:
+    except BaseException:  # whatever it is, it leaves no lock held
         os.close(handle)
         raise
     _sign(handle)

@@ -127,4 +127,4 @@ def _finish_all() -> None:
 # A program may end without closing its Checkpoints. Once the interpreter has begun to end its
 # thread pools a save in progress cannot finish: Orbax 0.12.8 then waits for minutes. atexit comes
 # too late; this is the hook that thread pools themselves use, and later entries run first.
-threading._register_atexit(_finish_all)  # pyrefly: ignore[missing-attribute]
+threading._register_atexit(_finish_all)  # pyrefly: ignore[missing-attribute]  it is undeclared

@@ -71,7 +71,7 @@ class Keeper:
             self._lock = lock(self._folder)
             try:
                 self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
-            except BaseException:
+            except BaseException:  # also of Ctrl-C
                 self._lock.close()  # else a notebook keeps the folder until it ends
                 raise
 

@@ -79,7 +79,7 @@ class Loop:
                 end = self.ends.get(name) or ending(self.works[name], final)
                 outcomes[name] = Outcome(self.keepers[name].finish(end), dict(final))
             return outcomes
-        except BaseException as error:
+        except BaseException as error:  # also of Ctrl-C: each row's folder says how it ended
             for name in [name for name in self.works if name not in self.failed]:
                 if begun:  # else the folder may be another run's, or hold a finished one
                     self.keepers[name].fail(error)

@@ -185,6 +185,7 @@ def _updated(
     moves = moving(stage, trained)
     grads = jax.tree.map(lambda g, moved: g if moved else jnp.zeros_like(g), grads, moves)
     deltas, opt_state = tx.update(grads, state.opt_state, trained)
+    # Optax promises a tree of some kind, which is the one that it was given.
     trained: dict[str, Any] = optax.apply_updates(trained, deltas)  # pyrefly: ignore
     variables = {**variables_of(state), **trained, **updates}
     controls = state.controls

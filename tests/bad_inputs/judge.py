@@ -58,7 +58,7 @@ def fault_of(case: Case) -> str | None:
                 case.call()
     except Hang:
         return f"hangs for more than {SECONDS} s"
-    except BaseException as error:
+    except BaseException as error:  # whatever a case ends with is judged
         if isinstance(error, KeyboardInterrupt):
             raise
         found = _fault_of_error(error, case.names, out.getvalue())

@@ -22,7 +22,9 @@ pytestmark = [
     # Of hls4ml, qonnx and what they import: nothing here can repair them.
     pytest.mark.filterwarnings("ignore"),
 ]
-needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="needs g++, which compiles the network"
+)
 
 RULES = [
     bj.rule(".*/kernel", bj.lsq(bits=4, scale="power_of_two")),
