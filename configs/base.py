@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.data.train_context = 0  # tokens of a training example; 0: context
     config.data.marker = 1  # the token that begins a document of a tokens: set; -1: there is none
     config.data.form = ""  # documents or windows; documents if empty and there is a marker
+    config.data.train_from = ""  # file of tokens to train on instead, drawn by a model, say
     config.data.mean = ()  # of value / max_value; the data set's own if empty
     config.data.std = ()
 

@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     small = cores if table.small and devices.platform == "cpu" else 0
+    make_files(table)
     code = run_table(table, make_slots(devices, min(args.slots, len(table.runs)) or small))
     if code == 0:
         draw_distortion(table)
@@ -81,6 +82,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         again = shlex.join(["python", "-m", "experiments.reproduce", *(argv or sys.argv[1:])])
         print(f"not all runs are finished: no table. To go on: {again}")
     sys.exit(code)
+
+
+def make_files(table: ResultsTable) -> None:
+    """Makes the files that the table's runs read, where they are missing."""
+    for path, words in table.files.items():
+        if not os.path.exists(path):
+            print(shlex.join(["python", *words]), flush=True)
+            if subprocess.run([sys.executable, *words]).returncode:
+                raise ValueError(f"no table: {path} was not made, see above.")
 
 
 def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:

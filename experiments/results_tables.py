@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("bits_weights", "bits_activations", "bits_inner", "model_bytes", "bops", "loom",
            "bit_fusion", "steps", "wall_seconds")  # fmt: skip
 _KEYS = {"title", "about", "configs", "seeds", "starts", "baseline", "accelerator", "small",
-         "distortion", "columns", "cost"}  # fmt: skip
+         "distortion", "columns", "cost", "files"}  # fmt: skip
 
 
 class ResultsTable(NamedTuple):
@@ -38,6 +38,7 @@ class ResultsTable(NamedTuple):
       configs: the config of each run, by the run's name.
       columns: keys of the figures that it shows beside the score.
       cost: key of the cost of its front, which orders its rows, too.
+      files: files that its runs read, each with the command that makes it where it is missing.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ResultsTable(NamedTuple):
     configs: Mapping[str, str]
     columns: tuple[str, ...] = COLUMNS
     cost: str = "bops"
+    files: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def runs(self) -> tuple[SweepRun, ...]:
@@ -114,6 +116,7 @@ def plan_of(name: str, table: dict[str, Any], workdir: Path, seeds: int = 0) -> 
         configs,
         columns,
         cost,
+        {path: ("-m", *words, f"--out={path}") for path, words in table.get("files", {}).items()},
     )
 
 

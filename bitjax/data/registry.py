@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bitjax.checks import NONE, SWITCH, TEXT, checked, choice, either, instance, integer, several
 from bitjax.data.arrays import Dataset
@@ -63,6 +64,7 @@ def is_known(name: str) -> bool:
     train_context=integer(0, 2**24),
     marker=integer(-1),
     form=choice(*FORMS),
+    train_from=either(NONE, instance(str, os.PathLike)),
 )
 def load(
     name: str,
@@ -81,6 +83,7 @@ def load(
     train_context: int = 0,
     marker: int = MARKER,
     form: str = "",
+    train_from: str | os.PathLike | None = None,
 ) -> Dataset | StreamedDataset | TokenDataset:
     """Load a data set.
 
@@ -122,6 +125,8 @@ def load(
         `text:` have none unless another than 1 is given.
       form: 'documents' or 'windows', see `token_dataset`; '' takes documents where there is a
         marker.
+      train_from: A file like that of PATH, and found like it, whose training stream takes the
+        place of the set's own: text that a model has drawn itself, say. What is evaluated stays.
 
     Returns:
       The data. The mean and the standard deviation are those of the whole training set,
@@ -143,7 +148,12 @@ def load(
             "'folder:PATH', 'npz:PATH', 'tokens:PATH' or 'text:PATH'."
         )
     _check_keys(
-        name, kind, image_size, augmentation, splits, (context, train_context, marker, form)
+        name,
+        kind,
+        image_size,
+        augmentation,
+        splits,
+        (context, train_context, marker, form, train_from),
     )
     split = {"validation": validation, "eval_split": eval_split}
     if kind in _TEXTS:
@@ -154,6 +164,7 @@ def load(
             train_context=train_context,
             marker=marker,
             form=form,
+            train_from=train_from,
             **split,
         )
     elif kind in _ENCODED:
@@ -172,7 +183,7 @@ def _check_keys(
     image_size: int,
     augmentation: str,
     splits: Sequence[str],
-    of_tokens: tuple[int, int, int, str],
+    of_tokens: tuple[Any, ...],
 ) -> None:
     """Refuses keys of another kind of data, which would do nothing."""
     encoded = "tfds: and folder: sets"
@@ -190,7 +201,7 @@ def _check_keys(
         raise ValueError(
             f"`augmentation` {RANDOM_CROP!r} is for {encoded}, got it for {name}; use 'crop_flip'."
         )
-    usual = {"context": 0, "train_context": 0, "marker": MARKER, "form": ""}
+    usual = {"context": 0, "train_context": 0, "marker": MARKER, "form": "", "train_from": None}
     for (key, default), given in zip(usual.items(), of_tokens, strict=True):
         if kind not in _TEXTS and given != default:
             raise ValueError(

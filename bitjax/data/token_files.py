@@ -10,6 +10,7 @@ import numpy as np
 
 from bitjax.checks import ARRAY, checked, instance
 from bitjax.data.decoding import evaluation_split
+from bitjax.data.records import digest_of
 from bitjax.data.token_streams import hold_out, token_dataset
 from bitjax.data.tokens import TokenDataset
 from bitjax.files.mapped import bytes_array, npy_array, npz_array
@@ -44,14 +45,13 @@ def load_tokens(
     train_context: int,
     marker: int,
     form: str,
+    train_from: str | os.PathLike | None,
 ) -> TokenDataset:
     """The tokens of tokens:PATH, or the bytes of text:FILE; arguments as of `load`."""
     kind, _, rest = name.partition(":")
-    path = _find(rest, root)
-    if not os.path.exists(path):
-        remedy = "give its path from here, from config.data.root or from BITJAX_DATA"
-        raise MissingError(path, "is missing", remedy)
-    streams = _bytes_of_text(path) if kind == "text" else _tokens_of(path)
+    path = _existing(rest, root)
+    read = _bytes_of_text if kind == "text" else _tokens_of
+    streams = read(path)
     evaluation = evaluation_split(printable(name), tuple(streams.splits), validation, eval_split)
     # No byte begins the documents of a text, unless another than the default is named.
     none = marker < 0 or (kind == "text" and marker == MARKER)
@@ -67,7 +67,34 @@ def load_tokens(
         pieces=streams.pieces,
         eval_split="validation" if evaluation == "train" else evaluation,
     )
-    return hold_out(dataset, validation, eval_split) if validation else dataset
+    dataset = hold_out(dataset, validation, eval_split) if validation else dataset
+    if not train_from:
+        return dataset
+    other = _existing(str(train_from), root)
+    return _trained_on(dataset, printable(other), read(other).splits["train"])
+
+
+def _trained_on(dataset: TokenDataset, name: str, train: np.ndarray) -> TokenDataset:
+    """The data with another training stream, cut in the same way."""
+    other = token_dataset(
+        name,
+        train,
+        context=dataset.context,
+        train_context=dataset.train_context,
+        marker=dataset.marker,
+        form=dataset.form,
+        vocabulary=dataset.vocabulary,
+    )
+    origin = digest_of(dataset.origin, other.origin)
+    return dataset._replace(tokens=other.tokens, spans=other.spans, origin=origin)
+
+
+def _existing(path: str, root: str | os.PathLike | None) -> Path:
+    found = _find(path, root)
+    if not os.path.exists(found):
+        remedy = "give its path from here, from config.data.root or from BITJAX_DATA"
+        raise MissingError(found, "is missing", remedy)
+    return found
 
 
 def _find(path: str, root: str | os.PathLike | None) -> Path:

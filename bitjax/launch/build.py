@@ -152,6 +152,7 @@ def build_data(config: Mapping[str, Any]) -> data.DatasetLike:
             train_context=spec["train_context"],
             marker=spec["marker"],
             form=spec["form"],
+            train_from=spec["train_from"] or None,
         )
         dataset = _with_moments(dataset, spec)
         data.check_dataset(dataset)

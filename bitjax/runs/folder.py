@@ -42,6 +42,7 @@ LATER: dict[str, Any] = {
     "data.train_context": 0,
     "data.marker": 1,
     "data.form": "",
+    "data.train_from": "",
 }
 CAME = EARLIER | LATER
 

@@ -74,6 +74,20 @@ def test_splits_are_those_of_the_file_unless_documents_are_held_out(files):
     assert load("tokens:one.npz", eval_split="validation", validation=2).num_train == 1
 
 
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_another_file_is_trained_on_and_what_is_evaluated_stays(files, held_out):
+    keys = {"validation": held_out, "eval_split": "validation" if held_out else "test"}
+    np.savez("drawn.npz", train=np.array([1, 2, 2, 1, 3, 1, 4, 4], np.uint8))
+    own = load("tokens:own.npz", context=3, **keys)
+    other = load("tokens:own.npz", context=3, train_from="drawn.npz", **keys)
+    first = other.train_examples(np.arange(3), seed=0, positions=np.arange(3), augment=False)
+    assert first["tokens"].tolist() == [[1, 2, 2], [1, 3, 1], [1, 4, 4]]
+    assert other.num_train == 3 and other.eval_split == own.eval_split
+    for key, values in own.eval_sample(9).items():
+        np.testing.assert_array_equal(other.eval_sample(9)[key], values)
+    assert fingerprint(own) != fingerprint(other)
+
+
 def test_limits_keep_the_first_examples(files):
     few = load("tokens:own.npz", limit=2, eval_limit=1)
     assert (few.num_train, few.num_eval) == (2, 1)
@@ -270,6 +284,8 @@ def test_a_mapped_file_is_refused_before_what_is_behind_it_is_shown(files, spoil
             "`marker` is for tokens: and text: sets, got -1",
         ),
         ("digits", {"form": "windows"}, "`form` is for tokens: and text: .*leave it ''"),
+        ("digits", {"train_from": "own.npz"}, "`train_from` is for tokens: and text: sets"),
+        ("tokens:own.npz", {"train_from": "gone.npz"}, "gone.npz is missing; give its path from"),
         (
             "tokens:own.npz",
             {"image_size": 9},

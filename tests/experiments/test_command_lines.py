@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import rate_distortion, reproduce, tabulate, tsq_ablation
+from experiments import draw, rate_distortion, reproduce, tabulate, tsq_ablation
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,8 @@ from experiments import rate_distortion, reproduce, tabulate, tsq_ablation
         (tsq_ablation.main, ["digits/tsq", "--held_out=0"], "--held_out: must be an integer in"),
         (tsq_ablation.main, ["digits/tsq", "--nope"], r"unknown arguments \['--nope'\]"),
         (tsq_ablation.main, ["digits/tsq", "--config.method.ridge=-1"], "no key 'method.ridge'"),
+        (draw.main, ["digits/float", "--out=x.npz"], "must be tokens with a marker of docum"),
+        (draw.main, ["stories/float"], "--out"),
         (reproduce.main, ["digits", "--slots=-1"], "--slots: must be an integer in"),
         (
             reproduce.main,

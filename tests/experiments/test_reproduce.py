@@ -191,6 +191,21 @@ def test_what_no_run_can_show_is_refused_before_any_runs(small, key, value, said
     assert not folders["runs"].exists()
 
 
+def test_a_file_that_runs_read_is_made_once_by_its_command(small, tmp_path, monkeypatch):
+    made = tmp_path / "made.txt"
+    maker = "import sys; open(sys.argv[-1].partition('=')[2], 'x').write(sys.argv[1])"
+    (tmp_path / "maker.py").write_text(maker)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    results_tables.known_tables()["small"]["files"] = {str(made): ("maker", "words")}
+    table = plan_table("small", tmp_path)
+    reproduce.make_files(table)
+    reproduce.make_files(table)
+    assert made.read_text() == "words"
+    gone = table._replace(files={str(tmp_path / "no" / "x"): table.files[str(made)]})
+    with pytest.raises(ValueError, match="no table: .*x was not made"):
+        reproduce.make_files(gone)
+
+
 @pytest.mark.parametrize(("devices", "slots"), [(Devices("cpu", 1), None), (Devices("gpu", 3), 3)])
 def test_runs_that_are_small_have_a_core_each(small, monkeypatch, devices, slots):
     arguments, _ = small
