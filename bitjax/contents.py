@@ -43,6 +43,7 @@ from bitjax.export.packed import load_packed as load_packed
 from bitjax.export.packed import save_packed as save_packed
 from bitjax.export.stablehlo import read_stablehlo as read_stablehlo
 from bitjax.export.stablehlo import to_stablehlo as to_stablehlo
+from bitjax.files.programs import keep_programs as keep_programs
 from bitjax.frameworks.attach import attach as attach
 from bitjax.frameworks.calibrate import calibrate as calibrate
 from bitjax.frameworks.calibrate import reestimate_batch_stats as reestimate_batch_stats

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from bitjax import __version__
 from bitjax.cli.front import front_door
 from bitjax.cli.process import ends_at_sigint, outlives_its_readers
+from bitjax.files.cache import cache_folder
 
 COMMANDS = {
     "train": "train one config and print its result",
@@ -21,6 +22,7 @@ COMMANDS = {
     "export": "write a run's model to files that other tools run",
     "prepare": "prepare a data set of TensorFlow Datasets, once",
 }
+COMPILES = ("train", "sweep", "inspect", "export")
 WORKS = ("train", "sweep")  # in a folder, which has more than what is printed
 HELP = """\
 usage: bitjax COMMAND ...
@@ -32,6 +34,9 @@ Finds out how few bits a neural network needs.
 
 commands (each has --help):
 {}
+
+Compiled programs and decoded data are kept for later runs; the folder is {}.
+BITJAX_CACHE_DIR in the environment names another, or none where it is empty.
 """
 
 
@@ -45,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(name: str, words: list[str]) -> None:
     if name in ("-h", "--help", "help"):
-        print(HELP.format("\n".join(f"  {name:10}{about}" for name, about in COMMANDS.items())))
+        commands = "\n".join(f"  {name:10}{about}" for name, about in COMMANDS.items())
+        print(HELP.format(commands, cache_folder() or "none"))
         return
     if name == "--version":
         print(f"bitjax {__version__}")
@@ -60,4 +66,8 @@ def _run(name: str, words: list[str]) -> None:
     from absl import logging
 
     logging.set_verbosity(logging.WARNING)
+    if name in COMPILES:
+        from bitjax.files.programs import keep_programs
+
+        keep_programs()
     importlib.import_module(f"bitjax.cli.{name}").main(words)

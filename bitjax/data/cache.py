@@ -8,18 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bitjax.files.cache import cache_folder
 from bitjax.files.reading import FileError, open_file, reading
-
-
-def cache_folder() -> Path | None:
-    """`$XDG_CACHE_HOME/bitjax` or `~/.cache/bitjax`; None where there is no home."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # The XDG specification: a relative path is to be ignored.
-        return Path(base) / "bitjax"
-    try:
-        return Path.home() / ".cache" / "bitjax"
-    except RuntimeError:
-        return None
 
 
 def cached(key: str, make: Callable[[], np.ndarray], folder: Path | None = None) -> np.ndarray:
