@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -40,9 +41,8 @@ def input_section(rounds: int, batch: int) -> dict[str, Ratio]:
       Batches in the time of a step, by source; of the step itself, 1.
     """
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        before = os.environ.get("XDG_CACHE_HOME", "")  # empty counts as not set
-        stack.callback(os.environ.__setitem__, "XDG_CACHE_HOME", before)
-        os.environ["XDG_CACHE_HOME"] = folder  # nothing decoded earlier, nothing left behind
+        # Nothing decoded earlier, nothing left behind.
+        stack.enter_context(mock.patch.dict(os.environ, BITJAX_CACHE_DIR=folder))
         functions: dict[str, Callable[[], object]] = {"step": _step(batch)}
         counts = {"step": 1}
         for name, (dataset, count) in _sources(Path(folder)).items():

@@ -8,6 +8,9 @@ from tests.compiling import QUICKLY, SLOW, compile_quickly
 
 # Before the first import of jax, which reads them once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests leave the user's caches alone. What they decode lies in the checkout; programs compile anew.
+os.environ["BITJAX_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "bitjax")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 if QUICKLY:
     compile_quickly()
 

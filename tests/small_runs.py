@@ -181,12 +181,9 @@ def make_setting(name: str, folder: Path) -> Setting:
     """A setting whose files are in a folder."""
     config = folder / f"{name}.py"
     config.write_text(CASES[name].text)
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return Setting(CASES[name], config, {**os.environ, "JAX_PLATFORMS": "cpu", **cache})
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "BITJAX_CACHE_DIR": str(folder / "cache")}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", "")  # programs are kept as a user's are
+    return Setting(CASES[name], config, environment)
 
 
 class Whole(NamedTuple):

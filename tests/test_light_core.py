@@ -78,7 +78,7 @@ def test_what_is_optional_names_its_extra_where_it_is_missing(tmp_path, monkeypa
         monkeypatch.setitem(sys.modules, name, None)
     for name in [name for name in sys.modules if name.startswith(("matplotlib.", "PIL."))]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is decoded yet
+    monkeypatch.setenv("BITJAX_CACHE_DIR", str(tmp_path))  # nothing is decoded yet
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "1.png").write_bytes(b"")
     streamed = StreamedDataset(

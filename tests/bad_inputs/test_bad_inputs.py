@@ -51,7 +51,7 @@ SURFACES: dict[str, tuple[Callable[[Path], Iterator[Case]], int]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("surface", SURFACES)
 def test_bad_inputs_are_refused_in_one_line_that_names_them(surface, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BITJAX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     generate, least = SURFACES[surface]
     faults = []

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from bitjax.data import cifar10, fashion_mnist, load
-from bitjax.data.cache import cache_folder, cached
+from bitjax.data.cache import cached
 from bitjax.data.files import CIFAR10_FILES, FASHION_MNIST_FILES
 from bitjax.data.verify import Checksum
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BITJAX_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def checksums(folder, algorithm):
@@ -172,13 +172,6 @@ def test_a_cache_entry_of_another_shape_is_not_believed(fake_cifar10):
     cached(f"cifar10-{digest}", lambda: np.zeros((2, 2)))
     data = cifar10(folder.parent, splits=["test"], files=files)
     np.testing.assert_array_equal(data.eval_images, images["cifar10_test"])
-
-
-def test_the_cache_lies_in_the_users_cache_folder(monkeypatch, tmp_path):
-    assert cache_folder() == tmp_path / "cache" / "bitjax"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "bitjax"
 
 
 def test_the_real_test_files_have_the_published_counts(data_root):

@@ -14,7 +14,7 @@ from tests.data.sets import encoded, picture, write_folder
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BITJAX_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def write_arrays(root, **changes):

@@ -52,7 +52,7 @@ def stream(num_train, num_eval=3, **changes):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BITJAX_CACHE_DIR", str(tmp_path / "cache"))
     write_folder(tmp_path / "set", "train", (5, 6, 7))
     write_folder(tmp_path / "set", "test", (2, 3, 2), start=100)
     return f"folder:{tmp_path / 'set'}"

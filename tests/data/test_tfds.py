@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BITJAX_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -66,18 +66,18 @@ def test_a_small_set_of_one_shape_is_read_into_memory_bit_by_bit(root):
 def test_decoded_pixels_come_from_the_cache_until_the_files_change(root, cache, tmp_path):
     folder = write_tfds(tmp_path, "changing", {"train": records(5), "test": records(2, 9)})
     first = load("tfds:changing", root=tmp_path)
-    entries = list((cache / "bitjax").glob("*.npy"))
+    entries = list(cache.glob("*.npy"))
     assert len(entries) == 4
     for record in folder.glob("*train*"):  # what is not read again may be gone
         content = record.read_bytes()
         stat = record.stat()
     again = load("tfds:changing", root=tmp_path)
     np.testing.assert_array_equal(first.images, again.images)
-    assert len(list((cache / "bitjax").glob("*.npy"))) == 4
+    assert len(list(cache.glob("*.npy"))) == 4
     record.write_bytes(content)
     assert record.stat().st_mtime_ns != stat.st_mtime_ns
     np.testing.assert_array_equal(load("tfds:changing", root=tmp_path).images, first.images)
-    assert len(list((cache / "bitjax").glob("*.npy"))) == 8
+    assert len(list(cache.glob("*.npy"))) == 8
     for entry in entries:  # another array under the same key
         np.save(entry, np.zeros(3))
     np.testing.assert_array_equal(load("tfds:changing", root=tmp_path).images, first.images)
