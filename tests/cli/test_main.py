@@ -11,6 +11,7 @@ import pytest
 import bitjax
 from bitjax.cli.front import REFUSED
 from bitjax.cli.main import COMMANDS, main
+from tests.kept import cache_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +35,13 @@ def test_every_command_has_its_own_help(name, capsys):
     assert end.value.code == 0 and text.startswith(f"usage: bitjax {name} ")
     if name in ("train", "sweep"):
         assert "  digits/bitpruning " in text, "a newcomer finds the shipped configs"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_compiles_keeps_its_programs_for_the_next(name, tmp_path, capsys):
+    with cache_in(tmp_path), pytest.raises(SystemExit):
+        main([name, "--help"])
+    assert (tmp_path / "programs").exists() == (name not in ("compare", "prepare"))
 
 
 @pytest.mark.parametrize(

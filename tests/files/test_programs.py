@@ -3,6 +3,7 @@
 import os
 import resource
 from collections import Counter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -166,8 +167,14 @@ def test_the_programs_that_were_not_used_for_longest_go_where_all_are_too_many(c
     assert all(path.exists() for path in foreign)
 
 
-def test_processes_on_fewer_cores_do_not_share_programs(cache, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    one = programs._kind()
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert one.removesuffix("-1") == programs._kind().removesuffix("-2")
+CPU = "model name\t: fast\nflags\t\t: avx2 {more}\ncpu MHz\t\t: {now}\n"
+
+
+def test_another_processor_or_number_of_cores_has_programs_of_its_own(monkeypatch):
+    def kind(more, now, cores):
+        monkeypatch.setattr(Path, "read_text", lambda *_, **__: CPU.format(more=more, now=now))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        return programs._kind()
+
+    assert kind("", 1000, 2) == kind("", 2000, 2)
+    assert len({kind("", 1000, 2), kind("avx512f", 1000, 2), kind("", 1000, 1)}) == 3
