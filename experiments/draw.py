@@ -86,5 +86,5 @@ def _first_document(tokens: np.ndarray, marker: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    with front_door():
+    with front_door(compiles=True):
         main()

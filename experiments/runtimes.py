@@ -18,7 +18,6 @@ from rich.console import Console
 
 from bitjax.cli.arguments import Parser
 from bitjax.cli.front import front_door
-from bitjax.files.programs import keep_programs
 from bitjax.files.writing import write_text
 from bitjax.launch.devices import find_devices, make_slots
 from bitjax.launch.exports import check_extras, export, find_source
@@ -151,6 +150,5 @@ def _line(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    with front_door():
-        keep_programs()
+    with front_door(compiles=True):
         main()

@@ -17,7 +17,6 @@ import numpy as np
 
 from bitjax.cli.arguments import Parser
 from bitjax.cli.front import front_door
-from bitjax.files.programs import keep_programs
 from bitjax.launch.config_files import load_config
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -169,6 +168,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with front_door():
-        keep_programs()
+    with front_door(compiles=True):
         main()

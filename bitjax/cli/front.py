@@ -21,9 +21,16 @@ _LONGEST = 2000  # letters of a line; a message may quote what a user wrote
 
 
 @contextlib.contextmanager
-def front_door() -> Iterator[None]:
-    """Ends the program with one line at any error; around everything that a command does."""
+def front_door(compiles: bool = False) -> Iterator[None]:
+    """Ends the program with one line at any error; around everything that a command does.
+
+    A command that `compiles` keeps its programs, and finds those of earlier ones.
+    """
     try:
+        if compiles:
+            from bitjax.files.programs import keep_programs  # it loads JAX
+
+            keep_programs()
         yield
     except KeyboardInterrupt:  # a run that has begun stops by itself, saved
         print("interrupted", file=sys.stderr)

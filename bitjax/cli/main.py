@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a subcommand with the words behind its name."""
     with ends_at_sigint():
         name, *words = (sys.argv[1:] if argv is None else argv) or ["--help"]
-        with outlives_its_readers(works=name in WORKS), front_door():
+        with outlives_its_readers(works=name in WORKS), front_door(compiles=name in COMPILES):
             _run(name, words)
 
 
@@ -66,8 +66,4 @@ def _run(name: str, words: list[str]) -> None:
     from absl import logging
 
     logging.set_verbosity(logging.WARNING)
-    if name in COMPILES:
-        from bitjax.files.programs import keep_programs
-
-        keep_programs()
     importlib.import_module(f"bitjax.cli.{name}").main(words)
