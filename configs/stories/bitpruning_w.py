@@ -6,7 +6,7 @@ results/lab_book.md. Results: results/stories.md. Command (12 minutes on one cor
   bitjax train stories/bitpruning_w --workdir runs/stories-bp
 """
 
-from bitjax.configs.stories.float import STEPS, TRAINING
+from bitjax.configs.stories.float import LONG, STEPS, on_drawn_text
 from bitjax.configs.stories.float import get_config as float_config
 
 LEARNED = {
@@ -22,14 +22,14 @@ def get_config():
     config.method = {
         "name": "bitpruning",
         "steps": STEPS,
-        "fine_tune": 0.7,
+        "fine_tune": 0.9,
         "rounding": "budget",
-        **TRAINING,
+        **LONG,
         "bits_learning_rate": 0.02,
         "range_learning_rate": 0.005,
     }
     kernels = "layers_.*/kernel"
-    learned = {**LEARNED, "init": 3.5, "clip_bits": 4.0, "range_granularity": "per_channel"}
+    learned = {**LEARNED, "init": 3.5, "clip_bits": 3.0, "range_granularity": "per_channel"}
     config.rules = ((kernels, learned),)
     config.budgets = ({"metric": "bits", "limit": 3.0, "sites": kernels},)
-    return config
+    return on_drawn_text(config)

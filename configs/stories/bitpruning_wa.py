@@ -5,12 +5,21 @@ stays float. Command: bitjax train stories/bitpruning_wa --workdir runs/stories-
 """
 
 from bitjax.configs.stories.bitpruning_w import LEARNED
-from bitjax.configs.stories.bitpruning_w import get_config as weights_config
+from bitjax.configs.stories.float import TRAINING
+from bitjax.configs.stories.float import get_config as float_config
 
 
 def get_config():
-    config = weights_config()
-    config.method.steps = 600
+    config = float_config()
+    config.method = {
+        "name": "bitpruning",
+        "steps": 600,
+        "fine_tune": 0.7,
+        "rounding": "budget",
+        **TRAINING,
+        "bits_learning_rate": 0.02,
+        "range_learning_rate": 0.005,
+    }
     weights, inputs = "layers_.*/kernel", "layers_.*/input"
     kernel = {**LEARNED, "init": 4.5, "clip_bits": 5.0, "range_granularity": "per_channel"}
     config.rules = (

@@ -3,8 +3,9 @@
 python -m experiments.reproduce stories
 """
 
-from bitjax.configs.stories.float import STEPS
+from bitjax.configs.stories.float import DRAWN, STEPS
 
+DRAW = ("experiments.draw", "stories/float", "--documents=8000", "--length=384")
 NAMES = (
     "float",
     "uniform_w4",
@@ -42,5 +43,6 @@ TABLES = {
         "columns": ("bits_weights", "bits_activations", "model_bytes", "cache_bytes_per_token",
                     "steps", "wall_seconds"),
         "cost": "model_bytes",
+        "files": {DRAWN: DRAW},
     }
 }  # fmt: skip
