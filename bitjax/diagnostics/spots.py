@@ -1,6 +1,5 @@
 """Every quantized tensor of a run with its figures, by call of its layer and step of a scan."""
 
-import functools
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from bitjax.diagnostics.vitals import Response, Vitals, figures_of, respond, vitals
-from bitjax.frameworks.models import compile_quickly
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.program.state import Seen
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Quantizer
@@ -69,7 +68,9 @@ def site_vitals(
             else:
                 # Sites that differ in their names and shapes alone share a program.
                 kind = Site("", "", site.role, (0,) * len(site.shape), None, site.axes)
-                seen = _compiled(_One(quantizer), depth, train, kind)(*use)
+                seen = jit_arrays(
+                    _responds, *use, static=(quantizer, depth, train, kind), **compile_quickly()
+                )
                 bits = use[0]["bits"]
                 both = jax.tree.map(np.asarray, (Response(*seen), bits))
                 with np.errstate(all="ignore"):  # numbers near the end of float32 have findings
@@ -101,24 +102,10 @@ def _spots(name, calls, rules, site):
             yield Spot(name, site.role, _quantizer(rules, name), figures, ", ".join(place))
 
 
-class _One:
-    """A quantizer as a key, by identity."""
-
-    def __init__(self, value: Quantizer):
-        self.value = value
-
-    def __hash__(self):
-        return id(self.value)
-
-    def __eq__(self, other):
-        return isinstance(other, _One) and self.value is other.value
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(quantizer: _One, depth: int, train: bool, site: Site):
+def _responds(quantizer, depth, train, site, params, stats, x):
     def function(params, stats, x):
-        return respond(quantizer.value, params, stats, x, train, site)
+        return respond(quantizer, params, stats, x, train, site)
 
     for _ in range(depth):
         function = jax.vmap(function)
-    return jax.jit(function, **compile_quickly())
+    return function(params, stats, x)
