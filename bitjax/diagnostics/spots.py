@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bitjax.diagnostics.vitals import Response, Vitals, figures_of, respond, vitals
-from bitjax.frameworks.compiled import compile_quickly, jit_arrays
+from bitjax.frameworks.compiled import compile_quickly, jit_each
 from bitjax.program.state import Seen
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Quantizer
@@ -59,26 +59,30 @@ def site_vitals(
     train: bool,
 ) -> dict[str, tuple[Spot, ...]]:
     """Every quantized site's calls and steps, from (`hand_out`'s record, scans around it)."""
+    records = list(records)
+    uses = {(i, name): use for i, (found, _) in enumerate(records) for name, use in found.items()}
+
+    def call(i, name, use):
+        # Sites that differ in their names alone share a program.
+        site = sites[name]
+        kind = Site("", "", site.role, (0,) * len(site.shape), None, site.axes)
+        return (_quantizer(rules, name), records[i][1], train, kind), use
+
+    asked = {k: call(*k, use) for k, use in uses.items() if not isinstance(use, Vitals)}
+    responses = jit_each(_responds, asked, **compile_quickly())
     calls: dict[str, list[list[Vitals]]] = {}
-    for uses, depth in records:
-        for name, use in uses.items():
-            quantizer, site = _quantizer(rules, name), sites[name]
-            if isinstance(use, Vitals):
-                steps = _unstacked(jax.tree.map(np.asarray, use), use.peak.shape)
-            else:
-                # Sites that differ in their names and shapes alone share a program.
-                kind = Site("", "", site.role, (0,) * len(site.shape), None, site.axes)
-                seen = jit_arrays(
-                    _responds, *use, static=(quantizer, depth, train, kind), **compile_quickly()
-                )
-                bits = use[0]["bits"]
-                both = jax.tree.map(np.asarray, (Response(*seen), bits))
-                with np.errstate(all="ignore"):  # numbers near the end of float32 have findings
-                    steps = [
-                        figures_of(np, quantizer, own, response, site)
-                        for response, own in _unstacked(both, both[0].x.shape[:depth])
-                    ]
-            calls.setdefault(name, []).append(steps)
+    for (i, name), use in uses.items():
+        if isinstance(use, Vitals):
+            steps = _unstacked(jax.tree.map(np.asarray, use), use.peak.shape)
+        else:
+            seen = responses.pop((i, name))  # one after the other, since they are large
+            both = jax.tree.map(np.asarray, (Response(*seen), use[0]["bits"]))
+            with np.errstate(all="ignore"):  # numbers near the end of float32 have findings
+                steps = [
+                    figures_of(np, _quantizer(rules, name), own, response, sites[name])
+                    for response, own in _unstacked(both, both[0].x.shape[: records[i][1]])
+                ]
+        calls.setdefault(name, []).append(steps)
     return {name: tuple(_spots(name, found, rules, sites[name])) for name, found in calls.items()}
 
 

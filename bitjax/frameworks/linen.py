@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -217,6 +218,8 @@ class Quantized(nn.Module):
 
 def hashable(value):
     """A model as part of a key: by its fields, with each quantizer by identity."""
+    if isinstance(value, partial):
+        return partial, *map(hashable, (value.func, value.args, value.keywords))
     try:
         hash(value)
     except TypeError:
