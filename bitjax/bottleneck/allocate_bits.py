@@ -29,7 +29,7 @@ from bitjax.costs.bits import bits_of, with_bits
 from bitjax.costs.budget import Budget
 from bitjax.costs.choosing import choices_of, choose, total_of
 from bitjax.costs.site import SITE_COSTS, Costs
-from bitjax.frameworks.calibrate import calibrator
+from bitjax.frameworks.calibrate import averages
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.models import float_model
@@ -234,8 +234,6 @@ def _costs(model, variables, call, names, costs):
 
 def _at_levels(model, variables, names, levels, given, kwargs):
     """The variables with all sites at each candidate, ranges observed behind such sites."""
-    calibrate, inputs = calibrator(model, kwargs), [x for x, _ in given]
-    return [
-        calibrate(with_bits(variables, dict.fromkeys(names, k), model.rules), inputs)
-        for k in levels
-    ]
+    inputs = [x for x, _ in given]
+    at = (with_bits(variables, dict.fromkeys(names, k), model.rules) for k in levels)
+    return [averages(model, each, inputs, kwargs) for each in at]

@@ -12,7 +12,9 @@ from bitjax.bottleneck.counts import Counts, count
 from bitjax.bottleneck.histogram import Histogram, empty, gather, merge
 from bitjax.checks import BATCHES, PATTERN, SWITCH, checked, integer
 from bitjax.frameworks.calibrate import numbered, raise_nonfinite
+from bitjax.frameworks.compiled import jit_arrays
 from bitjax.frameworks.probe import probe
+from bitjax.program.kept import Told
 from bitjax.program.state import Seen
 from bitjax.variables import VARIABLES, as_call
 
@@ -56,6 +58,31 @@ def site_histograms(
       >>> found["input"].total, found["input"].full_scale
       (4, 4.0)
     """
+    total: dict[str, Histogram] = {}
+    every, unseen, static = (), (), (model, sites, stride, per_example)
+    for index, inputs in numbered(batches, "site_histograms"):
+        call = as_call(inputs, kwargs)
+        told, records = jit_arrays(_counts, variables, *call, static=static)
+        every, unseen = told.value
+        for record in jax.device_get(records):
+            for site, counts in record.items():
+                try:
+                    for one in _layers(counts):
+                        total[site] = merge(total.get(site, empty()), gather(one))
+                except ValueError:
+                    raise_nonfinite(f"batch {index}", model, variables, *call, site)
+    if unseen and not total:
+        raise ValueError(
+            f"`sites` {sites!r} matches only sites in loops and branches, whose tensors cannot be "
+            "handed out: give other sites, or write the loop as a scan."
+        )
+    if not total:
+        raise ValueError(f"`sites` {sites!r} matches no site in full. Sites: {', '.join(every)}.")
+    return total
+
+
+def _counts(model, sites, stride, per_example, variables, args, kwargs):
+    """The counts of the sites that a pattern matches; all sites, and the layers without any."""
     wanted = re.compile(sites)
     every: dict[str, None] = {}
 
@@ -67,32 +94,8 @@ def site_histograms(
             chosen = {n: _over_its_peak(x) for n, x in chosen.items()}
         return {n: count(x, stride=stride) for n, x in chosen.items()} or None
 
-    unseen: list[str] = []
-
-    @jax.jit
-    def run(variables, inputs):
-        probed = probe(model, variables, *as_call(inputs, kwargs), on_layer)
-        unseen[:] = probed.unseen
-        return [found for _, found in probed.records]
-
-    total: dict[str, Histogram] = {}
-    for index, inputs in numbered(batches, "site_histograms"):
-        for record in jax.device_get(run(variables, inputs)):
-            for site, counts in record.items():
-                try:
-                    for one in _layers(counts):
-                        total[site] = merge(total.get(site, empty()), gather(one))
-                except ValueError:
-                    call = as_call(inputs, kwargs)
-                    raise_nonfinite(f"batch {index}", model, variables, *call, site)
-    if unseen and not total:
-        raise ValueError(
-            f"`sites` {sites!r} matches only sites in loops and branches, whose tensors cannot be "
-            "handed out: give other sites, or write the loop as a scan."
-        )
-    if not total:
-        raise ValueError(f"`sites` {sites!r} matches no site in full. Sites: {', '.join(every)}.")
-    return total
+    probed = probe(model, variables, args, kwargs, on_layer)
+    return Told((tuple(every), tuple(probed.unseen))), [found for _, found in probed.records]
 
 
 def _over_its_peak(x):

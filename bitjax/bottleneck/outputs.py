@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.frameworks.call import Model, run
-from bitjax.frameworks.models import as_model
+from bitjax.frameworks.compiled import jit_arrays
+from bitjax.frameworks.models import float_model
 from bitjax.frameworks.shapes import one_key
-from bitjax.variables import as_call
+from bitjax.variables import Inputs, as_call
 
 Distance = Callable[[Any, Any], jax.Array]  # (float outputs, outputs) -> one number a prediction
 
@@ -56,7 +57,7 @@ def as_weights(weights: Any, predictions: jax.Array) -> jax.Array:
 class Judged(NamedTuple):
     """A batch, what the float network says of it, and what each prediction counts."""
 
-    inputs: Any
+    inputs: Inputs
     outputs: Any
     weights: Any
 
@@ -98,20 +99,24 @@ def judges(
         if given and not sum(float(np.sum(w)) for w in given) > 0:
             raise ValueError("`weights` must count a prediction in both parts of the batches.")
 
-    def outputs(net, variables, inputs):
-        asked = net.ask(variables, *as_call(inputs, kwargs), rngs=one_key())
-        return run(net, asked, variables).out
+    def judged(inputs, weights):
+        call = as_call(inputs, kwargs)
+        return Judged(
+            call, jit_arrays(_outputs, floats, call, static=(float_model(model),)), weights
+        )
 
-    @jax.jit
-    def of_float(floats, inputs):
-        return outputs(as_model(model).with_rules(()), floats, inputs)
+    def sums(variables, batch):
+        return jit_arrays(_sums, variables, batch, static=(model, distance))
 
-    @jax.jit
-    def sums(variables, batch: Judged):
-        each = jnp.asarray(distance(batch.outputs, outputs(model, variables, batch.inputs)))
-        weights = as_weights(batch.weights, each)
-        return jnp.stack([jnp.sum(each * weights), jnp.sum(weights)])
+    return [Judge([judged(*each) for each in part], sums, [0]) for part in parts]
 
-    return [
-        Judge([Judged(x, of_float(floats, x), w) for x, w in part], sums, [0]) for part in parts
-    ]
+
+def _outputs(net, variables, call):
+    asked = net.ask(variables, *call, rngs=one_key())
+    return run(net, asked, variables).out
+
+
+def _sums(net, distance, variables, batch: Judged):
+    each = jnp.asarray(distance(batch.outputs, _outputs(net, variables, batch.inputs)))
+    weights = as_weights(batch.weights, each)
+    return jnp.stack([jnp.sum(each * weights), jnp.sum(weights)])

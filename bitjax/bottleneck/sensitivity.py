@@ -12,6 +12,7 @@ from bitjax.checks import BATCHES, NONE, PATTERN, checked, either, integer
 from bitjax.frameworks.attach import attach
 from bitjax.frameworks.calibrate import numbered
 from bitjax.frameworks.call import run
+from bitjax.frameworks.compiled import jit_arrays
 from bitjax.frameworks.costs import costs_with
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.shapes import one_key
@@ -49,6 +50,9 @@ def _catching() -> Quantizer:
         return _catch(x, params["caught"])
 
     return identity()._replace(init=init, apply=apply, name="catching")
+
+
+_CATCHING = _catching()
 
 
 @checked(
@@ -100,32 +104,36 @@ def fisher(
     Source: drawn labels make it the true Fisher information and not the empirical one, see Kunstner
       et al., arXiv 1905.12558; as a weight of distortions, Theis et al., arXiv 1801.05787.
     """
-    wrapped = as_model(model).with_rules((rule(sites, _catching()),))
+    wrapped = as_model(model).with_rules((rule(sites, _CATCHING),))
     floats = floats_of(variables)
-
-    def loss(quant, floats, inputs, weight, key):
-        given, call = {**floats, QUANT: quant}, as_call(inputs, kwargs)
-        out = run(wrapped, wrapped.ask(given, *call, rngs=one_key()), given).out
-        logits = jnp.asarray(logits_of(out), jnp.float32)
-        labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
-        # Squared gradients are summed, so a prediction counts its weight.
-        return -jnp.sum(log_p * jnp.sqrt(as_weights(weight, log_p)))
-
-    step = jax.jit(jax.grad(loss))
     total: dict[str, float] = {}
     elements: dict[str, int] = {}
     quant, examples = None, 0
     for (index, inputs), weight in weighted(numbered(batches, "fisher"), weights):
+        call = as_call(inputs, kwargs)
         if quant is None:
-            call = as_call(inputs, kwargs)
             quant = attach(wrapped, floats, *call.args, **call.kwargs)[QUANT]
             elements = {s: c.elements for s, c in costs_with(wrapped, floats, *call).items()}
         key = jax.random.fold_in(jax.random.key(seed), index)
-        found = step(quant, floats, inputs, weight, key)
+        found = jit_arrays(_caught, quant, floats, call, weight, key, static=(wrapped,))
         for path, leaf in jax.tree_util.tree_leaves_with_path(found):
             if path[-1].key == "caught":
                 site = "/".join(key.key for key in path[:-1])
                 total[site] = total.get(site, 0.0) + float(np.sum(np.asarray(leaf, np.float64)))
         examples += len(jax.tree.leaves(inputs)[0])
     return {site: value / (examples * elements[site]) for site, value in total.items()}
+
+
+def _caught(net, quant, floats, call, weight, key):
+    """The sums of squared gradients at the sites, for labels that the key draws."""
+
+    def loss(quant):
+        given = {**floats, QUANT: quant}
+        out = run(net, net.ask(given, *call, rngs=one_key()), given).out
+        logits = jnp.asarray(logits_of(out), jnp.float32)
+        labels = jax.random.categorical(key, jax.lax.stop_gradient(logits))
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1)[..., 0]
+        # Squared gradients are summed, so a prediction counts its weight.
+        return -jnp.sum(log_p * jnp.sqrt(as_weights(weight, log_p)))
+
+    return jax.grad(loss)(quant)

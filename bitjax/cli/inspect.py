@@ -21,7 +21,7 @@ from rich.table import Table
 from bitjax.cli.arguments import Parser, a_folder
 from bitjax.diagnostics.findings import doctor_report
 from bitjax.diagnostics.vitals import vitals
-from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import probe
 from bitjax.launch.check import batch_to_look_at, examine
 from bitjax.launch.continuation import Continuation, continue_text
@@ -45,6 +45,18 @@ def look_inside(finished: Finished, batch_size: int) -> tuple[dict[str, _SiteLoo
     batch = batch_to_look_at(work, batch_size)
     args, kwargs = work.inputs(None, batch)
 
+    outcome = jit_arrays(_look, variables, args, kwargs, static=(model,), **compile_quickly())
+    looks = {
+        site: _SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
+        for found in jax.device_get(outcome)
+        for site, pair in found.items()
+    }
+    if not model.rules:
+        return looks, ""
+    return looks, doctor_report(examine(work, model, variables, batch))
+
+
+def _look(model, variables, args, kwargs):
     def on_layer(seen):
         found = {}
         for role, use in seen.uses.items():
@@ -54,19 +66,7 @@ def look_inside(finished: Finished, batch_size: int) -> tuple[dict[str, _SiteLoo
             found[seen.site(role)] = jnp.stack([jnp.mean(own.saturated), jnp.mean(x_hat == 0)])
         return found
 
-    def look(variables, args, kwargs):
-        seen = probe(model, variables, args, kwargs, on_layer)
-        return [found for _, found in seen.records]
-
-    outcome = jit_arrays(look, variables, args, kwargs, **compile_quickly())
-    looks = {
-        site: _SiteLook(*np.asarray(pair).reshape(-1, 2).max(axis=0))
-        for found in jax.device_get(outcome)
-        for site, pair in found.items()
-    }
-    if not model.rules:
-        return looks, ""
-    return looks, doctor_report(examine(work, model, variables, batch))
+    return [found for _, found in probe(model, variables, args, kwargs, on_layer).records]
 
 
 def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -34,9 +35,12 @@ def normalize(
         if len(value) != channels:
             raise ValueError(f"`{name}` must have {channels} numbers, one a channel, got {value}.")
     shape = (1,) * (images.ndim - 1) + (channels,)
-    center = jnp.asarray(mean, jnp.float32).reshape(shape)
-    spread = jnp.asarray(std, jnp.float32).reshape(shape)
-    return (images.astype(jnp.float32) / max_value - center) / spread
+    center, spread = (np.asarray(x, np.float32).reshape(shape) for x in (mean, std))
+    if isinstance(images, jax.core.Tracer):
+        return (images.astype(jnp.float32) / max_value - center) / spread
+    # By NumPy, to the same bits: JAX would compile each operation, for each shape of a batch.
+    pixels = np.asarray(images).astype(np.float32) / np.float32(max_value)
+    return jax.device_put((pixels - center) / spread)
 
 
 def crop_flip(key: jax.Array, images: jax.Array, pad: int = 4, flip: bool = True) -> jax.Array:

@@ -1,6 +1,5 @@
 """Runs one batch forward and backward, once, and keeps what the doctor's checks look at."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,10 +10,11 @@ import numpy as np
 
 from bitjax.diagnostics.spots import Spot, hand_out, site_of, site_vitals
 from bitjax.frameworks.call import Asked, Model, run
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.frameworks.finite import finite_flags, is_finite
-from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.consumers import Consumer, consumers
+from bitjax.program.kept import Told
 from bitjax.program.naming import path_of
 from bitjax.program.program import Program
 from bitjax.program.state import Seen
@@ -56,12 +56,13 @@ def measure(
     """One run of the model, and of each quantizer on what it was given."""
     program, objective = asked.call.program, loss or _default_loss
     readers = functools.cache(lambda: consumers(program))
-    leaves, tree = jax.tree.flatten((variables, args, kwargs, labels))
-    plan = _Plan(net, program, objective, _norms(variables, readers), leaves, tree)
-    arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    note, records, gradients, finite = _compiled(plan)(arrays)
+    told, records, gradients, finite = jit_arrays(
+        _forward_and_back, variables, args, kwargs, labels,
+        static=(net, objective, _norms(variables, readers)), **compile_quickly(),
+    )  # fmt: skip
+    note = told.value
     flags = [flag for record in records for flag in record["finite"].values()]
-    whole = bool(finite) and all(map(np.all, flags))
+    whole = bool(finite) and all(np.all(np.asarray(flag)) for flag in flags)
     uses = [(record["uses"], record["finite"]["output"].ndim) for record in records]
     sites = site_vitals(uses, net.rules, program.sites, note.train) if whole else {}
     features: dict[str, np.ndarray] = {}
@@ -79,34 +80,7 @@ def measure(
     )  # fmt: skip
 
 
-class _Plan:
-    """What the program that is compiled depends on beside the shapes of its arrays."""
-
-    def __init__(self, net, program, objective, norms, leaves, tree):
-        self.net, self.program, self.objective, self.norms = net, program, objective, norms
-        self.static = [None if _is_array(leaf) else leaf for leaf in leaves]
-        self.tree = tree
-        # The program stands for the model. Identities stay true while the plan is kept.
-        rules = tuple((rule.pattern, id(rule.quantizer)) for rule in net.rules)
-        static = tuple((type(leaf), leaf) for leaf in self.static)
-        of_net = type(net), net.axis_name, net.parts, rules
-        self.key = id(program), of_net, objective, tuple(norms.items()), static, tree
-
-    def __hash__(self):
-        return hash(self.key)
-
-    def __eq__(self, other):
-        return isinstance(other, _Plan) and self.key == other.key
-
-    def filled(self, arrays):
-        """The arguments with these arrays in their places."""
-        rest, held = iter(arrays), self.static
-        return jax.tree.unflatten(self.tree, [next(rest) if x is None else x for x in held])
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     """What a trace tells beside its arrays."""
 
     unseen: tuple[str, ...]
@@ -114,40 +88,29 @@ class _Note:
     classes: int | None
 
 
-@functools.lru_cache(maxsize=4)
-def _compiled(plan: _Plan):
-    """Forward and back; called again with other values, as in a training loop, it is there."""
+def _forward_and_back(net, objective, norms, variables, args, kwargs, labels):
+    training: list[bool] = []
+    notes: list[_Note] = []
 
-    def forward_and_back(arrays):
-        variables, args, kwargs, labels = plan.filled(arrays)
-        training: list[bool] = []
-        notes: list[_Note] = []
+    def look(seen: Seen):
+        training.extend(use.train for use in seen.uses.values())
+        return {
+            "finite": finite_flags(seen),
+            "uses": hand_out(seen),
+            "features": _features(seen),
+            "norms": _moments(seen, norms),
+        }
 
-        def look(seen: Seen):
-            training.extend(use.train for use in seen.uses.values())
-            return {
-                "finite": finite_flags(seen),
-                "uses": hand_out(seen),
-                "features": _features(seen),
-                "norms": _moments(seen, plan.norms),
-            }
+    def value_of(trained):
+        seen = probe(net, {**variables, **trained}, args, kwargs, look)
+        value, out = objective(seen.out, labels), seen.out
+        classes = out.shape[1] if getattr(out, "ndim", 0) == 2 else None
+        notes.append(_Note(tuple(seen.unseen), any(training), classes))
+        return value, ([record for _, record in seen.records], is_finite([out, value]))
 
-        def value_of(trained):
-            seen = probe(plan.net, {**variables, **trained}, args, kwargs, look)
-            value, out = plan.objective(seen.out, labels), seen.out
-            classes = out.shape[1] if getattr(out, "ndim", 0) == 2 else None
-            notes.append(_Note(tuple(seen.unseen), any(training), classes))
-            return value, ([record for _, record in seen.records], is_finite([out, value]))
-
-        trained = {name: variables[name] for name in ("params", QUANT) if name in variables}
-        gradients, (records, finite) = jax.grad(value_of, has_aux=True)(trained)
-        return notes[-1], records, gradients, finite
-
-    return jax.jit(forward_and_back, **compile_quickly())
-
-
-def _is_array(leaf):
-    return hasattr(leaf, "shape")
+    trained = {name: variables[name] for name in ("params", QUANT) if name in variables}
+    gradients, (records, finite) = jax.grad(value_of, has_aux=True)(trained)
+    return Told(notes[-1]), records, gradients, finite
 
 
 def _features(seen: Seen):
@@ -204,17 +167,18 @@ def _default_loss(out, labels):
 
 def _float(net, variables, args, kwargs, labels, objective):
     """The gradients of the float model's parameters."""
-    plain, floats = net.with_rules(()), floats_of(variables)
+    trees = floats_of(variables), args, kwargs, labels
+    static = net.with_rules(()), objective
+    return jit_arrays(_float_gradient, *trees, static=static, **compile_quickly())
 
-    def gradient(floats, args, kwargs, labels):
-        def value_of(params):
-            given = {**floats, "params": params}
-            _, asked = ask_outside(plain, given, args, kwargs)
-            return objective(run(plain, asked, given).out, labels)
 
-        return jax.grad(value_of)(floats["params"])
+def _float_gradient(net, objective, floats, args, kwargs, labels):
+    def value_of(params):
+        given = {**floats, "params": params}
+        _, asked = ask_outside(net, given, args, kwargs)
+        return objective(run(net, asked, given).out, labels)
 
-    return jit_arrays(gradient, floats, args, kwargs, labels, **compile_quickly())
+    return jax.grad(value_of)(floats["params"])
 
 
 def _by_path(tree):

@@ -1,6 +1,5 @@
 """Every quantized tensor of a run with its figures, by call of its layer and step of a scan."""
 
-import functools
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from bitjax.diagnostics.vitals import Response, Vitals, figures_of, respond, vitals
-from bitjax.frameworks.models import compile_quickly
+from bitjax.frameworks.compiled import compile_quickly, jit_each
 from bitjax.program.state import Seen
 from bitjax.program.values import Product, Site
 from bitjax.quantizers.base import Quantizer
@@ -60,24 +59,30 @@ def site_vitals(
     train: bool,
 ) -> dict[str, tuple[Spot, ...]]:
     """Every quantized site's calls and steps, from (`hand_out`'s record, scans around it)."""
+    records = list(records)
+    uses = {(i, name): use for i, (found, _) in enumerate(records) for name, use in found.items()}
+
+    def call(i, name, use):
+        # Sites that differ in their names alone share a program.
+        site = sites[name]
+        kind = Site("", "", site.role, (0,) * len(site.shape), None, site.axes)
+        return (_quantizer(rules, name), records[i][1], train, kind), use
+
+    asked = {k: call(*k, use) for k, use in uses.items() if not isinstance(use, Vitals)}
+    responses = jit_each(_responds, asked, **compile_quickly())
     calls: dict[str, list[list[Vitals]]] = {}
-    for uses, depth in records:
-        for name, use in uses.items():
-            quantizer, site = _quantizer(rules, name), sites[name]
-            if isinstance(use, Vitals):
-                steps = _unstacked(jax.tree.map(np.asarray, use), use.peak.shape)
-            else:
-                # Sites that differ in their names and shapes alone share a program.
-                kind = Site("", "", site.role, (0,) * len(site.shape), None, site.axes)
-                seen = _compiled(_One(quantizer), depth, train, kind)(*use)
-                bits = use[0]["bits"]
-                both = jax.tree.map(np.asarray, (Response(*seen), bits))
-                with np.errstate(all="ignore"):  # numbers near the end of float32 have findings
-                    steps = [
-                        figures_of(np, quantizer, own, response, site)
-                        for response, own in _unstacked(both, both[0].x.shape[:depth])
-                    ]
-            calls.setdefault(name, []).append(steps)
+    for (i, name), use in uses.items():
+        if isinstance(use, Vitals):
+            steps = _unstacked(jax.tree.map(np.asarray, use), use.peak.shape)
+        else:
+            seen = responses.pop((i, name))  # one after the other, since they are large
+            both = jax.tree.map(np.asarray, (Response(*seen), use[0]["bits"]))
+            with np.errstate(all="ignore"):  # numbers near the end of float32 have findings
+                steps = [
+                    figures_of(np, _quantizer(rules, name), own, response, sites[name])
+                    for response, own in _unstacked(both, both[0].x.shape[: records[i][1]])
+                ]
+        calls.setdefault(name, []).append(steps)
     return {name: tuple(_spots(name, found, rules, sites[name])) for name, found in calls.items()}
 
 
@@ -101,24 +106,10 @@ def _spots(name, calls, rules, site):
             yield Spot(name, site.role, _quantizer(rules, name), figures, ", ".join(place))
 
 
-class _One:
-    """A quantizer as a key, by identity."""
-
-    def __init__(self, value: Quantizer):
-        self.value = value
-
-    def __hash__(self):
-        return id(self.value)
-
-    def __eq__(self, other):
-        return isinstance(other, _One) and self.value is other.value
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(quantizer: _One, depth: int, train: bool, site: Site):
+def _responds(quantizer, depth, train, site, params, stats, x):
     def function(params, stats, x):
-        return respond(quantizer.value, params, stats, x, train, site)
+        return respond(quantizer, params, stats, x, train, site)
 
     for _ in range(depth):
         function = jax.vmap(function)
-    return jax.jit(function, **compile_quickly())
+    return function(params, stats, x)

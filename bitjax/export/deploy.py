@@ -12,6 +12,7 @@ import numpy as np
 from bitjax.checks import checked, instance
 from bitjax.export.tables import MOST_BITS, Table, edges_of, is_nearest, table_of
 from bitjax.frameworks.call import Model
+from bitjax.frameworks.compiled import jit_each
 from bitjax.frameworks.models import as_model, unboxed
 from bitjax.frameworks.probe import ask_outside
 from bitjax.program.naming import path_of
@@ -98,7 +99,7 @@ def deploy(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     kept = {name: tree for name, tree in variables.items() if name not in (QUANT, STATS)}
     kept["params"] = _at_levels(variables["params"], levels)
     if leaves:
-        kept[QUANT] = nest(jax.tree.map(jnp.asarray, leaves))
+        kept[QUANT] = nest(jax.device_put(leaves))
     return Deployed(net.with_rules(exact_rules(forms)), kept)
 
 
@@ -169,35 +170,49 @@ def _readers(body) -> dict[int, tuple[list[Site], set[int], set[int]]]:
 
 
 def _told(chosen, sites, variables, kernels) -> dict[str, _Told]:
-    """What all quantizers say; sites of one quantizer and shape share a program."""
+    """What all quantizers say."""
     quant, stats = (pick(variables.get(c, {}), chosen) for c in (QUANT, STATS))
-    programs: dict[Any, Any] = {}
-
-    def ask(function, name, *static, kernel=None):
-        site = sites[name]
-        key = function, id(chosen[name]), len(site.steps), static
-        if key not in programs:
-            one = partial(function, chosen[name], *static)
-            for _ in site.steps:
-                one = jax.vmap(one)
-            programs[key] = jax.jit(one)
-        given = () if function is _by_edges else (kernel,)
-        return programs[key](quant[name], stats.get(name, {}), *given)
-
-    told = {}
+    bits = {name: int(np.max(np.rint(quant[name]["bits"]))) for name in chosen}
     for name, quantizer in chosen.items():
-        bits = int(np.max(np.rint(quant[name]["bits"])))
-        _check_form(name, quantizer, bits)
-        found = ask(_ask, name, sites[name].axes, bits, kernel=kernels.get(name))
-        if found.nearest is not None and not np.all(found.nearest):
-            found = found._replace(table=ask(_by_edges, name, 1 << bits))
-        if found.table is not None and not np.all(found.table.fits):
+        _check_form(name, quantizer, bits[name])
+
+    def ask(function, names, static, kernels):
+        def call(name):
+            given = quant[name], stats.get(name, {}), kernels.get(name)
+            return (function, chosen[name], len(sites[name].steps), *static(name)), given
+
+        return jax.device_get(jit_each(_of_steps, {name: call(name) for name in names}))
+
+    def about(name):
+        # Only a table depends on the bits as a shape: other sites share a program.
+        own = None if _has_numbers(chosen[name]) else bits[name]
+        return sites[name].axes, own
+
+    told = ask(_ask, chosen, about, kernels)
+    bent = [n for n, one in told.items() if one.nearest is not None and not np.all(one.nearest)]
+    for name, table in ask(_by_edges, bent, lambda name: (1 << bits[name],), {}).items():
+        told[name] = told[name]._replace(table=table)
+    for name, quantizer in chosen.items():
+        table = told[name].table
+        if table is not None and not np.all(table.fits):
             raise ValueError(
                 f"{name!r}: the codes of {quantizer.name!r} do not rise with what they stand for, "
                 "so that no file can tell how it quantizes: leave the site float."
             )
-        told[name] = found
     return told
+
+
+def _of_steps(function, quantizer, depth, *given):
+    """A function of a quantizer and a site's leaves, for every step of the scans around it."""
+    *static, params, stats, kernel = given
+    one = partial(function, quantizer, *static)
+    for _ in range(depth):
+        one = jax.vmap(one)
+    return one(params, stats, kernel)
+
+
+def _has_numbers(quantizer):
+    return quantizer.numbers is not None and quantizer.integers is not None
 
 
 def _ask(quantizer, axes, bits, params, stats, kernel):
@@ -207,7 +222,7 @@ def _ask(quantizer, axes, bits, params, stats, kernel):
         start = jax.eval_shape(lambda x: quantizer.init(x, axes)[1], kernel)
         start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), start)
         stats = quantizer.update(start, quantizer.measure(params, start, kernel))
-    if quantizer.numbers is None or quantizer.integers is None:
+    if not _has_numbers(quantizer):
         levels = None
         if kernel is not None:
             codes = quantizer.encode(params, stats, kernel)
@@ -231,7 +246,8 @@ def _follows(numbers, bits, coding, ends):
     return jnp.all(numbers.first == first) & jnp.all(numbers.last == last)
 
 
-def _by_edges(quantizer, count, params, stats):
+def _by_edges(quantizer, count, params, stats, kernel):
+    del kernel  # only inputs have edges beside their numbers
     edges, fits = edges_of(quantizer, params, stats, count)
     return Table(edges, edges, fits)  # levels are integers times the scale
 
@@ -288,7 +304,7 @@ def _at_levels(params, levels):
         if found is None:
             return leaf
         # Integers have no minus zero, so neither has what is read back from codes.
-        return jnp.where(found == 0, 0.0, found).astype(leaf.dtype)
+        return jax.device_put(np.where(found == 0, np.zeros_like(found), found).astype(leaf.dtype))
 
     return jax.tree_util.tree_map_with_path(replace, params)
 

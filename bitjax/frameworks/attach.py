@@ -9,10 +9,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bitjax.checks import checked
 from bitjax.frameworks.calibrate import Variables, observe, raise_nonfinite
 from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.frameworks.finite import first_nonfinite
 from bitjax.frameworks.kinds import advice, is_wrapped
 from bitjax.frameworks.later import later_call, later_sites
-from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.shapes import one_key
 from bitjax.variables import QUANT, STATS, VARIABLES, floats_of
 
@@ -67,27 +67,9 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
         name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
         for name in _NEW
     }
-
-    def make(floats, kept, args, kwargs):
-        def fill(given):
-            """Makes the missing leaves, with the sites of `given` as they are."""
-            tree = {name: unflatten_dict(given[name]) for name in _NEW}
-            made = _made(net, {**floats, **tree}, args, kwargs, only)
-            return {name: {p: kept[name].get(p, x) for p, x in made[name].items()} for name in _NEW}
-
-        whole = _whole_sites(kept, want)
-        full = fill(whole)
-        if any(len(whole[name]) < len(kept[name]) for name in _NEW):
-            # In the first pass, layers behind a site with missing leaves saw new leaves only.
-            partly = _sites(kept)
-            given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
-            full = fill(given)
-        tree = {name: unflatten_dict(full[name]) for name in _NEW}
-        moved, finite = _moved(net, {**floats, **tree}, args, kwargs, only)
-        stats = {p: kept[STATS].get(p, moved.get(p, x)) for p, x in full[STATS].items()}
-        return {QUANT: full[QUANT], STATS: stats}, finite
-
-    made, finite = jit_arrays(make, floats, kept, args, kwargs, **compile_quickly())
+    made, finite = jit_arrays(
+        _filled, floats, kept, args, kwargs, static=(net, only, want), **compile_quickly()
+    )
     # Leaves that were kept did not pass through the program: they are the caller's own arrays.
     result = {name: unflatten_dict({**made[name], **kept[name]}) for name in _NEW}
     result = {**floats, **{name: tree for name, tree in result.items() if tree}}
@@ -97,6 +79,28 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
             args, kwargs = training
         raise_nonfinite("the batch", model, result, args, kwargs)
     return result
+
+
+def _filled(net, only, want, floats, kept, args, kwargs):
+    """All leaves, with those of `kept` as they are, and whether all tensors are finite."""
+
+    def fill(given):
+        """Makes the missing leaves, with the sites of `given` as they are."""
+        tree = {name: unflatten_dict(given[name]) for name in _NEW}
+        made = _made(net, only, {**floats, **tree}, args, kwargs)
+        return {name: {p: kept[name].get(p, x) for p, x in made[name].items()} for name in _NEW}
+
+    whole = _whole_sites(kept, want)
+    full = fill(whole)
+    if any(len(whole[name]) < len(kept[name]) for name in _NEW):
+        # In the first pass, layers behind a site with missing leaves saw new leaves only.
+        partly = _sites(kept)
+        given = {n: {p: x for p, x in full[n].items() if p[:-1] in partly} for n in _NEW}
+        full = fill(given)
+    tree = {name: unflatten_dict(full[name]) for name in _NEW}
+    moved, finite = _moved(net, {**floats, **tree}, args, kwargs, only)
+    stats = {p: kept[STATS].get(p, moved.get(p, x)) for p, x in full[STATS].items()}
+    return {QUANT: full[QUANT], STATS: stats}, finite
 
 
 def attached_shapes(
@@ -120,7 +124,7 @@ def _later(net, floats, args, kwargs):
     return later_sites(asked, later_call(net, asked, floats, args, kwargs, one_key()))
 
 
-def _made(net, variables, args, kwargs, only):
+def _made(net, only, variables, args, kwargs):
     """The quantizers' leaves by path; those that are missing are made."""
     asked = _asked(net, variables, args, kwargs)
     later = later_call(net, asked, variables, args, kwargs, one_key()) if only else None
@@ -143,11 +147,7 @@ def _moved(net, variables, args, kwargs, only):
 
 def _structure(net, floats, args, kwargs, only):
     """The quantizers' leaves as shapes; raises for a rule that does nothing."""
-
-    def make(floats, args, kwargs):
-        return _made(net, floats, args, kwargs, only)
-
-    return jit_arrays(make, floats, args, kwargs, over=jax.eval_shape)
+    return jit_arrays(_made, floats, args, kwargs, static=(net, only), over=jax.eval_shape)
 
 
 def _shapes(flat):

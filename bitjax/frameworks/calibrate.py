@@ -1,15 +1,17 @@
 """Averages observed ranges and batch normalisations' statistics over batches."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.checks import BATCHES, checked
 from bitjax.frameworks.arguments import check_inputs
 from bitjax.frameworks.call import Model, run
+from bitjax.frameworks.compiled import jit_arrays
 from bitjax.frameworks.finite import finite_flags, first_nonfinite, is_finite
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.models import as_model
@@ -56,47 +58,42 @@ def calibrate(
       >>> float(stats["clip_max"]), float(stats["count"])
       (3.0, 2.0)
     """
-    return calibrator(model, kwargs)(variables, batches)
+    return averages(model, variables, batches, kwargs)
 
 
-def calibrator(
-    model: Any, kwargs: Mapping[str, Any]
-) -> Callable[[Mapping[str, Any], Iterable[Any]], Variables]:
-    """`calibrate` of a model, compiled once for all variables and batches of the same shapes."""
+def averages(
+    model: Any, variables: Mapping[str, Any], batches: Iterable[Any], kwargs: Mapping[str, Any]
+) -> Variables:
+    """As `calibrate`, unchecked; `kwargs` are those of the model."""
     net = as_model(model)
-    averaging = net.with_rules(
-        [
-            r if r.quantizer is None else r._replace(quantizer=_averaging(r.quantizer))
-            for r in net.rules
-        ]
-    )
-
-    @jax.jit
-    def step(others, stats, inputs):
-        return observe(averaging, {**others, STATS: stats}, *as_call(inputs, kwargs))
+    others = {name: tree for name, tree in variables.items() if name != STATS}
+    before = dict(variables.get(STATS, {}))
 
     def restart(path, leaf):
-        return jnp.zeros_like(leaf) if path[-1].key == "count" else leaf
+        return np.zeros(leaf.shape, leaf.dtype) if path[-1].key == "count" else leaf
 
     def keep(path, old, new):
         # Of a site that no batch reached, the history stays: only the training call may have it.
-        return jnp.where(new > 0, new, old) if path[-1].key == "count" else new
+        if path[-1].key != "count":
+            return new
+        return jax.device_put(np.where(np.asarray(new) > 0, new, old))
 
-    def averaged(variables, batches):
-        others = {name: tree for name, tree in variables.items() if name != STATS}
-        before = dict(variables.get(STATS, {}))
-        stats = jax.tree_util.tree_map_with_path(restart, before)
-        for index, inputs in numbered(batches, "calibrate"):
-            updated, finite = step(others, stats, inputs)
-            if not finite:
-                call = as_call(inputs, kwargs)
-                raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, *call)
-            stats = updated
-        if not stats:
-            return dict(variables)
-        return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
+    stats = jax.tree_util.tree_map_with_path(restart, before)
+    for index, inputs in numbered(batches, "calibrate"):
+        call = as_call(inputs, kwargs)
+        updated, finite = jit_arrays(_averaged, others, stats, *call, static=(net,))
+        if not finite:
+            raise_nonfinite(f"batch {index}", model, {**others, STATS: stats}, *call)
+        stats = updated
+    if not stats:
+        return dict(variables)
+    return {**variables, STATS: jax.tree_util.tree_map_with_path(keep, before, stats)}
 
-    return averaged
+
+def _averaged(net, others, stats, args, kwargs):
+    """As `observe`, with the plain mean over batches as every history."""
+    rules = [r._replace(quantizer=r.quantizer and _averaging(r.quantizer)) for r in net.rules]
+    return observe(net.with_rules(rules), {**others, STATS: stats}, args, kwargs)
 
 
 @checked(variables=VARIABLES, batches=BATCHES)
@@ -135,53 +132,57 @@ def reestimate_batch_stats(
     others = {name: tree for name, tree in variables.items() if name != "batch_stats"}
     net = as_model(model)
     plain = net.with_rules(net.rules)
-    linen = isinstance(plain, Quantized)
     if hasattr(plain, "normalising"):
         plain = plain.normalising()
-    elif before and not linen:
+    elif before and not isinstance(plain, Quantized):
         raise TypeError("reestimate_batch_stats knows the normalisations of Linen and NNX only.")
+
+    mean = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), before)
+    for index, inputs in numbered(batches, "reestimate_batch_stats"):
+        if not before:
+            return dict(variables)
+        share, call = np.float32(1.0 / (index + 1)), as_call(inputs, kwargs)
+        mean = jit_arrays(_renormed, others, before, mean, share, *call, static=(plain,))
+    if not is_finite(mean):
+        call = as_call(inputs, kwargs)
+        before = jax.tree.map(jnp.nan_to_num, before)
+        raise_nonfinite("the last batch", model, {**others, "batch_stats": before}, *call)
+    return {**variables, "batch_stats": mean}
+
+
+def _renormed(net, others, before, mean, share, args, kwargs):
+    """The mean of a batch's statistics and of those before it, of which it is a `share`."""
 
     # The old statistics are multiplied by a momentum of 0, and 0 * NaN is NaN.
     before = jax.tree.map(jnp.nan_to_num, before)
 
-    def kept(others, inputs, start, **around) -> dict[Any, Any]:
-        given, call = {**others, "batch_stats": start}, as_call(inputs, kwargs)
-        asked = plain.ask(given, *call, rngs=one_key(), mutable=["batch_stats"], **around)
-        return flatten_dict(run(plain, asked, others).changed.get("batch_stats", {}))
+    def kept(start, **around) -> dict[Any, Any]:
+        given = {**others, "batch_stats": start}
+        asked = net.ask(given, args, kwargs, rngs=one_key(), mutable=["batch_stats"], **around)
+        return flatten_dict(run(net, asked, others).changed.get("batch_stats", {}))
 
-    def averaged(others, inputs):
-        """The mean over the calls of each normalisation of Linen."""
-        old: dict[Any, Any] = flatten_dict(before)
-        adding, counting = BatchStatistics(counting=False), BatchStatistics(counting=True)
-        jax.eval_shape(lambda: kept(others, inputs, before, around=adding))  # for `paths`
-        ours = {path for path in old if path[:-1] in adding.paths}
-        start = {path: jnp.zeros_like(x) if path in ours else x for path, x in old.items()}
-        start = unflatten_dict(start)
-        new = kept(others, inputs, start, around=adding)
-        calls = kept(others, inputs, start, around=counting)
+    # What no normalisation changes stays.
+    changed = _over_calls(kept, before) if isinstance(net, Quantized) else kept(before)
+    new = unflatten_dict({**flatten_dict(before), **changed})
+    return jax.tree.map(lambda m, new: m + (new - m) * share, mean, new)
 
-        def mean(path):
-            often = calls[path]
-            return jnp.where(often > 0, new[path] / jnp.maximum(often, 1.0), old[path])
 
-        return {path: mean(path) if path in ours else x for path, x in new.items()}
+def _over_calls(kept, before):
+    """The mean over the calls of each normalisation of Linen."""
+    old: dict[Any, Any] = flatten_dict(before)
+    adding, counting = BatchStatistics(counting=False), BatchStatistics(counting=True)
+    jax.eval_shape(lambda: kept(before, around=adding))  # for `paths`
+    ours = {path for path in old if path[:-1] in adding.paths}
+    start = {path: jnp.zeros_like(x) if path in ours else x for path, x in old.items()}
+    start = unflatten_dict(start)
+    new = kept(start, around=adding)
+    calls = kept(start, around=counting)
 
-    @jax.jit
-    def step(others, mean, inputs, share):
-        # What no normalisation changes stays.
-        changed = averaged(others, inputs) if linen else kept(others, inputs, before)
-        new = unflatten_dict({**flatten_dict(before), **changed})
-        return jax.tree.map(lambda m, new: m + (new - m) * share, mean, new)
+    def mean(path):
+        often = calls[path]
+        return jnp.where(often > 0, new[path] / jnp.maximum(often, 1.0), old[path])
 
-    mean = jax.tree.map(jnp.zeros_like, before)
-    for index, inputs in numbered(batches, "reestimate_batch_stats"):
-        if not before:
-            return dict(variables)
-        mean = step(others, mean, inputs, jnp.float32(1.0 / (index + 1)))
-    if not is_finite(mean):
-        call = as_call(inputs, kwargs)
-        raise_nonfinite("the last batch", model, {**others, "batch_stats": before}, *call)
-    return {**variables, "batch_stats": mean}
+    return {path: mean(path) if path in ours else x for path, x in new.items()}
 
 
 def observe(model, variables, args, kwargs):

@@ -9,7 +9,8 @@ import numpy as np
 from bitjax.checks import checked
 from bitjax.costs.bits import bits_of
 from bitjax.frameworks.call import Model
-from bitjax.frameworks.models import jit_arrays
+from bitjax.frameworks.compiled import jit_arrays
+from bitjax.frameworks.models import rules_of
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.state import Seen
 from bitjax.quantizers.base import Numbers, Params, Quantizer, Stats
@@ -75,27 +76,12 @@ def codes_of(
       ((3, 2), True)
     """
     wanted = _kernels(model, variables, args, kwargs)
-    quantizers: dict[str, Quantizer] = {}
-
-    def watch(seen: Seen):
-        use = seen.uses.get("kernel")
-        if use is None:
-            return None
-        quantizers[seen.site("kernel")] = use.quantizer
-        codes, side = use.quantizer.encode(use.params, use.stats, use.x)
-        numbers = use.quantizer.numbers and use.quantizer.numbers(use.params, use.stats)
-        # Not what the product reads, which may be moved, as a tied head's table is.
-        levels = use.quantizer.apply(use.params, use.stats, use.x)
-        return {seen.site("kernel"): (codes, side, levels, use.params, use.stats, numbers)}
-
-    def run(variables, args, kwargs):
-        probed = probe(model, variables, args, kwargs, watch)
-        return [record for _, record in probed.records]
-
     found: dict[str, KernelCodes] = {}
-    for record in jit_arrays(run, variables, args, kwargs):
+    for record in jit_arrays(_encoded, variables, args, kwargs, static=(model,)):
         for site, (codes, side, levels, *rest) in record.items():
-            found[site] = KernelCodes(codes, side, levels, quantizers[site], *rest)
+            quantizer = quantizer_of(rules_of(model), site)
+            assert quantizer is not None, "a kernel with codes has a quantizer"
+            found[site] = KernelCodes(codes, side, levels, quantizer, *rest)
     hidden = [site for site in wanted if site not in found]
     if hidden:
         raise ValueError(
@@ -103,6 +89,22 @@ def codes_of(
             "codes: write the loop as a scan."
         )
     return found
+
+
+def _encoded(model, variables, args, kwargs):
+    """By layer and kernel the fields of `KernelCodes`, but for the quantizer."""
+
+    def watch(seen: Seen):
+        use = seen.uses.get("kernel")
+        if use is None:
+            return None
+        codes, side = use.quantizer.encode(use.params, use.stats, use.x)
+        numbers = use.quantizer.numbers and use.quantizer.numbers(use.params, use.stats)
+        # Not what the product reads, which may be moved, as a tied head's table is.
+        levels = use.quantizer.apply(use.params, use.stats, use.x)
+        return {seen.site("kernel"): (codes, side, levels, use.params, use.stats, numbers)}
+
+    return [record for _, record in probe(model, variables, args, kwargs, watch).records]
 
 
 def _kernels(model, variables, args, kwargs):

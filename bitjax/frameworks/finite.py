@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitjax.frameworks.models import compile_quickly, jit_arrays, unboxed
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
+from bitjax.frameworks.models import unboxed
 from bitjax.frameworks.probe import probe
+from bitjax.program.kept import Told
 from bitjax.program.naming import path_of
 from bitjax.program.state import Seen
 from bitjax.variables import QUANT, STATS, site_name
@@ -47,26 +49,28 @@ def first_nonfinite(
 ) -> str | None:
     """The path of a forward pass's first tensor or variable with NaN or inf; None without."""
 
-    # Sites are looked at before quantization, which would turn NaN into a level. In loops and
-    # branches, only variables are checked.
-    def run(variables, args, kwargs):
-        probed = probe(model, variables, args, kwargs, finite_flags, _module_flags)
-        names[:] = [name for name, _ in probed.records]
-        leaves = jax.tree_util.tree_leaves_with_path(variables)
-        paths[:] = [tuple(path_of(path[i : i + 1]) for i in range(len(path))) for path, _ in leaves]
-        flags = [flags for _, flags in probed.records]
-        return flags, [is_finite(leaf) for _, leaf in leaves], is_finite(probed.out)
-
-    names: list[str] = []
-    paths: list[tuple[str, ...]] = []
+    # In loops and branches, only variables are checked.
     plain = unboxed(variables)
-    flags, finite, whole = jit_arrays(run, plain, args, kwargs, **compile_quickly())
-    bad = {path for path, flag in zip(paths, finite, strict=True) if not flag}
-    found = first_bad(list(zip(names, flags, strict=True)), bad)
+    told, flags, finite, whole = jit_arrays(
+        _all_flags, plain, args, kwargs, static=(model,), **compile_quickly()
+    )
+    names, finite = told.value, jax.device_get(finite)
+    leaves = zip(jax.tree_util.tree_leaves_with_path(plain), finite, strict=True)
+    bad = {tuple(path_of((part,)) for part in path) for (path, _), flag in leaves if not flag}
+    found = first_bad(list(zip(names, jax.device_get(flags), strict=True)), bad)
     if found or whole:
         return found
     # What is behind the last layer has no name of its own.
     return f"output, behind {names[-1]}" if names and names[-1] else "output"
+
+
+def _all_flags(model, variables, args, kwargs):
+    """Whether every site, every variable and the output are finite, and the layers' names."""
+    # Sites are looked at before quantization, which would turn NaN into a level.
+    probed = probe(model, variables, args, kwargs, finite_flags, _module_flags)
+    flags = [flags for _, flags in probed.records]
+    leaves = [is_finite(leaf) for leaf in jax.tree.leaves(variables)]
+    return Told(tuple(name for name, _ in probed.records)), flags, leaves, is_finite(probed.out)
 
 
 def first_bad(

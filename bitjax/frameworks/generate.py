@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitjax.checks import ARRAY, checked, integer, number
+from bitjax.frameworks.compiled import jit_arrays
 from bitjax.frameworks.kinds import advice
-from bitjax.frameworks.linen import Quantized, hashable
+from bitjax.frameworks.linen import Quantized
 from bitjax.variables import VARIABLES, floats_of
 
 _CACHE = "cache"
@@ -78,8 +79,9 @@ def generate(
             "jax.random.key(0), say."
         )
     used = {name: tree for name, tree in variables.items() if name != _CACHE}
-    draws = (temperature, key) if temperature else (None, None)
-    return _generated(_Static(model), steps, used, tokens, *draws)
+    draws = (np.float32(temperature), key) if temperature else (None, None)
+    free = model.clone(parent=None, name=None)  # its scope would come along
+    return jit_arrays(_generated, used, tokens, *draws, static=(free, steps))
 
 
 def _is_key(key: Any) -> bool:
@@ -118,28 +120,8 @@ def _checked_tokens(module: nn.Module, tokens: Any, steps: int) -> jax.Array:
     return jnp.asarray(tokens, jnp.int32)
 
 
-class _Static:
-    """A model as a static argument: models with the same fields share a program."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model.clone(parent=None, name=None)  # its scope would come along
-        self.key = hashable(self.model)
-        try:
-            hash(self.key)
-        except TypeError:  # a field that is an array, say: each object is its own
-            self.key = id(self.model)
-
-    def __hash__(self):
-        return hash(self.key)
-
-    def __eq__(self, other):
-        return isinstance(other, _Static) and self.key == other.key
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _generated(static, steps, variables, tokens, temperature, key):
+def _generated(model, steps, variables, tokens, temperature, key):
     """The prompts and what follows them; without a temperature the likeliest tokens."""
-    model = static.model
     # Of keys, the first `steps - 1` belong to the scan.
     keys = None if key is None else jax.random.split(key, steps)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,9 @@ from bitjax.frameworks.call import Asked, Given, Variables, run
 from bitjax.frameworks.kinds import WRAPPED, advice
 from bitjax.frameworks.later import later_call
 from bitjax.frameworks.norms import synchronised
+from bitjax.program.kept import Same
 from bitjax.program.trace import Traced
+from bitjax.quantizers.base import Quantizer
 from bitjax.rules import Rules, check_types
 from bitjax.variables import QUANT, STATS
 
@@ -207,20 +210,24 @@ class Quantized(nn.Module):
 
         key = (hashable(model), method, repr(inner), tuple(suffixes.items()), axis_name, around)
         call = _TRACED(
-            function, (*key, _intercepting(), self.sums, self.calls), params, (neutral, keys),
+            function, (*key, intercepting(), self.sums, self.calls), params, (neutral, keys),
             (data, args, given), root=1, sums=self.sums, calls=self.calls,
         )  # fmt: skip
         return Asked(call, train, _quant_key(rngs))
 
 
 def hashable(value):
-    """A model as part of a key: modules with lists, as `nn.Sequential` is given one, by fields."""
+    """A model as part of a key: by its fields, with each quantizer by identity."""
+    if isinstance(value, partial):
+        return partial, *map(hashable, (value.func, value.args, value.keywords))
     try:
         hash(value)
     except TypeError:
+        if isinstance(value, Quantizer):
+            return Same(value)
         # A bound module stays without a hash: it holds variables, and its parent holds it.
         bound = isinstance(value, nn.Module) and (value.scope or value.parent is not None)
-        if isinstance(value, nn.Module) and not bound:
+        if dataclasses.is_dataclass(value) and not bound:
             fields = (getattr(value, field.name, None) for field in dataclasses.fields(value))
             return type(value), *map(hashable, fields)
         if isinstance(value, tuple | list):
@@ -230,8 +237,8 @@ def hashable(value):
     return value
 
 
-def _intercepting():
-    """The caller's own interceptors, `nn.intercept_methods`, which the trace takes in."""
+def intercepting():
+    """The caller's own interceptors, `nn.intercept_methods`, which a trace takes in."""
     return tuple(getattr(flax_module, "_global_interceptor_stack", ()))
 
 

@@ -1,10 +1,9 @@
 """Takes a model of any framework as one that has rules and can be asked for its program."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.kinds import advice, holds_parameters, is_nnx, is_wrapped
@@ -37,26 +36,3 @@ def rules_of(model: Any) -> Rules:
 def unboxed(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables without Linen's boxes, such as those that name axes for partitioning."""
     return nn.meta.unbox(dict(variables))
-
-
-def compile_quickly() -> dict[str, Any]:
-    """Options of `jax.jit` for a program that runs once: compilation dominates its time."""
-    # On the CPU, compiling without optimisation takes half as long; elsewhere it was not measured.
-    level = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    return {"compiler_options": level}
-
-
-def jit_arrays(function: Callable[..., Any], *trees: Any, over: Any = None, **options: Any) -> Any:
-    """Calls `function(*trees)` compiled once; leaves that are no arrays stay Python values.
-
-    `over` is another transform than jit that takes a function and its arguments.
-    """
-    leaves, treedef = jax.tree.flatten(trees)
-    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape")]
-
-    def call(arrays):
-        rest = iter(arrays)
-        filled = [next(rest) if hasattr(leaf, "shape") else leaf for leaf in leaves]
-        return function(*jax.tree.unflatten(treedef, filled))
-
-    return over(call, arrays) if over else jax.jit(call, **options)(arrays)

@@ -9,9 +9,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bitjax.frameworks.arguments import said_train
 from bitjax.frameworks.call import Asked, run
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.frameworks.kinds import advice
 from bitjax.frameworks.later import later_call
-from bitjax.frameworks.models import compile_quickly, jit_arrays
 from bitjax.frameworks.nnx_function import NNXFunction, called, functional, split
 from bitjax.quantizers.base import is_learned
 from bitjax.rules import Rules, check_types, quantizer_of
@@ -147,16 +147,20 @@ def quantized(
     made = QuantizedModule(model, rules, sums)
     if rules:
         function, trees = functional(model, rules, None, sums)
-
-        def create(trees, args, kwargs):
-            rngs = {QUANT: jax.random.key(0)}
-            asked = function.ask(trees, args, kwargs, rngs=rngs)
-            later = later_call(function, asked, trees, args, kwargs, rngs)
-            ran = run(function, asked, trees, creating=True, mutable=True, later=later)
-            return ran.collections({})
-
-        made.update(jit_arrays(create, trees, batch, dict(kwargs), **compile_quickly()))
+        made.update(
+            jit_arrays(
+                _created, trees, batch, dict(kwargs), static=(function,), **compile_quickly()
+            )
+        )
     return made
+
+
+def _created(function, trees, args, kwargs):
+    """The variables of a function's quantizers, which start from a batch."""
+    rngs = {QUANT: jax.random.key(0)}
+    asked = function.ask(trees, args, kwargs, rngs=rngs)
+    later = later_call(function, asked, trees, args, kwargs, rngs)
+    return run(function, asked, trees, creating=True, mutable=True, later=later).collections({})
 
 
 def _arrays(tree):

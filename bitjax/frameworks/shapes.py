@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
+from bitjax.frameworks.compiled import jit_arrays
 from bitjax.frameworks.linen import Quantized
-from bitjax.frameworks.models import float_model, jit_arrays
+from bitjax.frameworks.models import float_model
 from bitjax.frameworks.plain import Function
 from bitjax.program.program import Program
 from bitjax.variables import floats_of
@@ -38,11 +39,11 @@ def program_of(
 
 def shapes_of(net: Quantized, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The shapes of a Linen model's variables."""
+    return jit_arrays(_init, args, dict(kwargs), static=(net.model,), over=jax.eval_shape)
 
-    def init(args, kwargs):
-        return net.model.init(one_key(), *args, **kwargs)
 
-    return jit_arrays(init, args, dict(kwargs), over=jax.eval_shape)
+def _init(model, args, kwargs):
+    return model.init(one_key(), *args, **kwargs)
 
 
 def one_key() -> dict[str, jax.Array]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from bitjax.data import train_batch
 from bitjax.diagnostics.doctor import doctor
@@ -39,7 +38,7 @@ def batch_to_look_at(work: Work, size: int) -> dict[str, jax.Array]:
     if tokens is not None:
         size = min(size, max(1, _TOKENS // tokens.size))
     batch = train_batch(dataset, size, 0, work.settings.seed, augment=False)
-    return jax.tree.map(jnp.asarray, batch)
+    return jax.device_put(batch)
 
 
 def examine(

@@ -248,7 +248,7 @@ def _controls(gamma: float, count: int) -> dict[str, Any]:
     """The traced state: a strength, and what each of `count` budgets needs."""
     if not count:
         return {"gamma": gamma}
-    zeros = jnp.zeros(count)
+    zeros = np.zeros(count, np.float32)
     return {"gamma": gamma, "multiplier": zeros, "excess": zeros, "stiffness": 1.0}
 
 

@@ -23,7 +23,7 @@ class PatchView(NamedTuple):
     groups: int
     # (x, places) -> [G, T, N], the patches at T places
     patches: Callable[[jax.Array, jax.Array], jax.Array]
-    outputs: Callable[[jax.Array, jax.Array], jax.Array]  # (out, places) -> [G, T, M]
+    outputs: Callable[[Any, Any], Any]  # (out, places) -> [G, T, M]
     matrix: Callable[[Any], Any]  # kernel -> [G, M, N]
     kernel: Callable[[Any], Any]  # the inverse of `matrix`
     positions: Callable[[jax.Array, jax.Array], int]  # (x, out) -> positions of an example

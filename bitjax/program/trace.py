@@ -1,15 +1,13 @@
 """Traces a function once for each shape and each static argument, and reads the trace."""
 
-import dataclasses
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from bitjax.program.kept import Kept, join_static, numbers, split_static
 from bitjax.program.naming import path_of
 from bitjax.program.program import Program
 from bitjax.program.read import read
@@ -24,7 +22,6 @@ _NEEDS_VALUES = (
 )
 _NOT_THE_MODEL = ("jax", "flax", "bitjax.program", "bitjax.frameworks")
 _MOST = 128  # functions, and programs, that are kept
-_LOCK = threading.Lock()
 
 
 class Call(NamedTuple):
@@ -48,8 +45,7 @@ class Traced:
     """Programs by function and static arguments; JAX's own cache tells the shapes apart."""
 
     def __init__(self):
-        self.functions: OrderedDict[Hashable, Callable] = OrderedDict()
-        self.programs: OrderedDict[int, tuple[Any, Program]] = OrderedDict()
+        self.functions, self.programs = Kept(_MOST), Kept(_MOST)
 
     def __call__(
         self,
@@ -68,18 +64,14 @@ class Traced:
         `key` says which function it is; nothing is kept where it cannot be hashed.
         """
         leaves, tree = jax.tree.flatten(data)
-        arrays = [x for x in leaves if _is_array(x)]
-        static = tuple(None if _is_array(x) else _Static(x) for x in leaves)
+        arrays, static = split_static(leaves)
 
         def flat(params, neutral, arrays):
-            rest = iter(arrays)
-            given = [next(rest) if x is None else x.value for x in static]
-            return function(params, neutral, jax.tree.unflatten(tree, given))
+            return function(params, neutral, jax.tree.unflatten(tree, join_static(arrays, static)))
 
         # A new function where nothing may be kept: JAX's cache goes by identity.
-        whole = (key, _numbers(key), tree, static)
-        whole = whole if _is_hashable(whole) else None
-        jitted = _keep(self.functions, whole, lambda: jax.jit(flat))
+        whole = (key, numbers(key), tree, static)
+        jitted = self.functions.get(whole, lambda: jax.jit(flat))
         try:
             traced = jitted.trace(params, neutral, arrays)
         except _NEEDS_VALUES as error:
@@ -90,14 +82,12 @@ class Traced:
         if len(closed.jaxpr.invars) != len(jax.tree.leaves(arguments)):
             # `function` closes over arrays that are being traced: jit puts them in front and does
             # not say what they are. Kept as constants they belong to this trace alone.
-            self.functions.pop(whole, None)
+            self.functions.drop(whole)
             closed, kept = jax.make_jaxpr(flat)(params, neutral, arrays), None
         kinds = [*_params(params), *[NEUTRAL] * len(jax.tree.leaves(neutral))]
         kinds += [NEUTRAL if _is_key(x) else DATA for x in arrays]
-        _, program = _keep(
-            self.programs,
-            kept,
-            lambda: (closed, read(closed, kinds, root=root, sums=sums, calls=calls)),
+        _, program = self.programs.get(
+            kept, lambda: (closed, read(closed, kinds, root=root, sums=sums, calls=calls))
         )
         return Call(program, arguments, out)
 
@@ -116,57 +106,6 @@ def _decides_by_values(error):
     )
 
 
-class _Static:
-    """A static argument as part of a key: 1, 1.0 and True are three."""
-
-    def __init__(self, value: Any):
-        self.value = value
-        self.key = type(value), value, _numbers(value)
-
-    def __hash__(self):
-        return hash(self.key)
-
-    def __eq__(self, other):
-        return isinstance(other, _Static) and self.key == other.key
-
-
-def _numbers(key):
-    """The numbers in a key as text, which tells apart what is equal: 1, 1.0 and True, 0.0 and -0.0.
-
-    They may be in fields, as a model's are, also in those that an equality leaves out.
-    """
-    found, waiting, seen = [], [key], set()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, bool | int | float | complex | np.generic):
-            found.append((type(value), repr(value)))
-            continue
-        if id(value) in seen or isinstance(value, type):
-            continue
-        seen.add(id(value))
-        if dataclasses.is_dataclass(value):
-            waiting += [getattr(value, f.name, None) for f in dataclasses.fields(value)]
-        elif isinstance(value, Mapping):
-            waiting += value.values()
-        elif isinstance(value, tuple | list):
-            waiting += value
-    return tuple(found)
-
-
-def _is_hashable(key):
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_array(x):
-    if isinstance(x, np.bool_):  # a flag such as `train`, by which a model chooses in Python
-        return False
-    return isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
-
-
 def _is_key(x):
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
@@ -174,18 +113,3 @@ def _is_key(x):
 def _params(params):
     paths = jax.tree_util.tree_leaves_with_path(params)
     return [Kind("param", (Leaf(path_of(path), math.prod(np.shape(x))),)) for path, x in paths]
-
-
-def _keep(kept, key, make):
-    """What was made for a key before, or now; the oldest goes where there are too many."""
-    if key is None:
-        return make()
-    found = kept.get(key)
-    if found is None:
-        found = make()
-    with _LOCK:  # another thread may have dropped it meanwhile
-        kept[key] = found
-        kept.move_to_end(key)
-        while len(kept) > _MOST:
-            kept.popitem(last=False)
-    return found

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bitjax.methods.base import Stage
@@ -76,13 +76,18 @@ def initial_state(
     return TrainState(
         **parts,
         opt_state=optimizer(stage).init({"params": parts["params"], QUANT: parts["quant"]}),
-        controls={name: jnp.asarray(v, jnp.float32) for name, v in stage.controls.items()},
-        step=jnp.zeros((), jnp.int32),
-        offset=jnp.asarray(offset, jnp.int32),
+        controls={name: _put(v, np.float32) for name, v in stage.controls.items()},
+        step=_put(0, np.int32),
+        offset=_put(offset, np.int32),
         key=key,
-        bad_step=jnp.full((), -1, jnp.int32),
+        bad_step=_put(-1, np.int32),
         teacher=dict(teacher or {}) if stage.teacher else {},
     )
+
+
+def _put(value, dtype):
+    """An array of a number or a few; `jnp` would compile a program for it."""
+    return value.astype(dtype) if isinstance(value, jax.Array) else jax.device_put(dtype(value))
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from bitjax.data import (
 from bitjax.data.check import check_labels
 from bitjax.export.deploy import Deployed, deploy
 from bitjax.frameworks.attach import attach, attached_shapes
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.frameworks.costs import site_costs
 from bitjax.frameworks.linen import Quantized
 from bitjax.methods.base import Context, Method, Stage
@@ -85,14 +87,14 @@ class Work(NamedTuple):
         Whole batches on every host: what is prepared is computed by each of them alike. A tuple
         where the model takes several arguments, `bitjax.Inputs` where it takes some by name.
         """
-        augmented = jax.jit(lambda key, batch: as_batch(*self.inputs(key, batch)))
-        plain = jax.jit(lambda batch: as_batch(*self.inputs(None, batch)))
+        preprocess = preprocessing(self.dataset, self.settings.augmentation)
+        static = self.task.inputs, preprocess
         size = self.settings.batch_size
         batches = train_batches(self.dataset, size, 0, _ORDER_SEED, stop=count, augment=augment)
         with contextlib.closing(batches):
             for i, batch in enumerate(batches):
-                key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i)
-                yield augmented(key, batch) if augment else plain(batch)
+                key = jax.random.fold_in(jax.random.PRNGKey(_ORDER_SEED), i) if augment else None
+                yield jit_arrays(_as_batch, key, batch, static=static)
 
     def weights(self, count: int, augment: bool) -> Iterator[Any]:
         """How much each position of the same examples counts, where the task tells."""
@@ -107,7 +109,7 @@ class Work(NamedTuple):
         """The training examples on which new ranges are fitted, as the model takes them."""
         size = min(self.settings.calibration_size, self.dataset.num_train)
         batch = train_batch(self.dataset, size, 0, _ORDER_SEED, augment=False)
-        return as_batch(*self.inputs(None, jax.tree.map(jnp.asarray, batch)))
+        return as_batch(*self.inputs(None, jax.device_put(batch)))
 
     def evaluator(self, model: Any) -> Callable[[Variables], dict[str, float]]:
         """A function of variables: the task's figures over the evaluation examples.
@@ -219,13 +221,18 @@ class Work(NamedTuple):
 
 def preprocessing(dataset: Any, augmentation: str) -> Preprocess:
     """What makes a model's inputs of a data set's images."""
+    scale = [getattr(dataset, name, None) for name in ("mean", "std", "max_value")]
+    return partial(_preprocess, augmentation, *scale)
 
-    def preprocess(key, images):
-        if key is not None:
-            images = AUGMENTATIONS[augmentation](key, images)
-        return normalize(images, dataset.mean, dataset.std, dataset.max_value)
 
-    return preprocess
+def _preprocess(augmentation, mean, std, max_value, key, images):
+    if key is not None:
+        images = AUGMENTATIONS[augmentation](key, images)
+    return normalize(images, mean, std, max_value)
+
+
+def _as_batch(inputs, preprocess, key, batch):
+    return as_batch(*inputs(preprocess, key, batch))
 
 
 def task_of(dataset: DatasetLike) -> Task:
@@ -294,9 +301,10 @@ def make_work(
         facts=dict(facts or {}),
     )
     # Variables start from real examples: a layer may fit itself to what it is shown.
-    args, kwargs = work.inputs(None, jax.tree.map(jnp.asarray, dataset.eval_sample(2)))
+    args, kwargs = work.inputs(None, jax.device_put(dataset.eval_sample(2)))
     if variables is None:
-        variables = jax.jit(model.init)(jax.random.fold_in(key, 0x1417), *args, **kwargs)
+        init = jax.jit(model.init, **compile_quickly(exact=True))
+        variables = init(jax.random.fold_in(key, 0x1417), *args, **kwargs)
     costs = site_costs(Quantized(model, sums=settings.sums), *args, **kwargs)
     for stage in method.stages:
         if stage.check is not None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.frameworks.call import run
+from bitjax.frameworks.compiled import jit_arrays
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.consumers import addend_of
 from bitjax.program.layers import giving, places_of, view_of
@@ -52,9 +53,22 @@ def sampler(
     # read the same. Both networks are read at the same places, drawn anew for each key,
     # `per_example` of each example. `kwargs` are those of all batches, beside those of `inputs`.
 
-    def read(net, variables, inputs, key, names, function):
+    def take(variables, teacher_variables, inputs, weights, key):
         call = as_call(inputs, kwargs)
-        _, asked = ask_outside(net, variables, *call)
+        return jit_arrays(
+            _taken, variables, teacher_variables, call, weights, key,
+            static=(model, teacher, tuple(layers), per_example, added),
+        )  # fmt: skip
+
+    return take
+
+
+def _taken(model, teacher, layers, per_example, added, variables, given, inputs, weights, key):
+    """What `sampler` takes; `given` are the teacher's variables."""
+    args, kwargs = inputs
+
+    def read(net, variables, names, function):
+        _, asked = ask_outside(net, variables, args, kwargs)
         # By identity: a layer that is called several times has as many products.
         views = {id(p.product): view_of(p) for n in names for p in places_of(asked.call.program, n)}
 
@@ -67,45 +81,40 @@ def sampler(
             places = draw_places(key, count // positions, positions, per_example)
             return function(view, seen, places)
 
-        return probe(net, variables, *call, watch).records
+        return probe(net, variables, args, kwargs, watch).records
 
     def joined(records, layer, axis=1):
         # Its calls have one kernel, so they are one set of patches.
         return jnp.concatenate([record for name, record in records if name == layer], axis)
 
-    @jax.jit
-    def take(variables, teacher_variables, inputs, weights, key):
-        def patches(view, seen, places):
-            return view.patches(seen.tensors["input"], places)
+    def patches(view, seen, places):
+        return view.patches(seen.tensors["input"], places)
 
-        def outputs(view, seen, places):
-            return view.outputs(seen.out, places)
+    def outputs(view, seen, places):
+        return view.outputs(seen.out, places)
 
-        def weighed(view, seen, places):
-            return _weights_at(weights, view.places(seen.out), places)
+    def weighed(view, seen, places):
+        return _weights_at(weights, view.places(seen.out), places)
 
-        first, *_ = layers
-        x = joined(read(model, variables, inputs, key, [first], patches), first)
-        z = []
-        if teacher is not None:
-            wanted = read(teacher, teacher_variables, inputs, key, layers, outputs)
-            z = [joined(wanted, layer) for layer in layers]
-        weight = owed = None
-        if weights is not None:
-            weight = joined(read(model, variables, inputs, key, [first], weighed), first, 0)
-        if added:
-            # The layer must also compensate the teacher's addend less the model's.
-            call = as_call(inputs, kwargs)
-            both = (teacher, teacher_variables), (model, variables)
-            wanted, found = (addend(*one, *call, first) for one in both)
+    first, *_ = layers
+    x = joined(read(model, variables, [first], patches), first)
+    z = []
+    if teacher is not None:
+        wanted = read(teacher, given, layers, outputs)
+        z = [joined(wanted, layer) for layer in layers]
+    weight = owed = None
+    if weights is not None:
+        weight = joined(read(model, variables, [first], weighed), first, 0)
+    if added:
+        # The layer must also compensate the teacher's addend less the model's.
+        both = (teacher, given), (model, variables)
+        wanted, found = (addend(*one, args, kwargs, first) for one in both)
 
-            def owes(view, seen, places):
-                return view.outputs(wanted - found, places)
+        def owes(view, seen, places):
+            return view.outputs(wanted - found, places)
 
-            owed = joined(read(teacher, teacher_variables, inputs, key, [first], owes), first)
-        return Taken(x, z, owed, weight)
-
-    return take
+        owed = joined(read(teacher, given, [first], owes), first)
+    return Taken(x, z, owed, weight)
 
 
 def _weights_at(weights, count, places):

@@ -46,11 +46,12 @@ class Slot(NamedTuple):
 
     def written(self, leaf: Any, intercept_M: Any) -> jax.Array:
         """The leaf with this intercept; it replaces a bias, and is added to another leaf."""
-        flat = jnp.asarray(leaf).reshape(-1)
-        new = jnp.asarray(intercept_M, jnp.float32).reshape(-1)
+        flat = np.array(leaf).reshape(-1)
+        new = np.asarray(intercept_M, np.float32).reshape(-1)
         if self.gain_M is not None:
-            new = flat[self.order_M] + jnp.asarray(self.gain_M, jnp.float32) * new
-        return flat.at[self.order_M].set(new.astype(flat.dtype)).reshape(jnp.shape(leaf))
+            new = flat[self.order_M] + np.asarray(self.gain_M, np.float32) * new
+        flat[self.order_M] = new.astype(flat.dtype)
+        return jax.device_put(flat.reshape(np.shape(leaf)))
 
 
 class Layer(NamedTuple):
@@ -72,9 +73,8 @@ class Layer(NamedTuple):
 
     def matrix(self, variables: Variables) -> np.ndarray:
         """The kernel, [G, M, N]."""
-        return np.asarray(
-            self.view.matrix(jnp.asarray(read_leaf(variables, self.path))), np.float64
-        )
+        kernel = np.asarray(read_leaf(variables, self.path))
+        return np.asarray(self.view.matrix(kernel), np.float64)
 
 
 def layer_of(
@@ -170,17 +170,13 @@ def _order(place: Place, view: PatchView, number: int) -> np.ndarray:
     made = [place.op.outs[0], *(op.outs[0] for op in ops)]
     rest = ops[made.index(number) :]
 
-    @jax.jit
-    def read(index):
-        out = jnp.broadcast_to(index, shape)
-        for op in rest:
-            if op.name == "transpose":
-                out = out.transpose(op.eqn.params["permutation"])
-            else:
-                out = out.reshape(body.avals[op.outs[0]].shape)
-        return view.outputs(out, jnp.zeros((1,), jnp.int32))
-
-    return np.asarray(read(np.arange(np.prod(own, dtype=int)).reshape(own))).reshape(-1)
+    out = np.broadcast_to(np.arange(np.prod(own, dtype=int)).reshape(own), shape)
+    for op in rest:
+        if op.name == "transpose":
+            out = out.transpose(op.eqn.params["permutation"])
+        else:
+            out = out.reshape(body.avals[op.outs[0]].shape)
+    return np.asarray(view.outputs(out, np.zeros(1, np.int32))).reshape(-1)
 
 
 def _leaf(place: Place, number: int, at: int, paths) -> tuple[str, np.ndarray] | None:

@@ -231,15 +231,18 @@ def _with_fits(variables, teacher, layer, fits):
     site = site_name(layer.name, "kernel")
     own = read_site(variables[QUANT], site)
     kernel, scales = (
-        layer.view.kernel(jnp.asarray(matrix))
+        layer.view.kernel(matrix)
         for matrix in (scale[..., None] * codes, np.broadcast_to(scale[..., None], codes.shape))
     )
     dtype = read_leaf(variables, layer.path).dtype
-    found = write_leaf(variables, layer.path, kernel.astype(dtype))
+    found = write_leaf(variables, layer.path, jax.device_put(kernel.astype(dtype)))
     if layer.slot is not None:
         old = read_leaf(teacher, layer.slot.path)
         found = write_leaf(found, layer.slot.path, layer.slot.written(old, offset))
     # A filter's scale is the same for all of its elements.
     shape = own["scale"].shape
     scales = scales[tuple(slice(None) if n > 1 else slice(0, 1) for n in shape)].reshape(shape)
-    return {**found, QUANT: write_site(variables[QUANT], site, {**own, "scale": scales})}
+    return {
+        **found,
+        QUANT: write_site(variables[QUANT], site, {**own, "scale": jax.device_put(scales)}),
+    }

@@ -5,9 +5,6 @@ import jax.numpy as jnp
 import pytest
 
 import bitjax as bj
-from bitjax.launch.build import build_work
-from bitjax.launch.check import run_doctor
-from bitjax.launch.config_files import load_config
 from bitjax.models import MLP, CifarResNet, SmallCNN
 
 # Of every family a kernel's and an input's quantizer; the input is behind a ReLU.
@@ -57,9 +54,3 @@ def test_a_convolutional_net_is_left_alone():
 def test_a_residual_net_is_left_alone():
     families = {"stem": UNIFORM, "stage1/.*": TWO, "stage2/.*": TERNARY, "stage3/.*1": PLANES}
     nothing_found(CifarResNet(depth=14), (32, 16, 16, 3), "stem", {**families, ".*": PACT})
-
-
-@pytest.mark.slow
-def test_the_demo_prints_nothing_of_the_doctor(capsys):
-    run_doctor(build_work(load_config("digits/bitpruning")))
-    assert capsys.readouterr().out == ""

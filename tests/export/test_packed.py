@@ -17,7 +17,7 @@ import bitjax as bj
 from bitjax.export import forms
 from bitjax.export.deploy import exact_rules
 from bitjax.files.reading import FileError
-from bitjax.frameworks.models import compile_quickly, jit_arrays
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.models import MLP, resnet20
 from bitjax.quantizers import deployed
 from bitjax.variables import nest, write_site

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 import bitjax as bj
-from bitjax.frameworks.models import as_model, float_model, jit_arrays, rules_of
+from bitjax.frameworks.compiled import jit_arrays
+from bitjax.frameworks.models import as_model, float_model, rules_of
 from bitjax.frameworks.probe import probe
 
 

@@ -15,7 +15,7 @@ from orbax.checkpoint import PyTreeCheckpointer
 
 import bitjax as bj
 from bitjax.data import load, train_batch
-from bitjax.frameworks.models import compile_quickly
+from bitjax.frameworks.compiled import compile_quickly
 from bitjax.methods import full_precision, uniform
 from bitjax.models import MLP, SmallCNN
 from bitjax.runs.rows import read_rows
