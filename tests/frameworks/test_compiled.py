@@ -13,6 +13,7 @@ import bitjax as bj
 from bitjax.frameworks.compiled import compile_quickly, jit_arrays, jit_each
 from bitjax.models import MLP, Llama, SmallCNN
 from bitjax.program.kept import Kept, Told
+from tests.compiling import QUICKLY
 from tests.counted import compiling
 
 X = np.linspace(-1.0, 1.0, 32, dtype=np.float32).reshape(8, 4)
@@ -25,19 +26,19 @@ PLANES = bj.Quantized(NET, [bj.rule("layers_2/input", bj.bitplane(bits=8))])
 TOOLS = {
     "attach": (UNIFORM, lambda net, variables: bj.attach(net, FLOATS, X)),
     "calibrate": (UNIFORM, lambda net, variables: bj.calibrate(net, variables, [X])),
-    "doctor": (UNIFORM, lambda net, variables: bj.doctor(net, variables, X)),
     "deploy": (UNIFORM, lambda net, variables: bj.deploy(net, variables, X)),
     "codes_of": (UNIFORM, lambda net, variables: bj.codes_of(net, variables, X)),
-    "allocate": (PLANES, lambda net, variables: bj.allocate(net, variables, lambda: [X], rate=3.0)),
 }
 
 SLOW_TOOLS = {
+    "doctor": (UNIFORM, lambda net, variables: bj.doctor(net, variables, X)),
+    "allocate": (PLANES, lambda net, variables: bj.allocate(net, variables, lambda: [X], rate=3.0)),
     "solve_layers": (TERNARY, lambda net, variables: bj.solve_layers(net, variables, [X], bits=2)),
 }
 
 
 @pytest.mark.parametrize(
-    "tool", [*TOOLS, pytest.param("solve_layers", marks=pytest.mark.slow, id="solve_layers")]
+    "tool", [*TOOLS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_TOOLS)]
 )
 def test_a_second_call_of_a_tool_compiles_nothing(tool):
     net, call = {**TOOLS, **SLOW_TOOLS}[tool]
@@ -100,6 +101,7 @@ def test_calls_of_one_kind_share_a_place_in_the_only_program():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(QUICKLY, reason="this process compiles without optimisation")
 @pytest.mark.parametrize(
     ("net", "x"),
     [

@@ -98,6 +98,7 @@ def trained():
     return model, before, losses, len(traces)
 
 
+@pytest.mark.slow
 def test_five_steps_give_the_numbers_of_the_linen_twin(trained):
     model, before, losses, traces = trained
     assert traces == 1

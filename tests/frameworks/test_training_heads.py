@@ -128,9 +128,9 @@ def test_shapes_are_those_of_what_attach_makes():
 
 
 @pytest.mark.parametrize(
-    ("said", "trains"), [("train", True), ("training", True), ("deterministic", False)]
+    ("said", "trains", "positional"),
+    [("train", True, True), ("training", True, False), ("deterministic", False, True)],
 )
-@pytest.mark.parametrize("positional", [False, True])
 def test_a_function_says_in_its_own_words_whether_it_trains(said, trains, positional):
     def net(params, x, flag):
         out = x @ params["out"]["w"]

@@ -104,6 +104,7 @@ def test_the_other_authors_bitlength_keeps_the_laws(signed):
     bj.check_quantizer(soft_bits(signed=signed), claims)
 
 
+@pytest.mark.slow
 def test_the_other_authors_bitlength_trains_freezes_and_is_rounded_and_reported_like_ours():
     work = work_with(soft_bits)
     found, variables = run(work, show=False)
