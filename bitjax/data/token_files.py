@@ -19,6 +19,8 @@ from bitjax.files.reading import FileError, MissingError, printable, read_json
 
 SPLITS = ("train", "validation", "test")
 MARKER = 1  # which begins a document in the files of most SentencePiece vocabularies
+_ELSEWHERE = "give its path from here, from config.data.root or from BITJAX_DATA"
+_DRAWN = "draw it (python -m experiments.draw), or name another file in config.data.train_from"
 _FORM = (
     "copy it again, or give an .npz file of 'train' and 'test' (and 'validation', 'vocabulary') "
     "or an .npy file: integers [N] from 0"
@@ -70,7 +72,7 @@ def load_tokens(
     dataset = hold_out(dataset, validation, eval_split) if validation else dataset
     if not train_from:
         return dataset
-    other = _existing(str(train_from), root)
+    other = _existing(str(train_from), root, _DRAWN)
     return _trained_on(dataset, printable(other), read(other).splits["train"])
 
 
@@ -89,10 +91,9 @@ def _trained_on(dataset: TokenDataset, name: str, train: np.ndarray) -> TokenDat
     return dataset._replace(tokens=other.tokens, spans=other.spans, origin=origin)
 
 
-def _existing(path: str, root: str | os.PathLike | None) -> Path:
+def _existing(path: str, root: str | os.PathLike | None, remedy: str = _ELSEWHERE) -> Path:
     found = _find(path, root)
     if not os.path.exists(found):
-        remedy = "give its path from here, from config.data.root or from BITJAX_DATA"
         raise MissingError(found, "is missing", remedy)
     return found
 

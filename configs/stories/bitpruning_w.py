@@ -1,8 +1,9 @@
 """BitPruning of the weights: 3.0 bits on average over the 35 kernels, learned per kernel.
 
 The embedding stays float, as in the other configs of this folder. `uniform_w3:STEPS` fixes the same
-average and trains for as many steps. Target: at most 1.10 of float's perplexity (4.17); missed, see
-results/lab_book.md. Results: results/stories.md. Command (12 minutes on one core):
+average and trains for as many steps on the same text, which the float network draws. RESULT
+Commands (TIME minutes on 2 cores):
+  python -m experiments.draw stories/float --length=384 --out=runs/drawn-stories.npz
   bitjax train stories/bitpruning_w --workdir runs/stories-bp
 """
 

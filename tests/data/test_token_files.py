@@ -285,7 +285,11 @@ def test_a_mapped_file_is_refused_before_what_is_behind_it_is_shown(files, spoil
         ),
         ("digits", {"form": "windows"}, "`form` is for tokens: and text: .*leave it ''"),
         ("digits", {"train_from": "own.npz"}, "`train_from` is for tokens: and text: sets"),
-        ("tokens:own.npz", {"train_from": "gone.npz"}, "gone.npz is missing; give its path from"),
+        (
+            "tokens:own.npz",
+            {"train_from": "gone.npz"},
+            "gone.npz is missing; draw it .* train_from",
+        ),
         (
             "tokens:own.npz",
             {"image_size": 9},
