@@ -288,7 +288,7 @@ def test_a_mapped_file_is_refused_before_what_is_behind_it_is_shown(files, spoil
         (
             "tokens:own.npz",
             {"train_from": "gone.npz"},
-            "gone.npz is missing; draw it .* train_from",
+            "gone.npz is missing; draw it .*train_from",
         ),
         (
             "tokens:own.npz",
