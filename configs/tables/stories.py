@@ -1,4 +1,4 @@
-"""A pretrained language model with few bits. Command (40 minutes on 2 cores):
+"""A pretrained language model with few bits. Command (an hour on 2 cores, nothing beside it):
 
 python -m experiments.reproduce stories
 """
