@@ -7,9 +7,10 @@ VENV := .venv-$(VERSION)
 RUN := $(VENV)/bin/python
 # A worker loads JAX and compiles on one core; more of them than cores only swap places.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
-# Whether a run is made, resumed or refused does not depend on how its programs compile. The other
-# slow tests compile as users do; one that trains for long would take minutes without optimisation.
-WHOLE_RUNS := tests/launch tests/training
+# What the slow tests of these rooms ask does not depend on how programs compile. The others compile
+# as users do; one that trains for long would take minutes without optimisation.
+QUICK := bottleneck costs data experiments frameworks launch program solvers training two_step
+QUICK := $(QUICK:%=tests/%)
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 help:
@@ -37,8 +38,8 @@ test: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PARALLEL) $(TESTS)
 
 test-slow: $(VENV)/.installed-test $(VENV)/.installed-dev
-	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL) $(WHOLE_RUNS:%=--ignore=%)
-	HYPOTHESIS_PROFILE=slow COMPILE_QUICKLY=1 $(RUN) -m pytest -m slow $(PARALLEL) $(WHOLE_RUNS)
+	HYPOTHESIS_PROFILE=slow $(RUN) -m pytest -m slow $(PARALLEL) $(QUICK:%=--ignore=%)
+	HYPOTHESIS_PROFILE=slow COMPILE_QUICKLY=1 $(RUN) -m pytest -m slow $(PARALLEL) $(QUICK)
 
 test-all: test test-slow
 

@@ -2,8 +2,8 @@
 
 Most of the time goes into compiling programs that run for milliseconds. Without optimisation, in
 one piece and without the emitters of fusions that is half of it. The default suite compiles so. The
-slow tests compile as users do, all but the programs that they start and some tests of whole runs
-(`make test-slow`). What trains a convolution for a thousand steps takes minutes without it.
+slow tests compile as users do, all but the programs that they start and those of some rooms (`make
+test-slow`). What trains a convolution for a thousand steps takes minutes without it.
 """
 
 import os

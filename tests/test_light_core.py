@@ -64,6 +64,7 @@ def run(program, *arguments, cwd=ROOT):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_on_digits_and_its_comparison_need_no_optional_package(tmp_path):
     (tmp_path / "tiny.py").write_text(CONFIG)
     command = (COMMAND, "experiments.train", f"--config={tmp_path}/tiny.py")

@@ -256,6 +256,7 @@ def attend(params, x):
 PLAIN = {"to": {"q": jnp.ones((4, 5)), "k": 0.1 * jnp.ones((4, 5))}, "gain": jnp.float32(1.0)}
 
 
+@pytest.mark.slow
 def test_a_plain_functions_products_and_parameters_are_looked_at():
     rules = [rule("to/product.*", lsq(bits=4)), rule("to/k/kernel", lsq(bits=4))]
     net = Function(attend, rules)
@@ -271,6 +272,7 @@ def test_a_plain_functions_products_and_parameters_are_looked_at():
     assert errors == ["to/q/kernel", "to/k/kernel"], doctor_report(found)
 
 
+@pytest.mark.slow
 def test_a_shared_kernel_of_a_scan_over_time_has_the_figures_of_one():
     def unrolled(params, x):
         def step(h, x):

@@ -91,6 +91,7 @@ def test_numbers_of_blocks_are_those_of_the_element():
     np.testing.assert_allclose(found, [0, 0, 0.2, 0.2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_model_is_found_out_at_its_first_site(tmp_path):
     model, path = MLP((6,)), tmp_path / "model.safetensors"
     fixed, other = (deployed(model, bj.lsq(bits=4), key) for key in (1, 2))

@@ -1,4 +1,4 @@
-"""That tools compile a program once in a process, and what a program that runs once gives."""
+"""That tools compile a program once in a process."""
 
 import gc
 import weakref
@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.frameworks.compiled import compile_quickly, jit_arrays, jit_each
-from bitjax.models import MLP, Llama, SmallCNN
+from bitjax.frameworks.compiled import jit_arrays, jit_each
 from bitjax.program.kept import Kept, Told
-from tests.compiling import QUICKLY
 from tests.counted import compiling
 
 X = np.linspace(-1.0, 1.0, 32, dtype=np.float32).reshape(8, 4)
@@ -98,21 +96,3 @@ def test_calls_of_one_kind_share_a_place_in_the_only_program():
     assert len(programs) == 1
     for i in range(5):
         np.testing.assert_array_equal(found[i][1], np.full(2, i * (i % 2), np.float32))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(QUICKLY, reason="this process compiles without optimisation")
-@pytest.mark.parametrize(
-    ("net", "x"),
-    [
-        (MLP(features=(8,)), np.zeros((2, 8, 8, 1), np.float32)),
-        (SmallCNN(), np.zeros((2, 8, 8, 1), np.float32)),
-        (Llama(vocab_size=16, width=8, layers=1, heads=2, kv_heads=1, hidden=12), X[:, :2] > 0),
-    ],
-    ids=["mlp", "cnn", "llama"],
-)
-def test_an_exact_program_starts_a_model_as_full_optimisation_does(net, x):
-    x = x.astype(np.int32) if x.dtype == bool else x
-    found = jax.jit(net.init, **compile_quickly(exact=True))(jax.random.key(3), x)
-    wanted = jax.jit(net.init)(jax.random.key(3), x)
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)

@@ -48,6 +48,7 @@ def test_modules_that_are_pytrees_are_solved():
     np.testing.assert_allclose(found.bias, params["layer"].bias, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_boxes_around_leaves_stay():
     init = nn.with_partitioning(nn.initializers.normal(), (None, "model"))
     x = jax.random.normal(jax.random.key(0), (64, 5))

@@ -179,6 +179,7 @@ def test_sites_are_named_by_paths_and_attention_by_the_kernels_that_feed_it():
     ]
 
 
+@pytest.mark.slow
 def test_sums_and_caches_are_read():
     class Residual(nnx.Module):
         def __init__(self):

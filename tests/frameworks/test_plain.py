@@ -181,6 +181,7 @@ def test_the_functions_own_argument_says_whether_it_trains(name):
     assert jnp.array_equal(same, in_training)
 
 
+@pytest.mark.slow
 def test_vmap_over_examples_and_scans_over_time_and_depth():
     net = bj.Function(mlp, ALL)
     state = net.init(MLP, X)

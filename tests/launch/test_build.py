@@ -376,6 +376,7 @@ def test_a_layer_that_cannot_be_quantized_is_named_where_a_rule_asks_for_it(monk
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_config_makes_sites_of_the_addends_of_sums(monkeypatch):
     class Residual(nn.Module):
         num_classes: int = 10
@@ -526,7 +527,7 @@ SIDES = {"alexnet": 63, "alexnet_bn": 67}  # the smallest they take; others take
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
 VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn", "resnet20_int8"}
-VARIANTS |= {"uniform_w3", "solved_w3", "solved_w2"}
+VARIANTS |= {"uniform_w3", "solved_w3", "solved_w2", "bitpruning_wa", "resnet20_uniform"}
 
 
 def arguments(path):
@@ -688,7 +689,8 @@ def test_the_data_and_the_starts_of_all_configs_are_there(data_root, monkeypatch
     for path, arg in (param.values for param in configs()):
         spec = plain(config_of(path, arg))
         needs = (spec["data"]["name"], spec["init_from"], spec["model"]["name"])
-        if needs in seen or needs[0].startswith("tfds:") or needs[1].startswith("runs/"):
+        made = (needs[1], spec["data"]["train_from"])  # by a run, or drawn
+        if needs in seen or needs[0].startswith("tfds:") or any(m[:5] == "runs/" for m in made):
             continue
         seen.add(needs)
         data = build_data(spec)

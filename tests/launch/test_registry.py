@@ -170,6 +170,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_the_command_finds_modules_in_the_folder_that_it_is_called_in(nets):
     # An installed command has its own folder first on the path, not the working one.
     (nets / "bin").mkdir()

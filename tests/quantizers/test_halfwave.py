@@ -109,6 +109,7 @@ def test_no_other_step_or_threshold_has_less_error_on_a_gaussian(bits):
         assert all(squared_error(f * step, start, bits) > least for f in (0.7, 0.99, 1.01, 1.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("make", [halfwave, hwgq])
 def test_a_measured_step_follows_the_spread_and_is_the_best_of_many(make, bits):

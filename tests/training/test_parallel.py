@@ -320,6 +320,7 @@ def test_steps_of_one_dispatch_are_the_steps_one_by_one(form, tmp_path):
             assert one[key] == pytest.approx(other[key], rel=1e-5), key
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_are_averaged(tmp_path):
     """Against the mean over halves, each with its own batch statistics and from the same state."""
     settings = Settings(batch_size=16)

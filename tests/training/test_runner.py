@@ -128,6 +128,7 @@ def final_state(folder):
     return saved["variables"]
 
 
+@pytest.mark.slow
 def test_numpys_integers_are_settings_too(tmp_path):
     settings = Settings(batch_size=np.int64(16), seed=np.uint32(2**31), checkpoint_every=np.int8(1))
     work = make_work(full_precision(steps=jnp.int32(2)), Net(), DATA, settings=settings)

@@ -57,6 +57,7 @@ CONV_RULES = (
 IMAGES = jax.random.normal(jax.random.key(3), (64, 3, 8, 8))
 
 
+@pytest.mark.slow
 def test_a_plain_convolutional_net_is_planned_by_its_normalisations_and_sites():
     model, params = bj.Function(conv_net, CONV_RULES), conv_params()
     plans = plan_layers(model, {"params": params, **model.init(params, IMAGES)}, (IMAGES,))
@@ -142,6 +143,7 @@ def test_an_nnx_model_is_solved_with_intercepts_in_its_normalisations_means():
     assert (means[0] != means[1]).any()
 
 
+@pytest.mark.slow
 def test_kernels_that_are_moved_before_their_product_are_solved_in_their_own_place():
     def net(params, x):
         return jnp.einsum("hdi,bi->bhd", params["heads"]["w"], x).reshape(len(x), -1)

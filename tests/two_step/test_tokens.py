@@ -46,6 +46,7 @@ def weights_of(batch):
     )
 
 
+@pytest.mark.slow
 def test_layers_that_read_one_array_are_solved_together():
     inputs = bj.Inputs((TOKENS,))
     plans = plan_layers(MODEL, made(), *inputs, target="sum")
