@@ -24,6 +24,7 @@ from bitjax.quantizers.grid import (
     level,
     levels,
     nearest,
+    once,
     position,
     slope,
     snapped,
@@ -44,7 +45,7 @@ class _Blend(NamedTuple):
     low_share: jax.Array
     high_share: jax.Array
     mixed: Levels
-    steep: jax.Array  # d share / d bits
+    steep: jax.Array | None  # d share / d bits, where it is not 1
 
 
 def _blend_of(shape, grid, bits, sharpness, form):
@@ -52,9 +53,11 @@ def _blend_of(shape, grid, bits, sharpness, form):
     # floor + 1, not ceil: at an integer the slope towards the next bit stays alive (FracBits' does
     # not). The mix is sharpened around 1/2, where the fixed point of the task's slope stays put;
     # outside the ramp the slope stays 1, so that a bitlength never dies.
-    ramp = (bits - floor - 0.5) * sharpness + 0.5
-    steep = jnp.where((ramp > 0.0) & (ramp < 1.0), sharpness, 1.0)
-    mix, steep = (blocks.spread(a, shape) for a in (jnp.clip(ramp, 0.0, 1.0), steep))
+    ramp, steep = bits - floor, None
+    if sharpness is not None:
+        ramp = (ramp - 0.5) * sharpness + 0.5
+        steep = blocks.spread(jnp.where((ramp > 0.0) & (ramp < 1.0), sharpness, 1.0), shape)
+    mix = blocks.spread(jnp.clip(ramp, 0.0, 1.0), shape)
     low, high = (levels(grid, n, form, shape) for n in (floor, floor + 1.0))
     if form.rounded:  # in the upper grid's widths, which are twice or half its own
         own = low.width * inverse(high.width)
@@ -68,15 +71,16 @@ def _blend_of(shape, grid, bits, sharpness, form):
     if form.rounded:
         low_last = jnp.where(low.unit > 0, low.last * low.unit, high.last * high.unit)
         highest = low_last + mix * (high.last * high.unit - low_last) + 1e-6
-    mixed = high._replace(base=high.base * (low_share + mix), lowest=first - 1e-6, highest=highest)
-    # As numbers in memory: a compiler would work them out again in every loop that reads them.
+    base = None if high.base is None else high.base * (low_share + mix)
+    mixed = high._replace(base=base, lowest=first - 1e-6, highest=highest)
+    # As numbers in memory, where a compiler heeds it: XLA drops this on the CPU before it fuses.
     return jax.lax.optimization_barrier(_Blend(low, high, low_share, mix, mixed, steep))
 
 
 # Compiled as one function, so that layers of one shape share its trace.
 @functools.partial(jax.jit, static_argnums=4)
 def blend_quant(
-    x: jax.Array, grid: Grid, bits: jax.Array, sharpness: jax.Array, form: Form
+    x: jax.Array, grid: Grid, bits: jax.Array, sharpness: jax.Array | None, form: Form
 ) -> jax.Array:
     """x on the blend of two neighbouring integer grids.
 
@@ -100,7 +104,8 @@ def _blend_fwd(x, grid, bits, sharpness, form):
     wide = widen(x)
     # A share of 0 or 1 is exact in this form.
     ratio = b.low_share * nearest(wide, b.low) + b.high_share * nearest(wide, b.high)
-    return level(ratio, b.mixed, form).astype(x.dtype), (x, grid, bits, sharpness, b)
+    x_hat = level(ratio, b.mixed).astype(x.dtype)
+    return once(x_hat, x), (x, grid, bits, sharpness, b)
 
 
 def _blend_bwd(form, residual, g):
@@ -115,12 +120,15 @@ def _blend_bwd(form, residual, g):
     d_width = jnp.where(inside, ratio - total * at, ratio)
     d_width = d_width * slope(b.high) if form.rounded else d_width
     d_lo = jnp.zeros_like(grid.lo) if form.zero else blocks.fold(g * total, grid.lo, ~inside)
-    rise = b.high.width * (high - low) + (b.high.base - b.low.base)
+    rise = b.high.width * (high - low)
+    if not form.zero:
+        rise = rise + (b.high.base - b.low.base)
+    d_mix = g * rise if b.steep is None else g * rise * b.steep
     return (
         jnp.where(inside, g * total, 0.0).astype(x.dtype),
         Grid(d_lo, blocks.fold(g * d_width, grid.width, total > 0)),
-        blocks.fold(g * rise * b.steep, bits, b.high.unit > 0),
-        jnp.zeros_like(sharpness),
+        blocks.fold(d_mix, bits, b.high.unit > 0),
+        jax.tree.map(jnp.zeros_like, sharpness),
     )
 
 
@@ -282,7 +290,7 @@ def bitlength(
         params = limited(params)
         if mode in ("ste", "fixed") or (mode == "sample" and not train):
             return integer.apply(params, stats, x, train=train)
-        bits, sharpness = params["bits"], jnp.float32(1.0)
+        bits, sharpness = params["bits"], None
         if mode == "sharpen":
             sharpness = jax.lax.stop_gradient(params["sharpness"])
         if mode == "sample":

@@ -72,7 +72,8 @@ class Levels(NamedTuple):
     # With u = x - start, the nearest level is  base + width * ratio,
     # ratio = clip(round(u * rate), first, last) * unit.
     start: jax.Array  # start of the range, or 0 in zero form
-    base: jax.Array  # start of the range, or 0 where there are no bits: the block is pruned
+    # start of the range, or 0 where there are no bits: the block is pruned; None in zero form
+    base: jax.Array | None
     width: jax.Array  # length of the range
     rate: jax.Array  # codes per unit of x; 0 for a degenerate range: one level instead of NaN
     first: jax.Array  # code of the first level, counted from `base`
@@ -95,14 +96,14 @@ def levels(grid: Grid, bits: jax.Array, form: Form, shape: Sequence[int] | None)
     rate = count * inverse(width)
     # A product with it, not a quotient: n * (1 / n) is 1 for every n = 2^bits - 1, so that the ends
     # are exact.
-    unit = jnp.where(alive, 1.0 / jnp.maximum(count, 1.0), 0.0)
-    none = jnp.zeros_like(lo)
+    unit = _one_or_none(alive, count.dtype) / jnp.maximum(count, 1.0)
     if form.zero:
         # A symmetric range lies half a step off; the 0.01 keeps rounding errors from deciding it.
         first = -0.5 * count if form.narrow else -jnp.floor(-lo * rate + 0.51)
-        start = base = none
+        # Subtracted all the same: without it XLA rounds the sums behind in another order.
+        start, base = jnp.zeros_like(lo), None
     else:
-        first = none
+        first = jnp.zeros_like(lo)
         start, base = lo, jnp.where(alive, lo, 0.0)
     # The slack is for the rounding of `position`: the ends of a min-max range are inside.
     lowest = jnp.where(alive, first * unit - 1e-6, jnp.inf)
@@ -122,7 +123,7 @@ def _rounded(lo, width, bits, count, form) -> Levels:
     first = -jnp.floor(0.5 * (count + 1.0) if symmetric else -lo * rate + 0.51)
     last = first + count
     lowest = jnp.where(alive, first * unit - 1e-6, jnp.inf)
-    return Levels(none, none, scale * whole, rate, first, last, unit, lowest, last * unit + 1e-6)
+    return Levels(none, None, scale * whole, rate, first, last, unit, lowest, last * unit + 1e-6)
 
 
 def slope(to: Levels) -> jax.Array:
@@ -141,14 +142,23 @@ def _growth(to: Levels, form: Form) -> jax.Array:
 def inverse(width: jax.Array) -> jax.Array:
     """1 / width, or 0 where the width is too small for that."""
     usable = width > jnp.finfo(width.dtype).tiny * 2.0**20
-    return jnp.where(usable, 1.0 / jnp.where(usable, width, 1.0), 0.0)
+    return _one_or_none(usable, width.dtype) / jnp.where(usable, width, 1.0)
+
+
+def _one_or_none(where: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """1 / n or 0 as one quotient: a compiler repeats what follows a division in every loop."""
+    return jnp.where(where, jnp.ones((), dtype), jnp.zeros((), dtype))
+
+
+def _code(x: jax.Array, to: Levels) -> jax.Array:
+    """The code of widened x, as a float that counts from `base`."""
+    return jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last)
 
 
 def nearest(x: jax.Array, to: Levels) -> jax.Array:
     """The level nearest to widened x, in widths above `base`."""
     # In the grid's dtype, as `decode` has it, also where x is float64.
-    code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last).astype(to.unit.dtype)
-    return code * to.unit
+    return _code(x, to).astype(to.unit.dtype) * to.unit
 
 
 def position(x: jax.Array, to: Levels) -> jax.Array:
@@ -161,21 +171,27 @@ def is_inside(position: jax.Array, to: Levels) -> jax.Array:
     return (position >= to.lowest) & (position <= to.highest)
 
 
-def level(ratio: jax.Array, to: Levels, form: Form) -> jax.Array:
+def level(ratio: jax.Array, to: Levels) -> jax.Array:
     """`base + width * ratio`, rounded twice in every program: equal levels are equal bits."""
-    if form.zero:
+    if to.base is None:
         return to.width * ratio
     # A compiler may join a product and a sum into one rounding in one program and not in another.
     # The limit, which no ratio passes, lies between the two.
     return to.base + jnp.minimum(to.width * ratio, to.width)
 
 
+def once(x_hat: jax.Array, x: jax.Array) -> jax.Array:
+    """x_hat, which a compiler works out once: for the product, and not again for its gradient."""
+    # NaN is NaN anyway. XLA's CPU library repeats a chain that ends in an operation on one array in
+    # each loop that reads it, and keeps the result of an operation on two.
+    return jnp.where(x == x, x_hat, x)
+
+
 def encode(x: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     """The int32 codes of x on the grid, in [0, 2^bits - 1]. `bits` is integer-valued."""
     x = widen(x)
     to = levels(grid, bits, form, x.shape)
-    code = jnp.clip(jnp.rint((x - to.start) * to.rate), to.first, to.last)
-    return (code - to.first).astype(jnp.int32)
+    return (_code(x, to) - to.first).astype(jnp.int32)
 
 
 # Compiled as one function each, so that layers of one shape share their trace.
@@ -196,7 +212,7 @@ def integers(x: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array
 def decode(codes: jax.Array, grid: Grid, bits: jax.Array, form: Form) -> jax.Array:
     """The levels that codes stand for, in the grid's dtype."""
     to = levels(grid, bits, form, codes.shape)
-    return level((codes.astype(to.unit.dtype) + to.first) * to.unit, to, form)
+    return level((codes.astype(to.unit.dtype) + to.first) * to.unit, to)
 
 
 # Compiled as one function, so that layers of one shape share its trace.
@@ -223,8 +239,8 @@ def _fake_quant(x, grid, bits, form, clipped_only):
 def _fake_quant_fwd(x, grid, bits, form, clipped_only):
     del clipped_only  # of the backward pass
     to = levels(grid, jnp.rint(bits), form, x.shape)
-    x_hat = level(nearest(widen(x), to), to, form).astype(x.dtype)
-    return x_hat, (x, grid, bits, to)
+    x_hat = level(nearest(widen(x), to), to).astype(x.dtype)
+    return once(x_hat, x), (x, grid, bits, to)
 
 
 def _fake_quant_bwd(form, clipped_only, residual, g):
