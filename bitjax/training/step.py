@@ -86,12 +86,14 @@ def make_train_step(
         metrics, updates, grads = found
         if axis_name:
             metrics, updates, grads = _merge(metrics, updates, grads, axis_name)
-        new, finite = _updated(state, stage, tx, costs, updates, grads, metrics["loss"])
-        good = finite & (state.bad_step < 0)
+        new, tested = _updated(state, stage, tx, costs, updates, grads, metrics["loss"])
+        # A conditional, because XLA would work out every leaf of it a second time, as a part of the
+        # one vector that is tested.
+        good = jax.lax.cond(state.bad_step < 0, is_finite, lambda tree: jnp.bool_(False), tested)
         # A conditional, not a select per leaf: XLA would fuse the whole test into each of them, and
         # compile four times as long.
         new = jax.lax.cond(good, lambda new, old: new, lambda new, old: old, new, state)
-        bad = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
+        bad = jnp.where(good | (state.bad_step >= 0), state.bad_step, state.step)
         if state.quant:
             metrics = {**metrics, "bits": average_bits(bits_of(new.quant), costs)}
         return new._replace(bad_step=bad), metrics
@@ -178,8 +180,8 @@ def _updated(
     updates: Any,
     grads: Any,
     loss: jax.Array,
-) -> tuple[TrainState, jax.Array]:
-    """The state after an update, and whether loss, gradient and result are finite."""
+) -> tuple[TrainState, Any]:
+    """The state after an update; and loss, gradient and result, which must be finite."""
     trained = {"params": state.params, QUANT: state.quant}
     # What no optimizer moves needs no gradient: the compiler drops what would have made it.
     moves = moving(stage, trained)
@@ -195,7 +197,7 @@ def _updated(
         state._replace(opt_state=opt_state, controls=controls, step=state.step + 1), variables
     )
     # A step may overflow where its gradient does not.
-    return new, is_finite((loss, grads, variables))
+    return new, (loss, grads, variables)
 
 
 def _mean_over_parts(one: Callable, batch: dict[str, jax.Array], count: int) -> Any:
