@@ -37,6 +37,7 @@ MODELS: dict[str, Callable] = {
     "alexnet": models.AlexNet,
     "alexnet_bn": models.AlexNetBN,
     "mobilenet_v2": models.MobileNetV2,
+    "squeezenet": models.SqueezeNet,
     "llama": models.Llama,
     "gpt2": models.GPT2,
 }
