@@ -169,6 +169,7 @@ def _decode_webp(stream: bytes, offsets: np.ndarray) -> np.ndarray:
 def joined(
     parts: list[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of all parts; none of such a shape where there is no part."""
     if not parts:
         return np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32)
     images, labels = zip(*parts, strict=True)
