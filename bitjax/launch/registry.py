@@ -68,6 +68,7 @@ METHODS: dict[str, Callable] = {
     "twn": methods.twn,
     "tsq": methods.tsq,
     "solved": methods.solved,
+    "measured": methods.measured,
 }
 
 _SIZE = integer(1, 65_536)
