@@ -35,9 +35,9 @@ SQUEEZENET = {
     "title": "A published, pruned SqueezeNet on ImageNet without training",
     "about": "The 500 images of even labels calibrate, the 500 of odd labels judge. That is one "
     "image of each class, of which one is 0.2 points of top-1: KL, of the float network's classes "
-    "from the model's in nats, says more. Two thirds of the weights are pruned, and every row keeps "
-    "these zeros. Model kB counts them as codes like others: the authors' file of 660 kB, which "
-    "holds this network at 8 and 5 bits, counts where the others are, and codes by Huffman. "
+    "from the model's in nats, says more. Two thirds of the weights are pruned, and every row "
+    "keeps these zeros. Model kB counts them as codes like others; the authors' file of 660 kB, of "
+    "8 and 5 bits, tells where the others are, and codes by Huffman. "
     "`nearest` rounds, `gptq` and `solved` solve from 128 images, `measured` spreads the bytes of "
     "equal bits over the kernels by measured effects on the outputs.",
     "small": True,
