@@ -85,7 +85,8 @@ def nearest(config, bits):
 
 
 def solved(config, bits):
-    config.method = {"name": "solved", "calibration_batches": 2, "positions": 64}
+    config.data.batch_size = 16
+    config.method = {"name": "solved", "calibration_batches": 8, "positions": 64}
     config.rules = ((KERNELS, {"name": "low_bit", "bits": bits, "fit": "stored", "narrow": False}),)
 
 
@@ -96,14 +97,16 @@ def gptq(config, bits):
 
 def bottleneck(config, bits):
     nearest(config, bits)
-    config.method = {"name": "bottleneck", "rate": 8.0, "calibration_batches": 2}
+    config.data.batch_size = 16
+    config.method = {"name": "bottleneck", "rate": 8.0, "calibration_batches": 8}
 
 
 def measured(config, bits):
     nearest(config, bits)
+    config.data.batch_size = 16
     config.method = {
         "name": "measured",
-        "calibration_batches": 2,
+        "calibration_batches": 8,
         "candidates": (bits - 1, bits, bits + 1, bits + 2),
         "sites": KERNELS,
         "rounds": 0,
