@@ -17,6 +17,7 @@ import numpy as np
 import bitjax as bj
 from benchmarks.timing import Ratio, interleave, machine, median, ratios, show
 from bitjax import methods
+from bitjax.frameworks.compiled import compile_quickly
 from bitjax.frameworks.costs import site_costs
 from bitjax.launch.build import build_rules
 from bitjax.launch.schema import plain
@@ -91,19 +92,33 @@ def synthetic_batch(size: int) -> dict[str, jax.Array]:
 
 
 def prepare(
-    net: nn.Module, stage: Stage, batch: dict[str, jax.Array], task: Task | None = None
+    net: nn.Module,
+    stage: Stage,
+    batch: dict[str, jax.Array],
+    task: Task | None = None,
+    *,
+    shapes: bool = False,
 ) -> tuple[Any, TrainState]:
-    """`(step, state)` of a stage, the step neither jitted nor traced before."""
+    """`(step, state)` of a stage, the step neither jitted nor traced before.
+
+    With `shapes` the state is one of shapes, and nothing is compiled for it.
+    """
     task = task or classification()
     (sample,), _ = task.inputs(lambda key, images: images, None, batch)
-    variables = jax.jit(net.init)(jax.random.key(0), sample[:2])
     model = bj.Quantized(net, tuple(stage.rules))
-    if stage.rules:
-        variables = bj.attach(model, variables, sample)
-    state = initial_state(stage, variables, key=jax.random.PRNGKey(0))
     costs = site_costs(net, sample[:2])
     step = make_train_step(model, stage, costs, lambda key, images: images, task=task)
-    return step, jax.tree.map(jnp.copy, state)
+
+    def begin(variables):
+        return initial_state(stage, variables, key=jax.random.PRNGKey(0))
+
+    key = jax.random.key(0)
+    if shapes:
+        return step, jax.eval_shape(begin, jax.eval_shape(model.init, key, sample))
+    variables = jax.jit(net.init, **compile_quickly(exact=True))(key, sample[:2])
+    if stage.rules:
+        variables = bj.attach(model, variables, sample)
+    return step, jax.tree.map(jnp.copy, begin(variables))
 
 
 class _Runner:

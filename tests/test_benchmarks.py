@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import (
     backward_memory,
+    counts,
     import_time,
     loop_overhead,
     scaling,
@@ -48,6 +49,19 @@ def test_the_stages_under_test_are_the_methods_own():
     assert "bits" in chosen["blend learned"].optimizers
     assert "bits" not in chosen["frozen"].optimizers
     assert "bits" in step_time.language_stages()["learned weights"].optimizers
+
+
+def test_a_count_that_grew_is_named_and_one_that_fell_or_moved_a_little_is_not():
+    committed = {"step": {"fusions": 100, "instructions": 1000, "different": 50}}
+    found = {
+        "step": {"fusions": 103, "instructions": 1019, "different": 9},
+        "other": {"fusions": 1},
+    }
+    assert counts.grown(found, committed) == [
+        "step: fusions grew from 100 to 103, by 3.0 %",
+        "other: fusions has no committed count, it is 1",
+    ]
+    assert counts.grown(committed, committed) == []
 
 
 @pytest.mark.slow
