@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif lines := grown(found, committed):
         print(*lines, sep="\n", file=sys.stderr)
         sys.exit(
-            f"counts: {len(lines)} are new or grew by more than {100 * SLACK:.0f} %. Accept them, if "
+            f"counts: {len(lines)} new or grown by more than {100 * SLACK:.0f} %. Accept them, if "
             "there is a good reason, by `make counts WRITE=--write`, and give it in the commit."
         )
 
