@@ -38,8 +38,9 @@ def table(rows: Iterable[Row]) -> str:
         )
         target, reached = "", ""
         if row.target is not None:
-            target, reached = f"{row.target:g}", "yes" if number <= row.target else "no"
-        cells = row.what, f"{value} {row.unit}".strip(), f"{target} {row.unit}".strip(), reached
+            target = f"{row.target:g} {row.unit}".strip()
+            reached = "yes" if number <= row.target else "no"
+        cells = row.what, f"{value} {row.unit}".strip(), target, reached
         lines.append(f"| {' | '.join(cells)} | `python -m benchmarks.{row.command}` |")
     return "\n".join(lines) + "\n"
 
