@@ -18,6 +18,8 @@ from bitjax.models import resnet20
 from bitjax.quantizers.ste import round_ste
 
 SHAPE = (128, 32, 32, 16)  # an input of ResNet-20's first stage
+NAIVE = "naive blend"
+TARGET = 1.05
 
 
 def quantizers() -> dict[str, bj.Quantizer]:
@@ -71,7 +73,7 @@ def relative_residuals(shape: tuple[int, ...], dtype: str) -> dict[str, float]:
 
         found[name] = kept_bytes(function, params, x) / x.nbytes
     scalars = jnp.float32(-1.0), jnp.float32(2.0), jnp.float32(4.5)
-    found["naive blend"] = kept_bytes(naive_blend, x, *scalars) / x.nbytes
+    found[NAIVE] = kept_bytes(naive_blend, x, *scalars) / x.nbytes
     return found
 
 

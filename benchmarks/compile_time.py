@@ -32,6 +32,17 @@ class Program(NamedTuple):
     different: int  # fusions of which no other has the same instructions
 
 
+class Row(NamedTuple):
+    """What a variant's compilation takes: seconds, those over float's, and counts."""
+
+    depth: int
+    variant: str
+    trace: float
+    xla: float
+    total: Ratio
+    program: Program
+
+
 def count(text: str) -> Program:
     """Counts a compiled program's text.
 
@@ -60,7 +71,7 @@ def _bare(body: Sequence[str]) -> str:
     return re.sub(r"%[\w.\-]+", lambda name: names.setdefault(name[0], f"%{len(names)}"), text)
 
 
-def measure(depth: int, names: Sequence[str], batch: int, repeats: int) -> list[tuple]:
+def measure(depth: int, names: Sequence[str], batch: int, repeats: int) -> list[Row]:
     """The table's rows of one depth; the variants take turns."""
     images, every = synthetic_batch(batch), stages()
     net = CifarResNet(depth=depth)
@@ -80,8 +91,8 @@ def measure(depth: int, names: Sequence[str], batch: int, repeats: int) -> list[
     rows = []
     for name in names:
         traced, compiled = (median(part) for part in zip(*seconds[name], strict=True))
-        ratio: Ratio = paired_ratio(totals[name], totals[names[0]])
-        rows.append((depth, name, traced, compiled, ratio, *programs[name]))
+        ratio = paired_ratio(totals[name], totals[names[0]])
+        rows.append(Row(depth, name, traced, compiled, ratio, programs[name]))
     return rows
 
 
@@ -130,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("small fusions, processors' seconds", ("they are", "XLA s", *counted), sharing())
     rows = []
     for depth in map(int, flags.depths.split(",")):
-        rows += measure(depth, names, flags.batch, flags.repeats)
+        found = measure(depth, names, flags.batch, flags.repeats)
+        rows += [(*row[:-1], *row.program) for row in found]
     columns = ("depth", "variant", "trace s", "XLA s", "trace to XLA", *counted)
     show(f"processors' seconds, medians of {flags.repeats}; target {TARGET}", columns, rows)
     print(machine())

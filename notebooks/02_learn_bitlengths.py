@@ -93,8 +93,8 @@ axes.grid(alpha=0.3)
 # A float network is trained first. Then every kernel and every input gets a bitlength of its own,
 # starting at 8. The budget is in bit operations (BOPs, multiply-adds times bits of weights times
 # bits of inputs). It allows as many as 3 bits everywhere would cost. Training decides which site
-# gets how many bits. No strength has to be tuned: a multiplier grows for as long as the budget is
-# exceeded.
+# gets how many bits. No strength has to be tuned: the budget is reached by the middle of the stage,
+# and sites then trade bits at equal cost.
 
 # %%
 digits = load("digits")

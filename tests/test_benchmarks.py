@@ -4,8 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as bench
 from benchmarks import (
     backward_memory,
+    counts,
+    headlines,
     import_time,
     loop_overhead,
     scaling,
@@ -48,6 +51,32 @@ def test_the_stages_under_test_are_the_methods_own():
     assert "bits" in chosen["blend learned"].optimizers
     assert "bits" not in chosen["frozen"].optimizers
     assert "bits" in step_time.language_stages()["learned weights"].optimizers
+
+
+def test_a_count_that_grew_is_named_and_one_that_fell_or_moved_a_little_is_not():
+    committed = {"step": {"fusions": 100, "instructions": 1000, "different": 50}}
+    found = {
+        "step": {"fusions": 103, "instructions": 1019, "different": 9},
+        "other": {"fusions": 1},
+    }
+    assert counts.grown(found, committed) == [
+        "step: fusions grew from 100 to 103, by 3.0 %",
+        "other: fusions has no committed count, it is 1",
+    ]
+    assert counts.grown(committed, committed) == []
+
+
+def test_a_headline_is_reached_if_it_is_at_most_its_target_and_a_control_has_none():
+    rows = [
+        headlines.Row("step", timing.Ratio(1.02, 1.0, 1.1), 1.02, "step_time"),
+        headlines.Row("start", 30.04, 30.0, "start", "s"),
+        headlines.Row("float again", timing.Ratio(1.0, 0.9, 1.1), None, "step_time"),
+    ]
+    assert bench.table(rows).splitlines()[2:] == [
+        "| step | 1.020 [1.000, 1.100] | 1.02 | yes | `python -m benchmarks.step_time` |",
+        "| start | 30.04 s | 30 s | no | `python -m benchmarks.start` |",
+        "| float again | 1.000 [0.900, 1.100] |  |  | `python -m benchmarks.step_time` |",
+    ]
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""Soft and hard limits on the cost of bits, as terms of the loss.
+"""Soft and hard limits on the cost of bits.
 
-The penalty is BitPruning's regularizer (arXiv 2002.03090); the hard budget is an augmented
-Lagrangian (Nocedal and Wright, Numerical Optimization, chapter 17) on one of the costs of
-`bitjax.costs.measures`. `bitjax.costs.rounding` ends it on integers.
+The penalty is BitPruning's regularizer (arXiv 2002.03090). A hard budget limits one of the costs of
+`bitjax.costs.measures`: `bitjax.costs.constraints` keeps it while bits are learned, and
+`bitjax.costs.rounding` ends it on integers.
 """
 
 import re
@@ -167,15 +167,3 @@ def exact_cost(limit: Budget, bits: Bits, costs: Costs) -> float:
     # In float32, integers within the limit could exceed it by a rounding error.
     host = {site: np.asarray(n, np.float64) for site, n in bits.items()}
     return float(cost_of(limit, host, costs))
-
-
-def lagrangian(excess: jax.Array, multiplier: jax.Array, stiffness: jax.Array) -> jax.Array:
-    """The augmented Lagrangian's term for the constraint h = cost / limit - 1 <= 0, scalar."""
-    # (max(0, mu + rho h)^2 - mu^2) / (2 rho): Nocedal and Wright, eq. 17.65, for an inequality.
-    active = jnp.maximum(0.0, multiplier + stiffness * excess)
-    return (jnp.square(active) - jnp.square(multiplier)) / (2.0 * stiffness)
-
-
-def raise_multiplier(excess: jax.Array, multiplier: jax.Array, stiffness: jax.Array) -> jax.Array:
-    """The next multiplier, max(0, mu + rho h)."""
-    return jnp.maximum(0.0, multiplier + stiffness * excess)

@@ -55,6 +55,8 @@ class Stage(NamedTuple):
       loss: `(task_loss, outputs, teacher_outputs, weights) -> scalar` instead of the task's own
         loss; `weights` say how much each prediction counts, None: all alike.
       teacher: whether `loss` reads the outputs of the float model that the run started from.
+      steer: `(grads, quant, costs, controls, progress) -> grads`, traced: what becomes of the
+        gradient by `quant` before the optimizers take it.
       after_step: `(variables, controls, costs, step) -> (variables, controls)`, traced; step counts
         from 1.
       every: `(steps, function)`: the function `(context, variables) -> variables` runs on the host
@@ -73,6 +75,7 @@ class Stage(NamedTuple):
     penalty: Callable[..., jax.Array] | None = None
     loss: Callable[..., jax.Array] | None = None
     teacher: bool = False
+    steer: Callable[..., Any] | None = None
     after_step: Callable[..., tuple[Variables, Controls]] | None = None
     every: tuple[int, Callable[[Context, Variables], Variables]] | None = None
     check: Callable[[Costs], Any] | None = None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,10 @@ from bitjax.costs.budget import (
     check_criterion,
     cost_of,
     exact_cost,
-    lagrangian,
     penalty,
-    raise_multiplier,
 )
+from bitjax.costs.constraints import allowed, steered, within
+from bitjax.costs.measures import average_bits
 from bitjax.costs.rounding import POLICIES, round_bits, unmet
 from bitjax.methods.base import Method, Stage
 from bitjax.methods.labels import bit_limits, default_labels, learned_labels
@@ -51,8 +51,8 @@ from bitjax.quantizers.base import freeze
 from bitjax.rules import RULES, Rules, quantizer_of
 from bitjax.variables import read_site, write_site
 
-_UPDATES = 40  # of the multipliers over the stage that learns bits
-_NEAR = 0.1  # relative excess within which the multipliers move
+_ARRIVAL = 0.5  # share of the stage that learns bits after which budgets hold
+_TAKEN = 0.1  # average bits that rounding may take without a word
 
 _SHARE = number(0, 1, below=True)
 
@@ -94,8 +94,9 @@ def bitpruning(
 ) -> Method:
     """Learns every bitlength beside the weights, then fixes integers and trains on with them.
 
-    Stage `learn_bits`: loss + gamma * penalty(criterion) + one augmented Lagrangian term per
-    budget; bits by Adam without decay, projected to their bounds after each step. Stage
+    Stage `learn_bits`: loss + gamma * penalty(criterion); bits by Adam without decay, projected to
+    their bounds and the budgets after each step. At a budget the gradient loses what would raise
+    the cost, so that sites trade bits. Stage
     `freeze_bits`: bits are rounded, ranges move so that 0.0 is a code, and the weights and ranges
     are trained with that. What is reported is after both.
 
@@ -106,8 +107,8 @@ def bitpruning(
       fine_tune: share of the steps that the second stage gets.
       gamma: strength of the soft penalty; 0 where only budgets act.
       criterion: what the penalty counts, see `bitjax.penalty`.
-      budgets: hard limits; multipliers start at 0 and move at 40 steps of the stage, where costs
-        are within 10 % of their limits, so that no strength has to be tuned.
+      budgets: hard limits, reached by the middle of the stage and kept from there on, whatever the
+        bits to start from: no strength has to be tuned.
       rounding: `ceil` (the paper's, as we recall it), `nearest` or `budget`, see `round_bits`.
         None: `budget` where there are budgets, which nothing else is sure to meet on integers, else
         `nearest`.
@@ -140,11 +141,10 @@ def bitpruning(
         raise ValueError(f"`criterion` must weigh at least one site above 0, got {criterion!r}.")
     rounding = _rounding(rounding, budgets, tied)
     made = Recipe(steps, **recipe)
-    tuned = round(steps * fine_tune)
-    learned = steps - tuned
+    learned = steps - (tuned := round(steps * fine_tune))
     left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
-    rate = fine_tune_learning_rate
-    rate = made.learning_rate * left_off if rate is None else rate
+    rate = made.learning_rate * left_off
+    rate = rate if fine_tune_learning_rate is None else fine_tune_learning_rate
     bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
     first = Stage(
         "learn_bits",
@@ -158,9 +158,10 @@ def bitpruning(
         },
         prepare=_begin(rules, rounding, budgets, start_bits),
         check=_sites(rules, criterion, budgets, tied, start_bits),
-        controls=_controls(gamma, len(budgets)),
-        penalty=_objective(criterion, budgets, settle),
-        after_step=_projection(rules, budgets, sharpness, learned),
+        controls={"gamma": gamma, **({"start": np.zeros(len(budgets))} if budgets else {})},
+        penalty=_objective(criterion, settle),
+        steer=_steer(rules, budgets, settle) if budgets else None,
+        after_step=_projection(rules, budgets, sharpness, learned, settle),
         **teaching(made),
     )
     frozen_rules = tuple(r._replace(quantizer=r.quantizer and freeze(r.quantizer)) for r in rules)
@@ -239,60 +240,67 @@ def _round_and_freeze(rules, rounding, budgets):
         limits = bit_limits(rules, context.costs)
         bits = jax.device_get(bits_of(context.previous))
         rounded = round_bits(bits, context.costs, limits, rounding, budgets)
+        before, after = (average_bits(n, context.costs) for n in (bits, {**bits, **rounded}))
+        if (taken := float(before - after)) > _TAKEN:
+            context.log(
+                f"bitpruning: rounding takes {taken:.2f} of {float(before):.2f} learned bits on "
+                "average, so that they are not what was learned: give a budget, which bits meet "
+                "while they are learned, or more of them to `learn_bits`."
+            )
         yield with_bits(variables, rounded, context.model.rules)
 
     return round_and_freeze
 
 
-def _controls(gamma: float, count: int) -> dict[str, Any]:
-    """The traced state: a strength, and what each of `count` budgets needs."""
-    if not count:
-        return {"gamma": gamma}
-    zeros = np.zeros(count, np.float32)
-    return {"gamma": gamma, "multiplier": zeros, "excess": zeros, "stiffness": 1.0}
-
-
-def _objective(criterion, budgets, settle):
-    """What the loss gains: the soft penalty, and a term of the augmented Lagrangian per budget."""
+def _objective(criterion, settle):
+    """What the loss gains: the soft penalty."""
 
     def soft(quant, costs, controls, progress):
         awake = jnp.where(progress >= settle, 1.0, 0.0)
-        bits = bits_of(quant)
-        total = controls["gamma"] * penalty(quant, costs, criterion)
-        for i, limit in enumerate(budgets):
-            excess = cost_of(limit, bits, costs) / limit.limit - 1.0
-            total += lagrangian(excess, controls["multiplier"][i], controls["stiffness"])
-        return awake * total
+        return awake * controls["gamma"] * penalty(quant, costs, criterion)
 
     return soft
 
 
-def _projection(rules, budgets, sharpness, steps):
-    """What follows each of `steps` steps: bits return to their bounds, multipliers may rise."""
+def _most(budgets, start, progress, settle):
+    """The costs allowed now: the limits from half of the stage on, any until the ranges settled."""
+    share = (progress - settle) / max(_ARRIVAL - settle, 1e-6)
+    return jnp.where(progress >= settle, allowed(budgets, start, share), jnp.inf)
+
+
+def _steer(rules, budgets, settle):
+    """What budgets make of the gradient: bits trade at equal cost."""
+
+    def steer(grads, quant, costs, controls, progress):
+        every, limits = bits_of(grads), bit_limits(rules, costs)
+        most = _most(budgets, controls["start"], progress, settle)
+        found = {s: every[s] for s in limits}
+        for site, g in steered(found, bits_of(quant), costs, budgets, most).items():
+            grads = write_site(grads, site, {**read_site(grads, site), "bits": g})
+        return grads
+
+    return steer
+
+
+def _projection(rules, budgets, sharpness, steps, settle):
+    """What follows each of `steps` steps: bits return to their bounds and within the budgets."""
 
     def after_step(variables, controls, costs, step):
-        quant = variables["quant"]
-        for site, (low, high) in bit_limits(rules, costs).items():
+        quant, limits = variables["quant"], bit_limits(rules, costs)
+        bits, progress = bits_of(quant), step / max(1, steps)
+        if budgets:
+            cost = jnp.stack([cost_of(b, bits, costs) for b in budgets])
+            # Where the way to the limits begins: the cost at which the ranges have settled.
+            start = jnp.where(progress <= settle + 1.0 / max(1, steps), cost, controls["start"])
+            controls = {**controls, "start": start}
+            bits = within(bits, limits, costs, budgets, _most(budgets, start, progress, settle))
+        for site, (low, high) in limits.items():
             leaves = read_site(quant, site)
-            new = {**leaves, "bits": jnp.clip(leaves["bits"], low, high)}
+            new = {**leaves, "bits": jnp.clip(bits[site], low, high)}
             if "sharpness" in leaves:
-                new["sharpness"] = sharpness ** (step / max(1, steps)).astype(jnp.float32)
+                new["sharpness"] = sharpness ** progress.astype(jnp.float32)
             quant = write_site(quant, site, new)
-        variables = {**variables, "quant": quant}
-        if not budgets:
-            return variables, controls
-        bits = bits_of(quant)
-        excess = jnp.stack([cost_of(b, bits, costs) / b.limit - 1.0 for b in budgets])
-        smooth = 0.9 * controls["excess"] + 0.1 * excess
-        # Far from the limit the quadratic term pulls; a multiplier raised there would wind up and
-        # overshoot, because bits travel slower than it.
-        due = (step % max(1, steps // _UPDATES) == 0) & (jnp.abs(smooth) < _NEAR)
-        raised = raise_multiplier(smooth, controls["multiplier"], controls["stiffness"])
-        multiplier = jnp.where(due, raised, controls["multiplier"])
-        # The constraint hardens tenfold over the stage: soft first, while bits travel far.
-        stiffness = controls["stiffness"] * 10.0 ** (1.0 / max(1, steps))
-        moved = {"excess": smooth, "multiplier": multiplier, "stiffness": stiffness}
-        return variables, {**controls, **moved}
+        return {**variables, "quant": quant}, controls
 
     return after_step
 

@@ -186,6 +186,10 @@ def _updated(
     # What no optimizer moves needs no gradient: the compiler drops what would have made it.
     moves = moving(stage, trained)
     grads = jax.tree.map(lambda g, moved: g if moved else jnp.zeros_like(g), grads, moves)
+    if stage.steer is not None:
+        progress = state.step / max(1, stage.steps)
+        steered = stage.steer(grads[QUANT], state.quant, costs, state.controls, progress)
+        grads = {**grads, QUANT: steered}
     deltas, opt_state = tx.update(grads, state.opt_state, trained)
     # Optax promises a tree of some kind, which is the one that it was given.
     trained: dict[str, Any] = optax.apply_updates(trained, deltas)  # pyrefly: ignore

@@ -11,9 +11,7 @@ from bitjax.costs.budget import (
     budget_sites,
     cost_of,
     exact_cost,
-    lagrangian,
     penalty,
-    raise_multiplier,
 )
 from bitjax.costs.site import SiteCost
 
@@ -149,40 +147,3 @@ def test_a_wrong_budget_is_one_clear_line():
         budget_sites(Budget("bits", 4.0, "c/.*"), COSTS)
     with pytest.raises(ValueError, match=r"counts. Sites: a/kernel, b/kernel\.$"):
         budget_sites(Budget("bytes", 4.0, ".*/input"), COSTS)
-
-
-@pytest.mark.parametrize(
-    ("excess", "multiplier", "stiffness", "expected"),
-    [
-        (0.5, 0.0, 2.0, 0.25),  # rho h^2 / 2
-        (-0.5, 0.0, 2.0, 0.0),  # met and no multiplier: no term
-        (0.5, 1.0, 2.0, 1.0 * 0.5 + 2.0 * 0.5**2 / 2),  # active: mu h + rho h^2 / 2
-        (-0.25, 1.0, 2.0, 1.0 * -0.25 + 2.0 * 0.25**2 / 2),  # still active
-        (-2.0, 1.0, 2.0, -(1.0**2) / (2 * 2.0)),  # far inside: constant
-    ],
-)
-def test_the_augmented_lagrangian_is_its_formula(excess, multiplier, stiffness, expected):
-    h, mu, rho = map(jnp.float32, (excess, multiplier, stiffness))
-    assert float(lagrangian(h, mu, rho)) == pytest.approx(expected)
-    slope = max(0.0, multiplier + stiffness * excess)
-    assert float(jax.grad(lagrangian)(h, mu, rho)) == pytest.approx(slope)
-    assert float(raise_multiplier(h, mu, rho)) == pytest.approx(slope), "the slope is what it adds"
-
-
-@pytest.mark.parametrize("limit", [2.0, 6.0])
-def test_the_augmented_lagrangian_meets_a_constraint_at_the_best_point(limit):
-    """min (x - 5)^2 subject to x <= limit: the solution min(5, limit), mu = -f'(x) limit."""
-
-    @jax.jit
-    def solve(x, mu):
-        def loss(x):
-            return jnp.square(x - 5.0) + lagrangian(x / limit - 1.0, mu, jnp.float32(4.0))
-
-        x = jax.lax.fori_loop(0, 200, lambda _, x: x - 0.05 * jax.grad(loss)(x), x)
-        return x, raise_multiplier(x / limit - 1.0, mu, jnp.float32(4.0))
-
-    x, mu = jnp.float32(5.0), jnp.float32(0.0)
-    for _ in range(40):
-        x, mu = solve(x, mu)
-    assert float(x) == pytest.approx(min(5.0, limit), abs=1e-3)
-    assert float(mu) == pytest.approx(max(0.0, 2 * (5.0 - limit) * limit), abs=1e-2)

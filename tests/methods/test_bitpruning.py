@@ -51,19 +51,38 @@ def with_controls(state, **values):
     return state._replace(controls={**state.controls, **new})
 
 
-def test_bits_fall_with_the_strength_and_towards_the_budget():
+@pytest.fixture(scope="module")
+def budgeted():
+    """`(step, state, costs)` of a budget of 4 bits and a strength, whose value is a control."""
     method = bitpruning(RULES, gamma=1.0, budgets=(bj.budget("bits", 4.0),), **FAST)
     model, stage, costs, state = start_of(method, MLP(features=()))
-    step = jax.jit(make_train_step(model, stage, costs, preprocess))
-    # A limit cannot be switched off; a constraint without stiffness does not pull.
-    free = with_controls(state, gamma=0.0, stiffness=1e-6)
-    bits = {
-        "neither": mean_bits(train(step, free, 12), costs),
-        "strength": mean_bits(train(step, with_controls(free, gamma=1.0), 12), costs),
-        "budget": mean_bits(train(step, with_controls(state, gamma=0.0), 12), costs),
-    }
-    assert bits["strength"] < bits["neither"] - 0.3, bits
-    assert bits["budget"] < bits["neither"] - 0.3, bits
+    return jax.jit(make_train_step(model, stage, costs, preprocess)), state, costs
+
+
+def beginning(state, bits, **controls):
+    """The state with other bits, half a bit apart, and other controls."""
+    sites = zip(bj.bits_of(state.quant), (-0.5, 0.5), strict=True)
+    new = bj.with_bits({"quant": state.quant}, {site: bits + n for site, n in sites}, RULES)
+    return with_controls(state._replace(quant=new["quant"]), **controls)
+
+
+def test_bits_fall_with_the_strength(budgeted):
+    step, state, costs = budgeted
+    weak, strong = (train(step, beginning(state, 3.5, gamma=g), 5) for g in (0.0, 1.0))
+    assert mean_bits(strong, costs) < mean_bits(weak, costs) - 0.3
+
+
+@pytest.mark.parametrize("begin", [3.0, 4.5, 8.0])
+def test_bits_are_within_the_budget_from_the_middle_of_the_stage_on(budgeted, begin):
+    step, state, costs = budgeted
+    found = []
+    state = beginning(state, begin, gamma=0.0)
+    for count in (4, 4, 4, 4):
+        state = train(step, state, count)
+        found.append(mean_bits(state, costs))
+    assert max(found[1:]) < 4.0 + 1e-3
+    if begin == 8.0:
+        assert 4.5 < found[0] < 6.5, "bits fall by equal ratios on the way"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +153,18 @@ def test_bits_stay_in_their_bounds_and_sharpness_rises_geometrically():
 def context_of(model, previous):
     nothing = iter(())
     return Context(model, None, previous, lambda *_: nothing, COSTS, jax.random.key(0), print)
+
+
+def test_a_run_whose_bits_rounding_takes_says_so(capsys):
+    frozen = bitpruning(RULES, steps=10, rounding="nearest").stages[1]
+    for bits, said in ((4.45, True), (4.05, False)):
+        variables = {"quant": fake_quant_tree(bits, COSTS)}
+        list(
+            frozen.prepare(
+                context_of(bj.Quantized(MLP(features=(8,)), RULES), variables), variables, 0
+            )
+        )
+        assert ("rounding takes 0.45 of 4.45 learned bits" in capsys.readouterr().out) == said
 
 
 def test_after_the_freeze_a_convolution_that_pads_with_zeros_computes_with_codes_alone():

@@ -1,0 +1,92 @@
+"""Hard budgets while bits are learned: a gradient that raises no cost, and bits within a cost.
+
+Nocedal and Wright, Numerical Optimization (2006): least-squares multipliers (eq. 18.22) and the
+gradient projection method (section 16.7).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from bitjax.costs.bits import Bits
+from bitjax.costs.budget import Budget, cost_of
+from bitjax.costs.site import Costs
+
+_SWEEPS = 10  # over the multipliers of several budgets
+_NEWTON = 8  # steps to the cost allowed: the cost falls convexly with the shift
+
+Limits = Mapping[str, tuple[float, float]]
+
+
+def allowed(budgets: Sequence[Budget], start: jax.Array, share: jax.Array) -> jax.Array:
+    """The costs that budgets allow on the way from `start` to their limits, `[budgets]`.
+
+    Geometric in the share of the way: bits fall by equal ratios, and from any start in time.
+
+    Example:
+      >>> allowed([Budget("bits", 2.0)], jnp.array([8.0]), jnp.float32(0.5)).tolist()
+      [4.0]
+    """
+    limit = jnp.asarray([b.limit for b in budgets], jnp.float32)
+    above = jnp.maximum(start / limit, 1.0)
+    return limit * above ** (1.0 - jnp.clip(share, 0.0, 1.0))
+
+
+def steered(
+    gradient: Bits, bits: Bits, costs: Costs, budgets: Sequence[Budget], most: jax.Array
+) -> dict[str, jax.Array]:
+    """The gradient g + sum_k mu_k grad c_k whose descent raises no cost that is at its most.
+
+    mu >= 0 is where that is shortest. `gradient` is `{site: array}` of the bits that are learned,
+    `bits` and `costs` are of all sites, and `most` is `[budgets]`.
+    """
+    slopes = []
+    for limit, top in zip(budgets, most, strict=True):
+        cost, slope = jax.value_and_grad(lambda b, limit=limit: cost_of(limit, b, costs))(
+            dict(bits)
+        )
+        holds = cost >= 0.999 * top
+        slopes.append({s: jnp.where(holds, slope[s] / top, 0.0) for s in gradient})
+
+    def dot(a, b):
+        return sum((jnp.sum(a[s] * b[s]) for s in gradient), jnp.float32(0.0))
+
+    against = jnp.stack([-dot(gradient, slope) for slope in slopes])
+    gram = jnp.stack([jnp.stack([dot(a, b) for b in slopes]) for a in slopes])
+
+    def sweep(_, mu):
+        for k in range(len(budgets)):
+            rest = against[k] - gram[k] @ mu + gram[k, k] * mu[k]
+            own = jnp.where(gram[k, k] > 0.0, gram[k, k], 1.0)
+            mu = mu.at[k].set(jnp.where(gram[k, k] > 0.0, jnp.maximum(0.0, rest / own), 0.0))
+        return mu
+
+    sweeps = 1 if len(budgets) == 1 else _SWEEPS
+    mu = jax.lax.fori_loop(0, sweeps, sweep, jnp.zeros_like(against))
+    return {s: g + sum(mu[k] * a[s] for k, a in enumerate(slopes)) for s, g in gradient.items()}
+
+
+def within(
+    bits: Bits, limits: Limits, costs: Costs, budgets: Sequence[Budget], most: jax.Array
+) -> dict[str, jax.Array]:
+    """Bits in their bounds, and shifted down together as far as each budget asks.
+
+    One shift for all that a budget counts keeps what they have learned of each other; the bounds
+    hold single ones back. Bits that are not in `limits` stay. Costs end within 1e-4 of `most`.
+    """
+    found = {s: jnp.clip(n, *limits[s]) if s in limits else n for s, n in bits.items()}
+    for limit, top in zip(budgets, most, strict=True):
+        slope = jax.grad(lambda b, limit=limit: cost_of(limit, b, costs))(found)
+        counts = {s: jnp.where(slope[s] > 0.0, 1.0, 0.0) for s in limits}
+
+        def shifted(shift, now=found, counts=counts):
+            down = {s: jnp.maximum(now[s] - shift * n, limits[s][0]) for s, n in counts.items()}
+            return {**now, **down}
+
+        def newton(_, shift, limit=limit, top=top, shifted=shifted):
+            cost, fall = jax.value_and_grad(lambda t: cost_of(limit, shifted(t), costs))(shift)
+            return shift + jnp.maximum(cost - top, 0.0) / jnp.maximum(-fall, 1e-6 * top)
+
+        found = shifted(jax.lax.fori_loop(0, _NEWTON, newton, jnp.zeros(())))
+    return found
