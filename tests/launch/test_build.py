@@ -27,7 +27,6 @@ from bitjax.training.runner import run as run_work
 from bitjax.variables import site_name
 from configs.base import get_config as base
 from configs.cifar10.resnet20_250 import POINTS
-from configs.imagenet.squeezenet import POINTS as SQUEEZENET
 from tests.data.sets import encoded, picture, write_tfds
 
 ROOT = Path(__file__).parents[2]
@@ -522,7 +521,7 @@ ARGUMENTS |= {
     "imagenet/bitpruning": ("resnet18", "alexnet_torch", "mobilenet_v2"),
     "imagenet/tsq": ("alexnet", "vgg16"),
     "imagenet/bottleneck": ("4", "5"),
-    "imagenet/squeezenet": SQUEEZENET,
+    "imagenet/squeezenet": ("solved_w4", "bottleneck_w4a8", "measured_w4a8"),
 }
 SIDES = {
     "alexnet": 63,

@@ -70,16 +70,16 @@ def test_a_file_that_is_none_is_refused_by_the_array_at_fault(tmp_path, small, c
 
 
 @pytest.mark.slow
-def test_323_of_500_images_with_odd_labels_are_right_and_two_thirds_of_the_weights_zero(data_root):
+def test_of_the_first_100_odd_labels_67_are_right_and_two_thirds_of_the_weights_zero(data_root):
     variables = load_squeezenet(data_root / "imagenet_sample" / "squeezenet.npz")
     kernels = [x for x in jax.tree.leaves(variables) if x.ndim == 4]
     assert sum(int((x != 0).sum()) for x in kernels) / sum(x.size for x in kernels) < 0.34
-    data = imagenet_sample(data_root, splits=["test"])
+    data = imagenet_sample(data_root, splits=["test"]).first(0, 100)
 
     @jax.jit
     def logits(images):
         images = normalize(images, SQUEEZENET_MEAN, SQUEEZENET_STD, data.max_value)
         return SqueezeNet().apply(variables, images)
 
-    found = [np.argmax(logits(part), axis=1) for part in np.split(data.eval_images, 5)]
-    assert int((np.concatenate(found) == data.eval_labels).sum()) == 323
+    found = [np.argmax(logits(part), axis=1) for part in np.split(data.eval_images, 2)]
+    assert int((np.concatenate(found) == data.eval_labels).sum()) == 67
