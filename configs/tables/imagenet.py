@@ -42,12 +42,12 @@ RESNET50 = headline("ResNet-50", f"{FLOAT}:resnet50", f"{PLANES}:4", f"{PLANES}:
 VGG16 = headline("VGG-16", f"{FLOAT}:vgg16", f"{CODES}:vgg16")
 SQUEEZENET = {
     "title": "A published, pruned SqueezeNet on ImageNet without training",
-    "about": "The 500 images of even labels calibrate, the 500 of odd labels judge, of which one is "
-    "0.2 points of top-1: KL, of the float network's classes from the model's in nats, says more. "
-    "Two thirds of the weights are pruned, and every row keeps these zeros. Model kB counts them as "
-    "codes like others; the authors' file of 660 kB, of 8 and 5 bits, tells where the others are, "
-    "and codes by Huffman. `nearest` rounds, `gptq` and `solved` solve layer by layer from 128 "
-    "images.",
+    "about": "The 500 images of even labels calibrate, the 500 of odd labels judge, of which one "
+    "is 0.2 points of top-1: KL, of the float network's classes from the model's in nats, says "
+    "more. Two thirds of the weights are pruned, and every row keeps these zeros. Model kB counts "
+    "them as codes like others; the authors' file of 660 kB, of 8 and 5 bits, tells where the "
+    "others are, and codes by Huffman. `nearest` rounds, `gptq` and `solved` solve layer by layer "
+    "from 128 images.",
     "small": True,
     "seeds": (0,),
     "configs": tuple(f"configs/imagenet/squeezenet.py:{point}" for point in ROWS),
