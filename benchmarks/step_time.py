@@ -171,7 +171,9 @@ def times(
     task: Task | None = None,
 ) -> dict[str, Seconds]:
     """Compiles every stage's step `compiles` times and runs it `rounds` times, interleaved."""
-    kept = KeptResNet(dtype=net.dtype) if KEPT in chosen else net
+    kept = net
+    if KEPT in chosen:
+        kept = KeptResNet(**{name: getattr(net, name) for name in ("depth", "width", "dtype")})
     prepared = {
         name: prepare(kept if name == KEPT else net, stage, batch, task)
         for name, stage in chosen.items()
