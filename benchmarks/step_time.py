@@ -178,7 +178,14 @@ def times(
         name: prepare(kept if name == KEPT else net, stage, batch, task)
         for name, stage in chosen.items()
     }
-    found = {name: Seconds([], [], []) for name in chosen}
+    return time_steps(prepared, batch, rounds, compiles)
+
+
+def time_steps(
+    prepared: Mapping[str, tuple[Any, Any]], batch: dict[str, jax.Array], rounds: int, compiles: int
+) -> dict[str, Seconds]:
+    """Compiles every `(step, state)` `compiles` times and runs it `rounds` times, interleaved."""
+    found = {name: Seconds([], [], []) for name in prepared}
     runners = {}
     for _ in range(compiles):
         for name, (step, state) in prepared.items():
