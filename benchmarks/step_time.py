@@ -171,12 +171,21 @@ def times(
     task: Task | None = None,
 ) -> dict[str, Seconds]:
     """Compiles every stage's step `compiles` times and runs it `rounds` times, interleaved."""
-    kept = KeptResNet(dtype=net.dtype) if KEPT in chosen else net
+    kept = net
+    if KEPT in chosen:
+        kept = KeptResNet(**{name: getattr(net, name) for name in ("depth", "width", "dtype")})
     prepared = {
         name: prepare(kept if name == KEPT else net, stage, batch, task)
         for name, stage in chosen.items()
     }
-    found = {name: Seconds([], [], []) for name in chosen}
+    return time_steps(prepared, batch, rounds, compiles)
+
+
+def time_steps(
+    prepared: Mapping[str, tuple[Any, Any]], batch: dict[str, jax.Array], rounds: int, compiles: int
+) -> dict[str, Seconds]:
+    """Compiles every `(step, state)` `compiles` times and runs it `rounds` times, interleaved."""
+    found = {name: Seconds([], [], []) for name in prepared}
     runners = {}
     for _ in range(compiles):
         for name, (step, state) in prepared.items():

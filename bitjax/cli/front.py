@@ -5,6 +5,7 @@ was stopped and can be resumed. 130: it was interrupted.
 """
 
 import contextlib
+import gc
 import os
 import platform
 import sys
@@ -18,16 +19,22 @@ from bitjax.launch.programs import NOT_A_USERS, place_of, text_of
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 TRACEBACK = "BITJAX_TRACEBACK"  # in the environment: show the traceback of every error
 _LONGEST = 2000  # letters of a line; a message may quote what a user wrote
+# Objects between two looks for cycles; Python's 700 take a fifth of the time of tracing, which
+# makes many objects that last.
+_RARELY = (50_000, 20, 50)
 
 
 @contextlib.contextmanager
 def front_door(compiles: bool = False) -> Iterator[None]:
     """Ends the program with one line at any error; around everything that a command does.
 
-    A command that `compiles` keeps its programs, and finds those of earlier ones.
+    A command that `compiles` keeps its programs, and finds those of earlier ones. Meanwhile Python
+    looks for cycles of objects less often.
     """
+    often = gc.get_threshold()
     try:
         if compiles:
+            gc.set_threshold(*_RARELY)
             from bitjax.files.programs import keep_programs  # it loads JAX
 
             keep_programs()
@@ -46,6 +53,8 @@ def front_door(compiles: bool = False) -> Iterator[None]:
         _end(error, _line(error), FAILED)
     except Exception as error:  # nobody foresaw it: a fault of ours, or of code that a config names
         _end(error, _unforeseen(error), FAILED)
+    finally:
+        gc.set_threshold(*often)
 
 
 def _end(error: BaseException, line: str, code: int) -> None:

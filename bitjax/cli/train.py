@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = build_on_hosts(config, args.config)
     folder = open_folder(config, args.workdir, resume=args.resume)
     if args.doctor:
-        run_doctor(work)
+        work = run_doctor(work)
     asked = preemption.Preemption(deadline)
     preemption.listen(asked)
     try:

@@ -62,7 +62,10 @@ def attach(model: Model, variables: Mapping[str, Any], *args: Any, **kwargs: Any
     floats = jax.tree.map(lambda x: x, floats_of(variables))
     old: dict[str, dict[Any, Any]] = {n: flatten_dict(variables.get(n, {})) for n in _NEW}
     only = _later(net, floats, args, kwargs)
-    want = _shapes(_structure(net, floats, args, kwargs, only))
+    # A float model keeps nothing that would have to fit, and one trace is saved.
+    want: dict[str, dict[Any, Any]] = {name: {} for name in _NEW}
+    if any(old.values()):
+        want = _shapes(_structure(net, floats, args, kwargs, only))
     kept = {
         name: {p: x for p, x in old[name].items() if p in want[name] and x.shape == want[name][p]}
         for name in _NEW

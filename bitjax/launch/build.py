@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import bitjax as bj
 from bitjax import data, methods
+from bitjax.frameworks.attach import attached_shapes
 from bitjax.frameworks.linen import Quantized
 from bitjax.launch.programs import keys_named, program, shown
 from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, TASKS, find, keys_of, make
@@ -207,8 +206,10 @@ def _checked(config: Any, source: str) -> Callable[[Placement | None], Work]:
             )._replace(known_as=hashes_of(spec))
         if rules:  # one that does nothing must not cost an epoch to be found
             with program("config.rules", kinds=(ValueError,)):
-                wrapped = Quantized(model, rules, sums=settings.sums)
-                jax.eval_shape(wrapped.init, jax.random.PRNGKey(0), *args, **kwargs)
+                wrapped = Quantized(work.model, rules, sums=settings.sums)
+                # Of as many examples as new ranges are fitted on: that trace is used again.
+                args, kwargs = work.input_shapes(min(settings.calibration_size, dataset.num_train))
+                attached_shapes(wrapped, work.start, args, kwargs)
         return work
 
     return assemble

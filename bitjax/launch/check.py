@@ -15,11 +15,14 @@ from bitjax.variables import as_batch
 _TOKENS = 4096  # of a batch that is looked at: attention keeps the square of each example's
 
 
-def run_doctor(work: Work) -> None:
-    """Checks the first quantized stage on one training batch; errors found are a ValueError."""
+def run_doctor(work: Work) -> Work:
+    """Checks the first quantized stage on one training batch; errors found are a ValueError.
+
+    The work comes back with the variables that were looked at, so that they are made once.
+    """
     stage = next((s for s in work.method.stages if s.rules), None)
     if stage is None:
-        return
+        return work
     variables = work.enter(stage, work.start)
     batch = batch_to_look_at(work, min(work.settings.batch_size, 64))
     findings = examine(work, work.wrap(stage), variables, batch)
@@ -29,6 +32,7 @@ def run_doctor(work: Work) -> None:
         raise ValueError(
             "the doctor stopped the run before its first step: what is printed says why."
         )
+    return work._replace(entered=(stage, variables))
 
 
 def batch_to_look_at(work: Work, size: int) -> dict[str, jax.Array]:

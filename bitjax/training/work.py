@@ -54,6 +54,7 @@ class Work(NamedTuple):
       costs: the costs of every site, from `site_costs`.
       facts: entries of `result.json` beside the measurements: name, config_hash, budget, ...
       known_as: hashes that older versions gave its config.
+      entered: a stage and its variables when entered from `start`, where they are made already.
     """
 
     method: Method
@@ -67,6 +68,7 @@ class Work(NamedTuple):
     costs: Costs
     facts: Mapping[str, Any]
     known_as: tuple[str, ...] = ()
+    entered: tuple[Stage, Variables] | None = None
 
     def is_config_of(self, digest: Any) -> bool:
         """Whether a hash names the run's config; of a run without one, whether there is none."""
@@ -149,6 +151,8 @@ class Work(NamedTuple):
         """The variables with the stage's sites: new ones fitted, gone ones dropped."""
         if not stage.rules:
             return floats_of(variables)
+        if self.entered and self.entered[0] is stage and variables is self.start:
+            return jax.tree.map(lambda x: x, dict(self.entered[1]))  # dicts of its own
         inputs = as_call(self.calibration_batch())
         return attach(self.wrap(stage), variables, *inputs.args, **inputs.kwargs)
 

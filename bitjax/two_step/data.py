@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.frameworks.call import run
-from bitjax.frameworks.compiled import jit_arrays
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.frameworks.probe import ask_outside, probe
 from bitjax.program.consumers import addend_of
 from bitjax.program.layers import giving, places_of, view_of
@@ -58,6 +58,7 @@ def sampler(
         return jit_arrays(
             _taken, variables, teacher_variables, call, weights, key,
             static=(model, teacher, tuple(layers), per_example, added),
+            **compile_quickly(exact=True),
         )  # fmt: skip
 
     return take

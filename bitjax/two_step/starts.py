@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.quantizers.base import Axes, Codes, Quantizer
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.gptq import gptq_codes
@@ -36,20 +37,33 @@ def pruned_of(float_MxN: np.ndarray, grid: np.ndarray) -> np.ndarray | None:
 
 def grid_of(quantizer: Quantizer, bits: Any) -> np.ndarray:
     """The quantizer's codes of so many bits, in rising order."""
-    one = {"bits": jnp.float32(bits), "scale": jnp.ones((1, 1))}
-    every = Codes(jnp.arange(2 ** round(float(bits)))[:, None])
-    return np.unique(np.asarray(quantizer.decode(one, {}, every), np.float64))
+    every = np.arange(2 ** round(float(bits)))[:, None]
+    given = np.float32(bits), every
+    return np.unique(np.asarray(_once(_decoded, quantizer, *given), np.float64))
 
 
 def rounded(quantizer: Quantizer, filters_MxN: Any, grid: np.ndarray) -> Rounded:
     """Filters at the scales that the quantizer gives them itself."""
-    filters = jnp.asarray(filters_MxN, jnp.float32)
+    codes, scale = map(np.asarray, _once(_coded, quantizer, np.asarray(filters_MxN, np.float32)))
+    if 0 not in grid:
+        codes = np.where(codes == 0, 1, codes)
+    return Rounded(codes.astype(np.float64), scale.astype(np.float64)[:, 0])
+
+
+def _once(function, quantizer, *arrays):
+    """A quantizer's operations as one program; each by itself would be compiled for every shape."""
+    return jit_arrays(function, *arrays, static=(quantizer,), **compile_quickly(exact=True))
+
+
+def _decoded(quantizer, bits, codes):
+    return quantizer.decode({"bits": bits, "scale": jnp.ones((1, 1))}, {}, Codes(codes))
+
+
+def _coded(quantizer, filters):
     params, _ = quantizer.init(filters, Axes((0,), -1))
     scale = params["scale"]
-    codes = jnp.where(scale > 0, jnp.rint(quantizer.apply(params, {}, filters) / scale), 0)
-    if 0 not in grid:
-        codes = jnp.where(codes == 0, 1, codes)
-    return Rounded(np.asarray(codes, np.float64), np.asarray(scale, np.float64)[:, 0])
+    ratio = jnp.rint(quantizer.apply(params, {}, filters) / scale)
+    return jnp.where(scale > 0, ratio, 0), scale
 
 
 class Problem(NamedTuple):

@@ -1,5 +1,6 @@
 """Whatever goes wrong, a command ends with one line, an exit code, and a traceback for who asks."""
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from bitjax.cli.front import FAILED, REFUSED, front_door
 from bitjax.cli.main import main
+from tests.kept import cache_in
 
 
 def ended(capsys, *words):
@@ -129,3 +131,13 @@ def test_the_help_says_that_a_config_is_run(capsys):
         assert "name only files whose code you would run" in " ".join(
             capsys.readouterr().out.split()
         )
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_a_command_that_compiles_seldom_looks_for_cycles_and_leaves_all_as_it_was(
+    compiles, tmp_path
+):
+    often = gc.get_threshold()
+    with cache_in(tmp_path), front_door(compiles):
+        assert (gc.get_threshold() != often) == compiles
+    assert gc.get_threshold() == often

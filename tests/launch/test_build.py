@@ -396,7 +396,10 @@ def test_a_config_makes_sites_of_the_addends_of_sums(monkeypatch):
     assert {"sum0/left", "sum0/right"} < {*work.costs}
     variables = work.enter(work.method.stages[0], work.start)
     assert float(variables["quant"]["sum0"]["right"]["bits"]) == 6
-    assert run_doctor(work) is None
+    looked_at = run_doctor(work)
+    first, again = (looked_at.enter(work.method.stages[0], work.start)["quant"] for _ in range(2))
+    pairs = zip(*map(jax.tree.leaves, (first, again, variables["quant"])), strict=True)
+    assert all(a is b and np.array_equal(a, c) for a, b, c in pairs), "they are made once"
 
 
 def test_the_doctor_prints_its_findings_and_stops_a_run_in_one_line(capsys):
