@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config.init_from = ""  # float weights: a run folder, an Orbax checkpoint, .safetensors or .npz
 
     config.data = ConfigDict()
-    # digits, cifar10, fashion_mnist, tfds:NAME, folder:PATH, npz:PATH, tokens:PATH or text:PATH
+    # digits, cifar10, fashion_mnist, imagenet_sample, tfds:NAME, folder:PATH, npz:PATH, tokens:PATH
+    # or text:PATH
     config.data.name = ""
     config.data.root = ""  # folder of local files; BITJAX_DATA if empty, for tfds: TFDS_DATA_DIR
     config.data.batch_size = 128

@@ -17,6 +17,7 @@ from bitjax.checks import (
     FUNCTION,
     NONE,
     PATTERN,
+    Allowed,
     checked,
     either,
     instance,
@@ -69,20 +70,26 @@ class AllocatedBits(NamedTuple):
     evaluations: tuple[int, int]
 
 
+# What the settings may be, here and in the method.
+ALLOCATE_BITS: dict[str, Allowed] = {
+    "budgets": several(instance(Budget), 1, hint="make each by bitjax.budget('bits', 4.0), say."),
+    "sites": PATTERN,
+    "candidates": several(integer(1, 16), 2),
+    "held_out": number(0, 1, above=True, below=True),
+    "rounds": integer(0),
+    "trials": integer(0),
+}
+
+
 @checked(
     variables=VARIABLES,
     batches=BATCHES,
-    budgets=several(instance(Budget), 1, hint="make each by bitjax.budget('bits', 4.0), say."),
-    sites=PATTERN,
-    candidates=several(integer(1, 16), 2),
-    held_out=number(0, 1, above=True, below=True),
-    rounds=integer(0),
-    trials=integer(0),
     weights=either(NONE, BATCHES),
     distance=either(NONE, FUNCTION),
     kwargs=either(NONE, mapping()),
     costs=either(NONE, SITE_COSTS),
     log=either(NONE, FUNCTION),
+    **ALLOCATE_BITS,
 )
 def allocate_bits(
     model: Model,

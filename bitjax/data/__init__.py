@@ -12,6 +12,7 @@ from bitjax.data.examples import DatasetLike as DatasetLike
 from bitjax.data.files import cifar10 as cifar10
 from bitjax.data.files import fashion_mnist as fashion_mnist
 from bitjax.data.fingerprint import fingerprint as fingerprint
+from bitjax.data.imagenet_sample import imagenet_sample as imagenet_sample
 from bitjax.data.order import batch_indices as batch_indices
 from bitjax.data.pipeline import eval_batches as eval_batches
 from bitjax.data.pipeline import train_batch as train_batch

@@ -43,7 +43,7 @@ FASHION_MNIST_FILES: Mapping[str, Checksum] = {  # The MD5 are the ones its auth
 }
 
 
-def _data_folder(root: str | Path | None, name: str) -> Path:
+def data_folder(root: str | Path | None, name: str) -> Path:
     """The folder that holds a data set's files: `name` under `root`, or under `$BITJAX_DATA`."""
     root = root if root is not None else os.environ.get("BITJAX_DATA")
     if not root:
@@ -80,7 +80,7 @@ def cifar10(
 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
-    folder = _data_folder(root, "cifar10")
+    folder = data_folder(root, "cifar10")
     remedy = "copy it again from where this data folder came from"
     check_decoder("cifar10")
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"train": [], "test": []}
@@ -92,8 +92,8 @@ def cifar10(
                 parts[split].append(_decode_cifar10(content, expected.digest))
     return Dataset(
         "cifar10",
-        *_join(parts["train"], (32, 32, 3)),
-        *_join(parts["test"], (32, 32, 3)),
+        *joined(parts["train"], (32, 32, 3)),
+        *joined(parts["test"], (32, 32, 3)),
         eval_split="test",
         num_classes=10,
         mean=(0.49140, 0.48216, 0.44653),
@@ -124,7 +124,7 @@ def fashion_mnist(
 
     Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017, arXiv 1708.07747.
     """
-    folder = _data_folder(root, "fashion_mnist")
+    folder = data_folder(root, "fashion_mnist")
     remedy = "download it again from github.com/zalandoresearch/fashion-mnist"
 
     def read(prefix: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -136,8 +136,8 @@ def fashion_mnist(
 
     return Dataset(
         "fashion_mnist",
-        *_join(read("train") if "train" in splits else [], (28, 28, 1)),
-        *_join(read("t10k") if "test" in splits else [], (28, 28, 1)),
+        *joined(read("train") if "train" in splits else [], (28, 28, 1)),
+        *joined(read("t10k") if "test" in splits else [], (28, 28, 1)),
         eval_split="test",
         num_classes=10,
         mean=(0.28604,),
@@ -166,9 +166,10 @@ def _decode_webp(stream: bytes, offsets: np.ndarray) -> np.ndarray:
     return np.concatenate([column.reshape(-1, 32, 32, 3) for column in columns])
 
 
-def _join(
+def joined(
     parts: list[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of all parts; none of such a shape where there is no part."""
     if not parts:
         return np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32)
     images, labels = zip(*parts, strict=True)

@@ -20,6 +20,7 @@ from bitjax.data.decoding import (
 from bitjax.data.digits import digits
 from bitjax.data.files import cifar10, fashion_mnist
 from bitjax.data.folder import open_folder
+from bitjax.data.imagenet_sample import imagenet_sample
 from bitjax.data.npz import npz
 from bitjax.data.split import VALIDATION_SEED, held_out
 from bitjax.data.stream import StreamedDataset
@@ -32,6 +33,7 @@ SOURCES: Mapping[str, Callable[..., Dataset]] = {
     "digits": digits,
     "cifar10": cifar10,
     "fashion_mnist": fashion_mnist,
+    "imagenet_sample": imagenet_sample,
 }
 KINDS = ("tfds", "folder", "npz", "tokens", "text")  # tfds:NAME, the others with a path
 _ENCODED, _TEXTS = ("tfds", "folder"), ("tokens", "text")
@@ -97,10 +99,11 @@ def load(
     with its own mean and deviation; any other is streamed, and normalised with ImageNet's.
 
     Args:
-      name: 'digits' (needs no files), 'cifar10' or 'fashion_mnist' (local files); 'tfds:NAME',
-        an image classification of TensorFlow Datasets, prepared; 'folder:PATH', a folder of
-        images for each class; 'npz:PATH', arrays; 'tokens:PATH', an npz file of streams of tokens,
-        'train' and 'test', or an npy file of one; 'text:PATH', the bytes of a file.
+      name: 'digits' (needs no files), 'cifar10', 'fashion_mnist' or 'imagenet_sample' (local
+        files); 'tfds:NAME', an image classification of TensorFlow Datasets, prepared;
+        'folder:PATH', a folder of images for each class; 'npz:PATH', arrays; 'tokens:PATH', an npz
+        file of streams of tokens, 'train' and 'test', or an npy file of one; 'text:PATH', the bytes
+        of a file.
       root: The folder that contains the data set's folder. None stands for `$BITJAX_DATA`, for a
         `tfds:` set `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, for a PATH the working folder, and
         `$BITJAX_DATA` for tokens and texts that are not there.

@@ -77,8 +77,8 @@ def build_method(config: Mapping[str, Any], rules: tuple[bj.Rule, ...]) -> metho
         extra["budgets"] = limits
     elif limits:
         raise ValueError(
-            f"config.budgets is not empty, but config.method.name={name!r} learns no bits: use "
-            "bitpruning, or remove the budgets."
+            f"config.budgets is not empty, but config.method.name={name!r} chooses no bits: "
+            "use bitpruning or measured, or remove the budgets."
         )
     method = make(METHODS, "method", config["method"], **extra)
     for stage in method.stages:

@@ -37,6 +37,7 @@ MODELS: dict[str, Callable] = {
     "alexnet": models.AlexNet,
     "alexnet_bn": models.AlexNetBN,
     "mobilenet_v2": models.MobileNetV2,
+    "squeezenet": models.SqueezeNet,
     "llama": models.Llama,
     "gpt2": models.GPT2,
 }
@@ -67,6 +68,7 @@ METHODS: dict[str, Callable] = {
     "twn": methods.twn,
     "tsq": methods.tsq,
     "solved": methods.solved,
+    "measured": methods.measured,
 }
 
 _SIZE = integer(1, 65_536)

@@ -22,6 +22,7 @@ _PUBLISHED = {  # by names that a published file has, who reads it
         path, folded=all(key[0] != "batch_stats" for key in leaves)
     ),
     ("tok_embeddings", "norm"): lambda path, leaves: models.load_llama(path),
+    ("conv_final.kernel",): lambda path, leaves: models.load_squeezenet(path),
 }
 _SHOWN = 3  # of each kind of difference
 _QUANTIZED = (f"variables/{QUANT}/", f"variables/{STATS}/")  # of a quantized run, not of its model
@@ -40,7 +41,7 @@ def find_start(init_from: str) -> Start | None:
     """Looks for what `config.init_from` names, None if that is empty.
 
     It is a run's folder (with `@best` for the variables that evaluated best), or what
-    `bitjax.launch.weights` reads, or the file of a published ResNet or Llama; under
+    `bitjax.launch.weights` reads, or the file of a published ResNet, Llama or SqueezeNet; under
     $BITJAX_DATA if not here.
     """
     if not init_from:

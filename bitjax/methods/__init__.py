@@ -11,6 +11,7 @@ from bitjax.methods.fixed_bits import pact as pact
 from bitjax.methods.fixed_bits import twn as twn
 from bitjax.methods.fixed_bits import uniform as uniform
 from bitjax.methods.full_precision import full_precision as full_precision
+from bitjax.methods.measured import measured as measured
 from bitjax.methods.recipe import Recipe as Recipe
 from bitjax.methods.solved import solved as solved
 from bitjax.methods.tsq import tsq as tsq

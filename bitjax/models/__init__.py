@@ -9,8 +9,11 @@ from bitjax.models.mobilenet import InvertedResidual as InvertedResidual
 from bitjax.models.mobilenet import MobileNetV2 as MobileNetV2
 from bitjax.models.pretrained import RESNET_MEAN as RESNET_MEAN
 from bitjax.models.pretrained import RESNET_STD as RESNET_STD
+from bitjax.models.pretrained import SQUEEZENET_MEAN as SQUEEZENET_MEAN
+from bitjax.models.pretrained import SQUEEZENET_STD as SQUEEZENET_STD
 from bitjax.models.pretrained import load_llama as load_llama
 from bitjax.models.pretrained import load_resnet as load_resnet
+from bitjax.models.pretrained import load_squeezenet as load_squeezenet
 from bitjax.models.resnet import CifarResNet as CifarResNet
 from bitjax.models.resnet import ResidualBlock as ResidualBlock
 from bitjax.models.resnet import option_a_shortcut as option_a_shortcut
@@ -21,6 +24,8 @@ from bitjax.models.resnet import resnet56 as resnet56
 from bitjax.models.resnet_imagenet import ImageNetResNet as ImageNetResNet
 from bitjax.models.resnet_imagenet import resnet18 as resnet18
 from bitjax.models.resnet_imagenet import resnet50 as resnet50
+from bitjax.models.squeezenet import Fire as Fire
+from bitjax.models.squeezenet import SqueezeNet as SqueezeNet
 from bitjax.models.transformer import Llama as Llama
 from bitjax.models.vgg import VGG16 as VGG16
 from bitjax.models.vgg import VGGSmall as VGGSmall

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +15,16 @@ from bitjax.checks import SWITCH, checked
 from bitjax.files.npz import npz_names, read_npz
 from bitjax.models.layers import EPSILON
 from bitjax.models.resnet import CifarResNet
+from bitjax.models.squeezenet import SqueezeNet
 
 # What the published ResNets' inputs were normalised by, per channel, of value / 255: ImageNet's
 # numbers, not CIFAR-10's.
 RESNET_MEAN = (0.485, 0.456, 0.406)
 RESNET_STD = (0.229, 0.224, 0.225)
+# What the published SqueezeNet's inputs had subtracted, red, green and blue, of value / 255; they
+# were not divided, so that pixels span 255.
+SQUEEZENET_MEAN = (123 / 255, 117 / 255, 104 / 255)
+SQUEEZENET_STD = (1 / 255, 1 / 255, 1 / 255)
 
 Key = tuple[str, ...]
 Named = dict[Key, tuple[str, tuple[int, ...]]]  # the name in a file, and the shape there
@@ -96,6 +102,40 @@ def load_llama(path: str | Path) -> dict[str, Any]:
     )
 
 
+def load_squeezenet(path: str | Path) -> dict[str, Any]:
+    """Read the weights of a SqueezeNet from an .npz file.
+
+    The file's names are `conv1.{kernel,bias}`, `fire2.conv1x1_1.{kernel,bias}`, `fire2.conv1x1_2`,
+    `fire2.conv3x3_2`, ..., `fire9.conv3x3_2`, `conv_final.{kernel,bias}`; kernels are HWIO, and
+    `conv1` reads blue, green and red. Width and classes follow from shapes.
+
+    Args:
+      path: The file.
+
+    Returns:
+      {'params': ...} for `SqueezeNet`, float32, with `conv1` turned round to read red, green and
+      blue. Normalise images of 227x227 pixels by `SQUEEZENET_MEAN` and `SQUEEZENET_STD`.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If an array is missing, too many, of the wrong shape or not finite.
+
+    Example:
+      >>> load_squeezenet("no/such.npz")
+      Traceback (most recent call last):
+      bitjax.files.reading.MissingError: no/such.npz is missing; give a SqueezeNet's .npz file.
+
+    Source: the weights in bitjax's data folder are those of
+      github.com/songhan/SqueezeNet-Deep-Compression, 57.5 % top-1 on ImageNet's validation set. Two
+      thirds of them are pruned: exact zeros, which a quantizer should keep.
+    """
+    path = Path(path)
+    arrays = _read(path, "give a SqueezeNet's .npz file")
+    found = _taken(path, arrays, _shapes_of_squeezenet(path, arrays), "SqueezeNet")
+    first = ("params", "conv1", "kernel")
+    return traverse_util.unflatten_dict({**found, first: found[first][:, :, ::-1]})
+
+
 def _read(path: Path, remedy: str) -> dict[str, np.ndarray]:
     return read_npz(path, npz_names(path, remedy), remedy)
 
@@ -146,6 +186,33 @@ def _shapes_of_llama(path: Path, arrays: Mapping[str, np.ndarray]) -> Named:
     return expected
 
 
+def _shapes_of_squeezenet(path: Path, arrays: Mapping[str, np.ndarray]) -> Named:
+    narrow, head = (_take(path, arrays, f"{n}.kernel") for n in ("fire2.conv1x1_1", "conv_final"))
+    if narrow.ndim != 4 or head.ndim != 4 or 0 in narrow.shape + head.shape:
+        raise ValueError(
+            f"{path} holds 'fire2.conv1x1_1.kernel' of shape {narrow.shape} and "
+            f"'conv_final.kernel' of shape {head.shape}, expected four axes each (HWIO)."
+        )
+    theirs = {
+        "squeeze": "conv1x1_1",
+        "expand1": "conv1x1_2",
+        "expand3": "conv3x3_2",
+        "head": "conv_final",
+    }
+    model = SqueezeNet(num_classes=head.shape[3], width=narrow.shape[3])
+    flat = _flat_shapes(model, (1, 35, 35, 3))
+    return {key: (".".join(theirs.get(n, n) for n in key[1:]), s) for key, s in flat.items()}
+
+
+def _flat_shapes(model: nn.Module, shape: tuple[int, ...]) -> dict[Key, tuple[int, ...]]:
+    """The shape of each variable of a model of images."""
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(
+        jax.eval_shape(model.init, jax.random.key(0), images)
+    )
+    return {key: leaf.shape for key, leaf in flat.items()}
+
+
 def _folded(variables: Mapping[Key, jax.Array]) -> dict[Key, jax.Array]:
     """Kernels with the factors of the normalisations behind them, and biases with the rest."""
     found = {key: x for key, x in variables.items() if key[0] == "params"}
@@ -176,10 +243,7 @@ def _expected_shapes(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[Key, 
     model = CifarResNet(
         depth=6 * max(len(blocks), 1) + 2, num_classes=head.shape[1], width=stem.shape[3]
     )
-    images = jax.ShapeDtypeStruct((1, 32, 32, stem.shape[2]), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    flat: dict[Any, Any] = traverse_util.flatten_dict(shapes)
-    return {key: leaf.shape for key, leaf in flat.items()}
+    return _flat_shapes(model, (1, 32, 32, stem.shape[2]))
 
 
 def _file_name(key: tuple[str, ...]) -> str:

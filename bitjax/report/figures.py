@@ -79,6 +79,7 @@ TERMS = {  # of tasks: what a figure is called, its format, what it is
     "accuracy": ("top-1", "{:.2%}", "Accuracy of the final integer model."),
     "perplexity": ("perplexity", "{:.4f}", "exp of the final integer model's loss, in nats."),
     "loss": ("loss", "{:.4f}", "Of the final integer model, in nats."),
+    "kl": ("KL", "{:.4f}", "Of the float network's predictions from the model's, in nats."),
     "bits_per_token": ("bits/token", "{:.4f}", "The final integer model's loss, in bits."),
     "token_accuracy": ("token top-1", "{:.2%}", "Share of tokens that the model ranks first."),
 }

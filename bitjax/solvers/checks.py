@@ -9,6 +9,10 @@ from jax.typing import ArrayLike
 from numpy import typing as npt
 from numpy.typing import NDArray
 
+from bitjax.checks import instance
+
+MASK = instance(np.ndarray, jax.Array)  # of bools, which are no numbers
+
 
 def checked_grid(grid_G: ArrayLike, start_MxN: jax.Array) -> NDArray:
     """The grid in the start's dtype, if it has one axis, rises and holds all codes of the start."""
@@ -18,6 +22,22 @@ def checked_grid(grid_G: ArrayLike, start_MxN: jax.Array) -> NDArray:
     if not np.isin(np.asarray(start_MxN), grid).all():
         raise ValueError("`start_MxN` must hold codes of `grid_G` only: round to the grid first.")
     return grid
+
+
+def checked_pruned(
+    pruned_MxN: ArrayLike | None, shape: tuple[int, int], grid: NDArray
+) -> NDArray | None:
+    """Which codes stay 0, if any: of this shape, with 0 in the grid."""
+    if pruned_MxN is None:
+        return None
+    pruned = np.asarray(pruned_MxN)
+    if pruned.shape != shape or pruned.dtype != bool:
+        raise ValueError(
+            f"`pruned_MxN` must be bool of shape {shape}, got {pruned.dtype} {pruned.shape}."
+        )
+    if 0 not in grid:
+        raise ValueError("`pruned_MxN` needs 0 in `grid_G`: a filter of other codes has no zeros.")
+    return pruned if pruned.any() else None
 
 
 def checked_arrays(

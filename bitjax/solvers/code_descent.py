@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from bitjax.checks import ARRAY, NONE, SWITCH, TEXT, checked, either, instance, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import checked_arrays, checked_grid
+from bitjax.solvers.checks import MASK, checked_arrays, checked_grid, checked_pruned
 from bitjax.solvers.code_rules import Fitted, Problem, gain_of, problem_of, scale_of
 from bitjax.solvers.code_sweep import descend
 from bitjax.solvers.pair_moves import improve_pairs
@@ -45,6 +45,7 @@ class Fit(NamedTuple):
     target_mean_M=either(NONE, ARRAY),
     ridge=number(0),
     float_MxN=either(NONE, ARRAY),
+    pruned_MxN=either(NONE, MASK),
     joint=SWITCH,
     pair_moves=SWITCH,
     starts=integer(1),
@@ -64,6 +65,7 @@ def fit_codes(
     target_mean_M: ArrayLike | None = None,
     ridge: float = 0.0,
     float_MxN: ArrayLike | None = None,
+    pruned_MxN: ArrayLike | None = None,
     joint: bool = True,
     pair_moves: bool = False,
     starts: int = 1,
@@ -99,6 +101,7 @@ def fit_codes(
         ridge: c in the pull mu |a w - w_f|^2 to float filters, with mu = c trace(A) / N. It makes
             up for missing patches: 0.3 never hurt.
         float_MxN: w_f, the float filters in units of the target; zeros by default.
+        pruned_MxN: bool, the codes that stay 0, which must be in the grid; none by default.
         joint: whether every code is chosen at its own best scale, (b'); otherwise one scale serves
             a sweep, (b). Only (b') gets away from a start that explains nothing.
         pair_moves: whether to change codes by twos afterwards, which `pair_moves.py` says the cost
@@ -151,12 +154,13 @@ def fit_codes(
     }
     gram, cross, energy, start, pull, mean, target_mean = checked_arrays(given, "cross_MxN", dtype)
     grid = checked_grid(grid_G, start)
+    pruned = checked_pruned(pruned_MxN, (M, N), grid)
     if pair_moves and not joint:
         raise ValueError("`pair_moves` needs `joint=True`: pairs are judged at their best scale.")
     if starts > 1 and key is None:
         raise ValueError(f"`key` must be given where `starts` is {starts}: jax.random.key(0).")
 
-    problem = problem_of(gram, cross, grid, ridge, pull)
+    problem = problem_of(gram, cross, grid, ridge, pull, pruned_MxN=pruned)
     search = {"joint": joint, "block": block, "max_sweeps": max_sweeps, "precision": precision}
 
     def search_from(w_NxM):

@@ -22,15 +22,19 @@ class Problem(NamedTuple):
     grid_G: jax.Array  # codes by rising magnitude, so that the first of equals is the smallest
     symmetric: jax.Array  # whether -v is in the grid for every v; bool []
     floor: jax.Array  # w^T A w below this is rounding; []
+    pruned_NxM: jax.Array | None = None  # codes that stay 0, bool; None: none
 
 
-def problem_of(gram_NxN, cross_MxN, grid_G, ridge, pull_MxN, square_N=None) -> Problem:
+def problem_of(
+    gram_NxN, cross_MxN, grid_G, ridge, pull_MxN, square_N=None, pruned_MxN=None
+) -> Problem:
     """The problem with its ridge, from A (or its diagonal, where patches serve), q and w_f."""
     by_magnitude = np.lexsort((-grid_G, np.abs(grid_G)))
     symmetric = (grid_G == -grid_G[::-1]).all()
-    return _problem_of(
+    problem = _problem_of(
         gram_NxN, square_N, cross_MxN, grid_G[by_magnitude], symmetric, float(ridge), pull_MxN
     )
+    return problem if pruned_MxN is None else problem._replace(pruned_NxM=pruned_MxN.T)
 
 
 @jax.jit
@@ -59,8 +63,9 @@ def dot(x, y, precision=lax.Precision.HIGHEST):
 
 
 def alive(problem: Problem, w_NxM: jax.Array) -> jax.Array:
-    """Codes to start from, with the smallest code at inputs that never vary."""
-    return jnp.where(problem.dead_N[:, None], problem.grid_G[0], w_NxM)
+    """Codes to start from: the smallest at inputs that never vary, 0 where they are pruned."""
+    w_NxM = jnp.where(problem.dead_N[:, None], problem.grid_G[0], w_NxM)
+    return w_NxM if problem.pruned_NxM is None else jnp.where(problem.pruned_NxM, 0, w_NxM)
 
 
 def measured(problem: Problem, w_NxM: jax.Array, c_M: jax.Array) -> Fitted:
@@ -135,6 +140,9 @@ def visit_block(
     old_BxM, q_BxM = (
         lax.dynamic_slice_in_dim(a, start, block) for a in (codes.w_NxM, problem.cross_NxM)
     )
+    pruned_BxM = None
+    if problem.pruned_NxM is not None:
+        pruned_BxM = lax.dynamic_slice_in_dim(problem.pruned_NxM, start, block)
     square_BxB += problem.ridge * jnp.eye(block, dtype=square_BxB.dtype)
     g_BxM += problem.ridge * old_BxM
 
@@ -150,6 +158,8 @@ def visit_block(
             new_M = _best_code(problem, s_M, c_M, w_M, q_M, g_M, square)
         else:
             new_M = _nearest_code(problem, scale_M, w_M, q_M, g_M, square)
+        if pruned_BxM is not None:
+            new_M = jnp.where(pruned_BxM[j], w_M, new_M)
         return lax.dynamic_update_index_in_dim(d_BxM, new_M - w_M, j, 0), g_M, s_M, c_M
 
     carry = (jnp.zeros_like(g_BxM), jnp.zeros_like(g_BxM[0]), codes.s_M, codes.c_M)

@@ -12,9 +12,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from bitjax.checks import ARRAY, SWITCH, checked, integer, number
+from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import check_finite
+from bitjax.solvers.checks import MASK, check_finite, checked_pruned
 
 _LEAST = 1e-7  # damping that makes any Gram matrix definite in float64
 
@@ -26,6 +26,7 @@ _LEAST = 1e-7  # damping that makes any Gram matrix definite in float64
     scale_M=ARRAY,
     damping=number(0),
     act_order=SWITCH,
+    pruned_MxN=either(NONE, MASK),
     block=integer(1),
 )
 def gptq_codes(
@@ -36,6 +37,7 @@ def gptq_codes(
     *,
     damping: float = 0.01,
     act_order: bool = True,
+    pruned_MxN: ArrayLike | None = None,
     block: int = 64,
 ) -> Solution:
     r"""Codes c with a small $(w - a c)^T A (w - a c)$ at given scales a, by one pass over inputs.
@@ -52,6 +54,8 @@ def gptq_codes(
         scale_M: a, at least 0; a filter whose scale is 0 has the code nearest to 0.
         damping: what is added to A's diagonal, as a share of its mean.
         act_order: whether inputs are rounded by falling variance; otherwise in order.
+        pruned_MxN: bool, the codes that stay 0, which must be in the grid; none by default. What
+            such an input has taken over from others moves on, as in SparseGPT.
         block: number of inputs after which the others are moved; the codes do not depend on it.
 
     Returns:
@@ -81,6 +85,7 @@ def gptq_codes(
         )
     if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
         raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")
+    pruned = checked_pruned(pruned_MxN, (M, N), grid)
     check_finite(gram_NxN=gram, filters_MxN=filters, scale_M=scale)
     variance = np.diagonal(gram)
     order = np.argsort(-variance, kind="stable") if act_order else np.arange(N)
@@ -90,20 +95,23 @@ def gptq_codes(
     flipped = np.linalg.cholesky(damped[::-1, ::-1])
     upper = np.linalg.inv(flipped)[::-1, ::-1]
     codes = np.empty((M, N))
+    stays = None if pruned is None else pruned[:, order].T
     codes[:, order] = np.asarray(
-        _rounded(upper, filters[:, order].T, grid, scale, block=min(block, N))
+        _rounded(upper, filters[:, order].T, grid, scale, stays, block=min(block, N))
     ).T
     error = filters - scale[:, None] * codes
     return Solution(codes, ((error @ gram) * error).sum(1), {"order": order})
 
 
 @partial(jax.jit, static_argnames=("block",))
-def _rounded(upper_NxN, w_NxM, grid_G, scale_M, *, block):
+def _rounded(upper_NxN, w_NxM, grid_G, scale_M, pruned_NxM, *, block):
     # Padded by inputs of their own, which nothing moves; filters last, so that vectors over them
     # are contiguous.
     N, M = w_NxM.shape
     extra = -N % block
     w_NxM = jnp.pad(w_NxM, ((0, extra), (0, 0)))
+    if pruned_NxM is not None:
+        pruned_NxM = jnp.pad(pruned_NxM, ((0, extra), (0, 0)))
     upper_NxN = jnp.pad(upper_NxN, ((0, extra), (0, extra)))
     pad = jnp.arange(N + extra) >= N
     upper_NxN += jnp.diag(pad.astype(upper_NxN.dtype))
@@ -122,6 +130,8 @@ def _rounded(upper_NxN, w_NxM, grid_G, scale_M, *, block):
         def one_input(j, carry):
             w_BxM, codes_BxM, error_BxM = carry
             code_M = nearest(w_BxM[j] * rate_M)
+            if pruned_NxM is not None:
+                code_M = jnp.where(pruned_NxM[start + j], 0, code_M)
             error_M = (w_BxM[j] - scale_M * code_M) / square_BxB[j, j]
             w_BxM -= square_BxB[j][:, None] * error_M
             return w_BxM, codes_BxM.at[j].set(code_M), error_BxM.at[j].set(error_M)

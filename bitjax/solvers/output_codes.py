@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, instance, integer, number, several
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import checked_arrays
+from bitjax.solvers.checks import MASK, checked_arrays
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.code_rules import dot
 from bitjax.solvers.targets import check_quantizer, output_of, z_step
@@ -36,6 +36,7 @@ from bitjax.solvers.targets import check_quantizer, output_of, z_step
     intercept=SWITCH,
     ridge=number(0),
     float_MxN=either(NONE, ARRAY),
+    pruned_MxN=either(NONE, MASK),
     max_sweeps=integer(1),
     chunk=integer(1),
 )
@@ -54,6 +55,7 @@ def fit_output_codes(
     intercept: bool = True,
     ridge: float = 0.0,
     float_MxN: ArrayLike | None = None,
+    pruned_MxN: ArrayLike | None = None,
     max_sweeps: int = 30,
     chunk: int = 4096,
 ) -> Solution:
@@ -85,6 +87,7 @@ def fit_output_codes(
         intercept: whether to fit an intercept; otherwise b stays 0.
         ridge: strength of the pull to float filters, as in `fit_codes`.
         float_MxN: the float filters, as in `fit_codes`.
+        pruned_MxN: the codes that stay 0, as in `fit_codes`.
         max_sweeps: largest number of sweeps of an iteration.
         chunk: number of patches that are read at a time.
 
@@ -141,7 +144,7 @@ def fit_output_codes(
             fit = fit_codes(
                 gram_NxN, seen.cross_MxN, seen.square_M - z_mean**2, grid_G, fit.codes_MxN,
                 mean_N=x_mean, target_mean_M=z_mean, ridge=ridge, float_MxN=float_MxN,
-                max_sweeps=max_sweeps,
+                pruned_MxN=pruned_MxN, max_sweeps=max_sweeps,
             ).value  # fmt: skip
     names = ("train", "held out", "mismatch", "penalised")
     rows = zip(*history, strict=True)

@@ -34,8 +34,10 @@ def improve_pairs(
     square_N = jnp.diagonal(gram_NxN) + problem.ridge
     first, second = jnp.triu_indices(G)
 
-    def best_pair(w_N, g_N, q_N, s, c):
+    def best_pair(w_N, g_N, q_N, s, c, stays_N):
         d_GxN = problem.grid_G[:, None] - w_N
+        if stays_N is not None:
+            d_GxN = jnp.where(stays_N, 0, d_GxN)
         s_GxN, own_GxN = d_GxN * q_N, d_GxN * (2 * g_N + d_GxN * square_N)
         least_GxN = jnp.abs(2 * d_GxN * g_N) + d_GxN * d_GxN * square_N
 
@@ -54,16 +56,16 @@ def improve_pairs(
         gain_P, place_P = lax.map(best_of, (first, second))
         p = jnp.argmax(gain_P)
         j, k = place_P[p] // N, place_P[p] % N
-        return gain_P[p], j, k, problem.grid_G[first[p]], problem.grid_G[second[p]]
+        return gain_P[p], j, k, d_GxN[first[p], j], d_GxN[second[p], k]
 
     def one_filter(arguments):
-        w_N, q_N, s, c = arguments
+        w_N, q_N, s, c, stays_N = arguments
 
         def change(carry):
             w_N, g_N, s, c, moves, _ = carry
-            gain, j, k, u, v = best_pair(w_N, g_N, q_N, s, c)
+            gain, j, k, d_j, d_k = best_pair(w_N, g_N, q_N, s, c, stays_N)
             better = gain > gain_of(s, c, problem.floor) * (1 + 4 * eps)
-            d_N = jnp.zeros_like(w_N).at[j].set(u - w_N[j]).at[k].set(v - w_N[k])
+            d_N = jnp.zeros_like(w_N).at[j].set(d_j).at[k].set(d_k)
             d_N = jnp.where(better, d_N, 0)
             moved_N = d_N[j] * gram_NxN[j] + d_N[k] * gram_NxN[k] + problem.ridge * d_N
             s, c = s + d_N @ q_N, c + d_N @ (2 * g_N + moved_N)
@@ -76,5 +78,7 @@ def improve_pairs(
         carry = lax.while_loop(goes_on, change, (w_N, g_N, s, c, jnp.array(0), jnp.array(N > 1)))
         return carry[0], carry[4]
 
-    w_MxN, moves_M = lax.map(one_filter, (codes.w_NxM.T, problem.cross_NxM.T, codes.s_M, codes.c_M))
+    stays_MxN = None if problem.pruned_NxM is None else problem.pruned_NxM.T
+    filters = codes.w_NxM.T, problem.cross_NxM.T, codes.s_M, codes.c_M, stays_MxN
+    w_MxN, moves_M = lax.map(one_filter, filters)
     return from_scratch(problem, w_MxN.T, precision), moves_M

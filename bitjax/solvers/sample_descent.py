@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import checked_arrays, checked_grid
+from bitjax.solvers.checks import MASK, checked_arrays, checked_grid, checked_pruned
 from bitjax.solvers.code_descent import Fit
 from bitjax.solvers.code_rules import (
     alive,
@@ -36,6 +36,7 @@ _BLOCK = 64
     intercept=SWITCH,
     ridge=number(0),
     float_MxN=either(NONE, ARRAY),
+    pruned_MxN=either(NONE, MASK),
     joint=SWITCH,
     max_sweeps=integer(1),
 )
@@ -48,6 +49,7 @@ def fit_codes_to_samples(
     intercept: bool = True,
     ridge: float = 0.0,
     float_MxN: ArrayLike | None = None,
+    pruned_MxN: ArrayLike | None = None,
     joint: bool = True,
     max_sweeps: int = 30,
 ) -> Solution:
@@ -69,6 +71,7 @@ def fit_codes_to_samples(
         ridge: strength of the pull to float filters, as in `fit_codes`; so few patches leave much
             undetermined.
         float_MxN: the float filters, as in `fit_codes`.
+        pruned_MxN: the codes that stay 0, as in `fit_codes`.
         joint: (b') or (b), as in `fit_codes`.
         max_sweeps: largest number of sweeps.
 
@@ -106,11 +109,13 @@ def fit_codes_to_samples(
     }
     x, z, start, pull = checked_arrays(given, "x_TxN", dtype)
     grid = checked_grid(grid_G, start)
+    pruned = checked_pruned(pruned_MxN, (M, N), grid)
 
     x_mean, z_mean = x.mean(0) * intercept, z.mean(0) * intercept
     x_NxT, z_TxM = (x - x_mean).T, z - z_mean
     cross_MxN = dot(z_TxM.T, x_NxT.T) / T
-    problem = problem_of(None, cross_MxN, grid, ridge, pull, (x_NxT**2).mean(1))
+    square_N = (x_NxT**2).mean(1)
+    problem = problem_of(None, cross_MxN, grid, ridge, pull, square_N, pruned)
     found = _descend(problem, x_NxT, start.T, joint=joint, max_sweeps=max_sweeps)
     codes_MxN = found.codes.w_NxM.T
     scale_M = scale_of(found.codes.s_M, found.codes.c_M, problem.floor)

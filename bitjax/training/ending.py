@@ -54,7 +54,7 @@ class Figures:
     """The task's figures of deployed models; those of one form share a program."""
 
     def __init__(self) -> None:
-        self._evaluators: dict[Any, Callable[[Variables], dict[str, float]]] = {}
+        self._evaluators: dict[Any, Callable[..., dict[str, float]]] = {}
 
     def __call__(self, work: Work, deployed: Deployed) -> Mapping[str, float]:
         """The figures over the evaluation examples."""
@@ -62,4 +62,4 @@ class Figures:
         key = tuple((rule.pattern, id(rule.quantizer)) for rule in model.rules)
         if key not in self._evaluators:
             self._evaluators[key] = work.evaluator(model)
-        return self._evaluators[key](variables)
+        return self._evaluators[key](variables, work.start)

@@ -239,7 +239,7 @@ class Loop:
             if name in self.failed:
                 continue
             try:
-                figures = evaluate(variables_of(row))
+                figures = evaluate(variables_of(row), self.works[name].start)
             except ScoreError as error:
                 self._fail(name, error)
             else:
@@ -256,7 +256,8 @@ class Loop:
                 continue
             found, last = variables_of(row), index + 1 == len(self.stages)
             try:
-                figures = self._end_run(name, found) if last else evaluate(found)
+                start = self.works[name].start
+                figures = self._end_run(name, found) if last else evaluate(found, start)
             except ScoreError as error:
                 self._fail(name, error)
                 continue

@@ -49,8 +49,11 @@ def programs(work: Work) -> list[str]:
         text = f"{stage.name}, {stage.steps} steps, on the host every {every}\n"
         if stage.steps:
             text += _text(work.train_step(index), work.state_shapes(index), batch)
-        step = make_eval_step(work.wrap(stage), work.preprocess, task=work.task)
-        texts.append(text + _text(step, work.variable_shapes(index), evaluation))
+        step = make_eval_step(work.wrap(stage), work.preprocess, task=work.task, teacher=work.model)
+        shapes = work.variable_shapes(index)
+        if work.task.compare is not None:
+            shapes = shapes, work.variable_shapes(-1)
+        texts.append(text + _text(step, shapes, evaluation))
     return texts
 
 

@@ -14,7 +14,7 @@ from bitjax.frameworks.finite import is_finite
 from bitjax.frameworks.linen import Quantized
 from bitjax.methods.base import Stage
 from bitjax.training.state import TrainState, moving, optimizer, variables_of, with_variables
-from bitjax.training.task import Preprocess, Task, classification
+from bitjax.training.task import Preprocess, Task, all_sums, classification
 from bitjax.variables import QUANT, STATS
 
 Metrics = dict[str, jax.Array]
@@ -233,6 +233,7 @@ def make_eval_step(
     preprocess: Preprocess,
     *,
     task: Task | None = None,
+    teacher: Any = None,
     axis_name: str | None = None,
 ) -> Callable[[Any, dict[str, jax.Array]], Metrics]:
     """Builds `step(variables, batch) -> sums` over the examples whose mask is 1.
@@ -241,6 +242,8 @@ def make_eval_step(
       model: `Quantized` or plain.
       preprocess: the function that `make_train_step` takes, called without a key.
       task: what is summed; `classification()` unless given.
+      teacher: the float model, where the task compares; the step's variables are then a pair, the
+        model's and the teacher's.
       axis_name: name of the axis of devices that share the batch.
 
     Returns:
@@ -251,7 +254,11 @@ def make_eval_step(
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> Metrics:
         args, kwargs = task.inputs(preprocess, None, batch)
-        sums = task.sums(model.apply(variables, *args, **kwargs), batch)
+        soft = None
+        if task.compare is not None:
+            variables, floats = variables
+            soft = teacher.apply(floats, *args, **kwargs)
+        sums = all_sums(task, model.apply(variables, *args, **kwargs), soft, batch)
         return jax.lax.psum(sums, axis_name) if axis_name else sums
 
     return step

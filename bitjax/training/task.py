@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from bitjax.bottleneck.outputs import divergence
+from bitjax.checks import SWITCH, checked
 
 Batch = Mapping[str, Any]
 Preprocess = Callable[[jax.Array | None, jax.Array], jax.Array]
@@ -29,6 +33,9 @@ class Task(NamedTuple):
       form: format of the score for people, such as `{:.2%}`.
       check: `(outputs, batch, dataset)`, a ValueError where the outputs' shapes do not go with the
         data; both are given as `jax.ShapeDtypeStruct`s. None checks nothing.
+      compare: `(outputs, float outputs, batch) -> {name: scalar}`, added up with `sums` in
+        evaluation; the latter are those of the network that the run started from. `figures` gets
+        sums without these in training. None: that network is not asked.
       weights: `(batch) -> array` that says how much each prediction counts, of the outputs' shape
         without classes; a teacher is listened to there. None: all count alike.
     """
@@ -42,6 +49,7 @@ class Task(NamedTuple):
     higher_is_better: bool = True
     form: str = "{:.4g}"
     check: Callable[[Any, Batch, Any], None] | None = None
+    compare: Callable[[Any, Any, Batch], dict[str, jax.Array]] | None = None
     weights: Callable[[Batch], jax.Array] | None = None
 
 
@@ -56,10 +64,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(wide, labels)
 
 
-def classification() -> Task:
+@checked(kl=SWITCH)
+def classification(*, kl: bool = False) -> Task:
     """Images to labels: cross entropy, scored by top-1 accuracy as a fraction.
 
     Batches are {'image': [n, ...], 'label': int32 [n]}, in evaluation with 'mask': float32 [n].
+
+    Args:
+      kl: whether evaluation also gives the mean divergence KL of the float network's classes from
+        the model's, in nats. It tells apart what few examples' accuracy does not.
 
     Example:
       >>> task = classification()
@@ -76,11 +89,27 @@ def classification() -> Task:
         figures=lambda sums: {
             "accuracy": sums["correct"] / sums["count"],
             "loss": sums["loss"] / sums["count"],
+            **_mean_kl(sums, sums["count"]),
         },
         score="accuracy",
         form="{:.2%}",
         check=_check_classes,
+        compare=partial(_sum_kl, _mask_of) if kl else None,
     )
+
+
+def _sum_kl(counts: Callable, outputs: Any, float_outputs: Any, batch: Batch) -> dict[str, Any]:
+    each = divergence(float_outputs, outputs)
+    return {"kl": jnp.sum(each * counts(batch, each.shape))}
+
+
+def _mean_kl(sums: Mapping[str, Any], count: Any) -> dict[str, Any]:
+    """The figure `kl`; nothing in training, where the float network is not asked."""
+    return {"kl": sums["kl"] / count} if "kl" in sums else {}
+
+
+def _mask_of(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
+    return batch.get("mask", jnp.ones(shape, jnp.float32))
 
 
 def _check_classes(outputs: Any, batch: Batch, dataset: Any) -> None:
@@ -98,7 +127,7 @@ def _wrong_logits(wanted: object, outputs: Any, of: str, fix: str = "") -> Value
 def _count_hits(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     hit = jnp.argmax(logits, -1) == batch["label"]
     # Filling is black images: their loss is finite, and the mask removes it.
-    mask = batch.get("mask", jnp.ones(hit.shape, jnp.float32))
+    mask = _mask_of(batch, hit.shape)
     return {
         "loss": jnp.sum(cross_entropy(logits, batch["label"]) * mask),
         "correct": jnp.sum(hit * mask),
@@ -106,12 +135,16 @@ def _count_hits(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     }
 
 
-def next_token() -> Task:
+@checked(kl=SWITCH)
+def next_token(*, kl: bool = False) -> Task:
     """Tokens to the next ones: mean nats over the tokens that count, scored by perplexity.
 
     Batches are {'tokens': int32 [n, context], 'scored': float32 [n, context]}, 1 where the
     prediction of a token, from those before it, counts; in evaluation with 'mask': float32 [n]. A
     model takes the tokens and gives logits [n, context, vocabulary]; those at t - 1 predict t.
+
+    Args:
+      kl: as `classification` has it, over the tokens that count.
 
     Example:
       >>> task = next_token()
@@ -130,9 +163,18 @@ def next_token() -> Task:
         higher_is_better=False,
         form="{:.4f}",
         check=_check_vocabulary,
-        # The last token's logits predict nothing that is there.
-        weights=lambda batch: jnp.roll(batch["scored"], -1, axis=1).at[:, -1].set(0.0),
+        compare=partial(_sum_kl, _evaluated_tokens) if kl else None,
+        weights=_scored_next,
     )
+
+
+def _scored_next(batch: Batch) -> jax.Array:
+    # The last token's logits predict nothing that is there.
+    return jnp.roll(batch["scored"], -1, axis=1).at[:, -1].set(0.0)
+
+
+def _evaluated_tokens(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
+    return _scored_next(batch) * _mask_of(batch, shape[:1])[:, None]
 
 
 def _predicted(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -168,6 +210,7 @@ def _of_tokens(sums: Mapping[str, Any]) -> dict[str, Any]:
         "loss": nats,
         "bits_per_token": nats / math.log(2.0),
         "token_accuracy": sums["correct"] / count,
+        **_mean_kl(sums, count),
     }
 
 
@@ -217,7 +260,13 @@ def check_score(task: Task, figures: Mapping[str, float]) -> None:
         )
 
 
-TASKS: dict[str, Callable[[], Task]] = {
+def all_sums(task: Task, outputs: Any, float_outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+    """The sums of an evaluation, also those against the float network where the task compares."""
+    sums = task.sums(outputs, batch)
+    return sums if task.compare is None else sums | task.compare(outputs, float_outputs, batch)
+
+
+TASKS: dict[str, Callable[..., Task]] = {
     "classification": classification,
     "next_token": next_token,
 }  # by the names that data sets give

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from bitjax.data import DatasetLike
 from bitjax.frameworks.linen import Quantized
 from bitjax.frameworks.shapes import one_key, shapes_of
-from bitjax.training.task import Preprocess, Task
+from bitjax.training.task import Preprocess, Task, all_sums
 from bitjax.variables import STATS
 
 Guard = Callable[[str], AbstractContextManager[None]]
@@ -58,12 +59,14 @@ def try_task(
     with guard("task"):
         loss = jax.eval_shape(task.loss, trained, specs)
     _check_scalars("loss", {"loss": loss})
-    with guard("task"):
-        sums = jax.eval_shape(task.sums, outputs, masked)
-    _check_scalars("sums", sums)
-    with guard("task"):
-        figures = jax.eval_shape(task.figures, sums)
-    _check_scalars("figures", figures)
+    figures: dict[str, Any] = {}
+    for of in (task._replace(compare=None), task):  # in training, in evaluation
+        with guard("task"):
+            sums = jax.eval_shape(partial(all_sums, of), outputs, outputs, masked)
+        _check_scalars("sums", sums)
+        with guard("task"):
+            figures = jax.eval_shape(task.figures, sums)
+        _check_scalars("figures", figures)
     if taken := sorted(_TAKEN & {*figures}):
         raise ValueError(
             f"`task` must name its figures otherwise than {taken[0]!r}: results have that already."

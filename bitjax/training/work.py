@@ -113,19 +113,25 @@ class Work(NamedTuple):
         batch = train_batch(self.dataset, size, 0, _ORDER_SEED, augment=False)
         return as_batch(*self.inputs(None, jax.device_put(batch)))
 
-    def evaluator(self, model: Any) -> Callable[[Variables], dict[str, float]]:
+    def evaluator(self, model: Any) -> Callable[..., dict[str, float]]:
         """A function of variables: the task's figures over the evaluation examples.
 
-        It compiles once, so keep it where it is used again.
+        It compiles once, so keep it where it is used again. A task that compares does so with this
+        run's start, unless another run's is given behind the variables.
         """
         place, task = self.place, self.task
-        step = make_eval_step(model, self.preprocess, task=task, axis_name=place.axis_name)
-        step = place.evaluate(step)
+        step = place.evaluate(
+            make_eval_step(
+                model, self.preprocess, task=task, teacher=self.model, axis_name=place.axis_name
+            )
+        )
         # What fills a batch up counts nowhere, so it may as well divide over the devices.
         size = self.settings.eval_batch_size
         size += -size % len(place.devices)
 
-        def evaluate(variables):
+        def evaluate(variables, start=None):
+            if task.compare is not None:
+                variables = variables, self.start if start is None else start
             variables = place.put_state(variables)
             batches = eval_batches(self.dataset, size, shard=place.shard)
             with contextlib.closing(batches):

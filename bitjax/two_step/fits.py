@@ -18,7 +18,7 @@ from bitjax.solvers.sample_descent import fit_codes_to_samples
 from bitjax.solvers.targets import output_of
 from bitjax.two_step.layer import Affine
 from bitjax.two_step.moments import PatchMoments
-from bitjax.two_step.starts import STARTS
+from bitjax.two_step.starts import STARTS, pruned_of
 
 
 class SolveOptions(NamedTuple):
@@ -113,8 +113,9 @@ def fit_group(
     found = fit_codes(
         moments.gram_NxN, moments.cross_MxN, moments.energy_M, grid, start.codes_MxN,
         mean_N=moments.mean_N, target_mean_M=moments.target_mean_M, ridge=settings.ridge,
-        float_MxN=float_MxN, joint=settings.joint, pair_moves=settings.pair_moves,
-        starts=settings.starts, key=key, max_sweeps=settings.max_sweeps,
+        float_MxN=float_MxN, pruned_MxN=pruned_of(float_MxN, grid), joint=settings.joint,
+        pair_moves=settings.pair_moves, starts=settings.starts, key=key,
+        max_sweeps=settings.max_sweeps,
     )  # fmt: skip
     return GroupFit(found.value, float(np.sum(found.objective)), energy)
 
@@ -132,7 +133,8 @@ def fit_group_to_samples(
     """As `fit_group`, from patches fewer than inputs: one start, no pair moves."""
     found = fit_codes_to_samples(
         x_TxN, z_TxM, grid, start_MxN, intercept=intercept, ridge=settings.ridge,
-        float_MxN=float_MxN, joint=settings.joint, max_sweeps=max(settings.max_sweeps, 1),
+        float_MxN=float_MxN, pruned_MxN=pruned_of(float_MxN, grid), joint=settings.joint,
+        max_sweeps=max(settings.max_sweeps, 1),
     )  # fmt: skip
     z = np.asarray(z_TxM, np.float64)
     energy = np.sum(np.mean((z - intercept * z.mean(0)) ** 2, axis=0))
@@ -166,7 +168,7 @@ def fit_behind(
     best = fit_output_codes(
         x_TxN, y, start, grid, step=1.0, threshold=threshold, levels=count,
         strengths=settings.strengths, iterations=settings.iterations, ridge=settings.ridge,
-        float_MxN=float_MxN * gain[:, None],
+        float_MxN=float_MxN * gain[:, None], pruned_MxN=pruned_of(float_MxN, grid),
     ).value  # fmt: skip
     keep = jnp.asarray(alive)
     back = Fit(

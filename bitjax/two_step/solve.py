@@ -62,7 +62,8 @@ def solve_layers(
       model: a wrapped model with kernels whose quantizer stores its scale, such as
         `bitjax.ternary(fit="stored")`, `binary` or `low_bit`; inputs may be quantized or not.
       variables: all collections of the model, with float kernels; of a function
-        `{"params": its parameters}` and its state.
+        `{"params": its parameters}` and its state. Weights that are exactly 0 stay 0 where the
+        quantizer has that level: a pruned network stays pruned.
       batches: the model's inputs, arrays, tuples of arguments or `bitjax.Inputs`: a list, or a
         function that gives the same batches at every call.
       bits: the number of bits of the kernels to solve; None takes all with a stored scale.

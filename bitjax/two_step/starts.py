@@ -29,6 +29,12 @@ class Rounded(NamedTuple):
     scale_M: np.ndarray
 
 
+def pruned_of(float_MxN: np.ndarray, grid: np.ndarray) -> np.ndarray | None:
+    """Weights that are exactly 0, which stay so: pruning is meant. None: there are none."""
+    pruned = float_MxN == 0
+    return pruned if 0 in grid and pruned.any() else None
+
+
 def grid_of(quantizer: Quantizer, bits: Any) -> np.ndarray:
     """The quantizer's codes of so many bits, in rising order."""
     every = np.arange(2 ** round(float(bits)))[:, None]
@@ -115,7 +121,8 @@ def _descended(problem, moments, codes_MxN):
     return fit_codes(
         moments.gram_NxN, moments.cross_MxN, moments.energy_M, problem.grid, codes_MxN,
         mean_N=moments.mean_N, target_mean_M=moments.target_mean_M, ridge=settings.ridge,
-        float_MxN=problem.float_MxN, joint=settings.joint, max_sweeps=settings.max_sweeps,
+        float_MxN=problem.float_MxN, pruned_MxN=pruned_of(problem.float_MxN, problem.grid),
+        joint=settings.joint, max_sweeps=settings.max_sweeps,
     ).value  # fmt: skip
 
 
@@ -127,12 +134,16 @@ def _gptq(problem, moments, shares) -> Rounded:
     damping = max(settings.ridge, settings.damping, 1e-6)
     pull = damping * (mean or 1.0)
     filters = problem.float_MxN
+    pruned = pruned_of(filters, problem.grid)
     lacks_MxN = moments.cross_MxN - filters @ gram
     filters = filters + np.linalg.solve(gram + pull * np.eye(len(gram)), lacks_MxN.T).T
+    if pruned is not None:
+        filters = np.where(pruned, 0, filters)
     own, count = rounded(problem.quantizer, filters, problem.grid), len(filters)
     scale = np.concatenate([share * own.scale_M for share in shares])
     every = np.tile(filters, (len(shares), 1))
-    codes = gptq_codes(gram, every, problem.grid, scale, damping=damping).value
+    stays = None if pruned is None else np.tile(pruned, (len(shares), 1))
+    codes = gptq_codes(gram, every, problem.grid, scale, damping=damping, pruned_MxN=stays).value
     # What the codes explain, with the pull, at their best scales.
     product = every @ gram + pull * every
     s, c = (codes * product).sum(1), ((codes @ gram + pull * codes) * codes).sum(1)

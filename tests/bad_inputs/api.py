@@ -134,6 +134,7 @@ def method_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "bottleneck": (methods.bottleneck, {"rules": PLANES}),
         "tsq": (methods.tsq, {"rules": STORED, "code_steps": 10}),
         "solved": (methods.solved, {"rules": STORED}),
+        "measured": (methods.measured, {"rules": RULES, "budgets": (bj.budget("bits", 4.0),)}),
         "recipe.distillation": (recipe.distillation, {}),
         "optimizers.sgd": (optimizers.sgd, {}),
         "optimizers.adam": (optimizers.adam, {}),

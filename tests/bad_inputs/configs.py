@@ -27,6 +27,7 @@ NEEDS: Mapping[str, tuple[dict[str, Any], Any]] = {
     "bottleneck": ({}, (("head/input", {"name": "bitplane"}),)),
     "tsq": ({"code_steps": 10}, STORED),
     "solved": ({}, STORED),
+    "measured": ({}, PLAIN),
     "twn": (TRAINED, ((".*/kernel", {"name": "ternary", "fit": "twn"}),)),
     "hwgq": (TRAINED, ((".*/kernel", {"name": "binary"}),)),
 }
@@ -42,6 +43,8 @@ def config(method: str = "uniform", /, **changes: Any) -> ConfigDict:
     made.data.name = "digits"
     made.method = {"name": method, **settings}
     made.rules = rules
+    if method == "measured":
+        made.budgets = ({"metric": "bits", "limit": 4.0},)
     with made.unlocked(), made.ignore_type():
         for key, value in changes.items():
             node = made

@@ -1,4 +1,4 @@
-"""CIFAR-10 and Fashion-MNIST files: small fakes, real ones where they are, damaged ones."""
+"""CIFAR-10, Fashion-MNIST and ImageNet's sample: fakes, real files where they are, damaged ones."""
 
 import gzip
 import hashlib
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitjax.data import cifar10, fashion_mnist, load
+from bitjax.data import cifar10, fashion_mnist, imagenet_sample, load
 from bitjax.data.cache import cached
 from bitjax.data.files import CIFAR10_FILES, FASHION_MNIST_FILES
+from bitjax.data.imagenet_sample import IMAGENET_SAMPLE_FILES
 from bitjax.data.verify import Checksum
 
 
@@ -67,6 +68,37 @@ def fake_fashion(tmp_path):
         write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", arrays[prefix])
         write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", np.arange(count, dtype=np.uint8))
     return folder, checksums(folder, "md5"), arrays
+
+
+@pytest.fixture
+def fake_sample(tmp_path):
+    """Two files of three JPEGs each; their checksums, and the pixels that they decode to."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "imagenet_sample"
+    folder.mkdir()
+    found = []
+    for number in (1, 2):
+        blobs = []
+        for _ in range(3):
+            coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            coarse.resize((256, 256)).save(buffer := io.BytesIO(), "JPEG")
+            blobs.append(buffer.getvalue())
+            found.append(np.asarray(Image.open(buffer)))
+        np.savez(
+            folder / f"images_{number}.npz",
+            jpeg=np.frombuffer(b"".join(blobs), np.uint8),
+            offsets=np.cumsum([0, *map(len, blobs)]),
+            labels=np.arange(3, dtype=np.int32) + 3 * (number - 1),
+        )
+    return folder, checksums(folder, "sha256"), np.stack(found)
+
+
+def test_even_labels_of_the_sample_calibrate_and_odd_ones_judge_on_the_middle_pixels(fake_sample):
+    folder, files, images = fake_sample
+    data = imagenet_sample(folder.parent, files=files)
+    assert data.labels.tolist() == [0, 2, 4] and data.eval_labels.tolist() == [1, 3, 5]
+    np.testing.assert_array_equal(data.images, images[::2, 14:241, 14:241])
+    np.testing.assert_array_equal(data.eval_images, images[1::2, 14:241, 14:241])
 
 
 def test_cifar10_files_decode_to_the_images_that_were_written(fake_cifar10):
@@ -191,6 +223,14 @@ def test_the_real_training_statistics_are_the_constants(data_root, name):
     assert len(set(np.bincount(data.labels))) == 1
 
 
+@pytest.mark.slow
+def test_the_real_sample_has_one_image_of_each_class(data_root):
+    data = load("imagenet_sample", root=data_root)
+    assert sorted([*data.labels, *data.eval_labels]) == list(range(1000))
+    assert data.image_shape == (227, 227, 3)
+
+
 def test_the_checksum_tables_name_every_file():
-    assert len(CIFAR10_FILES) == 6 and len(FASHION_MNIST_FILES) == 4
-    assert all(os.path.basename(name) == name for name in (*CIFAR10_FILES, *FASHION_MNIST_FILES))
+    tables = (CIFAR10_FILES, FASHION_MNIST_FILES, IMAGENET_SAMPLE_FILES)
+    assert [len(table) for table in tables] == [6, 4, 2]
+    assert all(os.path.basename(name) == name for table in tables for name in table)

@@ -91,7 +91,7 @@ def test_without_training_the_evaluation_examples_are_the_same():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "mnist"}, "one of 'digits', 'cifar10', 'fashion_mnist', got 'mnist'"),
+        ({"name": "mnist"}, "'fashion_mnist', 'imagenet_sample', got 'mnist'"),
         ({"eval_split": "validation"}, "`validation` is 0; set `validation`"),
         ({"validation": 1437}, "less than the 1437 training examples of digits, got 1437"),
     ],

@@ -17,6 +17,7 @@ from bitjax.methods import (
     full_precision,
     hwgq,
     lsq,
+    measured,
     pact,
     solved,
     tsq,
@@ -140,11 +141,23 @@ METHODS = {
         ("solve",),
         (4 + 3 + 4 + 2) / 4,
     ),
+    "measured": Row(
+        measured(
+            rules(bj.uniform(bits=8), bj.uniform(bits=8, signed=False)),
+            budgets=BUDGETS,
+            calibration_batches=2,
+            candidates=(3, 4, 5),
+            rounds=1,
+            trials=4,
+        ),
+        ("allocate",),
+        4.0,
+    ),
 }
 
 
 # The first trains as `hwgq` does; the others' stages have default tests of their own.
-SLOW = ("twn", "tsq", "solved", "bottleneck", "pact")
+SLOW = ("twn", "tsq", "solved", "measured", "bottleneck", "pact")
 
 
 @pytest.mark.parametrize(

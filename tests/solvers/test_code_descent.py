@@ -346,6 +346,20 @@ def test_filters_do_not_see_each_other_and_their_unit_moves_the_scale_only():
     np.testing.assert_allclose(scaled.value.scale_M, unit * plain.value.scale_M, rtol=1e-12)
 
 
+def test_pruned_codes_stay_0_and_the_others_are_the_best_without_them():
+    gram = correlated(6, 0.5)
+    cross, energy, w = linear(40, gram, seed=5)
+    pruned = np.random.default_rng(6).random(w.shape) < 0.4
+    options = {"pair_moves": True, "starts": 8, "key": jax.random.key(0), "pruned_MxN": pruned}
+    found = fit_codes(gram, cross, energy, TERNARY, np.ones_like(w), **options)
+    assert not np.asarray(found.value.codes_MxN)[pruned].any()
+    best = [
+        optimum(gram[np.ix_(free, free)], q[None, free], e)[0]
+        for q, e, free in zip(cross, energy, ~pruned, strict=True)
+    ]
+    assert np.isclose(found.objective, best, rtol=1e-9).mean() > 0.95
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_a_start_of_the_wrong_sign_is_turned_round(joint):
     x, _, w = patches(20, 5, 100)

@@ -81,3 +81,29 @@ def test_bad_statistics_are_refused_in_one_line(changed, message):
     given = {"gram_NxN": np.eye(2), "filters_MxN": np.eye(2), "grid_G": GRID, "scale_M": np.ones(2)}
     with pytest.raises(ValueError, match=message):
         gptq_codes(**{**given, **changed})
+
+
+def test_a_pruned_weight_stays_0_and_passes_on_what_it_took_over():
+    gram, w, scale = problem(inputs=40, filters=20, seed=1)
+    pruned = np.random.default_rng(4).random(w.shape) < 0.5
+    w = np.where(pruned, 0, w)
+    found = gptq_codes(gram, w, GRID, scale, pruned_MxN=pruned)
+    assert not found.value[pruned].any() and found.value[~pruned].any()
+    # It is worth more than GPTQ's codes with the pruned ones taken out afterwards.
+    free = np.where(pruned, 0, gptq_codes(gram, w, GRID, scale).value)
+    error = w - scale[:, None] * free
+    assert found.objective.sum() < 0.9 * np.einsum("mi,ij,mj->m", error, gram, error).sum()
+
+
+@pytest.mark.parametrize(
+    ("pruned", "grid", "message"),
+    [
+        (np.zeros((6, 20)), GRID, r"must be bool of shape \(6, 20\), got float64"),
+        (np.zeros((6, 19), bool), GRID, "got bool"),
+        (np.ones((6, 20), bool), [-1.0, 1.0], "needs 0 in `grid_G`"),
+    ],
+)
+def test_a_mask_that_does_not_go_with_the_filters_is_refused(pruned, grid, message):
+    gram, w, scale = problem()
+    with pytest.raises(ValueError, match=message):
+        gptq_codes(gram, w, grid, scale, pruned_MxN=pruned)

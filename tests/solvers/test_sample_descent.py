@@ -34,9 +34,12 @@ def test_the_answer_is_that_of_the_gram_matrix(intercept, joint, ridge):
     xc, zc = (x - x.mean(0), z - z.mean(0)) if intercept else (x, z)
     statistics = xc.T @ xc / 40, zc.T @ xc / 40, (zc**2).mean(0)
     how = {"joint": joint, "ridge": ridge, "float_MxN": 0.7 * start + 0.1 if ridge else None}
+    if joint and intercept:
+        how["pruned_MxN"] = np.random.default_rng(3).random(start.shape) < 0.4
     ours = fit_codes_to_samples(x, z, TERNARY, start, intercept=intercept, **how)
     theirs = fit_codes(*statistics, TERNARY, start, **how, **means)
     np.testing.assert_array_equal(ours.value.codes_MxN, theirs.value.codes_MxN)
+    assert not np.asarray(ours.value.codes_MxN)[how.get("pruned_MxN", start < -1)].any()
     for a, b in zip(ours.value[1:], theirs.value[1:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(ours.objective, theirs.objective, rtol=1e-6, atol=1e-10)

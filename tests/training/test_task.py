@@ -16,7 +16,7 @@ from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.rows import read_rows
 from bitjax.training.runner import run
 from bitjax.training.settings import Settings
-from bitjax.training.task import Task, classification
+from bitjax.training.task import Task, all_sums, classification, next_token
 from bitjax.training.work import make_work
 
 SETTINGS = Settings(batch_size=16, eval_batch_size=64, eval_every=1, log_every=3, keep_best=True)
@@ -107,3 +107,34 @@ def test_a_head_that_exists_in_training_only_is_trained_saved_and_not_counted(tm
     assert not any(site.startswith("aux") for site in work.costs)
     shapes = jax.tree.map(jnp.shape, work.variable_shapes(len(work.method.stages) - 1))
     assert shapes == jax.tree.map(jnp.shape, variables)
+
+
+def test_the_divergence_from_the_float_network_is_that_of_the_start_and_nothing_in_training():
+    task, data = classification(kl=True), load("digits", limit=90)
+    method = lsq((bj.rule(".*", bj.lsq(bits=3)),), steps=2, learning_rate=0.05)
+    work = make_work(method, MLP((4,)), data, settings=SETTINGS, task=task)
+    result, variables = run(work, show=False)
+    images = work.preprocess(None, data.eval_images)
+    model = work.wrap(method.stages[-1])
+    log_p, log_q = (
+        np.asarray(nn.log_softmax(net.apply(tree, images)), np.float64)
+        for net, tree in ((work.model, work.start), (model, variables))
+    )
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
+    assert result["stages"][-1]["kl"] == pytest.approx(expected, rel=1e-4) and expected > 1e-4
+    sums = task.sums(jnp.zeros((2, 3)), {"label": jnp.array([0, 1])})
+    assert "kl" not in task.figures(sums)
+
+
+def test_tokens_that_fill_up_or_predict_nothing_diverge_from_nothing():
+    logits, floats = (jax.random.normal(jax.random.key(i), (2, 3, 4)) for i in (0, 1))
+    batch = {
+        "tokens": jnp.array([[1, 3, 2], [1, 2, 0]]),
+        "scored": jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]]),
+        "mask": jnp.array([1.0, 1.0]),
+    }
+    task = next_token(kl=True)
+    log_p, log_q = nn.log_softmax(floats), nn.log_softmax(logits)
+    each = np.asarray((jnp.exp(log_p) * (log_p - log_q)).sum(-1))
+    figures = task.figures(all_sums(task, logits, floats, batch))
+    assert figures["kl"] == pytest.approx((each[0, 0] + each[0, 1] + each[1, 0]) / 3, rel=1e-5)

@@ -203,6 +203,24 @@ def test_dead_inputs_and_zero_filters_do_no_harm():
     assert not found["params"]["conv1"]["kernel"][:, :, 1].any()
 
 
+@pytest.mark.parametrize("start", ["best", "gptq"])
+@pytest.mark.parametrize(
+    "quantizer",
+    [TERNARY, bj.low_bit(bits=3, fit="stored"), bj.low_bit(bits=4, fit="stored", narrow=False)],
+    ids=["ternary", "symmetric", "two-sided"],
+)
+def test_a_pruned_network_stays_pruned(quantizer, start):
+    x = jax.random.normal(KEY, (200, 6)) @ jax.random.normal(jax.random.key(1), (6, 6))
+    model = bj.Quantized(nn.Dense(5), [bj.rule("kernel", quantizer)])
+    variables = model.init(KEY, x)
+    pruned = jax.random.bernoulli(KEY, 0.5, (6, 5))
+    variables["params"]["kernel"] = jnp.where(pruned, 0.0, variables["params"]["kernel"])
+    variables = bj.attach(model, {"params": variables["params"]}, x)
+    sweeps = 0 if start == "gptq" else 30
+    kernel = solve_layers(model, variables, [x], start=start, max_sweeps=sweeps)["params"]["kernel"]
+    assert not kernel[pruned].any() and kernel[~pruned].any()
+
+
 def test_patches_fewer_than_inputs_never_become_a_gram_matrix():
     x, z = jax.random.normal(KEY, (2, 12, 10)), jax.random.normal(KEY, (2, 12, 3))
     batches = [(x[:, i : i + 3], z[:, i : i + 3], None) for i in range(0, 12, 3)]
