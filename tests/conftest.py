@@ -1,5 +1,6 @@
 """What every test shares: JAX on the CPU, quiet logs, hypothesis profiles and the real data."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 
 for name in ("absl", "jax", "orbax"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+gc.set_threshold(50_000, 20, 50)  # as commands do: tracing makes many objects and few cycles
 
 # Derandomized, so that a failure seen once is seen again; the first compilation of a function
 # takes longer than any deadline worth setting.

@@ -7,7 +7,7 @@ from fractions import Fraction
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 
 from bitjax.costs.budget import Budget, budget
 from bitjax.costs.rounding import round_bits
@@ -151,6 +151,7 @@ def test_fractional_limits_are_taken_inwards():
 
 
 @pytest.mark.slow
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 @example(0)
 def test_an_average_of_exactly_four_is_reached_exactly(seed):
