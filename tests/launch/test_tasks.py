@@ -86,7 +86,7 @@ WRONG = {
     ),
     "setting that the task lacks": (
         {"task": {"name": "next_token", "share": 2.0}},
-        r"config.task.share is no setting of 'next_token' \(value 2.0\); it has none",
+        r"config.task.share is no setting of 'next_token' \(value 2.0\); it has kl",
     ),
     "wrong type for a task": (
         {"task": {"name": "own_tasks:even", "share": "half"}},
