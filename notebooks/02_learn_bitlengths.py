@@ -133,8 +133,8 @@ print(f"accuracy with these bits: {learning_result['accuracy']:.2%}")
 panels = plots.curves(read_rows(folder / "metrics.jsonl"), ("loss", "bits"))
 
 # %% [markdown]
-# The ranges get a few steps to settle. Then the loss includes the budget's term, until the budget
-# is met. From then on, a bit that one site takes is a bit that another site gives.
+# The ranges get a few steps to settle. Then the bits fall to the budget, by the middle of the
+# stage. From then on, a bit that one site takes is a bit that another site gives.
 #
 # ## Round them
 #

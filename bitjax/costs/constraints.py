@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bitjax.costs.bits import Bits
-from bitjax.costs.budget import Budget, cost_of
+from bitjax.costs.budget import Budget, budget_sites, cost_of
 from bitjax.costs.site import Costs
 
 _SWEEPS = 10  # over the multipliers of several budgets
@@ -73,15 +73,26 @@ def within(
     """Bits in their bounds, and shifted down together as far as each budget asks.
 
     One shift for all that a budget counts keeps what they have learned of each other; the bounds
-    hold single ones back. Bits that are not in `limits` stay. Costs end within 1e-4 of `most`.
+    hold single ones back. Bits that are not in `limits` stay. Costs end within 1e-4 of `most`. Of
+    the readers of one tensor, which count once, the widest is shifted, and the others once it has
+    come down to them.
     """
     found = {s: jnp.clip(n, *limits[s]) if s in limits else n for s, n in bits.items()}
     for limit, top in zip(budgets, most, strict=True):
         slope = jax.grad(lambda b, limit=limit: cost_of(limit, b, costs))(found)
         counts = {s: jnp.where(slope[s] > 0.0, 1.0, 0.0) for s in limits}
+        behind = {}
+        for readers in _readers(limit, limits, costs):
+            width = jnp.stack([jnp.mean(found[s]) for s in readers])
+            any_counts = jnp.max(jnp.stack([jnp.max(counts[s]) for s in readers]))
+            counts.update(dict.fromkeys(readers, any_counts))
+            behind.update(zip(readers, jnp.max(width) - width, strict=True))
 
-        def shifted(shift, now=found, counts=counts):
-            down = {s: jnp.maximum(now[s] - shift * n, limits[s][0]) for s, n in counts.items()}
+        def shifted(shift, now=found, counts=counts, behind=behind):
+            own = dict.fromkeys(counts, shift)
+            # No `maximum`: where the two are equal, its slope is half of the one that follows.
+            own.update({s: jnp.where(shift >= n, shift - n, 0.0) for s, n in behind.items()})
+            down = {s: jnp.maximum(now[s] - own[s] * n, limits[s][0]) for s, n in counts.items()}
             return {**now, **down}
 
         def newton(_, shift, limit=limit, top=top, shifted=shifted):
@@ -90,3 +101,12 @@ def within(
 
         found = shifted(jax.lax.fori_loop(0, _NEWTON, newton, jnp.zeros(())))
     return found
+
+
+def _readers(limit: Budget, limits: Limits, costs: Costs) -> list[list[str]]:
+    """The sites in `limits` that a budget counts once together, where they are several."""
+    found: dict[str, list[str]] = {}
+    if limit.metric == "activation_bytes":
+        for site in budget_sites(limit, costs):
+            found.setdefault(costs[site].source, []).extend([site] if site in limits else [])
+    return [sites for sites in found.values() if len(sites) > 1]

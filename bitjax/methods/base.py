@@ -49,7 +49,7 @@ class Stage(NamedTuple):
         unit `start` on; the runner saves each and resumes behind the last one saved.
       labels: `(trained) -> tree of labels` for {'params': ..., 'quant': ...}.
       optimizers: an optimizer for each label; leaves whose label is not here are frozen.
-      controls: traced state by name: strengths, multipliers, a temperature.
+      controls: traced state by name: strengths, where budgets began, a temperature.
       penalty: `(quant, costs, controls, progress) -> scalar` added to the loss; `progress` is the
         share of the stage's steps that are done.
       loss: `(task_loss, outputs, teacher_outputs, weights) -> scalar` instead of the task's own

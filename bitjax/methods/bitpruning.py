@@ -242,10 +242,14 @@ def _round_and_freeze(rules, rounding, budgets):
         rounded = round_bits(bits, context.costs, limits, rounding, budgets)
         before, after = (average_bits(n, context.costs) for n in (bits, {**bits, **rounded}))
         if (taken := float(before - after)) > _TAKEN:
+            fix = (
+                "more steps or a looser budget may bring them closer"
+                if budgets
+                else "give a budget, which bits meet while they are learned"
+            )
             context.log(
                 f"bitpruning: rounding takes {taken:.2f} of {float(before):.2f} learned bits on "
-                "average, so that they are not what was learned: give a budget, which bits meet "
-                "while they are learned, or more of them to `learn_bits`."
+                f"average, so that they are not what was learned: {fix}."
             )
         yield with_bits(variables, rounded, context.model.rules)
 

@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
       quant_stats: what they observe.
       other: the remaining collections, `batch_stats` among them.
       opt_state: the state of the stage's optimizers.
-      controls: the stage's traced values: strengths, multipliers.
+      controls: the stage's traced values: strengths, where budgets began.
       step: int32, steps of the stage that are done.
       offset: int32, steps of the run before the stage.
       key: raw PRNG key of the run.

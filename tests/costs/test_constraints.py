@@ -89,6 +89,20 @@ def test_bits_within_a_budget_return_to_their_bounds_alone():
     assert [float(found[s]) for s in COSTS] == [1.0, 3.0, 16.0, 2.5]
 
 
+def test_readers_of_one_tensor_fall_together_from_where_the_widest_meets_them():
+    costs = {**COSTS, "b/input": COSTS["b/input"]._replace(source="a/input", elements=5)}
+    budgets = [Budget("activation_bytes", 4.0 * 5 / 8)]
+    for bits, top, expected in (
+        ((8.0, 6.3, 4.0, 6.0), 6.1, (8.0, 6.1, 4.0, 6.0)),
+        ((8.0, 6.3, 4.0, 6.0), 4.0, (8.0, 4.0, 4.0, 4.0)),
+        ((8.0, 4.0, 4.0, 6.0), 5.0, (8.0, 4.0, 4.0, 5.0)),
+        ((8.0, 6.0, 4.0, 6.0), 4.0, (8.0, 4.0, 4.0, 4.0)),
+    ):
+        bits = dict(zip(costs, map(jnp.float32, bits), strict=True))
+        found = within(bits, LIMITS, costs, budgets, jnp.array([top * 5 / 8]))
+        np.testing.assert_allclose([found[s] for s in costs], expected, atol=1e-3)
+
+
 def test_the_way_to_a_limit_falls_by_equal_ratios_and_ends_on_it():
     budgets = [Budget("bits", 2.0), Budget("bytes", 100.0)]
     way = [allowed(budgets, jnp.array([16.0, 80.0]), jnp.float32(s)) for s in (-1, 0, 1 / 3, 1, 2)]

@@ -156,15 +156,22 @@ def context_of(model, previous):
 
 
 def test_a_run_whose_bits_rounding_takes_says_so(capsys):
-    frozen = bitpruning(RULES, steps=10, rounding="nearest").stages[1]
-    for bits, said in ((4.45, True), (4.05, False)):
+    loose = {"budgets": (bj.budget("bits", 4.0),)}
+    for bits, settings, said in (
+        (4.45, {"rounding": "nearest"}, "give a budget"),
+        (4.45, loose, "more steps"),
+        (4.05, loose, None),
+    ):
+        frozen = bitpruning(RULES, steps=10, **settings).stages[1]
         variables = {"quant": fake_quant_tree(bits, COSTS)}
         list(
             frozen.prepare(
                 context_of(bj.Quantized(MLP(features=(8,)), RULES), variables), variables, 0
             )
         )
-        assert ("rounding takes 0.45 of 4.45 learned bits" in capsys.readouterr().out) == said
+        out = capsys.readouterr().out
+        assert ("rounding takes 0.45 of 4.45 learned bits" in out) == (said is not None)
+        assert (said or "") in out
 
 
 def test_after_the_freeze_a_convolution_that_pads_with_zeros_computes_with_codes_alone():
