@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from bitjax.costs.bits import Bits
 from bitjax.costs.budget import Budget, budget_sites, cost_of
@@ -34,37 +35,43 @@ def allowed(budgets: Sequence[Budget], start: jax.Array, share: jax.Array) -> ja
 
 
 def steered(
-    gradient: Bits, bits: Bits, costs: Costs, budgets: Sequence[Budget], most: jax.Array
+    gradient: Bits,
+    bits: Bits,
+    limits: Limits,
+    costs: Costs,
+    budgets: Sequence[Budget],
+    most: jax.Array,
 ) -> dict[str, jax.Array]:
     """The gradient g + sum_k mu_k grad c_k whose descent raises no cost that is at its most.
 
-    mu >= 0 is where that is shortest. `gradient` is `{site: array}` of the bits that are learned,
-    `bits` and `costs` are of all sites, and `most` is `[budgets]`.
+    mu >= 0 is where that is shortest. Bits that stand at a bound and would pass it move nothing,
+    and are not counted. `gradient` is `{site: array}` of the bits that are learned, whose bounds
+    are `limits`; `bits` and `costs` are of all sites, and `most` is `[budgets]`.
     """
+    flat, unravel = ravel_pytree(dict(gradient))
     slopes = []
     for limit, top in zip(budgets, most, strict=True):
         cost, slope = jax.value_and_grad(lambda b, limit=limit: cost_of(limit, b, costs))(
             dict(bits)
         )
-        holds = cost >= 0.999 * top
-        slopes.append({s: jnp.where(holds, slope[s] / top, 0.0) for s in gradient})
-
-    def dot(a, b):
-        return sum((jnp.sum(a[s] * b[s]) for s in gradient), jnp.float32(0.0))
-
-    against = jnp.stack([-dot(gradient, slope) for slope in slopes])
-    gram = jnp.stack([jnp.stack([dot(a, b) for b in slopes]) for a in slopes])
+        each = ravel_pytree({s: slope[s] for s in gradient})[0]
+        slopes.append(jnp.where(cost >= 0.999 * top, each / top, 0.0))
+    slopes = jnp.stack(slopes)
+    lowest = ravel_pytree({s: bits[s] <= limits[s][0] for s in gradient})[0]
+    highest = ravel_pytree({s: bits[s] >= limits[s][1] for s in gradient})[0]
 
     def sweep(_, mu):
         for k in range(len(budgets)):
-            rest = against[k] - gram[k] @ mu + gram[k, k] * mu[k]
-            own = jnp.where(gram[k, k] > 0.0, gram[k, k], 1.0)
-            mu = mu.at[k].set(jnp.where(gram[k, k] > 0.0, jnp.maximum(0.0, rest / own), 0.0))
+            now = flat + mu @ slopes
+            stuck = jnp.where(now > 0.0, lowest, highest)
+            own = jnp.where(stuck, 0.0, slopes[k])
+            square = jnp.sum(own * own)
+            less = jnp.sum(own * now) / jnp.where(square > 0.0, square, 1.0)
+            mu = mu.at[k].set(jnp.maximum(0.0, mu[k] - less))
         return mu
 
-    sweeps = 1 if len(budgets) == 1 else _SWEEPS
-    mu = jax.lax.fori_loop(0, sweeps, sweep, jnp.zeros_like(against))
-    return {s: g + sum(mu[k] * a[s] for k, a in enumerate(slopes)) for s, g in gradient.items()}
+    mu = jax.lax.fori_loop(0, _SWEEPS, sweep, jnp.zeros(len(budgets), flat.dtype))
+    return unravel(flat + mu @ slopes)
 
 
 def within(

@@ -279,7 +279,7 @@ def _steer(rules, budgets, settle):
         every, limits = bits_of(grads), bit_limits(rules, costs)
         most = _most(budgets, controls["start"], progress, settle)
         found = {s: every[s] for s in limits}
-        for site, g in steered(found, bits_of(quant), costs, budgets, most).items():
+        for site, g in steered(found, bits_of(quant), limits, costs, budgets, most).items():
             grads = write_site(grads, site, {**read_site(grads, site), "bits": g})
         return grads
 

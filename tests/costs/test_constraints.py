@@ -47,7 +47,7 @@ def test_a_steered_gradient_is_the_nearest_whose_descent_raises_no_cost(name):
     for seed in range(5):
         bits, gradient = drawn(seed, 2.0, 8.0), drawn(seed + 50, -1.0, 1.0)
         most = costs_now(bits, budgets)
-        found = steered(gradient, bits, COSTS, budgets, most)
+        found = steered(gradient, bits, LIMITS, COSTS, budgets, most)
         g = np.array([gradient[site] for site in COSTS])
         a = slopes(bits, budgets) / np.asarray(most)[:, None]
         mu, _ = optimize.nnls(a.T, -g)
@@ -57,7 +57,9 @@ def test_a_steered_gradient_is_the_nearest_whose_descent_raises_no_cost(name):
 @named
 def test_a_gradient_is_left_alone_where_there_is_room(name):
     bits, gradient = drawn(0, 2.0, 8.0), drawn(1, -1.0, 1.0)
-    found = steered(gradient, bits, COSTS, BUDGETS[name], 1.01 * costs_now(bits, BUDGETS[name]))
+    found = steered(
+        gradient, bits, LIMITS, COSTS, BUDGETS[name], 1.01 * costs_now(bits, BUDGETS[name])
+    )
     assert found == gradient
 
 
@@ -118,7 +120,7 @@ def test_steered_descent_ends_where_the_constrained_optimum_is():
     def step(_, bits):
         gradient = 2 * weights * (jnp.stack([bits[site] for site in COSTS]) - targets)
         gradient = dict(zip(COSTS, gradient, strict=True))
-        gradient = steered(gradient, bits, COSTS, budgets, most)
+        gradient = steered(gradient, bits, LIMITS, COSTS, budgets, most)
         moved = {site: n - 0.05 * gradient[site] for site, n in bits.items()}
         return within(moved, LIMITS, COSTS, budgets, most)
 
@@ -126,3 +128,29 @@ def test_steered_descent_ends_where_the_constrained_optimum_is():
     excess = float(jnp.sum(targets) - 16.0)
     expected = targets - excess / weights / jnp.sum(1 / weights)
     np.testing.assert_allclose([bits[s] for s in COSTS], expected, atol=2e-3)
+
+
+def test_bits_at_a_bound_hold_no_others_back():
+    """min sum w (n - t)^2 by signs alone, as Adam's first steps: a kernel stands at its fewest."""
+    sizes = np.array([1000.0, 100.0, 400.0, 50.0])
+    costs = {
+        f"{s}/kernel": SiteCost(1, int(n), 1, s, s, "kernel")
+        for s, n in zip("abcd", sizes, strict=True)
+    }
+    limits = dict.fromkeys(costs, (3.5, 16.0))
+    budgets, most = [Budget("bytes", 775.0)], jnp.array([775.0])
+    weights, targets = np.array([1.0, 2.0, 0.5, 4.0]), np.array([2.0, 6.0, 9.0, 7.0])
+
+    def step(i, bits):
+        gradient = 2 * weights * (jnp.stack(list(bits.values())) - targets)
+        gradient = dict(zip(costs, gradient, strict=True))
+        gradient = steered(gradient, bits, limits, costs, budgets, most)
+        moved = {s: n - 0.02 * 0.998**i * jnp.sign(gradient[s]) for s, n in bits.items()}
+        return within(moved, limits, costs, budgets, most)
+
+    bits = jax.lax.fori_loop(0, 3000, step, dict.fromkeys(costs, jnp.float32(5.0)))
+    # By hand, with the first at 3.5: the others at t - mu * size / (2 w), within 2700 bits.
+    rate = sizes[1:] / (2 * weights[1:])
+    mu = (sizes[1:] @ targets[1:] - 2700.0) / (sizes[1:] @ rate)
+    expected = [3.5, *(targets[1:] - mu * rate)]
+    np.testing.assert_allclose([bits[s] for s in costs], expected, atol=0.05)
