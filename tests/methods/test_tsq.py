@@ -42,9 +42,9 @@ def execute(work, monkeypatch):
     def noting(self, model):
         evaluate = evaluator(self, model)
 
-        def evaluated(variables):
+        def evaluated(variables, start=None):
             seen[work.method.stages[len(seen)].name] = jax.tree.map(np.asarray, dict(variables))
-            return evaluate(variables)
+            return evaluate(variables, start)
 
         return evaluated
 
