@@ -706,7 +706,7 @@ def test_the_data_and_the_starts_of_all_configs_are_there(data_root, monkeypatch
             continue
         seen.add(needs)
         data = build_data(spec)
-        assert data.num_train > 500 and data.num_eval > 100
+        assert data.num_train >= 500 and data.num_eval > 100
         model = make(MODELS, "model", spec["model"])
         batch = data.eval_sample(1)
         sample = batch["tokens"] if "tokens" in batch else np.float32(batch["image"])
