@@ -48,4 +48,4 @@ def data_root() -> Path:
     reason = f"needs the real data: BITJAX_DATA is {folder or 'not set'}"
     if os.environ.get("BITJAX_REQUIRE_DATA") == "1":
         pytest.fail(reason)
-    pytest.skip(reason)
+    pytest.skip(reason)  # real data are no requirement of the suite

@@ -30,7 +30,7 @@ class _Output(io.FileIO):
 
 def _say(line: str) -> None:
     """Writes a line to standard error, if that can be; also in a signal's handler."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # nobody may read it any more
         os.write(2, f"{line}\n".encode())
 
 

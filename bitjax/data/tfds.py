@@ -133,7 +133,7 @@ def _versions(folder: Path) -> list[str]:
     """The prepared versions in a folder, oldest first."""
     found, names = [], []
     with reading(folder, "give the folder in which data sets are prepared"):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # none is prepared
             names = os.listdir(folder)
         for name in filter(_VERSION.match, names):
             # A link to nowhere counts: the set is there, and damaged.

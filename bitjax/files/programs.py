@@ -130,7 +130,7 @@ def _remove(folder: Path, program: str) -> bool:
     """
     ages = []
     for path in folder.glob(f"{glob.escape(program)}-*{_ENTRY}"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # another process removes it too
             ages.append(time.time() - path.stat().st_mtime)
             path.unlink()
     return min(ages, default=0.0) < _JUST_NOW  # one that is not there was removed by another
@@ -153,10 +153,10 @@ def _shrink(folder: Path, most: float = _MOST) -> None:
 def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
     """When each program was last used, its bytes on the disk, and where it lies."""
     for path in folder.glob(f"{_KIND}*"):
-        with contextlib.suppress(OSError), os.scandir(path) as entries:
+        with contextlib.suppress(OSError), os.scandir(path) as entries:  # it may be gone
             for entry in entries:
                 if entry.name.endswith(_ENTRY) and entry.is_file(follow_symlinks=False):
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError):  # removed since it was listed
                         found = entry.stat(follow_symlinks=False)
                         # Reading sets the first, on most file systems at most once a day.
                         used = max(found.st_atime, found.st_mtime)
@@ -164,5 +164,5 @@ def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # nobody may read it any more
         print(f"warning: {printable(line)}", file=sys.stderr)

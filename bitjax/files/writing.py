@@ -57,7 +57,7 @@ def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise unwritten(path, size, error) from error
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # replaced, or the error is on its way
             temporary.unlink()
 
 

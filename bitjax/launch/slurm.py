@@ -42,7 +42,7 @@ class SlurmRun:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             # Not `wait`: the call that this signal interrupted holds its lock.
-            with suppress(ChildProcessError):
+            with suppress(ChildProcessError):  # it has been waited for
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(SlurmRun(self.command))
 

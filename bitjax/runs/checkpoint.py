@@ -206,7 +206,7 @@ class Checkpoints:
         if jax.process_index() == 0:  # What was written of it takes space that others may need.
             if path is not None:
                 shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the failure is noted already
                 self._remove_leftovers()
         if trouble_of(error) is None:
             raise error  # Of the program, not of the disk.

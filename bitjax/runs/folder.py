@@ -234,7 +234,7 @@ def _has_begun(folder: Path) -> bool:
 def _hashes_there(folder: Path) -> set[str]:
     """The hashes of configs that a run's result and its checkpoints name."""
     found = [run.get("config_hash") for run in owners(folder / "checkpoints")]
-    with contextlib.suppress(Unfit, OSError):
+    with contextlib.suppress(Unfit, OSError):  # a damaged result names none
         found.append(read_object(folder / "result.json").get("config_hash"))
     return {digest for digest in found if isinstance(digest, str)}
 

@@ -136,7 +136,7 @@ def _sign(handle: int) -> None:
     """Writes for people who has the lock; on a full disk it stays unsaid."""
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     who = f"process {os.getpid()} on {socket.gethostname()} has it since {since}"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the lock holds without it
         os.ftruncate(handle, 0)
         os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, f"{who}\n".encode())

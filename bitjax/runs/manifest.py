@@ -78,7 +78,7 @@ def owners(folder: Path) -> list[Mapping[str, Any]]:
     """Whose the checkpoints in a folder are, as far as they say it; damaged ones are left out."""
     found = []
     for path in folder.glob(f"*/{_MANIFEST}"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # a damaged one says nothing
             manifest = _read_sealed(path.parent)
             run = manifest["meta"].get("run", {})
             found += [run] if isinstance(run, Mapping) else []

@@ -191,8 +191,7 @@ def _updated(
         steered = stage.steer(grads[QUANT], state.quant, costs, state.controls, progress)
         grads = {**grads, QUANT: steered}
     deltas, opt_state = tx.update(grads, state.opt_state, trained)
-    # Optax promises a tree of some kind, which is the one that it was given.
-    trained: dict[str, Any] = optax.apply_updates(trained, deltas)  # pyrefly: ignore
+    trained: Any = optax.apply_updates(trained, deltas)  # a tree of the kind that it was given
     variables = {**variables_of(state), **trained, **updates}
     controls = state.controls
     if stage.after_step is not None:

@@ -46,7 +46,10 @@ WRONG = {
 def flags_of(command: str) -> set[str]:
     """The flags in a command's help."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.suppress(SystemExit),
+    ):  # what was said is judged
         main([command, "--help"])
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", out.getvalue())) - {"--config"}
 

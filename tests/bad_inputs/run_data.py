@@ -57,7 +57,7 @@ def _read(folder: Path, name: str, deed: Damage, rehash: bool = False) -> None:
     (place / "distortion.json").write_text(json.dumps({"rates": [1, 2], "sqnr": {"a": [1, 2]}}))
     deed(place / name)
     if rehash:  # as if the result had been made from this config
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # damaged files are cases too
             result = json.loads((place / "result.json").read_text())
             result["config_hash"] = config_hash(json.loads((place / "config.json").read_text()))
             (place / "result.json").write_text(json.dumps(result))
@@ -261,7 +261,7 @@ def _seal(folder: Path, source: Path, manifest: dict[str, Any]) -> None:
     place = fresh(folder) / "checkpoints"
     shutil.copytree(source, place)
     manifest = {k: v for k, v in manifest.items() if k != "crc32"}
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError):  # what cannot be sealed stays so
         manifest = {**manifest, "crc32": module._seal(manifest)}
     (place / "3/manifest.json").write_bytes(_text(manifest))
     _restored(place)

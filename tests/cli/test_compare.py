@@ -107,7 +107,7 @@ def test_a_runs_name_is_no_markup(tmp_path, capsys):
 
 def hash_again(folder):
     """Has result.json vouch for a config.json that was changed."""
-    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):  # of any damage
         result = json.loads((folder / "result.json").read_text())
         result["config_hash"] = config_hash(json.loads((folder / "config.json").read_text()))
         (folder / "result.json").write_text(json.dumps(result))

@@ -255,7 +255,7 @@ def test_a_state_without_a_site_says_which():
 
 
 def test_equinox_modules_are_partitioned_and_keep_their_attributes_paths():
-    eqx = pytest.importorskip("equinox")
+    eqx = pytest.importorskip("equinox")  # an extra has it, not the core
     model = eqx.nn.MLP(6, 3, 8, 2, key=KEY)
     params, static = eqx.partition(model, eqx.is_inexact_array)
     net = bj.Function(lambda params, x: jax.vmap(eqx.combine(params, static))(x), RULES)
@@ -269,7 +269,7 @@ def test_equinox_modules_are_partitioned_and_keep_their_attributes_paths():
 
 
 def test_equinox_attention_is_named_by_its_own_path():
-    eqx = pytest.importorskip("equinox")
+    eqx = pytest.importorskip("equinox")  # an extra has it, not the core
     layers = [eqx.nn.MultiheadAttention(2, 6, key=KEY) for _ in range(2)]
     params, static = eqx.partition(layers, eqx.is_inexact_array)
 
