@@ -90,19 +90,13 @@ def _by_hand(path: str) -> None:
 
 def _measured(what: str, arguments: Sequence[str]) -> None:
     """Does it, and says on the last line how many programs there were."""
-    from jax import monitoring
+    from tests.counted import compiling
 
-    programs = []
-
-    def listen(event, seconds, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            programs.append(seconds)
-
-    monitoring.register_event_duration_secs_listener(listen)
-    if what == "by hand":
-        _by_hand(*arguments)
-    else:
-        _train(arguments, first_step=what == "first step")
+    with compiling() as programs:
+        if what == "by hand":
+            _by_hand(*arguments)
+        else:
+            _train(arguments, first_step=what == "first step")
     print(json.dumps(len(programs)), flush=True)
     if what == "first step":
         os._exit(0)  # nothing waits for what a run that was broken off has begun

@@ -36,6 +36,14 @@ KEPT = "float, activations kept"
 STEP_TARGET, FIXED_TARGET, COMPILE_TARGET = 1.05, 1.02, 2.0
 
 
+_relu = nn.relu
+
+
+def kept_relu(x: jax.Array) -> jax.Array:
+    """ReLU, which XLA's CPU library works out once; `grid.once` of the quantizers does the same."""
+    return jnp.where(x == x, _relu(x), x)
+
+
 class KeptResNet(CifarResNet):
     """A ResNet whose activations XLA works out once, as it does those that are quantized.
 
@@ -45,8 +53,7 @@ class KeptResNet(CifarResNet):
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """As a ResNet, while its trace finds another ReLU."""
-        relu = nn.relu
-        with mock.patch.object(nn, "relu", lambda x: jnp.where(x == x, relu(x), x)):
+        with mock.patch.object(nn, "relu", kept_relu):
             return super().__call__(x, train)
 
 
@@ -202,22 +209,14 @@ def time_steps(
     return found
 
 
-def measure(
-    net: nn.Module,
-    chosen: Mapping[str, Stage],
-    batch: dict[str, jax.Array],
-    rounds: int,
-    compiles: int,
-    task: Task | None = None,
-) -> dict[str, Cost]:
-    """The costs of every stage's step beside those of the float step."""
-    found = times(net, chosen, batch, rounds, compiles, task)
+def measure(found: Mapping[str, Seconds]) -> dict[str, Cost]:
+    """The costs of every variant beside those of the float step."""
     step, trace, compiled = ({n: s[i] for n, s in found.items()} for i in range(3))
-    total = {n: [a + b for a, b in zip(trace[n], compiled[n], strict=True)] for n in chosen}
+    total = {n: [a + b for a, b in zip(trace[n], compiled[n], strict=True)] for n in found}
     by_kind = [ratios(seconds, CONTROL[0]) for seconds in (step, trace, compiled, total)]
     return {
         name: Cost(*(r[name] for r in by_kind), median(step[name]), median(total[name]))
-        for name in chosen
+        for name in found
     }
 
 
@@ -244,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if images
         else (next_token(), synthetic_tokens(size))
     )
-    found = measure(net, chosen, batch, flags.rounds, flags.compiles, task)
+    found = measure(times(net, chosen, batch, flags.rounds, flags.compiles, task))
     show(
         f"{flags.model}, batch {size}, {'float32' if on_cpu else 'bfloat16'}; median of ratios "
         f"to float in the same round, {flags.rounds} rounds, {flags.compiles} compilations; "

@@ -86,7 +86,8 @@ def test_step_and_compile_times_are_finite_ratios():
         for name, stage in step_time.stages().items()
         if name in (*step_time.CONTROL, "blend minmax")
     }
-    found = step_time.measure(TINY, chosen, step_time.synthetic_batch(2), rounds=2, compiles=1)
+    times = step_time.times(TINY, chosen, step_time.synthetic_batch(2), rounds=2, compiles=1)
+    found = step_time.measure(times)
     assert found["float"].step.median == 1.0
     numbers = jnp.asarray([[*cost.step, *cost.total] for cost in found.values()])
     assert numbers.shape == (3, 6)

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers.linen import Batch, Family, accuracy, cross_entropy, kept_relu
+from benchmarks.peers.linen import Batch, Family, accuracy, cross_entropy
 from benchmarks.peers.measure import main
+from benchmarks.step_time import kept_relu
 
 
 def resnet(conv: Callable, dense: Callable, relu: Callable) -> Any:

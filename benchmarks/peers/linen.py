@@ -17,11 +17,6 @@ Batch = dict[str, jax.Array]
 Family = dict[str, tuple[Callable[[Any, Batch], tuple[Any, Any]], Any]]  # name: (step, state)
 
 
-def kept_relu(x: jax.Array) -> jax.Array:
-    """ReLU, which XLA's CPU library works out once; `grid.once` of the quantizers does the same."""
-    return jnp.where(x == x, jax.nn.relu(x), x)
-
-
 def within(step: Callable, context: Callable[[], AbstractContextManager]) -> Callable:
     """The step, traced in a context."""
 

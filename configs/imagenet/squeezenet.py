@@ -18,7 +18,7 @@ found for nearest kernels of symmetric codes: W8 64.0 % and KL 0.0073, W4 27.2 a
 from bitjax.configs.base import get_config as base_config
 from bitjax.configs.stories.solved_w4 import GPTQ
 
-POINTS = (
+RUN = (  # the table's rows
     "float",
     "nearest_w8",
     "nearest_w4",
@@ -27,6 +27,9 @@ POINTS = (
     "solved_w4",
     "gptq_w3",
     "solved_w3",
+)
+POINTS = (
+    *RUN,
     "measured_w4a8",
     "bottleneck_w4a8",
     "solved_w4a8",

@@ -2,20 +2,11 @@
 
 python -m experiments.reproduce imagenet-squeezenet
 The published SqueezeNet is quantized without training, on 1,000 images, by two cores. Points of its
-config that are not among ROWS have not been run. The other tables, a method's headline each with
+config that are not in its RUN have not been run. The other tables, a method's headline each with
 the float run that it starts from, need all of ImageNet and an accelerator; nor have they been run.
 """
 
-ROWS = (
-    "float",
-    "nearest_w8",
-    "nearest_w4",
-    "nearest_w3",
-    "gptq_w4",
-    "solved_w4",
-    "gptq_w3",
-    "solved_w3",
-)
+from bitjax.configs.imagenet.squeezenet import RUN
 
 
 def headline(model, start, *quantized):
@@ -50,7 +41,7 @@ SQUEEZENET = {
     "from 128 images.",
     "small": True,
     "seeds": (0,),
-    "configs": tuple(f"configs/imagenet/squeezenet.py:{point}" for point in ROWS),
+    "configs": tuple(f"configs/imagenet/squeezenet.py:{point}" for point in RUN),
     "baseline": "imagenet/squeezenet/float",
     "columns": ("loss", "kl", "bits_weights", "bits_activations", "model_bytes", "wall_seconds"),
     "cost": "model_bytes",
