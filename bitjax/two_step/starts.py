@@ -1,4 +1,4 @@
-"""Codes to start a layer's descent from: rounded ones, GPTQ's, or of each filter the better ones.
+"""Codes to start a layer's descent from: rounded, GPTQ's, AdaRound's, or of each filter the better.
 
 The start decides at 3 bits and more: descent from rounded codes stops early (ResNet-20, one layer,
 held-out error at 4 and 3 bits: GPTQ 0.140 and 0.736 %, descent from rounded codes 0.182 and 0.788,
@@ -13,11 +13,12 @@ import numpy as np
 
 from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.quantizers.base import Axes, Codes, Quantizer
+from bitjax.solvers.adaround import adaround_codes
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.gptq import gptq_codes
 from bitjax.two_step.moments import PatchMoments, Sums, errors_of, less, moments_of
 
-STARTS = ("best", "rounded", "gptq")
+STARTS = ("best", "rounded", "gptq", "adaround")
 # Shares of the scale of least squared error that GPTQ is run at, where the best of them is taken.
 _SHARES = (1.0, 0.9, 0.8, 1.1)
 
@@ -100,6 +101,8 @@ def _candidates(problem: Problem, moments: PatchMoments, kinds: list[str]) -> It
     for kind in kinds:
         if kind == "rounded":
             own = rounded(problem.quantizer, problem.float_MxN, problem.grid)
+        elif kind == "adaround":
+            own = _adaround(problem, moments)
         else:
             own = _gptq(problem, moments, _SHARES if len(kinds) > 1 else _SHARES[:1])
         if len(kinds) > 1 and problem.settings.max_sweeps:
@@ -124,6 +127,17 @@ def _descended(problem, moments, codes_MxN):
         float_MxN=problem.float_MxN, pruned_MxN=pruned_of(problem.float_MxN, problem.grid),
         joint=settings.joint, max_sweeps=settings.max_sweeps,
     ).value  # fmt: skip
+
+
+def _adaround(problem, moments) -> Rounded:
+    """AdaRound's codes of the float filters, at the scales that rounding gives them."""
+    filters = problem.float_MxN
+    scale = rounded(problem.quantizer, filters, problem.grid).scale_M
+    found = adaround_codes(
+        moments.gram_NxN, filters, problem.grid, scale,
+        cross_MxN=moments.cross_MxN, pruned_MxN=pruned_of(filters, problem.grid),
+    )  # fmt: skip
+    return Rounded(found.value, scale)
 
 
 def _gptq(problem, moments, shares) -> Rounded:

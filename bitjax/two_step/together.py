@@ -175,7 +175,8 @@ def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Co
                 targets = [z + (1 - lost) * (o - z) for z, o in pairs]
             yield x, jnp.concatenate(targets, axis=2), found.weight_T
 
-    return collect(taken(), resident=resident, judged=settings.start == "best")
+    kept = {"resident": resident, "judged": settings.start == "best"}
+    return collect(taken(), **kept, summed=settings.max_sweeps == 0)
 
 
 def _outputs(x_GxTxN, kernel_GxMxN, bias_GxM):
