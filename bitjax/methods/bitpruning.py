@@ -142,8 +142,6 @@ def bitpruning(
       for bits, nearest rounding, budgets, 0.0 made a code at the freeze.
     """
     budgets = [budget(*each) for each in budgets]  # checked, whoever made them
-    if not isinstance(criterion, str) and not any(criterion.values()):
-        raise ValueError(f"`criterion` must weigh at least one site above 0, got {criterion!r}.")
     rounding = _rounding(rounding, budgets, tied)
     made = Recipe(steps, **recipe)
     learned = steps - (tuned := round(steps * fine_tune))
@@ -264,6 +262,8 @@ def _round_and_freeze(rules, rounding, budgets):
 
 def _objective(criterion, settle):
     """What the loss gains: the soft penalty."""
+    if not isinstance(criterion, str) and not any(criterion.values()):
+        raise ValueError(f"`criterion` must weigh at least one site above 0, got {criterion!r}.")
 
     def soft(quant, costs, controls, progress):
         awake = jnp.where(progress >= settle, 1.0, 0.0)
