@@ -141,7 +141,8 @@ def solve_each(
         if not left:
             continue
         key = jax.random.fold_in(jax.random.key(settings.seed), first)
-        shared = Shared(net, variables, teacher, kwargs, settings, key)
+        ahead = [plan.layer for plan in plans[first + len(together) - len(left) :]]
+        shared = Shared(net, variables, teacher, kwargs, settings, key, ahead)
         steps = solve_group(shared, left, batches, weights)
         for plan in left:
             try:
