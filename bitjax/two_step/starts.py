@@ -6,8 +6,10 @@ from GPTQ's 0.129 and 0.639). GPTQ: Frantar et al., ICLR 2023, arXiv 2210.17323.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +23,7 @@ from bitjax.two_step.moments import PatchMoments, Sums, errors_of, less, moments
 STARTS = ("best", "rounded", "gptq", "adaround")
 # Shares of the scale of least squared error that GPTQ is run at, where the best of them is taken.
 _SHARES = (1.0, 0.9, 0.8, 1.1)
+_TRIED, _ALTERNATIONS = 17, 4  # of a search for scales at other bits than the quantizer's
 
 
 class Rounded(NamedTuple):
@@ -44,8 +47,12 @@ def grid_of(quantizer: Quantizer, bits: Any) -> np.ndarray:
 
 
 def rounded(quantizer: Quantizer, filters_MxN: Any, grid: np.ndarray) -> Rounded:
-    """Filters at the scales that the quantizer gives them itself."""
-    codes, scale = map(np.asarray, _once(_coded, quantizer, np.asarray(filters_MxN, np.float32)))
+    """Filters at the scales that the quantizer gives them itself, or those of least squared error.
+
+    The latter where the grid is of other bits than the quantizer starts from.
+    """
+    given = np.asarray(filters_MxN, np.float32), np.asarray(grid, np.float32)
+    codes, scale = map(np.asarray, _once(_coded, quantizer, *given))
     if 0 not in grid:
         codes = np.where(codes == 0, 1, codes)
     return Rounded(codes.astype(np.float64), scale.astype(np.float64)[:, 0])
@@ -60,11 +67,38 @@ def _decoded(quantizer, bits, codes):
     return quantizer.decode({"bits": bits, "scale": jnp.ones((1, 1))}, {}, Codes(codes))
 
 
-def _coded(quantizer, filters):
+def _coded(quantizer, filters, grid):
     params, _ = quantizer.init(filters, Axes((0,), -1))
     scale = params["scale"]
     ratio = jnp.rint(quantizer.apply(params, {}, filters) / scale)
-    return jnp.where(scale > 0, ratio, 0), scale
+    own = jnp.where(scale > 0, ratio, 0), scale
+    levels = 2.0 ** jnp.rint(params["bits"])
+    same = (levels / 2 < grid.size) & (grid.size <= levels)
+    return jax.tree.map(partial(jnp.where, same), own, _on_grid(filters, grid))
+
+
+def _on_grid(filters, grid):
+    """Codes and scales by alternate rounding, from shares of the largest scale that is of use."""
+    most = jnp.max(jnp.abs(filters), axis=1, keepdims=True) / jnp.max(grid)
+    edges = (grid[1:] + grid[:-1]) / 2
+
+    def codes_at(scale):
+        ratio = filters / jnp.where(scale > 0, scale, 1)
+        return grid[jnp.searchsorted(edges, ratio)]
+
+    def tried(share):
+        scale = most * share
+        for _ in range(_ALTERNATIONS):
+            codes = codes_at(scale)
+            square = jnp.sum(codes**2, axis=1, keepdims=True)
+            dot = jnp.sum(codes * filters, axis=1, keepdims=True)
+            scale = jnp.where(square > 0, dot / jnp.maximum(square, 1), scale)
+        codes = codes_at(scale)
+        return codes, scale, jnp.sum((scale * codes - filters) ** 2, axis=1, keepdims=True)
+
+    codes, scales, errors = jax.lax.map(tried, jnp.linspace(0.3, 1.1, _TRIED))
+    best = jnp.argmin(errors, axis=0)[None]
+    return tuple(jnp.take_along_axis(x, best, axis=0)[0] for x in (codes, scales))
 
 
 class Problem(NamedTuple):

@@ -37,10 +37,11 @@ TABLES = {
     },
     "cifar10-resnet20-solved": {
         "title": "The published ResNet-20 on CIFAR-10 without training",
-        "about": "The 19 convolutions inside have the bits that are named, stem and head 8. All "
+        "about": "The 18 convolutions inside have the bits that are named, stem and head 8. All "
         "rows share 512 calibration images; the 10,000 test images judge, by top-1 and by KL, of "
         "the float network's classes from the model's in nats. `nearest` rounds, `gptq`, "
-        "`adaround` and `solved` solve layer by layer. `t` is ternary.",
+        "`adaround` and `solved` solve layer by layer. `t` is ternary. `measured` chooses bits of "
+        "kernels and inputs, with solved kernels, within the bytes and BOPs that equal bits take.",
         "small": True,
         "seeds": (0,),
         "configs": tuple(f"configs/cifar10/resnet20_solved.py:{point}" for point in UNTRAINED),
