@@ -15,6 +15,7 @@ import numpy as np
 from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.probe import ask_outside
 from bitjax.frameworks.targets import Plan, float_at, float_kernels, levels_of
+from bitjax.program.consumers import addend_of, layers_behind
 from bitjax.program.layers import places_of
 from bitjax.program.program import Program
 from bitjax.rules import Rules, quantizer_of
@@ -86,6 +87,21 @@ def groups_of(
             found.append((index, [plan]))
         last = key
     return found
+
+
+def twice(model: Any, variables: Variables, inputs: Inputs, plans: Sequence[Plan]) -> list[Plan]:
+    """The plans, with layers once more whose sum has an addend that is solved after them."""
+    # A projection in a shortcut is solved for the sum that the branch beside it has left, and the
+    # branch's last layer then for what the projection has left.
+    program = ask_outside(model, variables, *inputs)[1].call.program
+    after: dict[int, list[Plan]] = {}
+    for index, plan in enumerate(plans):
+        if plan.target == "sum":
+            behind = layers_behind(program, addend_of(program, plan.layer))
+            later = [i for i, p in enumerate(plans) if i > index and p.layer in behind]
+            if later:
+                after.setdefault(later[-1], []).append(plan)
+    return [one for i, plan in enumerate(plans) for one in (plan, *after.get(i, ()))]
 
 
 def _input_of(program: Program, plan: Plan, rules: Rules) -> Any:
