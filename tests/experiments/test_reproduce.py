@@ -12,6 +12,7 @@ from bitjax.launch.devices import Devices
 from bitjax.launch.grid import SweepRun
 from bitjax.launch.registry import METHODS
 from bitjax.report.comparison import comparable, compare
+from bitjax.runs.folder import config_hash
 from bitjax.runs.records import CACHE, read_runs
 from experiments import reproduce, results_tables
 from experiments.results_tables import (
@@ -138,6 +139,23 @@ def test_a_table_is_made_kept_skipped_and_its_broken_runs_are_resumed(small, cap
 
 
 @pytest.mark.slow
+def test_runs_that_the_results_keep_are_taken_from_there_only_when_asked(small, monkeypatch):
+    table = plan_table("small", small[1]["runs"])
+    [first, changed, *_] = table.waves[0]
+    for made, spec in ((first, first.spec), (changed, changed.spec | {"calibration_size": 7})):
+        kept = small[1]["kept"] / made.spec["name"] / f"seed{made.spec['seed']}"
+        write_run(kept, config_hash=config_hash(spec))
+    started = []
+    monkeypatch.setattr(
+        reproduce,
+        "run_table",
+        lambda table, _: started.append([r.finished for r in table.runs]) or 1,
+    )
+    for options in ([], ["--kept"]):
+        run([*small[0], *options])
+    assert started == [[False] * 4, [True] + [False] * 3]
+
+
 def test_a_table_of_which_a_run_fails_is_not_written(small, capsys, tmp_path):
     arguments, folders = small
     table = results_tables.known_tables()["small"]
