@@ -101,7 +101,10 @@ def make_files(table: ResultsTable) -> None:
 def take_kept(table: ResultsTable, results: Path) -> None:
     """Puts what an earlier table kept of the same runs into their folders."""
     for run in table.runs:
-        kept = results / run.spec["name"] / f"seed{run.spec['seed']}"
+        name = run.spec["name"] or Path(table.configs[run.name]).relative_to("configs").with_suffix(
+            ""
+        )
+        kept = results / name / f"seed{run.spec['seed']}"
         if not run.folder.exists() and run._replace(folder=kept).finished:
             shutil.copytree(kept, run.folder)
 

@@ -99,19 +99,28 @@ def test_the_digits_are_compared_by_every_method_with_three_seeds(tmp_path, monk
 def test_resnet20_has_two_points_of_every_method_in_at_most_250_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     runs = plan_table("cifar10-resnet20", tmp_path).runs
-    assert sorted(r.spec["method"]["name"] for r in runs) == sorted(2 * TRAINED)
+    points = {run.spec["name"]: run.spec["method"]["name"] for run in runs}
+    assert sorted(points.values()) == sorted(2 * [*TRAINED, "uniform"])  # W4A4, W3A3; W8A4, W8A3
     assert max(run.steps for run in runs) == 250
-    assert len({run.spec["name"] for run in runs}) == len(runs)
 
 
 def test_a_table_can_have_more_seeds_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     table = plan_table("cifar10-resnet20", tmp_path, seeds=2)
-    assert len(table.runs) == 2 * len(plan_table("cifar10-resnet20", tmp_path).runs)
+    assert len(table.runs) == 2 * len(set(table.configs.values()))
     assert {run.spec["seed"] for run in table.runs} == {0, 1}
     assert table.making == "python -m experiments.reproduce cifar10-resnet20 --seeds=2"
     assert table.name == "cifar10-resnet20-2-seeds"  # the table of one seed stays
     assert plan_table("digits", tmp_path, seeds=3).name == "digits"
+
+
+def test_a_row_can_have_more_seeds_than_the_others(small):
+    table = results_tables.known_tables()["small"]
+    uniform, full = table["configs"]
+    table["seeds"] = {uniform: (0, 1, 2), full: (0,)}
+    assert [run.name for run in plan_table("small", small[1]["runs"]).runs] == [
+        "small-float-seed0", "small-uniform-seed0", "small-uniform-seed1", "small-uniform-seed2"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
