@@ -1,12 +1,14 @@
 """Makes a results table again: all its runs, then results/NAME.md and a comparison page.
 
 python -m experiments.reproduce digits          # no name lists the tables
-Finished runs are skipped and broken ones resumed, so that the same command goes on.
+Finished runs are skipped and broken ones resumed, so that the same command goes on. With --kept,
+runs that results/ keeps are taken from there where their configs are still the same.
 """
 
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,6 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "slots", "runs at a time; else one per accelerator, or as suits a CPU", least=0
     )
     parser.add_count("seeds", "seeds of a row; else the table's", least=0, most=1000)
+    add("--kept", action="store_true", help="take runs of the same configs from the results")
     add("--anyway", action="store_true", help="also without the accelerator that it is made for")
     return parser.read(argv)
 
@@ -64,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = Path(args.workdir or f"runs/{args.name}")
     check_holds_runs(workdir)
     table = plan_table(args.name, workdir, args.seeds)
+    if args.kept:
+        take_kept(table, Path(args.results))
     devices = find_devices()
     if table.accelerator and devices.platform == "cpu" and not args.anyway:
         steps = sum(run.steps for run in table.runs if not run.finished)
@@ -91,6 +96,17 @@ def make_files(table: ResultsTable) -> None:
             print(shlex.join(["python", *words]), flush=True)
             if subprocess.run([sys.executable, *words]).returncode:
                 raise ValueError(f"no table: {path} was not made, see above.")
+
+
+def take_kept(table: ResultsTable, results: Path) -> None:
+    """Puts what an earlier table kept of the same runs into their folders."""
+    for run in table.runs:
+        name = run.spec["name"] or Path(table.configs[run.name]).relative_to("configs").with_suffix(
+            ""
+        )
+        kept = results / name / f"seed{run.spec['seed']}"
+        if not run.folder.exists() and run._replace(folder=kept).finished:
+            shutil.copytree(kept, run.folder)
 
 
 def run_table(table: ResultsTable, slots: Sequence[Slot]) -> int:

@@ -1,7 +1,7 @@
 """Plans the runs of a results table from `configs/tables/`, and writes its page."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,16 +93,17 @@ def plan_of(name: str, table: dict[str, Any], workdir: Path, seeds: int = 0) -> 
     starts = table.get("starts", {})
     waves: list[list[SweepRun]] = [[], []]
     configs = {}
+    given = {config: _seeds(table["seeds"], config) for config in table["configs"]}
     for config in table["configs"]:
-        for seed in range(seeds) if seeds else table["seeds"]:
+        for seed in range(seeds) if seeds else given[config]:
             overrides = {"seed": str(seed)}
             if config in starts:
                 overrides["init_from"] = str(_folder(workdir, starts[config], seed))
-            given = load_config(config, arguments_of(overrides))
-            run = plan_run(config, _folder(workdir, config, seed), overrides, given)
+            full = load_config(config, arguments_of(overrides))
+            run = plan_run(config, _folder(workdir, config, seed), overrides, full)
             waves[config in starts].append(run)
             configs[run.name] = config
-    other = seeds and tuple(range(seeds)) != tuple(table["seeds"])
+    other = seeds and any(tuple(range(seeds)) != of for of in given.values())
     return ResultsTable(
         f"{name}-{seeds}-seeds" if other else name,
         f"python -m experiments.reproduce {name}{f' --seeds={seeds}' if other else ''}",
@@ -154,6 +155,11 @@ def rows_alone(table: ResultsTable, comparison: Comparison) -> str:
 
 def _noted(run: RunRecord) -> str:
     return Path(run.folder).name + (f" ({'; '.join(run.notes)})" if run.notes else "")
+
+
+def _seeds(seeds: Sequence[int] | Mapping[str, Sequence[int]], config: str) -> tuple[int, ...]:
+    """The seeds of a row: all rows have the same, or a mapping says how many a config has."""
+    return tuple(seeds[config] if isinstance(seeds, Mapping) else seeds)
 
 
 def _folder(workdir: Path, config: str, seed: int) -> Path:

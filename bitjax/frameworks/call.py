@@ -38,10 +38,6 @@ class Model(Protocol):
     def axis_name(self) -> str | None:
         """The device axis over which statistics are merged."""
 
-    @property
-    def parts(self) -> int:
-        """Calls in which a device takes its examples of one step."""
-
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Model":
         """The model under other rules."""
 
@@ -109,7 +105,7 @@ def _run(model, asked, variables, creating, mutable, watch=None, modules=None) -
     program = asked.call.program
     # New variables start from this batch, so there is no moving average to update.
     moving = not creating or asked.train
-    mode = Mode(asked.train, creating, mutable, moving, model.axis_name, model.parts)
+    mode = Mode(asked.train, creating, mutable, moving, model.axis_name)
     quant, stats = (pick(variables.get(name, {}), program.sites) for name in (QUANT, STATS))
     make = partial(
         State, model.rules, program.sites, program.calls, mode,

@@ -6,12 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from bitjax.checks import NONE, SWITCH, TEXT, choice, either, integer, several
+from bitjax.checks import NONE, SWITCH, TEXT, choice, either, several
 
 # The fields that wrappers share.
 WRAPPED = {
     "axis_name": either(NONE, TEXT, several(TEXT, 1)),
-    "parts": integer(1),
     "sums": SWITCH,
     "calls": choice("shared", "each"),
 }

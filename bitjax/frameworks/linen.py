@@ -55,7 +55,6 @@ class Quantized(nn.Module):
         none matches stays float.
       axis_name: the device axis of `pmap` or `shard_map` over which the statistics of quantizers
         and of batch normalisations are merged.
-      parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too: `<module>/sum0/left` and `right`.
       calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
         `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
@@ -77,7 +76,6 @@ class Quantized(nn.Module):
     model: nn.Module
     rules: Rules = ()
     axis_name: str | None = None
-    parts: int = 1
     sums: bool = False
     calls: str = "shared"
 

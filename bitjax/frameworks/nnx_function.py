@@ -114,12 +114,11 @@ class NNXFunction:
     shapes: Any  # of the variables
     rules: Rules = ()
     axis_name: str | None = None
-    parts: int = 1
     sums: bool = False
 
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "NNXFunction":
         """The model under other rules."""
-        return replace(self, rules=tuple(rules), axis_name=axis_name, parts=1)
+        return replace(self, rules=tuple(rules), axis_name=axis_name)
 
     def clone(self, **changes: Any) -> "NNXFunction":
         """The model with other settings."""

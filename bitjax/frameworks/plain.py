@@ -32,7 +32,6 @@ class Function:
       neutral: arguments that are neither parameters nor data, such as Haiku's state: positions
         behind the parameters, counted from 0, or names.
       axis_name: the device axis over which statistics are merged.
-      parts: the number of calls in which each device takes its examples of one step.
       sums: whether the addends of residual sums are sites too.
       calls: `shared` gives all calls of a layer one input site, `each` gives every call its own:
         `layer/input`, `layer/input@2`. A rule for `layer/input` names all of them, and a rule
@@ -57,7 +56,6 @@ class Function:
     rules: Rules = ()
     neutral: tuple[int | str, ...] = ()
     axis_name: str | None = None
-    parts: int = 1
     sums: bool = False
     calls: str = "shared"
 
@@ -107,7 +105,7 @@ class Function:
 
     def with_rules(self, rules: Rules, axis_name: str | None = None) -> "Function":
         """The function under other rules."""
-        return replace(self, rules=tuple(rules), axis_name=axis_name, parts=1)
+        return replace(self, rules=tuple(rules), axis_name=axis_name)
 
     def clone(self, **changes: Any) -> "Function":
         """The function with other settings."""

@@ -32,7 +32,8 @@ def marked_site(body: Body, op: Op, name: str, steps: tuple[Step, ...]) -> Site:
     """The site of a mark on `[examples, tokens, ...]`: what is behind them are its channels."""
     aval = body.avals[op.ins[0]]
     first = min(2, max(0, aval.ndim - 1))
-    axes = Axes(tuple(range(first - aval.ndim, 0)) or (-1,), -1)
+    example = 0 if first else None
+    axes = Axes(tuple(range(first - aval.ndim, 0)) or (-1,), -1, example)
     return Site(name, name, ROLE, tuple(aval.shape), aval.dtype, axes, steps)
 
 

@@ -40,13 +40,17 @@ def product_labels(eqn: Any) -> tuple[Labels, Labels]:
 
 
 def axes_of(labels: Labels, role: str) -> Axes:
-    """Which axes of an operand are channels, and which one groups divide, counted from the end."""
+    """What the axes of an operand mean to its quantizer."""
 
     def those(kinds):
         return tuple(i - len(labels) for i, label in enumerate(labels) if label in kinds)
 
     group = (those("c") or (-1,))[-1]
-    return Axes(those("kb") or (-1,), group) if role == "kernel" else Axes((group,), group)
+    if role == "kernel":
+        return Axes(those("kb") or (-1,), group)
+    # Examples come first among what a product keeps of its input: positions are behind them.
+    example = next((i for i, label in enumerate(labels) if label in "kb"), None)
+    return Axes((group,), group, example)
 
 
 def labels_before(eqn: Any, labels: Labels, operand: int) -> Labels | None:

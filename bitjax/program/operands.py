@@ -55,7 +55,9 @@ def tensor_of(
         return maker.name in MOVES or (op.name == "add" and _shortens(body, maker))
 
     def site(number: int, labels: Labels) -> Site:
-        return _site(layer, role, body.avals[number], labels, steps)
+        found = _site(layer, role, body.avals[number], labels, steps)
+        # Learned queries and positions have no examples.
+        return found if what == "data" else found._replace(axes=found.axes._replace(example=None))
 
     what = body.kinds[op.ins[position]].what  # parameters, where learned queries are the input
     return _follow(body, op, position, labels, what, may_pass, site)

@@ -66,7 +66,6 @@ class Mode(NamedTuple):
     mutable: bool = False  # whether statistics are kept
     moving: bool = True  # whether kept statistics of inputs move with this batch
     axis_name: str | None = None  # the device axis over which statistics are merged
-    parts: int = 1  # calls in which each device takes its examples of one step
 
     @property
     def moves(self) -> bool:
@@ -251,14 +250,12 @@ class State:
             stats = observe(quantizer, site, params, x)
         key = self._draw(site.name) if self.mode.train else None
         use = Use(quantizer, params, stats, x, self.mode.train)
-        shared = quantizer.traits.normalized
-        if shared and site.role != "kernel" and self.mode.train:
-            # The quantizer normalises by the elements that it sees: those of a part of the batch.
-            parts, axis = self.mode.parts, self.mode.axis_name
-            parts *= jax.lax.axis_size(axis) if axis else 1
-            if parts > 1:
-                whole = {leaf: scale_gradient(params[leaf], parts**-0.5) for leaf in shared}
-                params = {**params, **whole}
+        axis, leaves = site.axes.example, quantizer.traits.normalized
+        if axis is not None and leaves and x.ndim > 1:
+            # The quantizer divides by the elements that it sees, LSQ by those of one example. So
+            # the mean over a batch has the same gradient, however many it has and share it.
+            root = x.shape[axis] ** 0.5
+            params = {**params, **{leaf: scale_gradient(params[leaf], root) for leaf in leaves}}
         return quantizer.apply(params, stats, x, train=self.mode.train, key=key), use
 
     def _create(self, quantizer, site, x):

@@ -16,16 +16,19 @@ RANGES = ("scale", "clip_max", "clip_min", "log_clip_max", "coefficients")
 
 
 class Axes(NamedTuple):
-    """Which axes of a tensor granularity may keep.
+    """What axes of a tensor mean: which ones granularity may keep, which one holds examples.
 
     Attributes:
       channel: the filter axes of a kernel, or the feature axis of an input.
       group: the axis that `per_group` cuts into blocks: a kernel's input features, an input's
         features.
+      example: the axis of a batch's examples, counted from the front; None of a kernel, and of an
+        input without one.
     """
 
     channel: tuple[int, ...] = (-1,)
     group: int = -1
+    example: int | None = None
 
 
 class Codes(NamedTuple):
@@ -110,8 +113,9 @@ class Traits(NamedTuple):
       numbers: `signed` where levels may lie below 0, `unsigned` where what is below 0 becomes 0.
       rectifies: whether the quantizer is the layer's ReLU as well: what it cuts below 0 is then no
         error.
-      normalized: names of parameters whose gradient is divided by the root of the number of
-        elements. Where devices or parts share a batch, the number counted is the whole batch's.
+      normalized: names of parameters whose gradient `apply` divides by the root of the number of
+        elements of x. In a model the elements of an input are those of one example: a batch's
+        number of examples is divided out.
       stored_scale: whether the level of a code is the parameter `scale`, one number per filter,
         times an integer. A solver may then choose integers and scale (`bitjax.solve_layers`).
       planes: the bit planes, of a quantizer that has them; else None.

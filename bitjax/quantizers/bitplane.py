@@ -119,7 +119,7 @@ def bitplane(
       depth: magnitude planes of the whole code, 1 to 16; by default 8, or as many as are kept.
       shift: the lowest kept plane; by default the highest planes are kept.
       normalized: scales the gradient of `scale` by 1 / sqrt(elements (2^k - 1)), as LSQ, and that
-        of `coefficients` by 1 / sqrt(elements k).
+        of `coefficients` by 1 / sqrt(elements k); in a model, elements of one example.
       percentile: share of elements inside the range, in percent, with `range="percentile"`.
       decay: factor of the moving average's past at each observed batch.
       truncate: whether the faithful mode cuts low planes off a finished code instead of rounding.

@@ -30,8 +30,9 @@ def lsq(
 
     x_hat = scale * clip(round(x / scale), qmin, qmax), with codes -2^(bits-1) .. 2^(bits-1) - 1 if
     signed, 0 .. 2^bits - 1 if not. Gradients: to x, 1 inside and 0 outside; to scale,
-    round(v) - v inside, qmin or qmax outside, times 1 / sqrt(elements * qmax) as in the paper's
-    section 2.2. A scale is kept above 0 by its absolute value.
+    round(v) - v inside, qmin or qmax outside, times 1 / sqrt(N qmax) as in the paper's section 2.2.
+    N counts the elements that share the scale; in a model, an input's are those of one example. A
+    scale is kept above 0 by its absolute value.
 
     Args:
       bits: integer code length; 2 to 16 signed, 1 to 16 unsigned.

@@ -16,10 +16,10 @@ from bitjax.report.statistics import (
 from bitjax.runs.folder import LATER, flatten
 from bitjax.runs.records import RunRecord, Skipped
 
-BASELINE = "full_precision"
-_TRAINING_ONLY = ("dropout",)  # settings of a model that it does not have when it is evaluated
+BASELINE, PLAIN = "full_precision", "uniform"
 # Settings of data that cut tokens into examples.
 _TOKENS = {key: LATER[f"data.{key}"] for key in ("form", "context", "marker")}
+_EQUAL = 0.05  # share by which costs may differ where scores are compared at equal cost
 _FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
@@ -41,6 +41,8 @@ class Row(NamedTuple):
       figures: Each figure's summary over seeds. A seed that was run twice counts once, by its mean.
       difference: Difference in the score to the baseline over common seeds, or None.
       ratio: The score over the baseline's, the mean over common seeds; None where more is better.
+      rival: Label of the plain `uniform` row of equal cost, within 5 %; None where there is none.
+      ahead: Difference in the score to that row over common seeds, or None.
       front: Whether no other row of the group is as good at no higher cost.
     """
 
@@ -51,6 +53,8 @@ class Row(NamedTuple):
     figures: Mapping[str, Summary]
     difference: Difference | None = None
     ratio: float | None = None
+    rival: str | None = None
+    ahead: Difference | None = None
     front: bool = False
 
 
@@ -168,7 +172,7 @@ def comparable(run: RunRecord) -> str:
     """What runs must share to be compared: the model with its settings, the data, the split."""
     model = dict(run.settings["model"])
     name = model.pop("name")
-    kept = {k: v for k, v in model.items() if k not in _TRAINING_ONLY}
+    kept = {k: v for k, v in model.items() if k != "dropout"}  # evaluation has none
     settings = ", ".join(f"{k}={_plain(v)}" for k, v in sorted(kept.items()))
     data = run.settings["data"]
     split, limit = run.eval_split, data.get("eval_limit")
@@ -239,6 +243,7 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
     own = own_figures([run for row in rows for run in row.runs])
     score = own[0]
     rows, base, warnings = _to_baseline(rows, score, baseline, confidence)
+    rows = _to_plain(rows, score, cost, confidence)
     for row in rows:
         seeds = [run.seed for run in row.runs]
         if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
@@ -284,19 +289,39 @@ def _to_baseline(
         reversed(floats),
         key=lambda r: (len({run.seed for run in r.runs}), score.rank(r.figures[score.key].mean)),
     )
-    warnings = []
-    if len(floats) > 1:
-        warnings.append(f"Of {len(floats)} float rows, differences are to {base.label!r}.")
-    against = {seed: f[score.key] for seed, f in _by_seed(base.runs).items()}
+    told = f"Of {len(floats)} float rows, differences are to {base.label!r}."
+    warnings = [told] if len(floats) > 1 else []
+    against = _scores(base, score)
     compared = []
     for row in rows:
-        own = {seed: f[score.key] for seed, f in _by_seed(row.runs).items()}
+        own = _scores(row, score)
         difference = None if row is base else paired_difference(own, against, confidence)
         compared.append(row._replace(difference=difference, ratio=_ratio(own, against, score)))
     unpaired = [row.label for row in compared if row.label != base.label and not row.difference]
     if unpaired:
         warnings.append(f"No seed in common with the float row: {', '.join(unpaired)}.")
     return compared, base.label, warnings
+
+
+def _to_plain(rows: list[Row], score: Figure, cost: str, confidence: float) -> list[Row]:
+    """The rows with their differences to the plain row of equal cost, the nearest if several."""
+    plain = [(c, row) for row in rows if row.method == PLAIN and (c := row_cost(row, cost))]
+
+    def compared(row):
+        own = row_cost(row, cost) or 0.0
+        equal = [(abs(c - own), r) for c, r in plain if abs(c - own) <= _EQUAL * c]
+        if row.method in (PLAIN, BASELINE) or not equal:
+            return row
+        _, rival = min(equal, key=lambda pair: pair[0])
+        scores = _scores(row, score), _scores(rival, score)
+        return row._replace(rival=rival.label, ahead=paired_difference(*scores, confidence))
+
+    return [compared(row) for row in rows]
+
+
+def _scores(row: Row, score: Figure) -> dict[int, float]:
+    """A row's score by seed."""
+    return {seed: figures[score.key] for seed, figures in _by_seed(row.runs).items()}
 
 
 def _ratio(own: Mapping[int, float], against: Mapping[int, float], score: Figure) -> float | None:

@@ -71,7 +71,9 @@ def _lines(group: Group, keys: Sequence[Figure], level: str) -> list[str]:
     """A group's table in Markdown: the score, what it is to the float row's, the figures."""
     score, skip = group.score, _shared(group)
     head = ["method", "setting", "seeds", _cell(score.title), f"difference to float, {level}"]
-    head += [*_ratio_head(group), *(_cell(f.title) for f in keys), "front"]
+    rivals = any(row.ahead for row in group.rows)
+    head += [*_ratio_head(group), *["to uniform, equal cost"] * rivals]
+    head += [*(_cell(f.title) for f in keys), "front"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in group.rows:
         cells = [
@@ -80,6 +82,7 @@ def _lines(group: Group, keys: Sequence[Figure], level: str) -> list[str]:
             str(row.figures[score.key].count),
             number(row.figures[score.key], score),
             *_to_float(row, group),
+            *[difference(row.ahead, score)] * rivals,
             *(number(row.figures.get(f.key), f) for f in keys),
             "yes" if row.front else "",
         ]
@@ -200,6 +203,8 @@ def _row_value(row: Row) -> dict[str, Any]:
         "figures": {key: summary._asdict() for key, summary in row.figures.items()},
         "difference": row.difference._asdict() if row.difference else None,
         "ratio": row.ratio,
+        "rival": row.rival,
+        "ahead": row.ahead._asdict() if row.ahead else None,
         "front": row.front,
     }
 

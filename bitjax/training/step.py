@@ -64,7 +64,7 @@ def make_train_step(
 
     Example: see `tests/training/test_step.py`; the runner is the usual caller.
     """
-    model = model.clone(axis_name=axis_name, parts=accumulate)
+    model = model.clone(axis_name=axis_name)
     task = task or classification()
     differentiate = _make_gradient(model, stage, costs, preprocess, task, teacher)
     weigh = task.weights if axis_name or accumulate > 1 else None

@@ -4,8 +4,9 @@ The rows of `python -m experiments.reproduce cifar10-resnet20`. All share the fl
 teacher, 8 bits at stem and head, the rate's shape and weight decay; steps are those of training.
 None of their settings was tuned at 250 steps: BitPruning's, TSQ's and the bottleneck's are those of
 longer configs of this folder, TSQ's with fewer steps and starts at 2 bits, BitPruning's bits moving
-faster by as much as there are fewer steps; the others have BitPruning's rate. What comes behind the
-file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command (minutes on 2 cores):
+faster by as much as there are fewer steps; the others have BitPruning's rate. Bits are learned
+under uniform's own BOPs and bytes. What comes behind the file's name is one of POINTS. Results:
+results/cifar10-resnet20.md. Command (minutes on 2 cores):
   bitjax train cifar10/resnet20_250:lsq_w4a4 --workdir runs/lsq
 """
 
@@ -18,11 +19,15 @@ from bitjax.configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
 
 STEPS = 250
 PER_CHANNEL = {"granularity": "per_channel"}
+# BOPs and bytes of kernel codes that `uniform` has at 4 and at 3 bits, the ends with theirs.
+UNIFORM_COSTS = {"4": (670_081_024.0, 134_704.0), "3": (389_324_800.0, 101_296.0)}
 POINTS = (
     "float",
     "float_250",
     "uniform_w4a4",
     "uniform_w3a3",
+    "uniform_w8a4",
+    "uniform_w8a3",
     "lsq_w4a4",
     "lsq_w3a3",
     "pact_w4a4",
@@ -52,6 +57,7 @@ def get_config(point="lsq_w4a4"):
     }
     config = own[method](bits) if method in own else fixed_bits(method, bits)
     config.name = f"cifar10/resnet20_250/{point}"
+    config.task = {"name": "classification", "kl": True}
     config.checkpoint_every = 50
     return config
 
@@ -91,7 +97,8 @@ def fixed_bits(method, bits):
 def bitpruning(limit):
     config = bitpruning_config()
     config.method.update({"steps": STEPS, "bits_learning_rate": 0.035 * 600 / STEPS})
-    config.budgets = ({"metric": "bits", "limit": float(limit), "sites": "stage.*"},)
+    bops, size = UNIFORM_COSTS[limit]
+    config.budgets = ({"metric": "bops", "limit": bops}, {"metric": "bytes", "limit": size})
     return config
 
 

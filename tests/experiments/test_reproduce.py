@@ -12,6 +12,7 @@ from bitjax.launch.devices import Devices
 from bitjax.launch.grid import SweepRun
 from bitjax.launch.registry import METHODS
 from bitjax.report.comparison import comparable, compare
+from bitjax.runs.folder import config_hash
 from bitjax.runs.records import CACHE, read_runs
 from experiments import reproduce, results_tables
 from experiments.results_tables import (
@@ -98,19 +99,28 @@ def test_the_digits_are_compared_by_every_method_with_three_seeds(tmp_path, monk
 def test_resnet20_has_two_points_of_every_method_in_at_most_250_steps(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     runs = plan_table("cifar10-resnet20", tmp_path).runs
-    assert sorted(r.spec["method"]["name"] for r in runs) == sorted(2 * TRAINED)
+    points = {run.spec["name"]: run.spec["method"]["name"] for run in runs}
+    assert sorted(points.values()) == sorted(2 * [*TRAINED, "uniform"])  # W4A4, W3A3; W8A4, W8A3
     assert max(run.steps for run in runs) == 250
-    assert len({run.spec["name"] for run in runs}) == len(runs)
 
 
 def test_a_table_can_have_more_seeds_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     table = plan_table("cifar10-resnet20", tmp_path, seeds=2)
-    assert len(table.runs) == 2 * len(plan_table("cifar10-resnet20", tmp_path).runs)
+    assert len(table.runs) == 2 * len(set(table.configs.values()))
     assert {run.spec["seed"] for run in table.runs} == {0, 1}
     assert table.making == "python -m experiments.reproduce cifar10-resnet20 --seeds=2"
     assert table.name == "cifar10-resnet20-2-seeds"  # the table of one seed stays
     assert plan_table("digits", tmp_path, seeds=3).name == "digits"
+
+
+def test_a_row_can_have_more_seeds_than_the_others(small):
+    table = results_tables.known_tables()["small"]
+    uniform, full = table["configs"]
+    table["seeds"] = {uniform: (0, 1, 2), full: (0,)}
+    assert [run.name for run in plan_table("small", small[1]["runs"]).runs] == [
+        "small-float-seed0", "small-uniform-seed0", "small-uniform-seed1", "small-uniform-seed2"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -138,6 +148,23 @@ def test_a_table_is_made_kept_skipped_and_its_broken_runs_are_resumed(small, cap
 
 
 @pytest.mark.slow
+def test_runs_that_the_results_keep_are_taken_from_there_only_when_asked(small, monkeypatch):
+    table = plan_table("small", small[1]["runs"])
+    [first, changed, *_] = table.waves[0]
+    for made, spec in ((first, first.spec), (changed, changed.spec | {"calibration_size": 7})):
+        kept = small[1]["kept"] / made.spec["name"] / f"seed{made.spec['seed']}"
+        write_run(kept, config_hash=config_hash(spec))
+    started = []
+    monkeypatch.setattr(
+        reproduce,
+        "run_table",
+        lambda table, _: started.append([r.finished for r in table.runs]) or 1,
+    )
+    for options in ([], ["--kept"]):
+        run([*small[0], *options])
+    assert started == [[False] * 4, [True] + [False] * 3]
+
+
 def test_a_table_of_which_a_run_fails_is_not_written(small, capsys, tmp_path):
     arguments, folders = small
     table = results_tables.known_tables()["small"]

@@ -131,6 +131,18 @@ def test_costs_more_than_twice_apart_are_told(tmp_path):
     assert "cost" not in warnings((4, 3))
 
 
+def test_a_row_is_compared_with_plain_bits_of_equal_cost_where_there_are_any(tmp_path):
+    cheap = {"method": "lsq", "name": "cheap", "bits": (3, 3)}
+    runs = [*seeds("uniform", (0.90, 0.91)), *seeds("lsq", (0.92, 0.92)), cheap]
+    comparison = compare(records(tmp_path, *runs))
+    rows = {row.label: row for row in comparison.groups[0].rows}
+    assert {label: row.rival for label, row in rows.items()} == {
+        "digits/uniform": None, "digits/lsq": "digits/uniform", "cheap": None
+    }  # fmt: skip
+    assert rows["digits/lsq"].ahead.mean == pytest.approx(0.015)
+    assert "| +1.50 [-4.85, 7.85] (2) |" in markdown(comparison)
+
+
 def test_without_a_float_run_there_is_no_difference_and_the_reader_is_told(tmp_path):
     (group,) = compare(records(tmp_path, *LSQ)).groups
     assert group.rows[0].difference is None and "no float run" in group.warnings[0].lower()

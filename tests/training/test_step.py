@@ -170,7 +170,7 @@ NORMALIZED = {
 @pytest.mark.parametrize(
     "form", ["both", *(pytest.param(f, marks=pytest.mark.slow) for f in ("devices", "parts"))]
 )
-def test_gradients_that_are_divided_by_elements_count_those_of_the_whole_batch(name, form):
+def test_gradients_that_are_divided_by_elements_are_those_of_the_whole_batch(name, form):
     method = lsq((bj.rule("head/input", NORMALIZED[name]), bj.rule(".*", None)), steps=20)
     model, stage, costs, state = prepared(MLP(features=()), method)
     stage = stage._replace(optimizers={k: optax.sgd(1.0) for k in stage.optimizers})
