@@ -108,6 +108,18 @@ def test_adaround_is_a_setting_whatever_the_number_of_patches(patches):
     np.testing.assert_allclose(found["params"]["kernel"].T, scale * codes, rtol=1e-4)
 
 
+@pytest.mark.parametrize("start", ["adaround", pytest.param("gptq", marks=pytest.mark.slow)])
+def test_one_filter_of_zeros_and_a_constant_input_give_zeros_and_not_nan(start):
+    x = jnp.ones((3, 6))  # fewer patches than inputs, and a Gram matrix of rank 1
+    model = bj.Quantized(nn.Dense(1, use_bias=False), [bj.rule("kernel", LOW)])
+    variables = model.init(jax.random.key(2), x)
+    zeros = bj.attach(model, {"params": {"kernel": jnp.zeros((6, 1))}}, x)
+    for given in (variables, zeros):
+        found = bj.solve_layers(model, given, [x], start=start, max_sweeps=0, target="output")
+        assert bool(jnp.isfinite(model.apply(found, x)).all())
+    assert not found["params"]["kernel"].any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_best_start_is_hardly_worse_than_either(bias):
