@@ -70,7 +70,7 @@ class AllocatedBits(NamedTuple):
     evaluations: tuple[int, int]
 
 
-class Solved(NamedTuple):
+class SolvedKernels(NamedTuple):
     """Kernels that were solved for each candidate.
 
     Attributes:
@@ -99,7 +99,7 @@ ALLOCATE_BITS: dict[str, Allowed] = {
     batches=BATCHES,
     weights=either(NONE, BATCHES),
     distance=either(NONE, FUNCTION),
-    solved=either(NONE, instance(Solved)),
+    solved=either(NONE, instance(SolvedKernels)),
     kwargs=either(NONE, mapping()),
     costs=either(NONE, SITE_COSTS),
     log=either(NONE, FUNCTION),
@@ -118,7 +118,7 @@ def allocate_bits(
     trials: int = 50,
     weights: Iterable[Any] | None = None,
     distance: Distance | None = None,
-    solved: Solved | None = None,
+    solved: SolvedKernels | None = None,
     kwargs: Mapping[str, Any] | None = None,
     costs: Costs | None = None,
     log: Callable[[str], None] | None = None,

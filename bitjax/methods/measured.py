@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from bitjax.bottleneck.allocate_bits import ALLOCATE_BITS, Solved, allocate_bits
+from bitjax.bottleneck.allocate_bits import ALLOCATE_BITS, SolvedKernels, allocate_bits
 from bitjax.checks import SWITCH, checked, integer
 from bitjax.costs.bits import bits_of, with_bits
 from bitjax.costs.budget import Budget, budget_sites
@@ -106,7 +106,7 @@ def measured(
             f"allocate: {found.chosen} bits, distance {found.distance:.4g} where single effects "
             f"promised {found.predicted:.4g} and equal bits have {found.uniform:.4g}"
         )
-        # Solved kernels are those of equal bits: they are solved anew from the float ones.
+        # SolvedKernels kernels are those of equal bits: they are solved anew from the float ones.
         yield {**found.variables, **floats_of(variables)}
 
     def check(costs: Costs) -> None:
@@ -120,7 +120,9 @@ def measured(
     return Method("measured", tuple(stages))
 
 
-def _solved_levels(context, variables, chosen, candidates, batches, options) -> Solved | None:
+def _solved_levels(
+    context, variables, chosen, candidates, batches, options
+) -> SolvedKernels | None:
     """Kernels solved at each candidate, with inputs at the most bits; None without any."""
     rules = context.model.rules
     kernels = [
@@ -141,7 +143,7 @@ def _solved_levels(context, variables, chosen, candidates, batches, options) -> 
             before = after
         levels[bits] = before
         context.log(f"allocate: kernels solved at {bits} bits")
-    return Solved(levels, leaves)
+    return SolvedKernels(levels, leaves)
 
 
 def _changed(before: Variables, after: Variables) -> tuple[str, ...]:

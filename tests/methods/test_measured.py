@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bitjax as bj
-from bitjax.bottleneck.allocate_bits import Solved
+from bitjax.bottleneck.allocate_bits import SolvedKernels
 from bitjax.data import load
 from bitjax.methods import measured
 from bitjax.models import MLP
@@ -42,7 +42,7 @@ def test_kernels_for_some_candidates_alone_are_refused_in_one_line():
     x = jax.random.normal(jax.random.key(0), (64, 8))
     model = bj.Quantized(MLP(features=(4,)), [bj.rule(".*/kernel", KERNEL)])
     variables = model.init(jax.random.key(1), x)
-    half = Solved({2: variables}, {"head/kernel": ()})
+    half = SolvedKernels({2: variables}, {"head/kernel": ()})
     with pytest.raises(ValueError, match=re.escape("it has none for 3")):
         bj.allocate_bits(
             model, variables, [x, x], [bj.budget("bits", 3.0, "head/kernel")],
