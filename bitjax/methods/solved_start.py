@@ -79,7 +79,13 @@ def _stand_ins(
             own = float(np.max(read_site(quant, site)["bits"]))
         key = id(quantizer), own
         if key not in made:
-            made[key] = _stand_in(quantizer, own)
+            try:
+                made[key] = _stand_in(quantizer, own)
+            except ValueError as error:
+                raise ValueError(
+                    f"start='solved' finds signed codes and a scale per filter, which the "
+                    f"quantizer of {site!r} does not have: {error}"
+                ) from error
         if (stand_in := made[key]) is not None:
             found[site] = stand_in
     return found
@@ -99,6 +105,8 @@ def _stand_in(quantizer: Quantizer, bits: float | None) -> Quantizer | None:
     if quantizer.numbers is None:  # a grid between two
         return low_bit(bits=max(2, whole), fit="stored", narrow=False)
     numbers = quantizer.numbers(params, stats)
+    if np.max(numbers.first) >= 0:
+        raise ValueError("it has no level below 0; give it signed=True.")
     first, last = (round(float(np.max(jnp.abs(n)))) for n in (numbers.first, numbers.last))
     if first == last == 1:
         return ternary(fit="stored")

@@ -98,6 +98,11 @@ def test_training_goes_on_from_there():
     [
         (bj.lsq(bits=3), "'dense1/kernel' has one range: give it granularity='per_channel'"),
         (bj.lsq(bits=8, **PER_FILTER), "has no kernel of 1 to 6 bits to solve"),
+        (bj.lsq(bits=3, signed=False, **PER_FILTER), "no level below 0; give it signed=True"),
+        (
+            bj.lsq(bits=3, granularity="per_group", group_size=16),
+            "a scale per filter, which the quantizer of 'dense1/kernel' does not have",
+        ),
     ],
 )
 def test_what_has_nothing_to_solve_is_refused_at_the_front_door(kernel, message):
