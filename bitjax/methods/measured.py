@@ -115,7 +115,8 @@ def measured(
 
     stages = [Stage("allocate", rules, prepare=prepare, check=check)]
     if any(is_stored(r.quantizer) for r in rules):
-        solve = solving(options, calibration_batches, augment)
+        # What stays is worth a third start.
+        solve = solving(options._replace(start="all"), calibration_batches, augment)
         stages.append(Stage("solve", rules, prepare=solve))
     return Method("measured", tuple(stages))
 

@@ -49,7 +49,7 @@ def solved(
       target: `sum` for sums and outputs, `output` for outputs alone; `codes` also for the codes of
         the quantizer behind a layer, where all positions count alike.
       start: codes that the descent starts from: `rounded`, `gptq`, `adaround`, or the better of the
-        first two: `best`.
+        first two, `best`, or of all three, `all`.
       damping: GPTQ's, as a share of the Gram matrix's mean diagonal.
       correction: share of what is lost in front of a layer that its target makes up for.
       asymmetric: whether a layer's inputs come from the network as far as it is solved.

@@ -91,7 +91,7 @@ def tsq(
       target: what each layer is solved for: `codes` for the finest target that is known of it,
         `sum` or `output`.
       start: codes that the descent starts from: `rounded`, `gptq`, `adaround`, or the better of the
-        first two: `best`.
+        first two, `best`, or of all three, `all`.
       asymmetric: whether a layer's inputs come from the network as far as it is solved; else they
         are the float network's own.
       float_inputs: whether the float network computes its targets from float inputs; else from

@@ -1,4 +1,4 @@
-"""Codes to start a layer's descent from: rounded, GPTQ's, AdaRound's, or of each filter the better.
+"""Codes to start a layer's descent from: rounded, GPTQ's, AdaRound's, or the best of each filter.
 
 The start decides at 3 bits and more: descent from rounded codes stops early (ResNet-20, one layer,
 held-out error at 4 and 3 bits: GPTQ 0.140 and 0.736 %, descent from rounded codes 0.182 and 0.788,
@@ -20,7 +20,8 @@ from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.gptq import gptq_codes
 from bitjax.two_step.moments import PatchMoments, Sums, errors_of, less, moments_of
 
-STARTS = ("best", "rounded", "gptq", "adaround")
+STARTS = ("best", "all", "rounded", "gptq", "adaround")
+_JUDGED = {"best": ["rounded", "gptq"], "all": ["rounded", "gptq", "adaround"]}
 # Shares of the scale of least squared error that GPTQ is run at, where the best of them is taken.
 _SHARES = (1.0, 0.9, 0.8, 1.1)
 _TRIED, _ALTERNATIONS = 17, 4  # of a search for scales at other bits than the quantizer's
@@ -111,23 +112,25 @@ class Problem(NamedTuple):
 
 
 def start_of(problem: Problem, sums: Sums, held: Sums | None, group: int, intercept: bool) -> Fit:
-    """The start that `settings.start` names; with `best`, each filter's by held-out patches."""
+    """The start that `settings.start` names; of several, each filter's by held-out patches."""
     kind = problem.settings.start
-    if kind != "best":
+    if not is_judged(kind):
         moments = moments_of(sums, group, intercept=intercept)
         (found,) = _candidates(problem, moments, [kind])
         return found
     # Without patches to hold out, those that are fitted judge.
     seen = sums if held is None else less(sums, held)
     moments = moments_of(seen, group, intercept=intercept)
-    found = list(_candidates(problem, moments, ["rounded", "gptq"]))
+    found = list(_candidates(problem, moments, _JUDGED[kind]))
     judges = seen if held is None else held
-    error = [errors_of(judges, group, *map(np.asarray, fit)) for fit in found]
-    better = error[1] < error[0]
-    return Fit(*(
-        np.where(better.reshape(-1, *[1] * (leaf.ndim - 1)), other, leaf)
-        for leaf, other in zip(*([np.asarray(leaf) for leaf in fit] for fit in found), strict=True)
-    ))  # fmt: skip
+    errors = [errors_of(judges, group, *map(np.asarray, fit)) for fit in found]
+    best_M, filters = np.argmin(errors, axis=0), np.arange(len(problem.float_MxN))
+    return Fit(*(np.stack(leaves)[best_M, filters] for leaves in zip(*found, strict=True)))
+
+
+def is_judged(start: str) -> bool:
+    """Whether a start is chosen among several by held-out patches."""
+    return start in _JUDGED
 
 
 def _candidates(problem: Problem, moments: PatchMoments, kinds: list[str]) -> Iterator[Fit]:

@@ -30,7 +30,7 @@ from bitjax.two_step.fits import (
 )
 from bitjax.two_step.layer import Affine, Layer, layer_of
 from bitjax.two_step.moments import Collected, collect, moments_of, part_of
-from bitjax.two_step.starts import Problem, grid_of, rounded, start_of
+from bitjax.two_step.starts import Problem, grid_of, is_judged, rounded, start_of
 from bitjax.variables import QUANT, Inputs, as_call, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
@@ -195,7 +195,7 @@ def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Co
                 targets = [z + (1 - lost) * (o - z) for z, o in pairs]
             yield x, jnp.concatenate(targets, axis=2), found.weight_T
 
-    kept = {"resident": resident, "judged": settings.start == "best"}
+    kept = {"resident": resident, "judged": is_judged(settings.start)}
     return collect(taken(), **kept, summed=settings.max_sweeps == 0)
 
 

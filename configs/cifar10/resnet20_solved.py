@@ -28,6 +28,7 @@ POINTS = (
 )
 # AdaRound's layers are solved for the float network's output of the layer, as its paper has it.
 ADAROUND = {"start": "adaround", "target": "output", "max_sweeps": 0, "float_inputs": True}
+SOLVED = {"start": "all", "float_inputs": True}
 # Weights and MACs of the 18 convolutions inside.
 WEIGHTS, MACS, INNER = 267_264, 40_108_032, "stage.*"
 IMAGES, BATCH, ALL = 512, 128, 1024
@@ -56,7 +57,7 @@ def get_config(point="solved_w4"):
 def method(solver):
     if solver == "nearest":
         return {"name": "uniform", "steps": 0}
-    own = {"gptq": GPTQ, "adaround": ADAROUND, "solved": {"float_inputs": True}}[solver]
+    own = {"gptq": GPTQ, "adaround": ADAROUND, "solved": SOLVED}[solver]
     return {"name": "solved", "calibration_batches": IMAGES // BATCH, "positions": ALL, **own}
 
 
