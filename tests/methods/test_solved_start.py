@@ -1,6 +1,7 @@
 """Methods that start from solved kernels, and what cannot."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ MODEL = MLP(features=(16,))
 SETTINGS = Settings(batch_size=64, eval_batch_size=256, log_every=1, calibration_size=64)
 PER_FILTER = {"granularity": "per_channel"}
 LSQ = bj.lsq(bits=3, **PER_FILTER)
-KERNELS = {
+KERNELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "lsq": (lsq, LSQ, {}),
     "twn": (twn, bj.ternary(fit="twn"), {}),
     "hwgq": (hwgq, bj.binary(), {}),
