@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitjax.files.reading import FileError, find_file, one_line, printable
+from bitjax.runs.exports import EXPORT, LISTED
 from bitjax.runs.files import PLAN, Unfit, number_of, read_object
 from bitjax.runs.lock import LOCK, holder_of, locked_files
 from bitjax.runs.records import Score, score_of
 from bitjax.runs.tail import Tail
 
-_ROWS, _RESULT = "metrics.jsonl", "result.json"
-_OWN = ("checkpoints", "best", "export")  # folders inside a run's that hold no runs
+_ROWS, _RESULT, _EXPORTS = "metrics.jsonl", "result.json", f"{EXPORT}/{LISTED}"
+_OWN = ("checkpoints", "best", EXPORT)  # folders inside a run's that hold no runs
 _SILENT = 600.0  # seconds without a row after which a run of another machine may have ended
 _LATE = 120.0  # seconds without a row after which a run says so
 Stamp = tuple[int, int, int]  # inode, time of the last change in nanoseconds, size
@@ -42,6 +43,7 @@ class Seen(NamedTuple):
       score: the figure that it is judged by, NaN until the run is finished; None if unknown.
       left: seconds that are left at the pace of its last rows; NaN if unknown.
       seconds: seconds that a finished run took; else NaN.
+      stamps: what changes whenever its result or the record of its exports does.
     """
 
     folder: str
@@ -54,6 +56,7 @@ class Seen(NamedTuple):
     score: Score | None = None
     left: float = math.nan
     seconds: float = math.nan
+    stamps: tuple[Stamp | None, ...] = ()
 
 
 class Watch:
@@ -136,7 +139,8 @@ class _Run:
     def look(self, locked: frozenset[int] | None, now: float) -> Seen:
         """The run as it is now."""
         readers = {PLAN: self.take_plan, _RESULT: self.take_result, _ROWS: self.take_rows}
-        for name, reader in (readers | {LOCK: self.take_lock}).items():
+        readers |= {LOCK: self.take_lock, _EXPORTS: lambda: None}
+        for name, reader in readers.items():
             self.read(name, reader)
         rows, score = self.rows, self.planned
         since = now - (self.stamps[_ROWS] or (0, 0, 0))[1] / 1e9
@@ -153,8 +157,10 @@ class _Run:
             left = max(rows.seconds_to(steps) - since, 0.0)  # NaN stays
         damaged = f"{rows.damaged} damaged lines in {_ROWS}" if rows.damaged else ""
         reason = "; ".join(filter(None, (reason, *self.wrong.values(), damaged)))
+        stamps = self.stamps[_RESULT], self.stamps[_EXPORTS]
         return Seen(
-            self.shown, status, reason, rows.stage, step, steps, figures, score, left, seconds
+            *(self.shown, status, reason, rows.stage, step, steps, figures, score, left, seconds),
+            stamps,
         )
 
     def read(self, name: str, reader: Callable[[], None]) -> None:
