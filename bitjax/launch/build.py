@@ -14,6 +14,7 @@ from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, TASKS, find, key
 from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, hashes_of, open_run
+from bitjax.runs.writers import find_writer
 from bitjax.training import hosts
 from bitjax.training.identity import checksum
 from bitjax.training.parallel import Placement
@@ -100,7 +101,11 @@ def _build_settings(config: Mapping[str, Any]) -> Settings:
     """The settings of a config, apart from its method's."""
     values = {k: (config["data"] if k in _OF_DATA else config)[k] for k in _SETTINGS}
     with keys_named(_SETTINGS):
-        return check_settings(Settings(**values))
+        settings = check_settings(Settings(**values))
+        for name in settings.writers:
+            with program(f"config.writers ({name})", kinds=(Exception,)):
+                find_writer(name)
+        return settings
 
 
 def _build_task(spec: Mapping[str, Any]) -> Task | None:

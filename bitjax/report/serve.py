@@ -17,6 +17,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from socketserver import TCPServer
+from typing import cast
 from urllib.parse import urlsplit
 
 from bitjax.files.reading import reason_of
@@ -69,11 +70,12 @@ class PageServer(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Binds the address, without asking the network for its name."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
     def handle_error(self, request, client_address) -> None:
         """Says in a line what went wrong, of a browser that went away nothing."""
-        if not isinstance(error := sys.exc_info()[1], OSError):
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
             print(f"error: the page was not served ({reason_of(error)})", file=sys.stderr)
 
     def now(self) -> tuple[str, str]:
@@ -88,19 +90,19 @@ class PageServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PageServer
     timeout = 10  # seconds, for a client that begins a request and goes away
     server_version, sys_version = "bitjax", ""
 
     def do_GET(self) -> None:
         """Gives the page or its version, and nothing else."""
+        server = cast(PageServer, self.server)
         found = self.headers.get_all("Host") or []
         if len(found) != 1 or _host(found[0]) not in _HOSTS:
             self.send_error(403, "this page is for this machine's browsers")
-        elif self.path == self.server.path:
-            self._answer(self.server.now()[0], "text/html; charset=utf-8")
-        elif self.path == f"{self.server.path}version":
-            self._answer(self.server.now()[1], "text/plain; charset=utf-8")
+        elif self.path == server.path:
+            self._answer(server.now()[0], "text/html; charset=utf-8")
+        elif self.path == f"{server.path}version":
+            self._answer(server.now()[1], "text/plain; charset=utf-8")
         else:
             self.send_error(404)
 

@@ -70,7 +70,7 @@ class Keeper:
         if self._folder is not None:
             self._lock = lock(self._folder)
             try:
-                self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
+                self._writer = MetricsWriter(self._folder, work.settings.writers)
             except BaseException:  # also of Ctrl-C
                 self._lock.close()  # else a notebook keeps the folder until it ends
                 raise
