@@ -21,8 +21,8 @@ from bitjax.runs.rows import MetricsWriter
 ROOT = Path(__file__).parent.parent
 # In no other extra than those that the messages name.
 OPTIONAL = ("tensorflow_datasets", "tensorflow", "grain", "matplotlib", "sklearn", "PIL",
-            "tensorboardX", "wandb", "mlflow", "optuna", "submitit", "importlib_resources", "pandas",
-            "onnx", "onnxruntime", "qonnx", "flatbuffers")  # fmt: skip
+            "tensorboardX", "wandb", "mlflow", "optuna", "submitit", "importlib_resources",
+            "pandas", "onnx", "onnxruntime", "qonnx", "flatbuffers")  # fmt: skip
 COMMAND = f"""
 import runpy, sys
 from importlib.machinery import PathFinder

@@ -119,6 +119,12 @@ def _build_task(spec: Mapping[str, Any]) -> Task | None:
     return None
 
 
+def task_of_config(config: Any) -> Task:
+    """The task of a config, whose data are loaded unless it names one."""
+    spec = check_sections(plain(config))
+    return _build_task(spec["task"]) or task_of(build_data(spec))
+
+
 def check_config(config: Mapping[str, Any]) -> methods.Method:
     """The method of a config, everything else it names made too, without data and variables."""
     method = build_method(config, build_rules(config["rules"]))

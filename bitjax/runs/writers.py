@@ -60,10 +60,12 @@ class TensorBoard:
         )
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Adds a scalar for each figure."""
         for name, value in figures.items():
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Closes the file."""
         self._events.close()
 
 
@@ -88,9 +90,11 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Logs a step's figures."""
         self._run.log(dict(figures), step=step)
 
     def close(self) -> None:
+        """Ends the process that sends them."""
         self._run.finish()
 
 
@@ -118,11 +122,13 @@ class MLflow:
             self._client.log_batch(self._run, params=texts[first : first + 100])
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Logs a step's figures in one request."""
         now = int(1000 * time.time())
         rows = [self._metric(name, value, now, step) for name, value in figures.items()]
         self._client.log_batch(self._run, metrics=rows)
 
     def close(self) -> None:
+        """Says that nothing more comes."""
         self._client.set_terminated(self._run)
 
 
