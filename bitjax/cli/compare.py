@@ -7,14 +7,12 @@ bitjax compare runs/* --watch
 import argparse
 import os
 import re
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bitjax.cli.arguments import Parser, a_folder
+from bitjax.cli.show import console_of
 from bitjax.cli.watch import keys
 from bitjax.files.writing import unwritten, write_text
 from bitjax.launch.command import command_of
@@ -59,10 +57,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def print_comparison(comparison: Comparison) -> None:
     """Prints each group's table, its warnings below it."""
-    # Where nobody looks at a terminal, a table need not fit into one.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console = console_of()
     for group in comparison.groups:
-        console.print(terminal(group, comparison))
+        console.print(terminal(group, comparison, console.width))
         for warning in group.warnings:
             console.print(warning, markup=False, soft_wrap=True)
 

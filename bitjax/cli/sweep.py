@@ -1,8 +1,7 @@
 """Trains a config many times: seeds, strengths, whatever its keys are.
 
 bitjax sweep digits/bitpruning --grid seed=0,1,2 --workdir runs/sweep
-bitjax sweep digits/bitpruning --sampler optuna --trials 20 --workdir runs/search \
-    --range method.bits_learning_rate=0.003:0.1:log
+bitjax sweep digits/lsq --workdir runs/s --sampler optuna --trials 9 --range ...
 
 Given again, the command skips finished runs and goes on with the others. Overrides such as
 --config.method.steps=300 hold for all runs.

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console
 from rich.live import Live
 
 from bitjax.cli.arguments import Parser, a_folder
+from bitjax.cli.show import console_of
 from bitjax.report.live import live_table
 from bitjax.runs.watch import Watch
 
@@ -80,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if missing := [folder for folder in args.folders if not os.path.isdir(folder)]:
         raise ValueError(f"there is no folder {missing[0]!r} to watch: name one that holds runs.")
     watch = Watch(args.folders)
-    # Where nobody looks at a terminal, a table need not fit into one.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console = console_of()
     plain = console.options.ascii_only
     if args.once or not console.is_terminal:
         console.print(live_table(watch.look(), width=console.width, plain=plain))

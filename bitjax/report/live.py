@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bitjax.files.reading import printable
 from bitjax.report.figures import TERMS, usual_text
+from bitjax.report.terminal import bar
 from bitjax.runs.watch import Seen
 
 # By how soon a reader must know. A word says the state; its colour only repeats it.
@@ -28,18 +29,6 @@ STATES = {
 _ORDER = ("running", *(state for state in STATES if state != "running"))
 _HEAD = ("state", "progress", "loss", "score", "bits", "time")
 _LONGEST = 60  # letters of a folder's name in a line below the table
-
-
-def bar(share: float, width: int, *, plain: bool = False) -> str:
-    """A bar of a share in [0, 1], to half a letter; `plain` is for terminals without Unicode.
-
-    Example:
-      >>> bar(0.55, 10), bar(0.55, 10, plain=True)
-      ('━━━━━╸    ', '#####     ')
-    """
-    halves = round(2 * width * min(1.0, max(0.0, share)))
-    whole, half = ("#", "") if plain else ("━", "╸")
-    return (whole * (halves // 2) + half * (halves % 2)).ljust(width)
 
 
 def clock(seconds: float) -> str:

@@ -5,7 +5,8 @@ import math
 
 from rich.console import Console
 
-from bitjax.report.live import bar, clock, live_table
+from bitjax.report.live import clock, live_table
+from bitjax.report.terminal import bar
 from bitjax.runs.records import Score
 from bitjax.runs.watch import Seen
 
