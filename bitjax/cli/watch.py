@@ -33,6 +33,8 @@ def keys() -> Iterator[Callable[[float], bool]]:
     """A function that waits some seconds for q, Ctrl-C or SIGTERM; whether one came."""
     ended = []
     numbers = (signal.SIGINT, signal.SIGTERM)
+    # A shell's background job ignores Ctrl-C, which is for others.
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     # A read end and a write end: what a signal writes ends the wait at once.
     woken, wakes = os.pipe()
 
@@ -43,7 +45,7 @@ def keys() -> Iterator[Callable[[float], bool]]:
 
     before = {number: signal.signal(number, end) for number in numbers}
     inputs = [woken]
-    terminal = sys.stdin.fileno() if termios is not None and sys.stdin.isatty() else None
+    terminal = _terminal()
     kept = None
     try:
         if terminal is not None and termios is not None and tty is not None:
@@ -67,6 +69,14 @@ def keys() -> Iterator[Callable[[float], bool]]:
             signal.signal(number, handler)
         os.close(woken)
         os.close(wakes)
+
+
+def _terminal() -> int | None:
+    """The terminal that keys are pressed at; None where it is another job's, or there is none."""
+    if termios is None or sys.stdin is None or not sys.stdin.isatty():
+        return None
+    number = sys.stdin.fileno()
+    return number if os.tcgetpgrp(number) == os.getpgrp() else None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -140,8 +140,9 @@ class _Run:
         """The run as it is now."""
         readers = {PLAN: self.take_plan, _RESULT: self.take_result, _ROWS: self.take_rows}
         readers |= {LOCK: self.take_lock, _EXPORTS: lambda: None}
-        for name, reader in readers.items():
-            self.read(name, reader)
+        ended = self.result.get("status") == "finished"
+        for name in (_RESULT, _EXPORTS) if ended else readers:  # a finished run writes no rows
+            self.read(name, readers[name])
         rows, score = self.rows, self.planned
         since = now - (self.stamps[_ROWS] or (0, 0, 0))[1] / 1e9
         status, reason = self.status(locked, since)

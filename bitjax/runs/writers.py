@@ -20,7 +20,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,16 +78,17 @@ class WeightsAndBiases:
         import wandb
 
         known = _known_as(folder, "wandb") or _keep(folder, "wandb", secrets.token_hex(4))
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "bitjax"),
-            name=_name(folder, settings),
-            config=dict(settings),
-            dir=folder,
-            id=known,
-            resume="allow",
-            reinit="create_new",  # rows of one program are several runs of a process
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        with _nobody_to_ask():  # for a key, which would hold up the run
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "bitjax"),
+                name=_name(folder, settings),
+                config=dict(settings),
+                dir=folder,
+                id=known,
+                resume="allow",
+                reinit="create_new",  # rows of one program are several runs of a process
+                settings=wandb.Settings(console="off", silent=True),
+            )
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Logs a step's figures."""
@@ -197,6 +198,17 @@ class Writers:
                 name,
                 one_line(reason_of(error)),
             )
+
+
+@contextlib.contextmanager
+def _nobody_to_ask() -> Iterator[None]:
+    """Keeps a library from asking at the terminal."""
+    before = sys.stdin
+    with open(os.devnull) as sys.stdin:
+        try:
+            yield
+        finally:
+            sys.stdin = before
 
 
 def _name(folder: Path, settings: Mapping[str, Any]) -> str:

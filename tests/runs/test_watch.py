@@ -6,6 +6,7 @@ import math
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from bitjax.report.live import live_table
 from bitjax.runs.lock import LOCK, lock
-from bitjax.runs.watch import Watch
+from bitjax.runs.watch import Watch, _Run
 from tests.run_folders import write_run
 
 PLAN = {
@@ -106,6 +107,15 @@ def test_a_run_of_another_host_runs_while_there_is_news(tmp_path):
     os.utime(run / "metrics.jsonl", (hour_ago, hour_ago))
     found = look(tmp_path)["run"]
     assert found.status == "silent" and re.search(r"on node-7; no row for 36\d\d s", found.reason)
+
+
+def test_a_system_that_does_not_tell_its_locks_is_asked_for_the_process(tmp_path):
+    run, ended = begin(tmp_path / "run", row(10)), subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number, status in ((os.getpid(), "running"), (1, "running"), (ended.pid, "killed")):
+        host = socket.gethostname()
+        (run / LOCK).write_text(f"process {number} on {host} has it since 2026-01-01 00:00:00\n")
+        assert _Run(run).look(None, time.time()).status == status
 
 
 def test_the_time_left_follows_the_pace_of_the_last_rows(tmp_path):
