@@ -39,6 +39,7 @@ class Search(NamedTuple):
       space: each key with its range `(low, high, log)`, or the list of texts that it may be.
       trials: how many there are in all.
       arguments: the words behind `bitjax sweep`.
+      base: the config without what is searched.
     """
 
     config: str
@@ -47,6 +48,7 @@ class Search(NamedTuple):
     space: Mapping[str, tuple[float, float, bool] | list[str]]
     trials: int
     arguments: tuple[str, ...]
+    base: ConfigDict
 
 
 def plan_search(
@@ -71,7 +73,7 @@ def plan_search(
         raise ValueError(f"{twice[0]!r} is given twice: say it once, in a range or an override.")
     if "seed" in keys:
         raise ValueError("a search cannot vary seed: luck would be taken for a setting. Set one.")
-    return Search(config, workdir, tuple(fixed), dict(axes), trials, tuple(arguments))
+    return Search(config, workdir, tuple(fixed), dict(axes), trials, tuple(arguments), base)
 
 
 def parse_range(text: str, base: ConfigDict) -> tuple[str, tuple[float, float, bool]]:
@@ -142,7 +144,7 @@ def _study(search: Search, path: Path) -> Any:
     with reading(path, remedy):
         storage = JournalStorage(JournalFileBackend(str(path)))
         known = optuna.get_all_study_names(storage)
-    task = task_of_config(load_config(search.config, search.fixed)) if _STUDY not in known else None
+    task = task_of_config(search.base) if _STUDY not in known else None
     with reading(path, remedy):
         if task is not None:
             direction = "maximize" if task.higher_is_better else "minimize"
@@ -166,7 +168,7 @@ def _next_round(study: Any, search: Search, slots: int) -> list[Any]:
         return left
     optuna = _optuna()
     kinds = {key: _distribution(optuna, key, search) for key in search.space}
-    seed = int(load_config(search.config, search.fixed).seed)
+    seed = int(search.base.seed)
     for number in range(len(trials), min(search.trials, len(trials) + slots)):
         # A sampler's own state is not in the journal: each trial has its seed.
         study.sampler = optuna.samplers.TPESampler(seed=(seed * 10_007 + number) % 2**32)
@@ -179,7 +181,7 @@ def _distribution(optuna: Any, key: str, search: Search) -> Any:
     if isinstance(values, list):
         return kind.CategoricalDistribution(values)
     low, high, log = values
-    if isinstance(value_of(key, load_config(search.config, search.fixed)), int):
+    if isinstance(value_of(key, search.base), int):
         return kind.IntDistribution(int(low), int(high), log=log)
     return kind.FloatDistribution(low, high, log=log)
 
