@@ -21,7 +21,7 @@ from bitjax.runs.records import Score, score_of
 from bitjax.runs.tail import Tail
 
 _ROWS, _RESULT, _EXPORTS = "metrics.jsonl", "result.json", f"{EXPORT}/{LISTED}"
-_OWN = ("checkpoints", "best", EXPORT)  # folders inside a run's that hold no runs
+_OWN = ("checkpoints", "best", "wandb", EXPORT)  # folders inside a run's that hold no runs
 _SILENT = 600.0  # seconds without a row after which a run of another machine may have ended
 _LATE = 120.0  # seconds without a row after which a run says so
 Stamp = tuple[int, int, int]  # inode, time of the last change in nanoseconds, size
