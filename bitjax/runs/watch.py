@@ -138,13 +138,14 @@ class _Run:
 
     def look(self, locked: frozenset[int] | None, now: float) -> Seen:
         """The run as it is now."""
-        readers = {PLAN: self.take_plan, _RESULT: self.take_result, _ROWS: self.take_rows}
-        readers |= {LOCK: self.take_lock, _EXPORTS: lambda: None}
-        ended = self.result.get("status") == "finished"
-        for name in (_RESULT, _EXPORTS) if ended else readers:  # a finished run writes no rows
-            self.read(name, readers[name])
+        self.read(_RESULT, self.take_result)
+        self.read(_EXPORTS, lambda: None)
+        if self.result.get("status") != "finished":  # else no row comes, and the result says all
+            self.read(PLAN, self.take_plan)
+            self.read(_ROWS, self.take_rows)
+            self.read(LOCK, self.take_lock)
         rows, score = self.rows, self.planned
-        since = now - (self.stamps[_ROWS] or (0, 0, 0))[1] / 1e9
+        since = now - (self.stamps.get(_ROWS) or (0, 0, 0))[1] / 1e9
         status, reason = self.status(locked, since)
         steps, figures = sum(self.plan), dict(rows.figures)
         step, seconds, left = min(rows.step, steps or rows.step), math.nan, math.nan
