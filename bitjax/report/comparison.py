@@ -23,8 +23,8 @@ _EQUAL = 0.05  # share by which costs may differ where scores are compared at eq
 _FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
-               "keep_checkpoints", "keep_best", "tensorboard", "parallel", "devices",
-               "steps_per_dispatch", "device_data_mb", "data.root")  # fmt: skip
+               "keep_checkpoints", "keep_best", "tensorboard", "writers", "parallel",
+               "devices", "steps_per_dispatch", "device_data_mb", "data.root")  # fmt: skip
 # What runs did before their configs could say so.
 _BEFORE = LATER | {"accumulate": 1, "compute_dtype": "float32", "data.image_size": 0,
                    "data.splits": []}  # fmt: skip

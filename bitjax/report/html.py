@@ -31,7 +31,7 @@ _PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; base-uri 'none'; \
+script-src 'sha256-{script_hash}'{policy}; style-src 'sha256-{style_hash}'; base-uri 'none'; \
 form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
@@ -42,7 +42,7 @@ form-action 'none'">
 <main id="main"><noscript>This page draws its tables with JavaScript.</noscript></main>
 <script type="application/json" id="data">{data}</script>
 <script>{script}</script>
-</body>
+{reload}</body>
 </html>
 """
 
@@ -53,6 +53,7 @@ def page(
     *,
     title: str = "Comparison of runs",
     beside: str = ".",
+    reload: str = "",
 ) -> str:
     """The whole page as text.
 
@@ -61,6 +62,7 @@ def page(
       commands: Shell commands that make a run again, by the run's folder.
       title: Title of the page.
       beside: The folder that the page will be in, to which its links to files are relative.
+      reload: A further script, of a page that is served; it may ask the server.
     """
     style = (resources.files("bitjax.report") / "page" / "page.css").read_text("utf-8")
     script = page_script()
@@ -71,6 +73,8 @@ def page(
         style=style,
         script_hash=_hash(script),
         style_hash=_hash(style),
+        policy=f" 'sha256-{_hash(reload)}'; connect-src 'self'" if reload else "",
+        reload=f"<script>{reload}</script>\n" if reload else "",
     )
 
 
