@@ -1,6 +1,7 @@
 """Puts runs side by side: comparable ones in a group, the seeds of one setting in a row."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -79,6 +80,14 @@ class Group(NamedTuple):
     def score(self) -> Figure:
         """The figure that the rows are compared by."""
         return self.own[0]
+
+    @property
+    def shared(self) -> str:
+        """What all names begin with, a folder of configs say: it tells nothing in a table."""
+        # What tells rows of one name apart stands in brackets, and may hold a path or a pattern.
+        names = [row.label.partition(" [")[0] for row in self.rows]
+        folder = os.path.commonprefix(names).rpartition("/")
+        return folder[0] + folder[1]
 
 
 class Comparison(NamedTuple):
@@ -248,10 +257,14 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
         seeds = [run.seed for run in row.runs]
         if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
             warnings.append(
-                f"{row.label}: seeds {twice} were run more than once, each counts once."
+                f"{row.label}: seeds {twice} were run more than once, each counts once; "
+                "leave out the runs that are superseded."
             )
         if len(commits := {run.commit for run in row.runs}) > 1:
-            warnings.append(f"{row.label}: its runs are of {len(commits)} commits.")
+            warnings.append(
+                f"{row.label}: its runs are of {len(commits)} commits; run the older ones again "
+                "if the code between them matters."
+            )
     costs = [row_cost(row, cost) for row in rows]
     known = [i for i, c in enumerate(costs) if c is not None]
     front = pareto_front(
@@ -289,8 +302,9 @@ def _to_baseline(
         reversed(floats),
         key=lambda r: (len({run.seed for run in r.runs}), score.rank(r.figures[score.key].mean)),
     )
-    told = f"Of {len(floats)} float rows, differences are to {base.label!r}."
-    warnings = [told] if len(floats) > 1 else []
+    told = f"Of {len(floats)} float rows, differences are to {base.label!r}"
+    remedy = "; name another as the baseline if that is not the one."
+    warnings = [told + remedy] if len(floats) > 1 else []
     against = _scores(base, score)
     compared = []
     for row in rows:
@@ -299,7 +313,8 @@ def _to_baseline(
         compared.append(row._replace(difference=difference, ratio=_ratio(own, against, score)))
     unpaired = [row.label for row in compared if row.label != base.label and not row.difference]
     if unpaired:
-        warnings.append(f"No seed in common with the float row: {', '.join(unpaired)}.")
+        names = ", ".join(unpaired[:3]) + (f" and {len(unpaired) - 3} more" * (len(unpaired) > 3))
+        warnings.append(f"No seed in common with the float row: {names}; run one of its seeds.")
     return compared, base.label, warnings
 
 

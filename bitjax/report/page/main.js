@@ -1,54 +1,139 @@
 // Puts the page together, and again after every choice.
 
 const main = document.getElementById("main");
+const option = (value, title) => make("option", { value }, title);
 const search = make("input", { type: "search", id: "filter", placeholder:
   "method, setting, config, commit, seed0 ...", oninput: event => {
   state.filter = event.target.value;
+  state.more = {};
   render();
 } });
-const select = make("select", { id: "cost", onchange: event => {
+const costs = make("select", { id: "cost", onchange: event => {
   state.cost = event.target.value;
   render();
-} }, ...data.costs.map(c => make("option", { value: c.key }, c.title)));
-select.value = state.cost;
+} }, ...data.costs.map(c => option(c.key, c.title)));
+costs.value = state.cost;
+const measured = make("select", { id: "figure", onchange: event => {
+  state.figure = event.target.value;
+  render();
+} });
 const every = make("input", { type: "checkbox", id: "all", onchange: event => {
   state.all = event.target.checked;
   render();
 } });
-const count = make("span", { class: "soft", id: "count" });
+const count = make("span", { class: "soft", id: "count", role: "status" });
+const controls = make("details", { id: "controls", class: "controls" },
+  make("summary", {}, "Filter and axes"), make("div", {}, make("label", {}, "Filter ", search),
+    make("label", {}, "Up ", measured), make("label", {}, "Across ", costs),
+    make("label", {}, every, " far worse settings, too")));
+const phone = matchMedia(`(max-width: ${NARROW}px)`);
+const unfold = () => { controls.open = !phone.matches; };
+phone.addEventListener("change", unfold);
+unfold();
+const tabs = make("nav", { id: "groups", "aria-label": "What is compared" });
 const body = make("div");
-main.replaceChildren(
-  make("div", { class: "controls" }, make("label", {}, "Filter ", search),
-    make("label", {}, "Cost ", select), make("label", {}, every, " draw runs that are far worse, too"),
-    count), body, tip);
 
+const chosenIn = group => state.chosen[data.groups.indexOf(group)];
+// The run that opens first: of the middle of the front, float rows aside.
+function firstOf(group, runs) {
+  const rows = rowsOf(group, runs), quantized = rows.filter(([row]) => row.method !== data.float);
+  const front = quantized.filter(([row]) => row.front);
+  const from = [front, quantized, rows].find(list => list.length);
+  return from ? from[Math.floor(from.length / 2)][1][0].index : null;
+}
+function choose(index) {
+  state.chosen[data.runs[index].group] = index;
+  render();
+}
+function picked(run) {
+  const group = groupOf(run), row = rowOf(run), score = group.score;
+  const fact = (name, value) => value
+    ? [make("div", {}, make("dt", {}, name), make("dd", {}, value))] : [];
+  const figure = key => at[key] === undefined ? [] : fact(data.figures[at[key]].title,
+    shown(run.figures[at[key]], data.figures[at[key]]));
+  return make("div", { id: "pick" }, mark(run.method),
+    make("strong", {}, short(group, row.label), run.seed ? `, seed ${run.seed}` : ""),
+    make("dl", {}, ...fact(score.title, shown(run.figures[at[score.key]], score)),
+      ...fact("to float", row.label === group.baseline ? "" : toFloat(row.difference, score)[0]),
+      ...["bits_weights", "bits_activations", "model_bytes", "bops"].flatMap(figure)),
+    make("button", { type: "button", "data-keep": "to-detail", onclick: () => {
+      const there = document.getElementById("detail");
+      there.scrollIntoView();
+      there.focus({ preventScroll: true });
+    } }, "Details of this run"));
+}
+function groupTabs(runs) {
+  if (data.groups.length < 2) return [];
+  const brief = data.groups.map(g => g.title.replace(/\([^)]*\)/, "").replace(/, .*/, ""));
+  const names = data.groups.map((g, i) =>
+    cut(brief.indexOf(brief[i]) === brief.lastIndexOf(brief[i]) ? brief[i] : g.title, 80));
+  return data.groups.map((group, place) => make("button", { type: "button", "data-keep": `group-${place}`,
+    "aria-pressed": String(place === state.group), onclick: () => {
+      state.group = place;
+      render();
+    } }, names[place], make("span", { class: "soft" },
+    ` ${runs.filter(r => r.group === place).length}`)));
+}
+function groupParts(place, runs) {
+  const group = data.groups[place], chosen = state.chosen[place];
+  const seeds = runs.length > group.rows.length ? `, ${runs.length} runs` : "";
+  const shared = group.shared ? ` Names begin with ${group.shared}` : "";
+  return [make("h2", {}, group.title), pareto(place, runs),
+    ...(chosen === null ? [] : [picked(data.runs[chosen])]),
+    make("h3", {}, `${rowsOf(group, runs).length} settings${seeds}`),
+    make("p", { class: "soft" }, "A row opens its run below. A column's title sorts." + shared),
+    chooser(group), ...rowsTable(group, place, runs), ...warningsOf(group), bitMap(place, runs),
+    fold("all-runs", `Every run by itself (${runs.length})`, false,
+      ...(state.open["all-runs"] ? runsTable(runs) : []))];
+}
+const WARNINGS = 4; // that are not folded away
+function warningsOf(group) {
+  const list = texts => make("ul", { class: "warnings" }, ...texts.map(t => make("li", {}, t)));
+  const rest = group.warnings.slice(WARNINGS);
+  return [...(group.warnings.length ? [list(group.warnings.slice(0, WARNINGS))] : []),
+    ...(rest.length ? [fold("warnings", `${rest.length} more`, false, list(rest))] : [])];
+}
+const SKIPPED = 50; // folders that are listed before one asks for more
+function skippedPart() {
+  const most = Math.min(data.skipped.length, state.more.skipped ?? SKIPPED);
+  return data.skipped.length ? [make("section", { id: "skipped" },
+    make("h2", {}, `Not compared: ${data.skipped.length}`), make("ul", {},
+      ...data.skipped.slice(0, most).map(s => make("li", {}, make("code", {}, s.folder), " ", s.reason))),
+    ...more("skipped", most, data.skipped.length))] : [];
+}
 function render() {
-  const runs = visible();
-  tip.hidden = true;
+  const runs = visible(), own = runs.filter(r => r.group === state.group);
+  const group = data.groups[state.group], kept = document.activeElement?.dataset?.keep;
+  hideTip();
   count.textContent = `${runs.length} of ${data.runs.length} runs`;
-  const scrolls = [...body.querySelectorAll(".scroll")].map(s => [s.scrollLeft, s.scrollTop]);
-  if (state.run === null && runs.length) state.run = data.runs.indexOf(runs[0]);
-  const parts = runs.length ? [] : [make("p", { class: "warn", id: "none" },
-    `No run has all of "${words().join('", "')}" in its setting, method, config, commit, folder, `
-    + "seed or group.")];
-  data.groups.forEach((group, place) => {
-    const own = runs.filter(r => r.group === place);
-    if (!own.length) return;
-    parts.push(make("section", {}, make("h2", {}, group.title),
-      ...group.warnings.map(text => make("p", { class: "warn" }, text)),
-      rowsTable(group, place, own),
-      make("div", { class: "charts" }, pareto(place, own), bitMap(place, own))));
-  });
-  parts.push(make("h2", {}, "Runs"), runsTable(runs));
-  if (state.run !== null) parts.push(detail(data.runs[state.run]));
-  if (data.skipped.length) parts.push(make("section", { id: "skipped" },
-    make("h2", {}, "Not compared"), make("ul", {}, ...data.skipped.map(s =>
-      make("li", {}, make("code", {}, s.folder), " ", s.reason)))));
-  parts.push(make("section", {}, make("h2", {}, "What the figures are"), make("dl", {},
-    ...data.figures.flatMap(f => [make("dt", {}, f.title), make("dd", {}, f.about)]))));
+  measured.replaceChildren(...group.own.map(f => option(f.key, f.title)));
+  measured.value = upright(group).key;
+  tabs.replaceChildren(...groupTabs(runs));
+  const scrolls = new Map([...body.querySelectorAll(".scroll")].map((s, i) => [i, [s.scrollLeft, s.scrollTop]]));
+  state.chosen[state.group] ??= firstOf(group, own.length ? own : data.runs.filter(r => r.group === state.group));
+  const parts = own.length ? groupParts(state.group, own) : [make("h2", {}, group.title),
+    make("p", { class: "warn", id: "none" }, `No run${runs.length ? " of these" : ""} has all of `
+      + `"${words().join('", "')}" in its setting, method, config, commit, folder, seed or group.`)];
+  if (state.chosen[state.group] !== null) parts.push(detail(data.runs[state.chosen[state.group]]));
+  parts.push(...skippedPart(), fold("about", "What the figures are", false, make("dl", {},
+    ...figures.flatMap(f => [make("dt", {}, f.title), make("dd", {}, f.about)]))));
   body.replaceChildren(...parts);
   [...body.querySelectorAll(".scroll")].forEach((s, i) => {
-    if (scrolls[i]) [s.scrollLeft, s.scrollTop] = scrolls[i];
+    if (scrolls.has(i)) [s.scrollLeft, s.scrollTop] = scrolls.get(i);
   });
+  if (kept) body.parentElement.querySelector(`[data-keep="${CSS.escape(kept)}"]`)
+    ?.focus({ preventScroll: true });
 }
+main.replaceChildren(tabs, make("div", { class: "bar" }, controls, count), body, tip);
+document.addEventListener("keydown", event => {
+  if (event.key !== "/" || event.target.matches("input, select")) return;
+  event.preventDefault();
+  controls.open = true;
+  search.focus();
+});
 render();
+let drawnAt = width();
+addEventListener("resize", () => {
+  if (width() !== drawnAt) render();
+  drawnAt = width();
+});
