@@ -252,7 +252,7 @@ def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: fl
     own = own_figures([run for row in rows for run in row.runs])
     score = own[0]
     rows, base, warnings = _to_baseline(rows, score, baseline, confidence)
-    rows = _to_plain(rows, score, cost, confidence)
+    rows = _to_plain(rows, cost, confidence)
     for row in rows:
         seeds = [run.seed for run in row.runs]
         if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
@@ -305,10 +305,10 @@ def _to_baseline(
     told = f"Of {len(floats)} float rows, differences are to {base.label!r}"
     remedy = "; name another as the baseline if that is not the one."
     warnings = [told + remedy] if len(floats) > 1 else []
-    against = _scores(base, score)
+    against = _scores(base)
     compared = []
     for row in rows:
-        own = _scores(row, score)
+        own = _scores(row)
         difference = None if row is base else paired_difference(own, against, confidence)
         compared.append(row._replace(difference=difference, ratio=_ratio(own, against, score)))
     unpaired = [row.label for row in compared if row.label != base.label and not row.difference]
@@ -318,7 +318,7 @@ def _to_baseline(
     return compared, base.label, warnings
 
 
-def _to_plain(rows: list[Row], score: Figure, cost: str, confidence: float) -> list[Row]:
+def _to_plain(rows: list[Row], cost: str, confidence: float) -> list[Row]:
     """The rows with their differences to the plain row of equal cost, the nearest if several."""
     plain = [(c, row) for row in rows if row.method == PLAIN and (c := row_cost(row, cost))]
 
@@ -328,15 +328,18 @@ def _to_plain(rows: list[Row], score: Figure, cost: str, confidence: float) -> l
         if row.method in (PLAIN, BASELINE) or not equal:
             return row
         _, rival = min(equal, key=lambda pair: pair[0])
-        scores = _scores(row, score), _scores(rival, score)
-        return row._replace(rival=rival.label, ahead=paired_difference(*scores, confidence))
+        ahead = paired_difference(_scores(row), _scores(rival), confidence)
+        return row._replace(rival=rival.label, ahead=ahead)
 
     return [compared(row) for row in rows]
 
 
-def _scores(row: Row, score: Figure) -> dict[int, float]:
-    """A row's score by seed."""
-    return {seed: figures[score.key] for seed, figures in _by_seed(row.runs).items()}
+def _scores(row: Row) -> dict[int, float]:
+    """The score by seed; a seed that was run twice has the mean."""
+    found: dict[int, list[float]] = {}
+    for run in row.runs:
+        found.setdefault(run.seed, []).append(run.score.value)
+    return {seed: fmean(values) for seed, values in found.items()}
 
 
 def _ratio(own: Mapping[int, float], against: Mapping[int, float], score: Figure) -> float | None:

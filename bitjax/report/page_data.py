@@ -17,11 +17,16 @@ from bitjax.runs.exports import EXPORT
 from bitjax.runs.files import SiteBits, is_number
 from bitjax.runs.records import RunRecord
 
-_POINTS, _LEAST, _ALL = 120, 24, 100_000  # of a curve at most and at least, and of all runs' together
+_POINTS, _LEAST, _ALL = (
+    120,
+    24,
+    100_000,
+)  # of a curve at most and at least, and of all runs' together
 _CURVES = ("bits", "loss", "kl")  # beside the score
 _KEPT = ("result.json", "config.json", "bits.csv", "metrics.jsonl", "distortion.json")
 _LEARNED_FROM = 8.0  # bits where a rule of learned ones does not say
 _FLOAT = 32.0
+_LONGEST, _SLOW = 120, re.compile(r"\)[*+{]")  # of patterns of sites and of their names
 _RUNNING = ("steps", "wall_seconds")
 
 
@@ -124,10 +129,19 @@ def start_bits(rules: Any, sites: Sequence[SiteBits]) -> list[float | None] | No
       [6.0]
     """
     try:
-        known = [(re.compile(pattern), _bits_of(spec)) for pattern, spec in rules]
-    except (TypeError, ValueError, re.error):  # a config's file may hold anything
+        known = [(_quick(pattern), _bits_of(spec)) for pattern, spec in rules]
+    except (TypeError, ValueError, KeyError, AttributeError, re.error, OverflowError):
+        return None  # a config's file may hold anything
+    if any(len(s.site) > _LONGEST for s in sites):
         return None
     return [next((b for p, b in known if p.fullmatch(s.site)), _FLOAT) for s in sites]
+
+
+def _quick(pattern: str) -> re.Pattern[str]:
+    # Text from elsewhere: a few repeats, none of a bracket, cannot keep a reader waiting for hours.
+    if len(pattern) > _LONGEST or _SLOW.search(pattern) or sum(map(pattern.count, "*+{")) > 3:
+        raise ValueError("a pattern that may take long")
+    return re.compile(pattern)
 
 
 def _bits_of(spec: Any) -> float | None:

@@ -12,7 +12,8 @@ const rowOf = run => data.groups[run.group].rows[run.row];
 const groupOf = run => data.groups[run.group];
 const short = (group, label) => label.slice(group.shared.length) || label;
 const cut = (text, most) => text.length > most ? text.slice(0, most - 1) + "\u2026" : text;
-const width = () => Math.max(280, main.clientWidth);
+let wide = 1000; // pixels that the page has; measured once for each size of the window
+const width = () => wide;
 const narrow = () => width() < NARROW;
 
 function make(name, attributes = {}, ...children) {

@@ -93,7 +93,7 @@ function detail(run) {
     ["loss", "loss", 1], ["kl", "KL", 1]];
   const drawn = logged.filter(([key], i) => logged.findIndex(([k]) => k === key) === i)
     .map(([key, title, scale]) => curves(run, key, title, scale)).filter(Boolean);
-  return make("section", { id: "detail", tabindex: -1 },
+  return make("section", { id: "detail", class: "far", tabindex: -1 },
     make("h2", {}, `Run: ${short(group, row.label)}, seed ${run.seed}`),
     make("dl", {}, ...facts.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)])),
     ...run.notes.map(note => make("p", { class: "soft" }, note)),

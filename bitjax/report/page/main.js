@@ -102,6 +102,9 @@ function skippedPart() {
     ...more("skipped", most, data.skipped.length))] : [];
 }
 function render() {
+  // Read before anything changes: the browser would lay the old page out again for it.
+  const scrolls = new Map([...body.querySelectorAll(".scroll")].map((s, i) => [i, [s.scrollLeft, s.scrollTop]]));
+  const heights = new Map([...body.querySelectorAll(".far")].map(e => [e.id, e.offsetHeight]));
   const runs = visible(), own = runs.filter(r => r.group === state.group);
   const group = data.groups[state.group], kept = document.activeElement?.dataset?.keep;
   hideTip();
@@ -109,7 +112,6 @@ function render() {
   measured.replaceChildren(...group.own.map(f => option(f.key, f.title)));
   measured.value = upright(group).key;
   tabs.replaceChildren(...groupTabs(runs));
-  const scrolls = new Map([...body.querySelectorAll(".scroll")].map((s, i) => [i, [s.scrollLeft, s.scrollTop]]));
   state.chosen[state.group] ??= firstOf(group, own.length ? own : data.runs.filter(r => r.group === state.group));
   const parts = own.length ? groupParts(state.group, own) : [make("h2", {}, group.title),
     make("p", { class: "warn", id: "none" }, `No run${runs.length ? " of these" : ""} has all of `
@@ -118,8 +120,12 @@ function render() {
   parts.push(...skippedPart(), fold("about", "What the figures are", false, make("dl", {},
     ...figures.flatMap(f => [make("dt", {}, f.title), make("dd", {}, f.about)]))));
   body.replaceChildren(...parts);
+  // What is out of sight is not laid out; where it stands above, it must be as high as it was.
+  for (const e of body.querySelectorAll(".far"))
+    if (heights.has(e.id)) e.style.containIntrinsicHeight = `auto ${heights.get(e.id)}px`;
   [...body.querySelectorAll(".scroll")].forEach((s, i) => {
-    if (scrolls.has(i)) [s.scrollLeft, s.scrollTop] = scrolls.get(i);
+    const [left, top] = scrolls.get(i) ?? [0, 0];
+    if (left || top) [s.scrollLeft, s.scrollTop] = [left, top];
   });
   if (kept) body.parentElement.querySelector(`[data-keep="${CSS.escape(kept)}"]`)
     ?.focus({ preventScroll: true });
@@ -131,9 +137,11 @@ document.addEventListener("keydown", event => {
   controls.open = true;
   search.focus();
 });
+function measure() {
+  const now = Math.max(280, main.clientWidth), same = now === wide;
+  wide = now;
+  return same;
+}
+measure();
 render();
-let drawnAt = width();
-addEventListener("resize", () => {
-  if (width() !== drawnAt) render();
-  drawnAt = width();
-});
+addEventListener("resize", () => measure() || render());

@@ -85,7 +85,7 @@ function bitMap(place, runs) {
   const note = "Bits of each layer, mean over seeds, the front's settings first; 32 is float. "
     + (beside ? "" : "Above: weights, below: inputs. ")
     + (state.map === "change" ? "The start is what the config's rules say; blank: they do not." : "");
-  return make("figure", { id }, make("figcaption", {}, "Bits per layer"),
+  return make("figure", { id, class: "far" }, make("figcaption", {}, "Bits per layer"),
     make("p", { class: "soft" }, note), choice,
     make("div", { class: "scroll map" }, make("table", { class: beside ? "beside" : "above" }, columns,
       make("thead", {}, ...titles, make("tr", { class: "layers" }, make("th"), ...heads(0),
