@@ -82,9 +82,9 @@ function groupParts(place, runs) {
     ...(chosen === null ? [] : [picked(data.runs[chosen])]),
     make("h3", {}, `${rowsOf(group, runs).length} settings${seeds}`),
     make("p", { class: "soft" }, "A row opens its run below. A column's title sorts." + shared),
-    chooser(group), ...rowsTable(group, place, runs), ...warningsOf(group), bitMap(place, runs),
+    chooser(group), rowsTable(group, place, runs), ...warningsOf(group), bitMap(place, runs),
     fold("all-runs", `Every run by itself (${runs.length})`, false,
-      ...(state.open["all-runs"] ? runsTable(runs) : []))];
+      ...(state.open["all-runs"] ? [runsTable(runs)] : []))];
 }
 const WARNINGS = 4; // that are not folded away
 function warningsOf(group) {
@@ -101,6 +101,11 @@ function skippedPart() {
       ...data.skipped.slice(0, most).map(s => make("li", {}, make("code", {}, s.folder), " ", s.reason))),
     ...more("skipped", most, data.skipped.length))] : [];
 }
+let last = {}; // the detail that is shown, which most choices leave as it is
+function detailOf(run) {
+  if (last.run !== run || last.wide !== wide) last = { run, wide, made: detail(run) };
+  return last.made;
+}
 function render() {
   // Read before anything changes: the browser would lay the old page out again for it.
   const scrolls = new Map([...body.querySelectorAll(".scroll")].map((s, i) => [i, [s.scrollLeft, s.scrollTop]]));
@@ -116,7 +121,7 @@ function render() {
   const parts = own.length ? groupParts(state.group, own) : [make("h2", {}, group.title),
     make("p", { class: "warn", id: "none" }, `No run${runs.length ? " of these" : ""} has all of `
       + `"${words().join('", "')}" in its setting, method, config, commit, folder, seed or group.`)];
-  if (state.chosen[state.group] !== null) parts.push(detail(data.runs[state.chosen[state.group]]));
+  if (state.chosen[state.group] !== null) parts.push(detailOf(data.runs[state.chosen[state.group]]));
   parts.push(...skippedPart(), fold("about", "What the figures are", false, make("dl", {},
     ...figures.flatMap(f => [make("dt", {}, f.title), make("dd", {}, f.about)]))));
   body.replaceChildren(...parts);
@@ -127,8 +132,7 @@ function render() {
     const [left, top] = scrolls.get(i) ?? [0, 0];
     if (left || top) [s.scrollLeft, s.scrollTop] = [left, top];
   });
-  if (kept) body.parentElement.querySelector(`[data-keep="${CSS.escape(kept)}"]`)
-    ?.focus({ preventScroll: true });
+  refocus(kept);
 }
 main.replaceChildren(tabs, make("div", { class: "bar" }, controls, count), body, tip);
 document.addEventListener("keydown", event => {

@@ -42,17 +42,17 @@ function bitMap(place, runs) {
   const names = Math.min(0.4 * width(), 14 + textWidth("m") * 0.7 * Math.max(12,
     ...rows.map(([r]) => cut(short(group, r.label), 40).length)));
   const room = width() - names - 30, beside = room / (2 * layers.length) >= 14;
-  const cell = room / (layers.length * (beside ? 2 : 1)), digits = cell >= 26 ? 1 : 0;
+  const cell = room / (layers.length * (beside ? 2 : 1));
   const text = value => {
     if (value === null) return "";
-    const rounded = Number(value.toFixed(Math.abs(value) >= 9.95 ? 0 : digits));
-    const said = (state.map === "change" && rounded > 0 ? "+" : "")
-      + String(rounded).replace("-", "\u2212");
-    return textWidth(said) < cell - 2 ? said : "";
+    return [1, 0].map(digits => Number(value.toFixed(digits)))
+      .map(v => (state.map === "change" && v > 0 ? "+" : "") + String(v).replace("-", "\u2212"))
+      .find(said => textWidth(said) < cell - 2) ?? "";
   };
+  const begins = (i, side) => side && beside && !i ? "begin" : null;
   const tds = (own, side) => layers.map((layer, i) => {
     const value = cellOf(own, layer, side), what = side ? "inputs" : "weights";
-    return make("td", { class: [value === null ? "" : shade(value), i || !beside ? "" : "begin"]
+    return make("td", { class: [value === null ? "" : shade(value), begins(i, side) ?? ""]
       .join(" ").trim() || null, "data-tip": value === null ? null
       : `${rowOf(own[0]).label}\n${layer || "(model)"}, ${what}: `
         + `${state.map === "change" && value > 0 ? "+" : ""}${brief(value)} bits`
@@ -60,7 +60,7 @@ function bitMap(place, runs) {
   });
   const every = Math.max(1, Math.ceil(15 / cell));
   const heads = side => layers.map((layer, i) => make("th", { scope: "col", "data-tip": layer,
-    class: i || !beside ? null : "begin" },
+    class: begins(i, side) },
   i % every ? "" : make("span", {}, side && !beside ? "" : cut(layer || "(model)", 26))));
   const name = (row, own, span) => make("th", { scope: "row", rowspan: span },
     make("button", { type: "button", class: "pick", "data-keep": `${id}-${row.label}`,

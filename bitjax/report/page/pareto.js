@@ -35,7 +35,7 @@ function pareto(place, runs) {
   if (front.length) f.svg.append(draw("path", { class: "front", d: front.map((p, i) => i
     ? `H${f.px(p.x).toFixed(1)}V${f.py(p.y).toFixed(1)}`
     : `M${f.px(p.x).toFixed(1)},${f.py(p.y).toFixed(1)}`).join("") }));
-  setApart(f, ends);
+  setApart(f, ends, sign);
   const shift = new Map(ends.map(p => [p.row, p.px - f.px(p.x)]));
   for (const p of seen) Object.assign(p, { px: f.px(p.x) + (shift.get(p.row) ?? 0), py: f.py(p.y) });
   for (const method of new Set(seen.map(p => p.row.method))) f.svg.append(draw("path",
@@ -67,7 +67,7 @@ function referenceOf(group, key, own) {
 }
 function axesOf(ends, seen, cost, own, reference) {
   const xs = [...ends, ...seen].map(p => p.x), low = Math.min(...xs), high = Math.max(...xs);
-  const log = low > 0 && high > 8 * low;
+  const log = low > 0 && high > 4 * low;
   const lows = [...ends.map(p => p.y - p.s), ...seen.map(p => p.y)];
   const highs = [...ends.map(p => p.y + p.s), ...seen.map(p => p.y)];
   let [bottom, top] = [Math.min(...lows), Math.max(...highs)];
@@ -102,19 +102,21 @@ function frontOf(points, sign) {
   return front;
 }
 
-// Points that would hide each other, or each other's bars, move sideways as far as they must.
-function setApart(f, points) {
-  const step = RADIUS * 2 + 1, columns = new Map(); // of placed points, as wide as a point
+// Points that would hide each other, or each other's bars, move sideways as far as they must: the
+// best of one cost stays, and none goes to the left of a cheaper one.
+function setApart(f, points, sign) {
+  const placed = [], step = RADIUS * 2 + 1, columns = new Map(); // of placed points, as wide as a point
   const free = (x, p, low, high) => [-1, 0, 1].every(i =>
     (columns.get(Math.floor(x / step) + i) ?? []).every(other => Math.abs(other.px - x) >= step - 1
       || high(other) < low(p) || low(other) > high(p)));
   const ends = [[p => f.py(p.y + p.s) - RADIUS, p => f.py(p.y - p.s) + RADIUS], // with its bar, or
     [p => p.py - RADIUS, p => p.py + RADIUS]]; // alone where there is no room
-  for (const p of [...points].sort((a, b) => a.x - b.x || a.y - b.y)) {
-    const x = f.px(p.x);
+  for (const p of [...points].sort((a, b) => a.x - b.x || sign * (b.y - a.y))) {
+    const x = f.px(p.x), cheaper = placed.filter(q => q.x < p.x && q.px > x - 7 * step);
     Object.assign(p, { px: x, py: f.py(p.y) });
     const places = [...Array(13).keys()].map(i => x + step * Math.ceil(i / 2) * (i % 2 ? 1 : -1))
-      .filter(px => px >= f.box.l && px <= f.box.r + RADIUS);
+      .filter(px => px >= f.box.l && px <= f.box.r + RADIUS
+        && (px >= x || cheaper.every(q => q.px <= px)));
     for (const [low, high] of ends) {
       const found = places.find(px => free(px, p, low, high));
       if (found === undefined) continue;
@@ -124,14 +126,13 @@ function setApart(f, points) {
     const column = Math.floor(p.px / step);
     if (!columns.has(column)) columns.set(column, []);
     columns.get(column).push(p);
+    placed.push(p);
   }
 }
 function marker(f, p) {
   const { px: x, py: y } = p, [low, high] = [f.py(p.y - p.s), f.py(p.y + p.s)];
-  const run = p.own[0], group = groupOf(run);
-  const text = tipOf(p, group);
-  return p.element = draw("g", { class: `point ${colour(p.row.method)}`, "data-run": run.index,
-    "aria-label": text },
+  return p.element = draw("g", { class: `point ${colour(p.row.method)}`,
+    "data-run": p.own[0].index },
   ...(p.s ? [draw("path", { class: "whisker", d: `M${x - 4},${high}h8m-4,0V${low}m-4,0h8` })] : []),
   draw("path", { class: "fill", d: shape(p.row.method, RADIUS), transform: `translate(${x} ${y})` }));
 }
@@ -171,16 +172,20 @@ function labels(f, group, points, front, lines) {
   const found = [];
   const order = [...points].sort((a, b) => front.has(b) - front.has(a) || b.y - a.y);
   for (const p of order.slice(0, MOST_LABELS)) {
-    const text = cut(short(group, p.row.label), narrow() ? 22 : 34), r = RADIUS + 4;
+    const text = squeezed(short(group, p.row.label), narrow() ? 22 : 34), r = RADIUS + 4;
     const places = [[p.px + r, p.py + 4, "start"], [p.px - r, p.py + 4, "end"],
       [p.px, p.py - r - 1, "middle"], [p.px, p.py + r + 10, "middle"],
       [p.px + r, p.py - 8, "start"], [p.px + r, p.py + 16, "start"],
-      [p.px - r, p.py - 8, "end"], [p.px - r, p.py + 16, "end"]];
+      [p.px - r, p.py - 8, "end"], [p.px - r, p.py + 16, "end"],
+      ...[-22, 30, -38, 46].flatMap(y => [[p.px + r + 6, p.py + y, "start"],
+        [p.px - r - 6, p.py + y, "end"]])]; // the last ones with a line to the point
     for (const [x, y, anchor] of places) {
       const box = textBox(x, y, text, anchor);
       if (box[0] < f.box.l + 2 || box[0] + box[2] > f.box.r + 14 || box[1] < f.box.t - 8
         || box[1] + box[3] > f.box.b || taken.some(other => overlap(box, other))) continue;
       taken.push(box);
+      if (Math.abs(y - p.py) > 20) found.push(draw("path", { class: "lead",
+        d: `M${p.px},${p.py + Math.sign(y - p.py) * RADIUS}L${x},${y - (y > p.py ? 10 : -2)}` }));
       found.push(draw("text", { class: front.has(p) ? "name strong" : "name", x, y,
         "text-anchor": anchor }, text));
       break;

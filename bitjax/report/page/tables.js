@@ -43,7 +43,7 @@ function table(id, columns, entries, order, chosen, onchoose) {
       onclick: () => {
         order.down = c.key === order.key ? !order.down : !c.text && !c.less;
         order.key = c.key;
-        render();
+        again(); // nothing else on the page depends on the order
       } }, c.title)));
   const most = Math.min(sorted.length, state.more[id] ?? CHUNK);
   const own = sorted.slice(0, most).map(([, , entry]) => entry);
@@ -54,10 +54,20 @@ function table(id, columns, entries, order, chosen, onchoose) {
       onclick: () => onchoose(entry), onkeydown: event => keys(event, () => onchoose(entry)) },
     ...columns.map(c => make("td", { class: [c.text && "text", first.has(c) && "first"]
       .filter(Boolean).join(" ") || null }, ...[c.show ? c.show(entry) : c.value(entry) ?? ""].flat()))));
-  return [make("div", { class: "scroll" }, make("table", { id },
+  const made = make("div", { class: "sorted-table" });
+  const again = () => {
+    const kept = document.activeElement?.dataset?.keep, left = made.firstChild.scrollLeft;
+    const next = table(id, columns, entries, order, chosen, onchoose);
+    made.replaceWith(next);
+    next.firstChild.scrollLeft = left;
+    refocus(kept);
+  };
+  return fill(made, {}, [make("div", { class: "scroll" }, make("table", { id },
     make("thead", {}, make("tr", { class: "parts" }, ...groups), make("tr", {}, ...head)),
-    make("tbody", {}, ...body))), ...more(id, most, sorted.length)];
+    make("tbody", {}, ...body))), ...more(id, most, sorted.length)]);
 }
+const refocus = kept => kept && main.querySelector(`[data-keep="${CSS.escape(kept)}"]`)
+  ?.focus({ preventScroll: true });
 // One stop of the Tab key for all rows of a table: arrow keys go on, Enter chooses.
 function keys(event, enter) {
   const row = event.currentTarget;
