@@ -15,7 +15,8 @@ function logTicks(low, high, most) {
   const few = found.filter(t => /^1/.test(t.toExponential()));
   return found.length > most && few.length > 2 ? few : found;
 }
-function frame({ x, y, xTitle, yTitle = "", wide = 560, height = 320, log = false, left = 52 }) {
+function frame({ x, y, xTitle, yTitle = "", wide = 560, height = 320, log = false, left = 52,
+  rising = Boolean(yTitle) }) {
   const box = { l: left, r: wide - 16, t: yTitle ? 26 : 10, b: height - 44 };
   const f = log ? Math.log : v => v;
   const span = (v, [low, high]) => high > low ? (v - low) / (high - low) : 0.5;
@@ -26,7 +27,7 @@ function frame({ x, y, xTitle, yTitle = "", wide = 560, height = 320, log = fals
   for (const t of log ? logTicks(...x, most) : ticks(...x, Math.min(8, most))) svg.append(
     draw("line", { class: "grid", x1: px(t), x2: px(t), y1: box.t, y2: box.b }),
     draw("text", { x: px(t), y: box.b + 17, "text-anchor": "middle" }, brief(t)));
-  if (yTitle) for (const t of ticks(...y, Math.max(3, Math.min(8, (box.b - box.t) / 50)))) svg.append(
+  if (rising) for (const t of ticks(...y, Math.max(4, Math.min(8, (box.b - box.t) / 50)))) svg.append(
     draw("line", { class: "grid", x1: box.l, x2: box.r, y1: py(t), y2: py(t) }),
     draw("text", { x: box.l - 7, y: py(t) + 4, "text-anchor": "end" }, brief(t)));
   svg.append(

@@ -39,8 +39,8 @@ function curves(run, key, title, scale) {
   const steps = series.flatMap(([, found]) => found.step);
   const values = series.flatMap(([, found]) => found[key]).filter(v => v !== null).map(v => v * scale);
   const f = frame({ x: [Math.min(0, ...steps), Math.max(...steps)],
-    y: padded(Math.min(...values), Math.max(...values)), xTitle: "step", yTitle: title, wide: half(),
-    height: 230 });
+    y: padded(Math.min(...values), Math.max(...values)), xTitle: "step", rising: true, wide: half(),
+    height: 220 });
   for (const [r, found, kind] of series) {
     const ys = found[key].map(v => v === null ? null : v * scale);
     const look = `${colour(r.method)} ${r === run ? "" : "fade"}`;
@@ -94,7 +94,7 @@ function detail(run) {
   const drawn = logged.filter(([key], i) => logged.findIndex(([k]) => k === key) === i)
     .map(([key, title, scale]) => curves(run, key, title, scale)).filter(Boolean);
   return make("section", { id: "detail", class: "far", tabindex: -1 },
-    make("h2", {}, `Run: ${short(group, row.label)}, seed ${run.seed}`),
+    make("h2", {}, `Run: ${cut(short(group, row.label), 120)}, seed ${run.seed}`),
     make("dl", {}, ...facts.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)])),
     ...run.notes.map(note => make("p", { class: "soft" }, note)),
     make("h3", {}, "Make it again"), make("pre", { id: "command", tabindex: 0 }, run.command),

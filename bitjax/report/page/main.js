@@ -52,7 +52,7 @@ function picked(run) {
   const figure = key => at[key] === undefined ? [] : fact(data.figures[at[key]].title,
     shown(run.figures[at[key]], data.figures[at[key]]));
   return make("div", { id: "pick" }, mark(run.method),
-    make("strong", {}, short(group, row.label), run.seed ? `, seed ${run.seed}` : ""),
+    make("strong", {}, cut(short(group, row.label), 80), run.seed ? `, seed ${run.seed}` : ""),
     make("dl", {}, ...fact(score.title, shown(run.figures[at[score.key]], score)),
       ...fact("to float", row.label === group.baseline ? "" : toFloat(row.difference, score)[0]),
       ...["bits_weights", "bits_activations", "model_bytes", "bops"].flatMap(figure)),
@@ -78,7 +78,7 @@ function groupParts(place, runs) {
   const group = data.groups[place], chosen = state.chosen[place];
   const seeds = runs.length > group.rows.length ? `, ${runs.length} runs` : "";
   const shared = group.shared ? ` Names begin with ${group.shared}` : "";
-  return [make("h2", {}, group.title), pareto(place, runs),
+  return [make("h2", {}, cut(group.title, 240)), pareto(place, runs),
     ...(chosen === null ? [] : [picked(data.runs[chosen])]),
     make("h3", {}, `${rowsOf(group, runs).length} settings${seeds}`),
     make("p", { class: "soft" }, "A row opens its run below. A column's title sorts." + shared),

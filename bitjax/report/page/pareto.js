@@ -49,7 +49,7 @@ function pareto(place, runs) {
   const noun = own.title.replace(/ %$/, "");
   const better = sign ? ` ${sign > 0 ? "More" : "Less"} ${noun} at less cost is better.` : "";
   const made = figure(`${noun[0].toUpperCase() + noun.slice(1)} against ${cost.title}`, f.svg, "",
-    legend([...used.map(m => [mark(m), m]),
+    legend([...used.map(m => [mark(m), cut(m, 40)]),
       ...(reference ? [[mark(data.float), "float"]] : [])]), `pareto-${place}`);
   made.append(make("p", { class: "soft" }, `${better} Dashed: the front. `
     + (ends.some(p => p.s) ? "Bars: standard deviation over seeds. " : "")

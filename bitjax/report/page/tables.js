@@ -93,7 +93,8 @@ const figureColumns = (group, value, show) => figures
   .filter(f => f.key !== group?.score.key && (!group || group.rows.some(r => r.mean[at[f.key]] !== null)))
   .map(f => ({ key: f.key, part: f.part, title: f.title, about: f.about, less: f.higher === false,
     value: r => value(r)[at[f.key]], show: r => show(r, f) }));
-const named = (method, text) => [make("span", { class: "name" }, mark(method), text)];
+const named = (method, text) => [make("span", { class: "name",
+  "data-tip": text.length > 30 ? text : null }, mark(method), make("span", {}, text))];
 
 function rowColumns(group) {
   const score = group.score, own = r => r.label === group.baseline;
