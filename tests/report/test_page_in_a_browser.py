@@ -79,16 +79,20 @@ CONTRAST = """(() => {
   const over = (a, b, s = a[3] ?? 1) => [0, 1, 2].map(i => s * a[i] + (1 - s) * b[i]);
   const light = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92
     : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const behind = e => { const own = []; for (; e; e = e.parentElement) own.unshift(
-    numbers(getComputedStyle(e).backgroundColor));
-    return own.reduce((a, b) => over(b, a), [255, 255, 255]); };
+  const known = new Map();
+  const at = e => { // what is painted behind an element's text, and how much of the text is
+    if (!e) return [[255, 255, 255], 1];
+    if (!known.has(e)) {
+      const [ground, share] = at(e.parentElement), style = getComputedStyle(e);
+      known.set(e, [over(numbers(style.backgroundColor), ground), share * style.opacity]);
+    }
+    return known.get(e);
+  };
   const low = [];
   for (const e of document.querySelectorAll('body *')) {
     const text = [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join('');
     if (!text || !e.getClientRects().length || e.closest('script, style, noscript')) continue;
-    const style = getComputedStyle(e), ground = behind(e);
-    let opacity = 1;
-    for (let p = e; p; p = p.parentElement) opacity *= getComputedStyle(p).opacity;
+    const style = getComputedStyle(e), [ground, opacity] = at(e);
     const own = numbers(e.ownerSVGElement ? style.fill : style.color);
     const ink = over([...own.slice(0, 3), (own[3] ?? 1) * opacity], ground);
     const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
