@@ -1,12 +1,12 @@
 """Puts runs side by side: comparable ones in a group, the seeds of one setting in a row."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from bitjax.report.figures import BY_KEY, COSTS, FIGURES, Figure, cost_of, figures_of, own_figures
+from bitjax.report.labels import labels_of, shared_by
 from bitjax.report.statistics import (
     Difference,
     Summary,
@@ -84,10 +84,7 @@ class Group(NamedTuple):
     @property
     def shared(self) -> str:
         """What all names begin with, a folder of configs say: it tells nothing in a table."""
-        # What tells rows of one name apart stands in brackets, and may hold a path or a pattern.
-        names = [row.label.partition(" [")[0] for row in self.rows]
-        folder = os.path.commonprefix(names).rpartition("/")
-        return folder[0] + folder[1]
+        return shared_by([row.label for row in self.rows])
 
 
 class Comparison(NamedTuple):
@@ -199,7 +196,7 @@ def _rows(runs: Sequence[RunRecord]) -> list[Row]:
     for run in runs:
         key = json.dumps([run.config, _settings(run)], sort_keys=True)
         settings.setdefault(key, []).append(run)
-    labels = _labels(list(settings.values()))
+    labels = labels_of([(found[0].name, _settings(found[0])) for found in settings.values()])
     rows = []
     for label, found in zip(labels, settings.values(), strict=True):
         found = sorted(found, key=lambda run: run.seed)
@@ -229,23 +226,6 @@ def _settings(run: RunRecord) -> dict[str, str]:
     # Which float run it started from is the seed's matter; whether from one is not.
     flat |= {"init_from": "weights" if run.settings.get("init_from") else ""}
     return {k: _plain(v) for k, v in (_BEFORE | flat).items()}
-
-
-def _labels(rows: list[list[RunRecord]]) -> list[str]:
-    """The runs' names, followed by what tells rows of one name apart."""
-    labels = []
-    for found in rows:
-        name = found[0].name
-        same = [_settings(other[0]) for other in rows if other[0].name == name]
-        own = _settings(found[0])
-        keys = [k for k in sorted(set().union(*same)) if len({s.get(k) for s in same}) > 1]
-        shown = [f"{k}={_cut(own.get(k, 'unset'))}" for k in keys]
-        labels.append(f"{name} [{', '.join(shown)}]" if shown else name)
-    # Differences may lie behind what is cut off, or in the config's path alone.
-    return [
-        label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"
-        for i, label in enumerate(labels)
-    ]
 
 
 def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: float) -> Group:
@@ -362,7 +342,3 @@ def _shown(runs: Sequence[RunRecord]) -> str:
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."

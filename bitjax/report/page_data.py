@@ -212,6 +212,8 @@ def _row(row: Row, group: Group, shown: Sequence[Figure], runs: Sequence[int]) -
         "count": row.figures[group.score.key].count,
         "difference": row.difference._asdict() if row.difference else None,
         "ratio": row.ratio,
+        "rival": row.rival,
+        "ahead": row.ahead._asdict() if row.ahead else None,
         "front": row.front,
     }
 

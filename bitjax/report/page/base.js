@@ -14,7 +14,7 @@ const short = (group, label) => label.slice(group.shared.length) || label;
 const cut = (text, most) => text.length > most ? text.slice(0, most - 1) + "\u2026" : text;
 let wide = 1000; // pixels that the page has; measured once for each size of the window
 // What tells names apart stands at their ends more often than in their middle.
-const squeezed = (text, most) => text.length <= most ? text
+const labelOf = (text, most) => text.length <= most || text.includes(" [") ? cut(text, most)
   : text.slice(0, most * 0.4) + "\u2026" + text.slice(1 - most * 0.6);
 const width = () => wide;
 const narrow = () => width() < NARROW;

@@ -1,6 +1,7 @@
 // The chart of a figure against a cost: float is a line, every setting a point with its name.
 
-const RADIUS = 6, REACH = 26; // of a point, and of the pointer around it, in pixels
+const REACH = 26; // of the pointer around a point, in pixels
+let radius = 6; // of a point; less where there are hundreds
 const MOST_LABELS = 70;
 
 // What may be drawn against a cost: the group's own figures, the score first.
@@ -35,6 +36,7 @@ function pareto(place, runs) {
   if (front.length) f.svg.append(draw("path", { class: "front", d: front.map((p, i) => i
     ? `H${f.px(p.x).toFixed(1)}V${f.py(p.y).toFixed(1)}`
     : `M${f.px(p.x).toFixed(1)},${f.py(p.y).toFixed(1)}`).join("") }));
+  radius = ends.length > 250 ? 4 : 6;
   setApart(f, ends, sign);
   const shift = new Map(ends.map(p => [p.row, p.px - f.px(p.x)]));
   for (const p of seen) Object.assign(p, { px: f.px(p.x) + (shift.get(p.row) ?? 0), py: f.py(p.y) });
@@ -105,17 +107,17 @@ function frontOf(points, sign) {
 // Points that would hide each other, or each other's bars, move sideways as far as they must: the
 // best of one cost stays, and none goes to the left of a cheaper one.
 function setApart(f, points, sign) {
-  const placed = [], step = RADIUS * 2 + 1, columns = new Map(); // of placed points, as wide as a point
+  const placed = [], step = radius * 2 + 1, columns = new Map(); // of placed points, as wide as a point
   const free = (x, p, low, high) => [-1, 0, 1].every(i =>
     (columns.get(Math.floor(x / step) + i) ?? []).every(other => Math.abs(other.px - x) >= step - 1
       || high(other) < low(p) || low(other) > high(p)));
-  const ends = [[p => f.py(p.y + p.s) - RADIUS, p => f.py(p.y - p.s) + RADIUS], // with its bar, or
-    [p => p.py - RADIUS, p => p.py + RADIUS]]; // alone where there is no room
+  const ends = [[p => f.py(p.y + p.s) - radius, p => f.py(p.y - p.s) + radius], // with its bar, or
+    [p => p.py - radius, p => p.py + radius]]; // alone where there is no room
   for (const p of [...points].sort((a, b) => a.x - b.x || sign * (b.y - a.y))) {
     const x = f.px(p.x), cheaper = placed.filter(q => q.x < p.x && q.px > x - 7 * step);
     Object.assign(p, { px: x, py: f.py(p.y) });
     const places = [...Array(13).keys()].map(i => x + step * Math.ceil(i / 2) * (i % 2 ? 1 : -1))
-      .filter(px => px >= f.box.l && px <= f.box.r + RADIUS
+      .filter(px => px >= f.box.l && px <= f.box.r + radius
         && (px >= x || cheaper.every(q => q.px <= px)));
     for (const [low, high] of ends) {
       const found = places.find(px => free(px, p, low, high));
@@ -134,7 +136,7 @@ function marker(f, p) {
   return p.element = draw("g", { class: `point ${colour(p.row.method)}`,
     "data-run": p.own[0].index },
   ...(p.s ? [draw("path", { class: "whisker", d: `M${x - 4},${high}h8m-4,0V${low}m-4,0h8` })] : []),
-  draw("path", { class: "fill", d: shape(p.row.method, RADIUS), transform: `translate(${x} ${y})` }));
+  draw("path", { class: "fill", d: shape(p.row.method, radius), transform: `translate(${x} ${y})` }));
 }
 function tipOf(p, group) {
   const { row } = p, get = key => at[key] === undefined ? null : row.mean[at[key]];
@@ -167,12 +169,12 @@ const lineBoxes = (f, front) => front.slice(1).flatMap((p, i) => {
 const referenceBoxes = (f, reference) => [textBox(...reference.at, reference.text, "end"),
   ...(reference.far ? [] : [[f.box.l, f.py(reference.y) - 1, f.box.r - f.box.l, 2]])];
 function labels(f, group, points, front, lines) {
-  const taken = points.map(p => [p.px - RADIUS - 1, p.py - RADIUS - 1, 2 * RADIUS + 2, 2 * RADIUS + 2]);
+  const taken = points.map(p => [p.px - radius - 1, p.py - radius - 1, 2 * radius + 2, 2 * radius + 2]);
   taken.push(...lines);
   const found = [];
   const order = [...points].sort((a, b) => front.has(b) - front.has(a) || b.y - a.y);
   for (const p of order.slice(0, MOST_LABELS)) {
-    const text = squeezed(short(group, p.row.label), narrow() ? 22 : 34), r = RADIUS + 4;
+    const text = labelOf(short(group, p.row.label), narrow() ? 22 : 34), r = radius + 4;
     const places = [[p.px + r, p.py + 4, "start"], [p.px - r, p.py + 4, "end"],
       [p.px, p.py - r - 1, "middle"], [p.px, p.py + r + 10, "middle"],
       [p.px + r, p.py - 8, "start"], [p.px + r, p.py + 16, "start"],
@@ -185,7 +187,7 @@ function labels(f, group, points, front, lines) {
         || box[1] + box[3] > f.box.b || taken.some(other => overlap(box, other))) continue;
       taken.push(box);
       if (Math.abs(y - p.py) > 20) found.push(draw("path", { class: "lead",
-        d: `M${p.px},${p.py + Math.sign(y - p.py) * RADIUS}L${x},${y - (y > p.py ? 10 : -2)}` }));
+        d: `M${p.px},${p.py + Math.sign(y - p.py) * radius}L${x},${y - (y > p.py ? 10 : -2)}` }));
       found.push(draw("text", { class: front.has(p) ? "name strong" : "name", x, y,
         "text-anchor": anchor }, text));
       break;

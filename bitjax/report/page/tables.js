@@ -2,7 +2,7 @@
 
 const CHUNK = 60; // rows that a table shows before it is asked for more
 const PARTS = ["accuracy", "bits", "cost", "speed-up", "run"];
-const USUAL = ["difference", "ratio", "front", "bits_weights", "bits_activations", "model_bytes",
+const USUAL = ["difference", "ratio", "ahead", "front", "bits_weights", "bits_activations", "model_bytes",
   "cache_bytes_per_token", "bops", "seeds", "seed"];
 
 // A part of the page that is folded away or not, and stays so when the page is drawn anew.
@@ -114,6 +114,11 @@ function rowColumns(group) {
     ...(group.rows.some(r => r.ratio !== null) ? [{ key: "ratio", part: "accuracy", title: "x float",
       about: `Mean over common seeds of ${score.title} over the float row's.`, less: true,
       value: r => r.ratio, show: r => r.ratio === null ? "" : r.ratio.toFixed(3) }] : []),
+    ...(group.rows.some(r => r.ahead) ? [{ key: "ahead", part: "accuracy", title: "to uniform",
+      about: `Mean paired difference in ${score.title} to the plain row of equal cost, within 5 %.`,
+      less: !score.higher, value: r => r.ahead?.mean ?? null,
+      show: r => [toFloat(r.ahead, score)[0], " ",
+        make("span", { class: "ends" }, toFloat(r.ahead, score)[1])] }] : []),
     { key: "front", part: "cost", title: "front", about: `No other setting is as good at no higher `
       + `${data.costs.find(c => c.key === data.cost).title}.`,
     value: r => Number(r.front), show: r => r.front ? "yes" : "" },
