@@ -51,9 +51,11 @@ def markdown(comparison: Comparison, columns: Collection[str] | None = None) -> 
         keys = [f for f in shown if columns is None or f.key in columns]
         keys = [f for f in keys if any(f.key in row.figures for row in group.rows)]
         keys = [f for f in keys if "fractional" not in f.key or _learned(group, f)]
+        shared = _shared(group)
+        folder = group.rows[0].label[:shared]
         notes = [f"- {_cell(warning)}" for warning in group.warnings]
-        if group.shared:
-            notes.append(f"- Settings are those of {_code(group.shared)}.")
+        if folder:
+            notes.append(f"- Settings are those of {_code(folder)}.")
         front = f"- Front: of {_cell(group.score.noun)} against {BY_KEY[comparison.cost].title}"
         notes.append(front + ("." if group.score.higher else "; less of both is better."))
         table = "\n".join(_lines(group, keys, _level(comparison)))
@@ -66,7 +68,7 @@ def markdown(comparison: Comparison, columns: Collection[str] | None = None) -> 
 
 def _lines(group: Group, keys: Sequence[Figure], level: str) -> list[str]:
     """A group's table in Markdown: the score, what it is to the float row's, the figures."""
-    score, skip = group.score, len(group.shared)
+    score, skip = group.score, _shared(group)
     head = ["method", "setting", "seeds", _cell(score.title), f"difference to float, {level}"]
     rivals = any(row.ahead for row in group.rows)
     head += [*_ratio_head(group), *["to uniform, equal cost"] * rivals]
@@ -165,7 +167,7 @@ def terminal(group: Group, comparison: Comparison) -> Table:
     titles = [score.title, "to float", *_ratio_head(group), *(f.title for f in shown)]
     for name in (*titles, "steps", "s", ""):
         table.add_column(escape(name), justify="right", no_wrap=True)
-    skip = len(group.shared)
+    skip = _shared(group)
     for row in group.rows:
         table.add_row(
             escape(row.label[skip:]),
@@ -176,6 +178,11 @@ def terminal(group: Group, comparison: Comparison) -> Table:
             "*" if row.front else "",
         )
     return table
+
+
+def _shared(group: Group) -> int:
+    """Letters that all names begin with, a folder of configs say: they tell nothing in a table."""
+    return len(group.shared)
 
 
 def _mean(row: Row, key: str) -> Summary | None:
