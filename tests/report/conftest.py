@@ -3,12 +3,12 @@
 import pytest
 
 from experiments.browser import Browser
-from tests.browsers import need_chromium
+from tests.browser import find_chromium
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    need_chromium()
+    find_chromium()
     with Browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
         assert opened.errors == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import screenshots
-from tests.browsers import boxes, groups, made_of, put, texts
+from tests.browser import boxes, groups, made_of, put, texts
 from tests.run_folders import write_many, write_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -229,6 +229,21 @@ def test_the_chart_draws_any_figure_of_the_task_and_says_which_way_is_better(bro
     browser.run("document.querySelectorAll('#groups button')[3].click()")
     put(browser, "figure", "kl", "change")
     assert "KL against MBOPs" in browser.run("document.getElementById('pareto-3').textContent")
+
+
+def test_a_page_that_is_loaded_again_shows_what_it_showed(browser, committed):
+    browser.open(committed)
+    browser.run("document.querySelectorAll('#groups button')[2].click()")
+    browser.run("document.querySelector('#rows-2 tbody tr:last-child').click()")
+    put(browser, "filter", "digits", "input")
+    shown = texts(browser, "#pick, #count, #groups [aria-pressed=true], #detail h2")
+    browser.run("window.old = true; location.reload()")
+    while browser.run("window.old === true || document.getElementById('pick') === null"):
+        pass
+    assert texts(browser, "#pick, #count, #groups [aria-pressed=true], #detail h2") == shown
+    assert browser.run("document.getElementById('filter').value") == "digits"
+    browser.open(committed)
+    assert browser.run("document.getElementById('filter').value") == "", "a new visit is new"
 
 
 def test_a_reader_chooses_columns(browser, committed):

@@ -8,7 +8,7 @@ import pytest
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
 from bitjax.runs.records import read_runs
-from tests.browsers import boxes, column, groups, made_of, put, texts
+from tests.browser import boxes, column, groups, made_of, put, texts
 from tests.run_folders import write_many, write_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]

@@ -134,6 +134,27 @@ function render() {
   });
   refocus(kept);
 }
+// A page that is loaded again, as one that is served is by itself, shows what it showed before.
+const KEPT = ["filter", "cost", "figure", "all", "map", "more", "open", "rows", "runs"];
+const memory = `bitjax ${location.pathname}`;
+addEventListener("pagehide", () => {
+  const kept = Object.fromEntries(KEPT.map(key => [key, state[key]]));
+  const names = { group: data.groups[state.group].title, columns: state.columns && [...state.columns],
+    chosen: state.chosen.filter(i => i !== null).map(i => data.runs[i].folder) };
+  try { sessionStorage.setItem(memory, JSON.stringify({ ...kept, names })); } catch { /* no storage */ }
+});
+function restore() {
+  if (performance.getEntriesByType("navigation")[0]?.type !== "reload") return;
+  try {
+    const { names, ...kept } = JSON.parse(sessionStorage.getItem(memory));
+    Object.assign(state, kept);
+    state.group = Math.max(0, data.groups.findIndex(g => g.title === names.group));
+    state.columns = names.columns && new Set(names.columns);
+    for (const run of data.runs) if (names.chosen.includes(run.folder)) state.chosen[run.group] = run.index;
+  } catch { /* nothing was kept */ }
+  if (!data.costs.some(c => c.key === state.cost)) state.cost = data.cost;
+  [search.value, costs.value, every.checked] = [state.filter, state.cost, state.all];
+}
 main.replaceChildren(tabs, make("div", { class: "bar" }, controls, count), body, tip);
 document.addEventListener("keydown", event => {
   if (event.key !== "/" || event.target.matches("input, select")) return;
@@ -147,5 +168,6 @@ function measure() {
   return same;
 }
 measure();
+restore();
 render();
 addEventListener("resize", () => measure() || render());

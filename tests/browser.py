@@ -8,16 +8,17 @@ import pytest
 from bitjax.report.comparison import compare
 from bitjax.report.html import page
 from bitjax.runs.records import read_runs
-from experiments.browser import MISSING, find_chromium
+from experiments import browser
+from experiments.browser import Browser as Browser
 
 
-def need_chromium() -> None:
+def find_chromium() -> None:
     """Skips the test where there is no browser, or fails it where one is required."""
-    if find_chromium():
+    if browser.find_chromium():
         return
     if os.environ.get("BITJAX_REQUIRE_BROWSER") == "1":
-        pytest.fail(MISSING)
-    pytest.skip(MISSING)  # a browser is no requirement of the suite
+        pytest.fail(browser.MISSING)
+    pytest.skip(browser.MISSING)  # a browser is no requirement of the suite
 
 
 def made_of(folders, **options):
