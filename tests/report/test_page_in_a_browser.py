@@ -141,6 +141,8 @@ def test_arrow_keys_go_along_points_and_rows_and_enter_shows_the_run(browser, co
     browser.press("Enter")
     after = browser.run(command)
     assert after != before
+    assert browser.run("document.activeElement.matches('.plot')"), "the focus stays"
+    assert browser.run("document.querySelectorAll('.plot .chosen').length") == 1
     browser.press("Escape")
     browser.run("document.querySelector('#rows-0 tbody tr[tabindex=\"0\"]').focus()")
     browser.press("ArrowDown")
@@ -189,6 +191,8 @@ def test_the_pointer_on_a_point_shows_its_run_and_a_click_opens_it(browser, seed
     shown = browser.run("document.getElementById('tip').textContent")
     assert "mean of 5 runs" in shown and "commit 0123456789ab" in shown
     browser.click("#pareto-0 .point .fill")
+    (tip,) = boxes(browser, "#tip")
+    assert abs(tip[0] - left) < 60 and abs(tip[1] - top) < 60, "beside the pointer"
     name = shown.splitlines()[0].removeprefix("cifar10/")
     assert name in browser.run("document.getElementById('pick').textContent")
 

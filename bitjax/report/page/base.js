@@ -43,11 +43,14 @@ function showTip(text, x, y) {
   tip.style.top = Math.max(4, Math.min(y + 12, innerHeight - tip.offsetHeight - 8)) + "px";
 }
 const hideTip = () => { tip.hidden = true; };
+const tipped = event => event.target.closest?.("[data-tip]");
 for (const name of ["mouseover", "focusin", "click"]) document.addEventListener(name, event => {
-  const found = event.target.closest?.("[data-tip]");
-  if (!found) return event.target.closest?.(".plot") ? undefined : hideTip();
-  const box = found.getBoundingClientRect();
-  return showTip(found.dataset.tip, box.right - 12, box.bottom - 8);
+  const found = tipped(event), box = found?.getBoundingClientRect();
+  if (found) showTip(found.dataset.tip, box.right - 12, box.bottom - 8);
+  else if (name === "click" && !event.target.closest?.(".plot")) hideTip();
+});
+for (const name of ["mouseout", "focusout"]) document.addEventListener(name, event => {
+  if (tipped(event)) hideTip();
 });
 document.addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });
 

@@ -133,7 +133,8 @@ function setApart(f, points, sign) {
 }
 function marker(f, p) {
   const { px: x, py: y } = p, [low, high] = [f.py(p.y - p.s), f.py(p.y + p.s)];
-  return p.element = draw("g", { class: `point ${colour(p.row.method)}`,
+  const chosen = p.row.runs.includes(chosenIn(groupOf(p.own[0]))) ? " chosen" : "";
+  return p.element = draw("g", { class: `point ${colour(p.row.method)}${chosen}`,
     "data-run": p.own[0].index },
   ...(p.s ? [draw("path", { class: "whisker", d: `M${x - 4},${high}h8m-4,0V${low}m-4,0h8` })] : []),
   draw("path", { class: "fill", d: shape(p.row.method, radius), transform: `translate(${x} ${y})` }));
@@ -200,7 +201,7 @@ function labels(f, group, points, front, lines) {
 function listen(f, ends, seen, group) {
   const { svg } = f, order = [...ends].sort((a, b) => a.px - b.px || a.py - b.py);
   svg.classList.add("plot");
-  fill(svg, { tabindex: 0, role: "application", "aria-roledescription": "chart",
+  fill(svg, { tabindex: 0, "data-keep": "plot", role: "application", "aria-roledescription": "chart",
     "aria-label": `${order.length} settings; left and right go from one to the next, Enter shows one` },
   []);
   const under = event => {
@@ -221,12 +222,14 @@ function listen(f, ends, seen, group) {
     else hideTip();
   };
   svg.addEventListener("pointermove", event => mark(under(event)));
-  svg.addEventListener("pointerleave", () => mark(null));
-  svg.addEventListener("blur", () => mark(null));
+  const leave = () => svg.isConnected && mark(null); // not when another takes its place
+  svg.addEventListener("pointerleave", leave);
+  svg.addEventListener("blur", leave);
   svg.addEventListener("click", event => {
     const p = under(event);
-    if (p) choose(p.own[0].index);
-    mark(p);
+    if (!p) return;
+    choose(p.own[0].index); // which draws the chart anew
+    showTip(tipOf(p, group), event.clientX, event.clientY);
   });
   svg.addEventListener("keydown", event => {
     const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
