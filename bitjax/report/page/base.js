@@ -39,8 +39,9 @@ const tip = make("div", { id: "tip", role: "status", hidden: "" });
 function showTip(text, x, y) {
   tip.textContent = text;
   tip.hidden = false;
-  tip.style.left = Math.max(4, Math.min(x + 12, innerWidth - tip.offsetWidth - 8)) + "px";
-  tip.style.top = Math.max(4, Math.min(y + 12, innerHeight - tip.offsetHeight - 8)) + "px";
+  const beside = (at, size, room) => Math.max(4, at + 12 + size < room - 4 ? at + 12 : at - 12 - size);
+  tip.style.left = beside(x, tip.offsetWidth, innerWidth) + "px";
+  tip.style.top = beside(y, tip.offsetHeight, innerHeight) + "px";
 }
 const hideTip = () => { tip.hidden = true; };
 const tipped = event => event.target.closest?.("[data-tip]");
