@@ -198,6 +198,17 @@ def test_the_pointer_on_a_point_shows_its_run_and_a_click_opens_it(browser, seed
     assert name in browser.run("document.getElementById('pick').textContent")
 
 
+@pytest.mark.parametrize("method", ["full_precision", "lsq"])
+def test_a_page_of_one_run_draws_it_as_a_point_whatever_the_axes(browser, tmp_path, method):
+    path = tmp_path / "page.html"
+    path.write_text(made_of([write_run(tmp_path / "run", method=method)]))
+    browser.open(path)
+    for key in ("loom", "model_bytes", "bits_all"):
+        put(browser, "cost", key, "change")
+        assert browser.run("document.querySelectorAll('#pareto-0 .point').length") == 1
+    assert "digits" in browser.run("document.getElementById('detail').textContent")
+
+
 def test_names_are_cut_everywhere_and_the_first_run_is_a_quantized_one_on_the_front(
     browser, committed
 ):

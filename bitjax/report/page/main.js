@@ -24,7 +24,7 @@ const every = make("input", { type: "checkbox", id: "all", onchange: event => {
 const count = make("span", { class: "soft", id: "count", role: "status" });
 const controls = make("details", { id: "controls", class: "controls" },
   make("summary", {}, "Filter and axes"), make("div", {}, make("label", {}, "Filter ", search),
-    make("label", {}, "Up ", measured), make("label", {}, "Across ", costs),
+    make("label", {}, "Chart ", measured), make("label", {}, "against ", costs),
     make("label", {}, every, " far worse settings, too")));
 const phone = matchMedia(`(max-width: ${NARROW}px)`);
 const unfold = () => { controls.open = !phone.matches; };
