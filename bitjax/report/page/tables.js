@@ -88,7 +88,7 @@ const figures = data.figures.filter(f => data.runs.some(r => r.figures[at[f.key]
   && (!f.key.endsWith("_fractional") || f.part !== "bits" || told(f.key)));
 const scores = new Set(data.groups.map(g => g.score.key));
 const visibleColumn = key => scores.has(key) || key === "label" || key === state.cost
-  || (state.columns ??= new Set(USUAL)).has(key);
+  || (state.columns ??= new Set(narrow() ? USUAL.filter(k => k !== "ahead") : USUAL)).has(key);
 const figureColumns = (group, value, show) => figures
   .filter(f => f.key !== group?.score.key && (!group || group.rows.some(r => r.mean[at[f.key]] !== null)))
   .map(f => ({ key: f.key, part: f.part, title: f.title, about: f.about, less: f.higher === false,
