@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -183,10 +182,7 @@ def _means(rows: Sequence[Row], key: str, rank: int) -> Column:
 
 def _shared(group: Group) -> int:
     """Letters that all names begin with, a folder of configs say: they tell nothing in a table."""
-    # What tells rows of one name apart stands in brackets, and may hold a path or a pattern.
-    names = [row.label.partition(" [")[0] for row in group.rows]
-    folder = os.path.commonprefix(names).rpartition("/")
-    return len(folder[0] + folder[1])
+    return len(group.shared)
 
 
 def _mean(row: Row, key: str) -> Summary | None:

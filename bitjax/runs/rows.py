@@ -143,3 +143,28 @@ def _plain(obj: Any) -> Any:
         array = np.asarray(obj)
         return _plain((array if array.dtype.kind in "biuf" else array.astype("float32")).tolist())
     raise TypeError(f"{type(obj).__name__} has no JSON form: {obj!r}.")
+
+
+def thinned(rows: tuple[Mapping[str, Any], ...], most: int) -> str:
+    """Rows of metrics as lines of at most `most` bytes together, evenly left out.
+
+    Numbers have five digits. What was logged and what was evaluated are thinned each for itself,
+    and the last row of both stays.
+
+    Example:
+      >>> thinned(({"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 0.25}), 30)
+      '{"step": 2, "loss": 0.25}\\n'
+    """
+    lines = [json.dumps(_plain({k: _five(v) for k, v in row.items()})) + "\n" for row in rows]
+    evaluated = [any(key.startswith("eval_") for key in row) for row in rows]
+    places = [[i for i, e in enumerate(evaluated) if e is kind] for kind in (False, True)]
+    for every in range(max(1, sum(map(len, lines)) // most), len(rows) + 1):
+        kept = sorted(i for own in places for i in own[(len(own) - 1) % every :: every])
+        text = "".join(lines[i] for i in kept)
+        if len(text.encode()) <= most:
+            return text
+    return ""
+
+
+def _five(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
