@@ -511,6 +511,7 @@ def test_make_takes_scalars_of_the_annotated_types_only():
 
 
 ARGUMENTS = {
+    "bitpruning": ("", "costs"),
     "resnet20_250": POINTS,
     "resnet20_uniform": ("w8a8", "w4a4"),
     "resnet20_bottleneck_a4": (
