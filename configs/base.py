@@ -48,7 +48,8 @@ def get_config() -> ConfigDict:
     config.eval_every = 0  # steps; 0 evaluates at the end of a stage
     config.keep_checkpoints = 2  # the newest; an older one steps in for one that is damaged
     config.keep_best = False  # also the variables that evaluated best; init_from = "RUN@best"
-    config.tensorboard = False
+    config.writers = ()  # of figures: tensorboard, wandb, mlflow, or your own "package.module:Name"
+    config.tensorboard = False  # the same as "tensorboard" among the writers
 
     config.parallel = "auto"  # none, pmap or shard_map; auto is shard_map on several devices
     config.devices = 0  # over all hosts; 0 takes all

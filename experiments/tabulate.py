@@ -16,10 +16,12 @@ from bitjax.report.statistics import summarize
 from bitjax.report.tables import number
 from bitjax.runs.files import Unfit
 from bitjax.runs.records import RunRecord, read_run, read_runs
+from bitjax.runs.rows import thinned
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN = ("bits_weights", "bits_activations", "bits_all", "bits_inner", "model_bytes", CACHE,
           "bops", "steps", "wall_seconds")  # fmt: skip
+_CURVES = 20_000  # bytes of metrics.jsonl, that a page has curves of
 NAME = "results"  # of the marks that the table of all of them stands between
 
 
@@ -36,6 +38,10 @@ def keep(run: Path, results: Path) -> Path:
     for name in ("result.json", "bits.csv", "config.json", "distortion.json"):
         if name != "distortion.json" or record.distortion is not None:
             shutil.copy(run / name, folder / name)
+    metrics = folder / "metrics.jsonl"
+    metrics.unlink(missing_ok=True)  # of a run that was kept here before
+    if record.metrics:
+        write_text(metrics, thinned(record.metrics, _CURVES))
     return folder
 
 

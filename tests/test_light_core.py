@@ -21,8 +21,8 @@ from bitjax.runs.rows import MetricsWriter
 ROOT = Path(__file__).parent.parent
 # In no other extra than those that the messages name.
 OPTIONAL = ("tensorflow_datasets", "tensorflow", "grain", "matplotlib", "sklearn", "PIL",
-            "tensorboardX", "submitit", "importlib_resources", "pandas",
-            "onnx", "onnxruntime", "qonnx", "flatbuffers")  # fmt: skip
+            "tensorboardX", "wandb", "mlflow", "optuna", "submitit", "importlib_resources",
+            "pandas", "onnx", "onnxruntime", "qonnx", "flatbuffers")  # fmt: skip
 COMMAND = f"""
 import runpy, sys
 from importlib.machinery import PathFinder
@@ -94,7 +94,9 @@ def test_what_is_optional_names_its_extra_where_it_is_missing(tmp_path, monkeypa
             lambda: prepare("mnist", tmp_path),
         ],
         "plots": [lambda: plots.tensor_histogram([1.0])],
-        "tensorboard": [lambda: MetricsWriter(tmp_path, tensorboard=True)],
+        "tensorboard": [lambda: MetricsWriter(tmp_path, writers=("tensorboard",))],
+        "wandb": [lambda: MetricsWriter(tmp_path, writers=("wandb",))],
+        "mlflow": [lambda: MetricsWriter(tmp_path, writers=("mlflow",))],
         "slurm": [lambda: make_executor(tmp_path, (), "sweep")],
     }
     for name, calls in needs.items():

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, text: str | None, command: str):
         super().__init__(
             prog=command,
-            description=text,
+            description="\n".join(map(_fill, (text or "").split("\n\n"))),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -119,6 +120,19 @@ class Parser(argparse.ArgumentParser):
         args.config = recorded_name(args.config or args.named)
 
 
+def _width() -> int:
+    """Letters of a line of help."""
+    return min(100, shutil.get_terminal_size().columns) - 2
+
+
+def _fill(paragraph: str) -> str:
+    """A paragraph of help; one with a command's line stays as it is."""
+    lines = paragraph.strip().splitlines()
+    if any(line.startswith(("bitjax ", " ")) for line in lines):
+        return paragraph.strip() + "\n"
+    return textwrap.fill(" ".join(lines), _width()) + "\n"
+
+
 def _shipped() -> str:
     """Names of the shipped configs, a folder's in a paragraph."""
     from bitjax.launch.config_files import shipped_configs
@@ -127,7 +141,7 @@ def _shipped() -> str:
     for name in shipped_configs():
         folders.setdefault(name.split("/")[0], []).append(name)
     paragraphs = [
-        textwrap.fill(" ".join(names), 96, initial_indent="  ", subsequent_indent="  ")
+        textwrap.fill(" ".join(names), _width(), initial_indent="  ", subsequent_indent="  ")
         for names in folders.values()
     ]
     return "\n".join(["shipped configs, whose files say what they reproduce:", *paragraphs, ""])

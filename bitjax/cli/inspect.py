@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bitjax.cli.arguments import Parser, a_folder
+from bitjax.cli.show import console_of
 from bitjax.diagnostics.findings import doctor_report
 from bitjax.diagnostics.vitals import vitals
 from bitjax.frameworks.compiled import compile_quickly, jit_arrays
@@ -28,8 +29,14 @@ from bitjax.launch.continuation import Continuation, continue_text
 from bitjax.launch.finished import Finished, load_run
 from bitjax.report.figures import FIGURES, figures_of, layer_of, layers_of, own_figures
 from bitjax.report.files import lines_of
+from bitjax.report.terminal import Column, bar, table_of
+from bitjax.runs.files import SiteBits
 from bitjax.runs.folder import read_config
 from bitjax.runs.records import RunRecord, read_runs
+
+# Columns behind the bits; the higher their numbers, the sooner they are left out.
+_SITE_HEAD = {"elements": 4, "kB": 1, "MACs": 5, "BOPs %": 1, "saturated %": 2, "zeros %": 3}
+_FULL = 8  # bits of a full bar, which has a letter for each; float sites have none
 
 
 class _SiteLook(NamedTuple):
@@ -69,24 +76,26 @@ def _look(model, variables, args, kwargs):
     return [found for _, found in probe(model, variables, args, kwargs, on_layer).records]
 
 
-def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:
+def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook], console: Console) -> Table:
     """A row for each site: bits, size, share of the model's BOPs, and what a batch showed."""
     layers = layers_of(record.sites)
     bops = {n: v.macs * v.weight_bits * v.input_bits for n, v in layers.items()}
     total = math.fsum(bops.values()) or 1.0
-    title = escape(f"{record.name}  seed {record.seed}")
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
-    table.add_column("site", overflow="fold", min_width=12)
-    for name in ("bits", "elements", "kB", "MACs", "BOPs %", "saturated %", "zeros %"):
-        table.add_column(name, justify="right")
-    for site in record.sites:
+    plain = console.options.ascii_only
+
+    def cells(site: SiteBits) -> tuple[str, ...]:
         kernel, look = site.role == "kernel", looks.get(site.site)
-        bits = f"{site.integer:g}" if site.integer < 32 else "float"
+        bits, shown = f"{site.integer:g}", ""
+        if site.integer >= 32:
+            bits = "float"
+        else:
+            shown = bar(site.integer / _FULL, _FULL, plain=plain)
         if abs(site.fractional - site.integer) >= 0.005:
             bits = f"{site.fractional:.2f} -> {bits}"
-        table.add_row(
-            escape(site.site),
+        return (
+            site.site,
             bits,
+            shown,
             f"{site.elements:,.0f}",
             f"{site.elements * site.integer / 8192:.1f}",
             f"{site.macs:,.0f}" if kernel else "",
@@ -94,7 +103,15 @@ def _site_table(record: RunRecord, looks: Mapping[str, _SiteLook]) -> Table:
             f"{100 * look.saturated:.1f}" if look else "",
             f"{100 * look.zeros:.1f}" if look else "",
         )
-    return table
+
+    texts = list(zip(*map(cells, record.sites), strict=True))
+    columns = [
+        Column("site", texts[0], folds=True),
+        Column("bits", texts[1]),
+        Column("", texts[2], left=True),
+        *map(Column, _SITE_HEAD, texts[3:], _SITE_HEAD.values()),
+    ]
+    return table_of(f"{record.name}  seed {record.seed}", columns, console.width)
 
 
 def side_by_side(found: Continuation) -> Table:
@@ -124,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_count("batch", "training images that sites see", default=64)
     parser.add_argument("--no-model", action="store_true", help="leave the checkpoint alone")
     args = parser.read(argv)
-    console = Console(highlight=False)
+    console = console_of()
     found, skipped = read_runs([args.run])
     if len(found) != 1 or skipped:
         reasons = [f"{left.folder} {left.reason}" for left in skipped]
@@ -141,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except (ValueError, OSError, ImportError) as error:
             first = " ".join(str(error).split())
             text = f"saturation, zeros and the doctor's findings are left out: {first}"
-    console.print(_site_table(record, looks))
+    console.print(_site_table(record, looks, console))
     figures = figures_of(record)
     for figure in (*own_figures([record]), *FIGURES):
         if figure.key in figures and not figure.key.endswith("_fractional"):

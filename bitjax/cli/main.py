@@ -17,6 +17,7 @@ from bitjax.files.cache import cache_folder
 COMMANDS = {
     "train": "train one config and print its result",
     "sweep": "train a config many times: seeds, strengths, any key",
+    "watch": "watch runs while they go on: progress, loss, bits, time left",
     "compare": "compare run folders: a table, a page, files",
     "inspect": "look into one run, site by site",
     "export": "write a run's model to files that other tools run",

@@ -1,5 +1,6 @@
 """Prints a finished run, and the files of a model, as tables."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from rich.table import Table
 from bitjax.report.files import rows_of
 from bitjax.runs.exports import ModelFile
 from bitjax.runs.records import CACHE, score_of
+
+
+def console_of() -> Console:
+    """Where a command prints; where nobody looks at a terminal, a table need not fit into one."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def print_result(result: Mapping[str, Any], workdir: str | None) -> None:

@@ -14,6 +14,7 @@ from bitjax.launch.registry import METHODS, MODELS, QUANTIZERS, TASKS, find, key
 from bitjax.launch.schema import check_sections, plain
 from bitjax.launch.start import find_start, load_start
 from bitjax.runs.folder import config_hash, hashes_of, open_run
+from bitjax.runs.writers import find_writer
 from bitjax.training import hosts
 from bitjax.training.identity import checksum
 from bitjax.training.parallel import Placement
@@ -100,7 +101,11 @@ def _build_settings(config: Mapping[str, Any]) -> Settings:
     """The settings of a config, apart from its method's."""
     values = {k: (config["data"] if k in _OF_DATA else config)[k] for k in _SETTINGS}
     with keys_named(_SETTINGS):
-        return check_settings(Settings(**values))
+        settings = check_settings(Settings(**values))
+        for name in settings.writers:
+            with program(f"config.writers ({name})", kinds=(Exception,)):
+                find_writer(name)
+        return settings
 
 
 def _build_task(spec: Mapping[str, Any]) -> Task | None:
@@ -112,6 +117,12 @@ def _build_task(spec: Mapping[str, Any]) -> Task | None:
             f"config.task.{others[0]} is given, but no config.task.name, whose setting it would be."
         )
     return None
+
+
+def task_of_config(config: Any) -> Task:
+    """The task of a config, whose data are loaded unless it names one."""
+    spec = check_sections(plain(config))
+    return _build_task(spec["task"]) or task_of(build_data(spec))
 
 
 def check_config(config: Mapping[str, Any]) -> methods.Method:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,10 +112,11 @@ def run_locally(sweep: Sweep, slots: int) -> int:
     write_record(sweep)
     places = make_slots(find_devices(), min(slots, len(sweep.runs)))
     progress = SweepProgress(sweep.runs)
-
-    def command(run: SweepRun) -> list[str]:
-        return process(train_command(sweep.config, sweep.fixed, run))
-
-    stopped = run_queue(sweep.runs, places, command, progress)
+    stopped = run_queue(sweep.runs, places, commands_of(sweep), progress)
     progress.summarize()
     return STOPPED if stopped else int(progress.unfinished)
+
+
+def commands_of(sweep: Sweep) -> Callable[[SweepRun], list[str]]:
+    """The command of each run's process."""
+    return lambda run: process(train_command(sweep.config, sweep.fixed, run))

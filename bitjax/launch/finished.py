@@ -13,9 +13,10 @@ from bitjax.runs.checkpoint import Checkpoints
 from bitjax.runs.folder import config_hash, is_hash_of, read_config
 from bitjax.training.work import Work
 
-# The weights it started from may be gone, and so may the devices that it was trained on.
+# The weights it started from may be gone, and so may the devices that it was trained on; what took
+# its figures is not needed.
 _HERE = {"init_from": "", "parallel": "none", "devices": 0, "accumulate": 1}
-_HERE |= {"steps_per_dispatch": 1}
+_HERE |= {"steps_per_dispatch": 1, "writers": [], "tensorboard": False}
 
 
 class Finished(NamedTuple):

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from bitjax.files.reading import FileError, one_line, open_file, parse_json
+from bitjax.files.reading import FileError, one_line, open_file, parse_json, printable
 from bitjax.launch.grid import SweepRun, read_json
 from bitjax.report.figures import TERMS, usual_text
+from bitjax.report.live import live_table
 from bitjax.runs.files import Unfit, is_number, number_of
 from bitjax.runs.records import Score, score_of
+from bitjax.runs.watch import Seen, Watch
 
 LOG = "log.txt"
 _LOGGED = {"step", "loss", "task_loss", "bits", "seconds"}  # of every task
@@ -116,6 +118,7 @@ class SweepProgress:
         self._every = 1.0 if self._console.is_terminal else every
         self._shown_at = time.monotonic()
         self.statuses = {run.name: "waiting" for run in runs}
+        self._watch = Watch([run.folder for run in runs])
         self._live: Live | None = None
         if self._console.is_terminal:
             # Refreshed by hand: a thread of rich's own would be copied into every child process.
@@ -148,13 +151,15 @@ class SweepProgress:
             if status == "running":
                 self.say(f"{name}: {_progress_text(self._runs[name])}")
 
-    def _table(self) -> Table:
-        table = Table("run", "status", "progress")
+    def _table(self) -> Group:
+        found = {run.folder: run for run in self._watch.look()}
+        seen = []
         for name, run in self._runs.items():
-            status = self.statuses[name]
-            text = result_text(run) if status == "finished" else _progress_text(run)
-            table.add_row(name, status, "" if status == "waiting" else escape(text))
-        return table
+            own = found.get(printable(run.folder), Seen(name, "waiting"))
+            status, steps = self.statuses[name], own.steps or run.steps
+            seen.append(own._replace(folder=name, status=status, reason="", steps=steps))
+        width, lines = self._console.size
+        return live_table(seen, width=width, lines=lines, plain=self._console.options.ascii_only)
 
     def __enter__(self) -> "SweepProgress":
         if self._live is not None:
@@ -168,9 +173,9 @@ class SweepProgress:
     def summarize(self) -> None:
         """Prints the table of results, and for each run that failed why and where to look."""
         runs = list(self._runs.values())
-        wide = Console(
-            file=self._console.file, highlight=False, width=max(120, self._console.width)
-        )
+        # Where nobody looks at a terminal, a table need not fit into one.
+        width = self._console.width if self._console.is_terminal else max(120, self._console.width)
+        wide = Console(file=self._console.file, highlight=False, width=width)
         wide.print(_result_table(runs, self.statuses))
         for run in runs:
             if self.statuses[run.name] == "failed":

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from bitjax.report.figures import BY_KEY, COSTS, FIGURES, Figure, cost_of, figures_of, own_figures
+from bitjax.report.labels import labels_of, shared_by
 from bitjax.report.statistics import (
     Difference,
     Summary,
@@ -23,8 +24,8 @@ _EQUAL = 0.05  # share by which costs may differ where scores are compared at eq
 _FAR_APART = 2.0  # scores at costs further apart than this say little without the costs
 # Settings that leave the result as it is, or that a seed brings with it.
 _IRRELEVANT = ("seed", "name", "init_from", "log_every", "checkpoint_every", "eval_every",
-               "keep_checkpoints", "keep_best", "tensorboard", "parallel", "devices",
-               "steps_per_dispatch", "device_data_mb", "data.root")  # fmt: skip
+               "keep_checkpoints", "keep_best", "tensorboard", "writers", "parallel",
+               "devices", "steps_per_dispatch", "device_data_mb", "data.root")  # fmt: skip
 # What runs did before their configs could say so.
 _BEFORE = LATER | {"accumulate": 1, "compute_dtype": "float32", "data.image_size": 0,
                    "data.splits": []}  # fmt: skip
@@ -79,6 +80,11 @@ class Group(NamedTuple):
     def score(self) -> Figure:
         """The figure that the rows are compared by."""
         return self.own[0]
+
+    @property
+    def shared(self) -> str:
+        """What all names begin with, a folder of configs say: it tells nothing in a table."""
+        return shared_by([row.label for row in self.rows])
 
 
 class Comparison(NamedTuple):
@@ -190,7 +196,7 @@ def _rows(runs: Sequence[RunRecord]) -> list[Row]:
     for run in runs:
         key = json.dumps([run.config, _settings(run)], sort_keys=True)
         settings.setdefault(key, []).append(run)
-    labels = _labels(list(settings.values()))
+    labels = labels_of([(found[0].name, _settings(found[0])) for found in settings.values()])
     rows = []
     for label, found in zip(labels, settings.values(), strict=True):
         found = sorted(found, key=lambda run: run.seed)
@@ -222,36 +228,23 @@ def _settings(run: RunRecord) -> dict[str, str]:
     return {k: _plain(v) for k, v in (_BEFORE | flat).items()}
 
 
-def _labels(rows: list[list[RunRecord]]) -> list[str]:
-    """The runs' names, followed by what tells rows of one name apart."""
-    labels = []
-    for found in rows:
-        name = found[0].name
-        same = [_settings(other[0]) for other in rows if other[0].name == name]
-        own = _settings(found[0])
-        keys = [k for k in sorted(set().union(*same)) if len({s.get(k) for s in same}) > 1]
-        shown = [f"{k}={_cut(own.get(k, 'unset'))}" for k in keys]
-        labels.append(f"{name} [{', '.join(shown)}]" if shown else name)
-    # Differences may lie behind what is cut off, or in the config's path alone.
-    return [
-        label if labels.count(label) == 1 else f"{label} #{labels[: i + 1].count(label)}"
-        for i, label in enumerate(labels)
-    ]
-
-
 def _group(title: str, rows: list[Row], cost: str, baseline: str, confidence: float) -> Group:
     own = own_figures([run for row in rows for run in row.runs])
     score = own[0]
     rows, base, warnings = _to_baseline(rows, score, baseline, confidence)
-    rows = _to_plain(rows, score, cost, confidence)
+    rows = _to_plain(rows, cost, confidence)
     for row in rows:
         seeds = [run.seed for run in row.runs]
         if twice := sorted({s for s in seeds if seeds.count(s) > 1}):
             warnings.append(
-                f"{row.label}: seeds {twice} were run more than once, each counts once."
+                f"{row.label}: seeds {twice} were run more than once, each counts once; "
+                "leave out the runs that are superseded."
             )
         if len(commits := {run.commit for run in row.runs}) > 1:
-            warnings.append(f"{row.label}: its runs are of {len(commits)} commits.")
+            warnings.append(
+                f"{row.label}: its runs are of {len(commits)} commits; run the older ones again "
+                "if the code between them matters."
+            )
     costs = [row_cost(row, cost) for row in rows]
     known = [i for i, c in enumerate(costs) if c is not None]
     front = pareto_front(
@@ -289,21 +282,23 @@ def _to_baseline(
         reversed(floats),
         key=lambda r: (len({run.seed for run in r.runs}), score.rank(r.figures[score.key].mean)),
     )
-    told = f"Of {len(floats)} float rows, differences are to {base.label!r}."
-    warnings = [told] if len(floats) > 1 else []
-    against = _scores(base, score)
+    told = f"Of {len(floats)} float rows, differences are to {base.label!r}"
+    remedy = "; name another as the baseline if that is not the one."
+    warnings = [told + remedy] if len(floats) > 1 else []
+    against = _scores(base)
     compared = []
     for row in rows:
-        own = _scores(row, score)
+        own = _scores(row)
         difference = None if row is base else paired_difference(own, against, confidence)
         compared.append(row._replace(difference=difference, ratio=_ratio(own, against, score)))
     unpaired = [row.label for row in compared if row.label != base.label and not row.difference]
     if unpaired:
-        warnings.append(f"No seed in common with the float row: {', '.join(unpaired)}.")
+        names = ", ".join(unpaired[:3]) + (f" and {len(unpaired) - 3} more" * (len(unpaired) > 3))
+        warnings.append(f"No seed in common with the float row: {names}; run one of its seeds.")
     return compared, base.label, warnings
 
 
-def _to_plain(rows: list[Row], score: Figure, cost: str, confidence: float) -> list[Row]:
+def _to_plain(rows: list[Row], cost: str, confidence: float) -> list[Row]:
     """The rows with their differences to the plain row of equal cost, the nearest if several."""
     plain = [(c, row) for row in rows if row.method == PLAIN and (c := row_cost(row, cost))]
 
@@ -313,15 +308,18 @@ def _to_plain(rows: list[Row], score: Figure, cost: str, confidence: float) -> l
         if row.method in (PLAIN, BASELINE) or not equal:
             return row
         _, rival = min(equal, key=lambda pair: pair[0])
-        scores = _scores(row, score), _scores(rival, score)
-        return row._replace(rival=rival.label, ahead=paired_difference(*scores, confidence))
+        ahead = paired_difference(_scores(row), _scores(rival), confidence)
+        return row._replace(rival=rival.label, ahead=ahead)
 
     return [compared(row) for row in rows]
 
 
-def _scores(row: Row, score: Figure) -> dict[int, float]:
-    """A row's score by seed."""
-    return {seed: figures[score.key] for seed, figures in _by_seed(row.runs).items()}
+def _scores(row: Row) -> dict[int, float]:
+    """The score by seed; a seed that was run twice has the mean."""
+    found: dict[int, list[float]] = {}
+    for run in row.runs:
+        found.setdefault(run.seed, []).append(run.score.value)
+    return {seed: fmean(values) for seed, values in found.items()}
 
 
 def _ratio(own: Mapping[int, float], against: Mapping[int, float], score: Figure) -> float | None:
@@ -344,7 +342,3 @@ def _shown(runs: Sequence[RunRecord]) -> str:
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -24,7 +24,7 @@ class Figure(NamedTuple):
       scale: Number that tables divide the figure by.
       about: A sentence that explains the figure.
       cost: Whether less is better, so that it may be the axis of a Pareto front.
-      higher: Of a score, whether more is better; None of other figures.
+      higher: Of a task's figure, whether more is better; None where that is not known.
     """
 
     key: str
@@ -149,7 +149,9 @@ def _own_figure(name: str, form: str, values: Sequence[float]) -> Figure:
         digits = max(0, digits - 1 - math.floor(math.log10(largest)))
     title += " %" if kind == "%" else f", {unit}" if unit else ""
     about = about or "Of the final integer model."
-    return Figure(key_of(name), title, min(digits, 12), 0.01 if kind == "%" else 1.0, about)
+    higher = name.endswith("accuracy") if name in TERMS else None
+    scale = 0.01 if kind == "%" else 1.0
+    return Figure(key_of(name), title, min(digits, 12), scale, about, higher=higher)
 
 
 def usual_text(name: str, value: float) -> str:

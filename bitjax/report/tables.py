@@ -2,19 +2,18 @@
 
 import csv
 import io
-import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from bitjax.report.comparison import Comparison, Group, Row
 from bitjax.report.figures import BY_KEY, CACHE, FIGURES, Figure, figures_of
 from bitjax.report.statistics import Difference, Summary
+from bitjax.report.terminal import Column, aligned, table_of
 
-_TERMINAL = ("bits_weights", "bits_activations", "bits_inner", CACHE)
+# Figures of a terminal's table beside the score and the cost; the higher, the sooner left out.
+_TERMINAL = {"bits_weights": 3, "bits_activations": 4, "bits_inner": 6, CACHE: 5}
 _HEAD = ("group", "row", "method", "config", "seed", "commit", "device", "folder")
 
 
@@ -156,37 +155,34 @@ def json_value(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def terminal(group: Group, comparison: Comparison) -> Table:
-    """A table of rich, with as many columns as a terminal holds; files have all of them."""
-    score, cost = group.score, BY_KEY[comparison.cost]
-    shown = [BY_KEY[k] for k in _TERMINAL if k != comparison.cost] + [cost]
-    shown = [f for f in shown if f.key != CACHE or any(CACHE in r.figures for r in group.rows)]
+def terminal(group: Group, comparison: Comparison, width: int | None = None) -> Table:
+    """A table of rich, with as many columns as a line of `width` holds; files have all of them."""
+    score, cost, rows = group.score, BY_KEY[comparison.cost], group.rows
+    skip = _shared(group)
+    compared = [aligned(texts) for texts in zip(*(_to_float(r, group) for r in rows), strict=True)]
+    titles = ["to float", *_ratio_head(group)]
+    columns = [
+        Column("", ["*" if row.front else "" for row in rows]),  # first, so that nothing cuts it
+        Column("setting", [row.label[skip:] for row in rows], folds=True),
+        Column(score.title, aligned([number(row.figures[score.key], score) for row in rows])),
+        *map(Column, titles, compared, (0, 2)),
+        *(_means(rows, key, rank) for key, rank in _TERMINAL.items() if key != cost.key),
+        _means(rows, cost.key, 0),
+        *(_means(rows, key, rank) for key, rank in (("steps", 7), ("wall_seconds", 8))),
+    ]
     better = "" if score.higher else f", less {score.noun} is better"
     title = f"{group.title}; differences with their {_level(comparison)}{better}, * is the front"
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
-    table.add_column("setting", overflow="fold", min_width=16)
-    titles = [score.title, "to float", *_ratio_head(group), *(f.title for f in shown)]
-    for name in (*titles, "steps", "s", ""):
-        table.add_column(escape(name), justify="right", no_wrap=True)
-    skip = _shared(group)
-    for row in group.rows:
-        table.add_row(
-            escape(row.label[skip:]),
-            number(row.figures[score.key], score),
-            *map(escape, _to_float(row, group)),
-            *(number(_mean(row, f.key), f) for f in shown),
-            *(number(_mean(row, key), BY_KEY[key]) for key in ("steps", "wall_seconds")),
-            "*" if row.front else "",
-        )
-    return table
+    return table_of(title, columns, width)
+
+
+def _means(rows: Sequence[Row], key: str, rank: int) -> Column:
+    figure = BY_KEY[key]
+    return Column(figure.title, [number(_mean(row, key), figure) for row in rows], rank)
 
 
 def _shared(group: Group) -> int:
     """Letters that all names begin with, a folder of configs say: they tell nothing in a table."""
-    # What tells rows of one name apart stands in brackets, and may hold a path or a pattern.
-    names = [row.label.partition(" [")[0] for row in group.rows]
-    folder = os.path.commonprefix(names).rpartition("/")
-    return len(folder[0] + folder[1])
+    return len(group.shared)
 
 
 def _mean(row: Row, key: str) -> Summary | None:

@@ -19,6 +19,7 @@ _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
+PLAN = "plan.json"  # what a run is about to do, for those who watch it
 _BITS_COLUMNS = ["site", "role", "bits_fractional", "bits_integer", "macs", "elements"]
 _ROLES = ("kernel", "input", "left", "right", "cache")
 

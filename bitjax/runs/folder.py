@@ -43,6 +43,7 @@ LATER: dict[str, Any] = {
     "data.marker": 1,
     "data.form": "",
     "data.train_from": "",
+    "writers": [],
 }
 CAME = EARLIER | LATER
 

@@ -8,6 +8,7 @@ it is: removing it would let two processes lock two files of one name.
 import contextlib
 import logging
 import os
+import re
 import socket
 import stat
 import time
@@ -15,12 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bitjax.files.reading import FileError, open_file
+
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # pyrefly: ignore[bad-assignment]  a module's name cannot be declared otherwise
 
 LOCK = ".lock"
+_SIGNED = re.compile(r"process (\d{1,9}) on ([\w.-]{1,100}) ")
 # Names the open file that a parent process has locked for its child.
 _HANDED = "BITJAX_RUN_LOCK"
 _log = logging.getLogger(__name__)
@@ -146,6 +150,26 @@ def _signed(handle: int) -> str:
     """Who has the lock, as its file says; that may hold anything."""
     text = " ".join(os.read(handle, 200).decode("utf-8", "replace").split())
     return text if text.startswith("process ") and text.isprintable() else "another process has it"
+
+
+def holder_of(folder: str | os.PathLike) -> tuple[int, str] | None:
+    """The process and the host that a folder's lock names; they may have let it go since."""
+    with contextlib.suppress(FileError, OSError), open_file(os.path.join(folder, LOCK)) as file:
+        if found := _SIGNED.match(file.read(200).decode("utf-8", "replace")):
+            return int(found[1]), found[2]
+    return None
+
+
+def locked_files() -> frozenset[int] | None:
+    """Inodes of the files that are locked on this machine; None where the system tells none.
+
+    To try a lock would tell, too, but could refuse a run that starts at that moment.
+    """
+    try:
+        with open("/proc/locks", "rb") as file:
+            return frozenset(map(int, re.findall(rb":(\d+) ", file.read())))
+    except OSError:
+        return None
 
 
 def _handed(place: tuple[int, int]) -> int | None:

@@ -1,4 +1,4 @@
-"""`result.json`: what a finished run says, from the final integer model."""
+"""`plan.json`, what a run is about to do, and `result.json`, what it says once it is finished."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from bitjax.costs.measures import (
 )
 from bitjax.costs.site import Costs
 from bitjax.costs.sizes import cache_bytes, model_bytes
+from bitjax.methods.base import Stage
 from bitjax.variables import floats_of
 
 
@@ -79,6 +80,15 @@ def _measured_costs(variables: Mapping[str, Any], costs: Costs) -> dict[str, flo
         "bops": float(bops(bits, costs)),
         "macs": macs(costs),
         **({"cache_bytes_per_token": cache_bytes(variables, costs)} if caches else {}),
+    }
+
+
+def plan_of(stages: Sequence[Stage], score: tuple[str, bool, str]) -> dict[str, Any]:
+    """What `plan.json` holds: the steps of each stage, and the figure that the run is judged by."""
+    name, higher, form = score
+    return {
+        "stages": [{"name": stage.name, "steps": stage.steps} for stage in stages],
+        "score": {"name": name, "higher_is_better": higher, "form": form},
     }
 
 

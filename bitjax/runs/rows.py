@@ -4,16 +4,15 @@ import io
 import json
 import math
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitjax.extras import extra
 from bitjax.files.reading import FileError, one_line, parse_json, read_bytes
 from bitjax.files.writing import open_to_append, unwritten, write_text
+from bitjax.runs.writers import Writers
 
 # JSON has no numbers for these. Python's float() and JavaScript's Number() read the strings back.
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -55,18 +54,16 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl`, and on request to TensorBoard's event files.
+    """Appends rows to `metrics.jsonl`, and hands their numbers to the writers that are named.
 
     `rewind` to the step of the checkpoint makes a resumed run leave the file of one that was not
     interrupted.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike, writers: Sequence[str] = ()) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._tensorboard = _tensorboard_writer() if tensorboard else None
-        self._events = None  # Opened by the first row, so that `rewind` can come before it.
-        self._purge_step: int | None = None
+        self._writers = Writers(self.path.parent, writers)
         if self.path.exists():
             self._keep(lambda row: True)
         self._file = self._append()
@@ -75,18 +72,12 @@ class MetricsWriter:
         """Appends one row and hands it to the operating system, so that a kill does not lose it."""
         row = _plain({"step": step, **values})
         self._add((json.dumps(row, allow_nan=False) + "\n").encode())
-        if self._tensorboard is None:
-            return
-        if self._events is None:
-            # The name of an event file counts seconds only: a second one would replace the first.
-            self._events = self._tensorboard(
-                str(self.path.parent),
-                purge_step=self._purge_step,
-                filename_suffix=f".{time.time_ns()}",
-            )
-        for name in values:
-            if isinstance(row[name], int | float) or row[name] in _NON_FINITE:
-                self._events.add_scalar(name, float(row[name]), step)
+        numbers = {
+            name: float(row[name])
+            for name in values
+            if isinstance(row[name], int | float) or row[name] in _NON_FINITE
+        }
+        self._writers.write(step, numbers)
 
     def _append(self) -> io.FileIO:
         # No buffer, which would keep what a full disk refused.
@@ -107,10 +98,7 @@ class MetricsWriter:
         self._file.close()
         self._keep(lambda row: row["step"] <= step)
         self._file = self._append()
-        self._purge_step = step + 1
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._writers.rewind(step)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         text = read_bytes(self.path).decode(errors="replace")
@@ -126,20 +114,13 @@ class MetricsWriter:
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        self._writers.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _tensorboard_writer() -> Callable[..., Any]:
-    with extra("tensorboard", "config.tensorboard"):
-        from tensorboardX import SummaryWriter
-    return SummaryWriter
 
 
 def _plain(obj: Any) -> Any:
@@ -162,3 +143,28 @@ def _plain(obj: Any) -> Any:
         array = np.asarray(obj)
         return _plain((array if array.dtype.kind in "biuf" else array.astype("float32")).tolist())
     raise TypeError(f"{type(obj).__name__} has no JSON form: {obj!r}.")
+
+
+def thinned(rows: tuple[Mapping[str, Any], ...], most: int) -> str:
+    """Rows of metrics as lines of at most `most` bytes together, evenly left out.
+
+    Numbers have five digits. What was logged and what was evaluated are thinned each for itself,
+    and the last row of both stays.
+
+    Example:
+      >>> thinned(({"step": 1, "loss": 1 / 3}, {"step": 2, "loss": 0.25}), 30)
+      '{"step": 2, "loss": 0.25}\\n'
+    """
+    lines = [json.dumps(_plain({k: _five(v) for k, v in row.items()})) + "\n" for row in rows]
+    evaluated = [any(key.startswith("eval_") for key in row) for row in rows]
+    places = [[i for i, e in enumerate(evaluated) if e is kind] for kind in (False, True)]
+    for every in range(max(1, sum(map(len, lines)) // most), len(rows) + 1):
+        kept = sorted(i for own in places for i in own[(len(own) - 1) % every :: every])
+        text = "".join(lines[i] for i in kept)
+        if len(text.encode()) <= most:
+            return text
+    return ""
+
+
+def _five(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -12,11 +12,11 @@ import numpy as np
 
 from bitjax.costs.bits import bits_of
 from bitjax.runs.checkpoint import Checkpoints, SaveError
-from bitjax.runs.files import Unfit, read_object
+from bitjax.runs.files import PLAN, Unfit, read_object
 from bitjax.runs.folder import write_bits
 from bitjax.runs.lock import LostError, lock
 from bitjax.runs.provenance import provenance
-from bitjax.runs.results import StageResult, result_of
+from bitjax.runs.results import StageResult, plan_of, result_of
 from bitjax.runs.rows import MetricsWriter, write_json
 from bitjax.training.ending import Ending, write_model
 from bitjax.training.hosts import is_first, on_first
@@ -70,7 +70,7 @@ class Keeper:
         if self._folder is not None:
             self._lock = lock(self._folder)
             try:
-                self._writer = MetricsWriter(self._folder, tensorboard=work.settings.tensorboard)
+                self._writer = MetricsWriter(self._folder, work.settings.writers)
             except BaseException:  # also of Ctrl-C
                 self._lock.close()  # else a notebook keeps the folder until it ends
                 raise
@@ -86,6 +86,10 @@ class Keeper:
 
     def enter_stage(self, position: Position) -> None:
         """Starts a stage's clock, unless the run was resumed inside the stage."""
+        if self._folder is not None and not (self._folder / PLAN).exists():
+            task, stages = self.work.task, self.work.method.stages
+            score = (task.score, task.higher_is_better, task.form)
+            write_json(self._folder / PLAN, plan_of(stages, score))
         if position.phase == "enter":
             self._stage_began = self.seconds()
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from bitjax.checks import SWITCH, Allowed, check, choice, integer
+from bitjax.checks import SWITCH, TEXT, Allowed, check, choice, integer, several
 from bitjax.data import AUGMENTATIONS, DatasetLike
 from bitjax.methods.base import Method
 from bitjax.training.parallel import FORMS, Placement, part_of_batch
@@ -23,7 +23,9 @@ class Settings(NamedTuple):
       eval_every: steps between two evaluations inside a stage; 0 evaluates at its end only.
       keep_checkpoints: how many of the newest are kept, to fall back on one if another is damaged.
       keep_best: also keep the variables of the last stage that evaluated best, in `best/`.
-      tensorboard: also write TensorBoard's files.
+      tensorboard: the same as `tensorboard` among the writers, from before there were others.
+      writers: what takes the figures beside `metrics.jsonl`: `tensorboard`, `wandb`, `mlflow`, or
+        import paths of your own, see `bitjax.runs.writers`.
       parallel: the form in which a step runs on several devices, one of `parallel.FORMS`.
       devices: how many, over all hosts; 0 takes all.
       accumulate: parts in which a device takes its share of a batch, to save memory.
@@ -46,6 +48,7 @@ class Settings(NamedTuple):
     keep_checkpoints: int = 2
     keep_best: bool = False
     tensorboard: bool = False
+    writers: tuple[str, ...] = ()
     parallel: str = "auto"
     devices: int = 0
     accumulate: int = 1
@@ -70,6 +73,7 @@ SETTINGS: dict[str, Allowed] = {
     "keep_checkpoints": integer(1),
     "keep_best": SWITCH,
     "tensorboard": SWITCH,
+    "writers": several(TEXT, 0, 16),
     "parallel": choice(*FORMS),
     "devices": integer(0),
     "accumulate": integer(1),
@@ -84,6 +88,8 @@ def check_settings(settings: Settings) -> Settings:
     given = settings._asdict()
     check(SETTINGS, given)
     settings = Settings(**{k: v.item() if hasattr(v, "item") else v for k, v in given.items()})
+    named = (*settings.writers, *(("tensorboard",) if settings.tensorboard else ()))
+    settings = settings._replace(writers=tuple(dict.fromkeys(named)))
     together = settings.steps_per_dispatch
     for name in ("log_every", "checkpoint_every", "eval_every"):
         if getattr(settings, name) % together:

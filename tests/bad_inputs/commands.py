@@ -23,18 +23,21 @@ def get_config():
 """
 
 # Flags by what they take; the help names them all, a new one must be put here.
-NUMBERS = {"--time_limit", "--hosts", "--host", "--slots", "--batch", "--confidence"}
+NUMBERS = {"--time_limit", "--hosts", "--host", "--slots", "--batch", "--confidence",
+           "--trials", "--port", "--every"}  # fmt: skip
 PATHS = {"--out", "--csv", "--markdown", "--json"}
 TEXTS = {"--title", "--baseline", "--slurm", "--workdir", "--root", "--from", "--coordinator"}
-CHOICES = {"--cost", "--executor"}
-OTHER = {"--only", "--grid", "--sweep"}
-SWITCHES = {"--group", "--no-model", "--help"}
+CHOICES = {"--cost", "--executor", "--sampler"}
+OTHER = {"--only", "--grid", "--sweep", "--range"}
+SWITCHES = {"--group", "--no-model", "--help", "--once", "--watch"}
 
 WRONG_NUMBERS = ("abc", "", "nan", "inf", "-1", "1e400", "-0.5", "0x", "3 4", "--", "None")
 WRONG = {
     "--only": ("(", "*", "[a"),
     "--grid": ("", "seed", "seed=", "=3", "seed=a", "no.such=3", "seed=0,,1", "seed=0,0",
                "method=3", "seed=1e999", "seed=0\nmethod.steps=3"),
+    "--range": ("", "seed", "seed=0:9", "method.steps=9:1", "method.steps=1:2:ln", "no.such=1:2"),
+    "--sampler": ("", "optun", "OPTUNA"),
     "--sweep": ("nothing", "get_config", "a b", "__import__('os')"),
     "--cost": ("", "bopss", "accuracy", "BOPS"),
     "--executor": ("", "locall", "Slurm"),
@@ -64,6 +67,7 @@ def _bases(folder: Path) -> dict[str, list[str]]:
         "train": ["train", str(config), "--workdir", str(folder / "run"), "--nodoctor"],
         "sweep": ["sweep", str(config), "--workdir", str(folder / "sweep"), "--grid", "seed=0,1",
                   "--executor", "print"],
+        "watch": ["watch", str(run)],
         "compare": ["compare", str(run)],
         "inspect": ["inspect", str(run), "--no-model"],
         "prepare": ["prepare", "tfds:cifar10", "--root", str(folder / "tfds"), "--from", str(run)],

@@ -189,7 +189,7 @@ def finished_runs(folder: Path) -> Iterator[Case]:
 
 
 # Keys that say where a run was made, which need not be here; what other values of a key mean.
-HERE = ("init_from", "parallel", "devices", "accumulate", "steps_per_dispatch")
+HERE = ("init_from", "parallel", "devices", "accumulate", "steps_per_dispatch", "writers")
 MEANS_THE_SAME = {
     ("name", "'abc'"), ("data.root", "'abc'"), ("name", "'a\\nb'"), ("data.root", "'a\\nb'"),
     ("keep_best", "True"), ("sums", "True"), ("tensorboard", "True"), ("data.mean", "[]"),

@@ -41,7 +41,7 @@ def test_every_command_has_its_own_help(name, capsys):
 def test_a_command_that_compiles_keeps_its_programs_for_the_next(name, tmp_path, capsys):
     with cache_in(tmp_path), pytest.raises(SystemExit):
         main([name, "--help"])
-    assert (tmp_path / "programs").exists() == (name not in ("compare", "prepare"))
+    assert (tmp_path / "programs").exists() == (name not in ("watch", "compare", "prepare"))
 
 
 @pytest.mark.parametrize(

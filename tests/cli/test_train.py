@@ -80,7 +80,7 @@ def test_a_run_leaves_its_folder_complete_and_is_not_repeated(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "test accuracy after train" in done.stdout
     names = {"config.json", "checkpoints", "metrics.jsonl", "bits.csv", "result.json", ".lock"}
-    names |= {"model.safetensors"}
+    names |= {"model.safetensors", "plan.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert json.loads((tmp_path / "config.json").read_text())["method"]["steps"] == 20
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import draw, rate_distortion, reproduce, tabulate, tsq_ablation
+from experiments import draw, rate_distortion, reproduce, screenshots, tabulate, tsq_ablation
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ from experiments import draw, rate_distortion, reproduce, tabulate, tsq_ablation
             ["digits", "--seeds=100000"],
             r"--seeds: must be an integer in \[0, 1000\]",
         ),
+        (screenshots.main, ["--out=no/such"], "a folder that is there, got 'no/such'"),
         (tabulate.main, ["--nope"], r"unknown arguments \['--nope'\]"),
         (tabulate.main, ["no/such/run"], "no/such/run does not exist: run its config"),
     ],

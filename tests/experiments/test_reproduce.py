@@ -88,11 +88,11 @@ def test_every_run_of_every_table_is_a_config_that_its_method_accepts(name, tmp_
 TRAINED = [name for name in METHODS if name not in ("solved", "measured")]
 
 
-def test_the_digits_are_compared_by_every_method_with_three_seeds(tmp_path, monkeypatch):
+def test_the_digits_are_compared_by_every_method_with_ten_seeds(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     runs = plan_table("digits", tmp_path).runs
     assert sorted((r.spec["method"]["name"], r.spec["seed"]) for r in runs) == sorted(
-        (method, seed) for method in TRAINED for seed in range(3)
+        (method, seed) for method in TRAINED for seed in range(10)
     )
 
 
@@ -111,7 +111,7 @@ def test_a_table_can_have_more_seeds_and_says_so(tmp_path, monkeypatch):
     assert {run.spec["seed"] for run in table.runs} == {0, 1}
     assert table.making == "python -m experiments.reproduce cifar10-resnet20 --seeds=2"
     assert table.name == "cifar10-resnet20-2-seeds"  # the table of one seed stays
-    assert plan_table("digits", tmp_path, seeds=3).name == "digits"
+    assert plan_table("digits", tmp_path, seeds=10).name == "digits"
 
 
 def test_a_row_can_have_more_seeds_than_the_others(small):

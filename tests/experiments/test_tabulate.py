@@ -1,9 +1,11 @@
 """Finished runs become rows of a table; nothing else does."""
 
+import itertools
 import json
 
 import pytest
 
+from bitjax.runs.rows import read_rows
 from experiments.tabulate import ROOT, insert, keep, read, table
 from tests.run_folders import write_run
 
@@ -28,6 +30,26 @@ def test_configs_of_another_score_have_a_table_of_their_own(tmp_path):
     assert images.startswith("| config | top-1 % |") and "cache" not in images
     assert text.startswith("| config | perplexity | seeds | bits w |") and "| 1280.0 |" in text
     assert text.splitlines()[-1].startswith("| `configs/stories/float.py` | 3.7900 | 1 |")
+
+
+def test_a_kept_run_has_its_curves_in_at_most_20_kilobytes(tmp_path):
+    run = write_run(tmp_path / "run", rows=2000)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 20000, "eval_accuracy": 0.123456}) + "\n")
+    folder = keep(run, tmp_path / "kept")
+    assert 10_000 < (folder / "metrics.jsonl").stat().st_size <= 20_000
+    rows = read_rows(folder / "metrics.jsonl")
+    assert rows[-1] == {"step": 20000, "eval_accuracy": 0.12346} and rows[-2]["step"] == 20000
+    steps = [row["step"] for row in rows[:-1]]
+    assert len({b - a for a, b in itertools.pairwise(steps)}) == 1, "evenly"
+
+
+def test_a_short_run_keeps_every_row_and_one_without_metrics_none(tmp_path):
+    run = write_run(tmp_path / "run", rows=7)
+    folder = keep(run, tmp_path / "kept")
+    assert len(read_rows(folder / "metrics.jsonl")) == 7
+    (run / "metrics.jsonl").unlink()
+    assert not (keep(run, tmp_path / "kept") / "metrics.jsonl").exists()
 
 
 def test_a_run_that_stopped_early_is_not_kept(tmp_path):

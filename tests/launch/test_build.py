@@ -117,6 +117,14 @@ WRONG = {
         {"model__num_classes": 5},
         "config.model.num_classes must be 10 for 'digits', got 5",
     ),
+    "unknown writer": (
+        {"writers": ("tensorbord",)},
+        "config.writers must be among tensorboard, wandb, mlflow or .*got 'tensorbord'",
+    ),
+    "writer that does not import": (
+        {"writers": ("no_such_module:Mine",)},
+        r"config.writers \(no_such_module:Mine\): ModuleNotFoundError: No module named",
+    ),
     "unknown data": (
         {"data__name": "imagenet"},
         r"config.data.name must be one of \['cifar10', 'digits', .*got 'imagenet'",
@@ -504,6 +512,7 @@ def test_make_takes_scalars_of_the_annotated_types_only():
 
 
 ARGUMENTS = {
+    "bitpruning": ("", "costs"),
     "resnet20_250": POINTS,
     "resnet20_solved": UNTRAINED,
     "resnet20_uniform": ("w8a8", "w4a4"),

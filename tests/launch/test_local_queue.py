@@ -232,10 +232,15 @@ def test_progress_is_told_in_lines_or_in_a_table_that_moves(tmp_path):
     progress.statuses["a"] = "running"
     progress.tick()
     assert out.getvalue() == "a: 5/10  loss 0.25  accuracy 50.00%  bits 3.50\n"
+    (runs[0].folder / "config.json").write_text("{}")
+    more = [SweepRun(name, tmp_path / name, {}, {}, 10) for name in ("b", "c")]
+    write_run(more[0].folder, accuracy=0.75)
     terminal = io.StringIO()
-    console = Console(file=terminal, force_terminal=True, width=80)
-    with SweepProgress(runs, console=console) as moving:
-        moving.statuses["a"] = "running"
+    console = Console(file=terminal, force_terminal=True, width=80, no_color=True)
+    with SweepProgress([*runs, *more], console=console) as moving:
+        moving.statuses |= {"a": "running", "b": "finished"}
         moving._shown_at = 0.0
         moving.tick()
-    assert "│ a   │ running │ 5/10  loss 0.25" in terminal.getvalue()
+    said = terminal.getvalue()
+    assert "running  ━━━     50 %" in said and "3.50" in said and "75.00%" in said
+    assert "1 running, 1 waiting, 1 finished" in said

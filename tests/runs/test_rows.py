@@ -121,7 +121,7 @@ def test_a_row_is_on_disk_when_write_returns(tmp_path):
 
 def test_tensorboard_files_are_written_beside_the_rows(tmp_path):
     pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
-    with MetricsWriter(tmp_path, tensorboard=True) as writer:
+    with MetricsWriter(tmp_path, writers=("tensorboard",)) as writer:
         writer.write(4, {"stage": "codes", "loss": jnp.float32(0.5)})
         writer.write(5, {"bits": 3})
         writer.rewind(4)
@@ -138,7 +138,7 @@ def test_asking_for_tensorboard_without_tensorboardx_says_what_to_install(tmp_pa
         sys.modules["tensorboardX"] = None  # As if it were not installed.
         from bitjax.runs.rows import MetricsWriter
         try:
-            MetricsWriter(sys.argv[1], tensorboard=True)
+            MetricsWriter(sys.argv[1], writers=("tensorboard",))
         except ImportError as error:
             print(error)
     """
