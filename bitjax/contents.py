@@ -2,6 +2,7 @@
 
 from bitjax.bottleneck.allocate import allocate as allocate
 from bitjax.bottleneck.allocate_bits import AllocatedBits as AllocatedBits
+from bitjax.bottleneck.allocate_bits import SolvedKernels as SolvedKernels
 from bitjax.bottleneck.allocate_bits import allocate_bits as allocate_bits
 from bitjax.bottleneck.coefficients import solve_coefficients as solve_coefficients
 from bitjax.bottleneck.curves import rate_curves as rate_curves

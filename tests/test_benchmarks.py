@@ -12,12 +12,14 @@ from benchmarks import (
     import_time,
     loop_overhead,
     scaling,
+    solving,
     step_time,
     throughput,
     timing,
     vectorize,
 )
 from bitjax.models import CifarResNet
+from bitjax.solvers import gptq_codes
 
 TINY = CifarResNet(depth=8, width=2)
 
@@ -168,3 +170,11 @@ def test_rows_of_one_program_are_measured_against_runs_one_after_another():
     ((name, count, gain, alone, together),) = vectorize.vectorized(["mlp"], [2], rounds=3)
     assert (name, count) == ("mlp", 2) and gain.low > 0.0
     assert 0.0 < alone and 0.0 < together
+
+
+def test_numpys_gptq_gives_the_codes_that_ours_does():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((200, 12)), rng.standard_normal((4, 12))
+    gram, scale = x.T @ x / 200, np.abs(w).max(1) / 8
+    ours = gptq_codes(gram, w, np.arange(-8.0, 8.0), scale).value
+    np.testing.assert_array_equal(solving.gptq(gram, w, scale), ours)

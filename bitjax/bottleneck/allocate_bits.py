@@ -70,6 +70,19 @@ class AllocatedBits(NamedTuple):
     evaluations: tuple[int, int]
 
 
+class SolvedKernels(NamedTuple):
+    """Kernels that were solved for each candidate.
+
+    Attributes:
+      levels: `{bits: variables}` with kernels for so many bits; for all candidates.
+      leaves: `{site: paths}` of the leaves that differ there and go with the site's bits:
+        `params/conv1/kernel`, and where the layer's intercept is.
+    """
+
+    levels: Mapping[int, Variables]
+    leaves: Mapping[str, Sequence[str]]
+
+
 # What the settings may be, here and in the method.
 ALLOCATE_BITS: dict[str, Allowed] = {
     "budgets": several(instance(Budget), 1, hint="make each by bitjax.budget('bits', 4.0), say."),
@@ -86,6 +99,7 @@ ALLOCATE_BITS: dict[str, Allowed] = {
     batches=BATCHES,
     weights=either(NONE, BATCHES),
     distance=either(NONE, FUNCTION),
+    solved=either(NONE, instance(SolvedKernels)),
     kwargs=either(NONE, mapping()),
     costs=either(NONE, SITE_COSTS),
     log=either(NONE, FUNCTION),
@@ -104,6 +118,7 @@ def allocate_bits(
     trials: int = 50,
     weights: Iterable[Any] | None = None,
     distance: Distance | None = None,
+    solved: SolvedKernels | None = None,
     kwargs: Mapping[str, Any] | None = None,
     costs: Costs | None = None,
     log: Callable[[str], None] | None = None,
@@ -138,6 +153,8 @@ def allocate_bits(
       weights: what each prediction counts, for every batch an array [...]: 0 where it is padding.
       distance: `(float outputs, outputs) -> [...]`, one number a prediction; by default the
         divergence KL of logits [..., classes], in nats.
+      solved: kernels solved for each candidate; effects and allocations are then those of such
+        kernels, which a scale that is stored needs.
       kwargs: keyword arguments of the model, the same for every batch.
       costs: the costs of the sites, from `site_costs`; measured on the first batch if None.
       log: a function that is called with a line of text after every step.
@@ -165,7 +182,7 @@ def allocate_bits(
     Source: effects of single sites by KL as in ZeroQ, arXiv 2001.00281; that they only rank moves,
       and that joint measurements on other batches decide, is ours.
     """
-    names = _sites(variables, sites)
+    names = _sites(variables, sites, solved)
     given = list(weighted(batches, weights))
     if len(given) < 2:
         raise ValueError(
@@ -178,7 +195,9 @@ def allocate_bits(
     kept = min(max(1, round(len(given) * held_out)), len(given) - 1)
     parts, far = (given[:-kept], given[-kept:]), divergence if distance is None else distance
     first, second = judges(model, floats_of(variables), parts, kwargs, far)
-    mixed = Mixed(choices, _at_levels(model, variables, names, levels, given, kwargs))
+    starts = _starts(variables, levels, solved)
+    owned = {} if solved is None else solved.leaves
+    mixed = Mixed(choices, _at_levels(model, starts, names, given, kwargs), owned)
     search = Search(mixed, first, second, log or (lambda line: None))
     even, uniform = search.uniform(costs)
     alone, start = search.alone()
@@ -207,7 +226,7 @@ def allocate_bits(
     )
 
 
-def _sites(variables, pattern):
+def _sites(variables, pattern, solved):
     """The sites to choose bits for."""
     known = bits_of(variables)
     if not known:
@@ -219,12 +238,24 @@ def _sites(variables, pattern):
         )
     for site in found:
         leaves = read_site(variables[QUANT], site)
-        if "scale" in leaves:
+        if "scale" in leaves and (solved is None or site not in solved.leaves):
             raise ValueError(
                 f"site {site!r} keeps a scale that was fitted at its own bits: allocate with "
                 "bj.uniform() or bj.bitlength() there, or leave it out by `sites`."
             )
     return found
+
+
+def _starts(variables, levels, solved):
+    """The variables at each candidate, before their bits are set."""
+    if solved is None:
+        return dict.fromkeys(levels, variables)
+    if lacks := [k for k in levels if k not in solved.levels]:
+        raise ValueError(
+            f"`solved` must have variables for every one of `candidates`, it has none for "
+            f"{lacks[0]}."
+        )
+    return {k: solved.levels[k] for k in levels}
 
 
 def _costs(model, variables, call, names, costs):
@@ -239,8 +270,8 @@ def _costs(model, variables, call, names, costs):
     return costs
 
 
-def _at_levels(model, variables, names, levels, given, kwargs):
+def _at_levels(model, starts, names, given, kwargs):
     """The variables with all sites at each candidate, ranges observed behind such sites."""
     inputs = [x for x, _ in given]
-    at = (with_bits(variables, dict.fromkeys(names, k), model.rules) for k in levels)
+    at = (with_bits(start, dict.fromkeys(names, k), model.rules) for k, start in starts.items())
     return [averages(model, each, inputs, kwargs) for each in at]

@@ -5,7 +5,7 @@ measured, and may be worse than equal bits. So a sum only ranks moves, and every
 batches that the effects have not seen.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bitjax.bottleneck.outputs import Judge
 from bitjax.costs.choosing import Choices, Places, choose, exchanges
 from bitjax.costs.site import Costs
+from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.variables import QUANT, STATS, read_site, write_site
 
 _CAUTION = (0.0, 0.5, 0.75, 0.9)  # quantiles of the gains below which a site stays where it is
@@ -27,10 +28,14 @@ class Mixed(NamedTuple):
 
     choices: Choices
     levels: list[dict[str, Any]]
+    owned: Mapping[str, Sequence[str]] = {}  # paths of the leaves that go with a site
 
     def at(self, places: Places) -> dict[str, Any]:
         """The variables with each site at its candidate."""
         whole = self.levels[0]
+        for site, i in zip(self.choices.sites, places, strict=True):
+            for path in self.owned.get(site, ()):
+                whole = write_leaf(whole, path, read_leaf(self.levels[i], path))
         quant, stats = whole[QUANT], whole.get(STATS, {})
         for site, i in zip(self.choices.sites, places, strict=True):
             quant = write_site(quant, site, read_site(self.levels[i][QUANT], site))

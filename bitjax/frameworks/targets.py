@@ -9,7 +9,7 @@ In two-step quantization (Wang et al., CVPR 2018) a layer is solved so that its 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ import numpy as np
 from bitjax.frameworks.probe import ask_outside
 from bitjax.program.consumers import NOTHING, Consumer, consumers
 from bitjax.quantizers.base import Codes, Quantizer
-from bitjax.rules import Rules, quantizer_of
-from bitjax.variables import QUANT, STATS, read_site
+from bitjax.rules import Rule, Rules, quantizer_of
+from bitjax.variables import QUANT, STATS, read_site, site_name
 
 TARGETS = ("codes", "relu", "sum", "output")
 _MOST = 15  # codes above 0; with more of them, the positive part is as good a target
@@ -120,3 +120,8 @@ def levels_of(rules: Rules, variables: Variables, site: str) -> OutputLevels | N
 def float_kernels(rules: Rules) -> Rules:
     """The rules with float kernels where scales are stored: those of the model to imitate."""
     return tuple(r._replace(quantizer=None) if is_stored(r.quantizer) else r for r in rules)
+
+
+def float_at(rules: Rules, layers: Iterable[str]) -> Rules:
+    """The rules with float kernels in these layers."""
+    return (*(Rule(re.escape(site_name(layer, "kernel")), None) for layer in layers), *rules)

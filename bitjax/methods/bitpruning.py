@@ -47,6 +47,7 @@ from bitjax.methods.recipe import (
     reestimate,
     teaching,
 )
+from bitjax.methods.solved_start import START, starting
 from bitjax.quantizers.base import freeze
 from bitjax.rules import RULES, Rules, quantizer_of
 from bitjax.variables import read_site, write_site
@@ -72,6 +73,7 @@ _SHARE = number(0, 1, below=True)
     sharpness=number(1),
     tied=several(PATTERN),
     start_bits=mapping(number(0, 16)),
+    start=START,
     **RECIPE,
 )
 def bitpruning(
@@ -90,6 +92,7 @@ def bitpruning(
     sharpness: float = 16.0,
     tied: Sequence[str] = (),
     start_bits: Mapping[str, float] = {},
+    start: str = "float",
     **recipe: Unpack[Keywords],
 ) -> Method:
     """Learns every bitlength beside the weights, then fixes integers and trains on with them.
@@ -123,6 +126,8 @@ def bitpruning(
         budgets, which round each site by itself.
       start_bits: `{site: bits}` that learning begins from, such as the `bits` that
         `bitjax.allocate_bits` gives; other sites begin where their quantizers do.
+      start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those that begin with at
+        most 6 bits codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`; `warmup` is of the first stage.
 
     Raises:
@@ -137,8 +142,6 @@ def bitpruning(
       for bits, nearest rounding, budgets, 0.0 made a code at the freeze.
     """
     budgets = [budget(*each) for each in budgets]  # checked, whoever made them
-    if not isinstance(criterion, str) and not any(criterion.values()):
-        raise ValueError(f"`criterion` must weigh at least one site above 0, got {criterion!r}.")
     rounding = _rounding(rounding, budgets, tied)
     made = Recipe(steps, **recipe)
     learned = steps - (tuned := round(steps * fine_tune))
@@ -177,7 +180,8 @@ def bitpruning(
         },
         **teaching(made),
     )
-    return Method("bitpruning", (first, last, *reestimate(frozen_rules, made.reestimate_batches)))
+    stages = first, last, *reestimate(frozen_rules, made.reestimate_batches)
+    return starting(Method("bitpruning", stages), start, start_bits)
 
 
 def _sites(rules, criterion, budgets, tied, start_bits):
@@ -258,6 +262,8 @@ def _round_and_freeze(rules, rounding, budgets):
 
 def _objective(criterion, settle):
     """What the loss gains: the soft penalty."""
+    if not isinstance(criterion, str) and not any(criterion.values()):
+        raise ValueError(f"`criterion` must weigh at least one site above 0, got {criterion!r}.")
 
     def soft(quant, costs, controls, progress):
         awake = jnp.where(progress >= settle, 1.0, 0.0)

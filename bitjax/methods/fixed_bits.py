@@ -9,29 +9,34 @@ from typing import Unpack
 from bitjax.checks import checked
 from bitjax.methods.base import Method
 from bitjax.methods.recipe import RATE, RECIPE, STEPS, Keywords, Recipe, reestimate, training
+from bitjax.methods.solved_start import START, starting
 from bitjax.rules import RULES, Rules
 
-_TABLE = {"rules": RULES, "steps": STEPS, **RECIPE}
+_TABLE = {"rules": RULES, "steps": STEPS, "start": START, **RECIPE}
 
 
 @checked(**_TABLE)
-def uniform(rules: Rules, *, steps: int = 0, **recipe: Unpack[Keywords]) -> Method:
+def uniform(
+    rules: Rules, *, steps: int = 0, start: str = "float", **recipe: Unpack[Keywords]
+) -> Method:
     """The plain baseline: ranges are observed; `steps=0` is post-training quantization.
 
     Args:
       rules: rules with fixed-bit quantizers, `bitjax.uniform` say; ranges that others learn stay.
       steps: steps of training.
+      start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
+        codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
 
     Example:
       >>> [stage.name for stage in uniform((), steps=0, reestimate_batches=4).stages]
       ['calibrate', 'reestimate_batch_stats']
     """
-    return _fixed_bits("uniform", rules, steps, recipe, range_decay=None)
+    return _fixed_bits("uniform", rules, steps, start, recipe, range_decay=None)
 
 
 @checked(**_TABLE)
-def lsq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
+def lsq(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keywords]) -> Method:
     """Learned step size quantization: weights and scales trained together at one learning rate.
 
     The scales' gradient is already normalised inside the quantizer (the paper's section 2.2); they
@@ -40,6 +45,8 @@ def lsq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     Args:
       rules: rules with `bitjax.lsq` quantizers.
       steps: steps of training.
+      start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
+        codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
 
     Example:
@@ -48,12 +55,17 @@ def lsq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
 
     Source: Esser et al., arXiv 1902.08153.
     """
-    return _fixed_bits("lsq", rules, steps, recipe, range_decay=0.0)
+    return _fixed_bits("lsq", rules, steps, start, recipe, range_decay=0.0)
 
 
 @checked(clip_decay=RATE, **_TABLE)
 def pact(
-    rules: Rules, *, steps: int, clip_decay: float = 1e-4, **recipe: Unpack[Keywords]
+    rules: Rules,
+    *,
+    steps: int,
+    clip_decay: float = 1e-4,
+    start: str = "float",
+    **recipe: Unpack[Keywords],
 ) -> Method:
     """Parameterized clipping activation: weights and clips trained together, the clips decayed.
 
@@ -61,6 +73,8 @@ def pact(
       rules: rules with `bitjax.pact` quantizers.
       steps: steps of training.
       clip_decay: weight of the L2 term on the clips, by which clipping pays.
+      start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
+        codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
 
     Example:
@@ -69,11 +83,11 @@ def pact(
 
     Source: Choi et al., arXiv 1805.06085.
     """
-    return _fixed_bits("pact", rules, steps, recipe, range_decay=clip_decay)
+    return _fixed_bits("pact", rules, steps, start, recipe, range_decay=clip_decay)
 
 
 @checked(**_TABLE)
-def hwgq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
+def hwgq(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keywords]) -> Method:
     """Half-wave activations, whose levels stay as they start, and binary weights.
 
     The paper's levels are those of a unit Gaussian, so its networks normalise in front of every
@@ -83,6 +97,8 @@ def hwgq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     Args:
       rules: rules with `bitjax.hwgq` inputs and `bitjax.binary` kernels.
       steps: steps of training.
+      start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
+        codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
 
     Example:
@@ -91,11 +107,11 @@ def hwgq(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
 
     Source: Cai et al., CVPR 2017.
     """
-    return _fixed_bits("hwgq", rules, steps, recipe, range_decay=None)
+    return _fixed_bits("hwgq", rules, steps, start, recipe, range_decay=None)
 
 
 @checked(**_TABLE)
-def twn(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
+def twn(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keywords]) -> Method:
     """Ternary weight networks: codes and scales follow the weights at every step.
 
     Ranges of inputs that are learned move at the weights' rate.
@@ -104,6 +120,8 @@ def twn(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
       rules: rules with `bitjax.ternary(fit="twn")` kernels (or `fit="optimal"`: OTWN), inputs float
         or with any quantizer.
       steps: steps of training.
+      start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
+        codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
 
     Example:
@@ -113,11 +131,12 @@ def twn(rules: Rules, *, steps: int, **recipe: Unpack[Keywords]) -> Method:
     Source: Li and Liu, arXiv 1605.04711, with a scale per filter as later work has it; theirs is
       per layer.
     """
-    return _fixed_bits("twn", rules, steps, recipe, range_decay=0.0)
+    return _fixed_bits("twn", rules, steps, start, recipe, range_decay=0.0)
 
 
-def _fixed_bits(name, rules, steps, keywords, *, range_decay) -> Method:
+def _fixed_bits(name, rules, steps, start, keywords, *, range_decay) -> Method:
     """All five: `range_decay` is the L2 decay of learned ranges; None leaves them as they start."""
     recipe = Recipe(steps, **keywords)
     stage = training("fine_tune" if steps else "calibrate", rules, recipe, range_decay)
-    return Method(name, (stage, *reestimate(rules, recipe.reestimate_batches)))
+    method = Method(name, (stage, *reestimate(rules, recipe.reestimate_batches)))
+    return starting(method, start)

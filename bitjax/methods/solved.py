@@ -38,7 +38,8 @@ def solved(
 
     One stage, `solve`: layer by layer in forward order, without gradients, each kept as it is done,
     see `bitjax.solve_layers`. Positions count as the task says: padding does not. GPTQ itself is
-    `start="gptq"`, `max_sweeps=0`, `correction=0`, `ridge=0`.
+    `start="gptq"`, `max_sweeps=0`, `correction=0`, `ridge=0`; AdaRound is `start="adaround"`,
+    `max_sweeps=0`, `target="output"`.
 
     Args:
       rules: rules that give kernels to be solved `ternary`, `binary` or `low_bit` quantizers with
@@ -47,7 +48,8 @@ def solved(
       augment: whether those batches are augmented.
       target: `sum` for sums and outputs, `output` for outputs alone; `codes` also for the codes of
         the quantizer behind a layer, where all positions count alike.
-      start: codes that the descent starts from: `rounded`, `gptq`, or the better ones: `best`.
+      start: codes that the descent starts from: `rounded`, `gptq`, `adaround`, or the better of the
+        first two, `best`, or of all three, `all`.
       damping: GPTQ's, as a share of the Gram matrix's mean diagonal.
       correction: share of what is lost in front of a layer that its target makes up for.
       asymmetric: whether a layer's inputs come from the network as far as it is solved.

@@ -90,7 +90,8 @@ def tsq(
       augment: whether those batches are augmented.
       target: what each layer is solved for: `codes` for the finest target that is known of it,
         `sum` or `output`.
-      start: codes that the descent starts from: `rounded`, `gptq`, or the better ones: `best`.
+      start: codes that the descent starts from: `rounded`, `gptq`, `adaround`, or the better of the
+        first two, `best`, or of all three, `all`.
       asymmetric: whether a layer's inputs come from the network as far as it is solved; else they
         are the float network's own.
       float_inputs: whether the float network computes its targets from float inputs; else from

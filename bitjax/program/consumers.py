@@ -69,6 +69,22 @@ def addend_of(program: Program, layer: str) -> int:
     return found[0]
 
 
+def layers_behind(program: Program, number: int) -> set[str]:
+    """The layers with kernels whose products an array of the outermost body depends on."""
+    body = program.body
+    found: set[str] = set()
+    seen, waiting = set(), [number]
+    while waiting:
+        maker = body.makers.get(waiting.pop())
+        if maker is None or id(maker) in seen:
+            continue
+        seen.add(id(maker))
+        waiting += maker.ins
+        if maker.product is not None and kernels_of(maker):
+            found.add(maker.product.layer)
+    return found
+
+
 def _of_all(calls):
     if len(calls) == 1:
         return calls[0]

@@ -1,5 +1,6 @@
 """Optimisation on arrays: the problems that methods solve between training steps."""
 
+from bitjax.solvers.adaround import adaround_codes as adaround_codes
 from bitjax.solvers.allocation import allocate as allocate
 from bitjax.solvers.base import Solution as Solution
 from bitjax.solvers.code_descent import Fit as Fit

@@ -43,11 +43,12 @@ def sampler(
     kwargs: Mapping[str, Any],
     *,
     per_example: int,
-    added: bool = False,
+    beside: Any = None,
 ) -> Take:
     """Patches of the layers' input in `model`, and the outputs of the same layers in `teacher`.
 
-    Without a teacher there are no outputs.
+    Without a teacher there are no outputs. With `beside`, a model of the same variables, there is
+    what the sum behind the only layer lacks if that model gives its other addend.
     """
     # The model's inputs are those that the layers compute with, after quantization; several layers
     # read the same. Both networks are read at the same places, drawn anew for each key,
@@ -57,14 +58,14 @@ def sampler(
         call = as_call(inputs, kwargs)
         return jit_arrays(
             _taken, variables, teacher_variables, call, weights, key,
-            static=(model, teacher, tuple(layers), per_example, added),
+            static=(model, teacher, tuple(layers), per_example, beside),
             **compile_quickly(exact=True),
         )  # fmt: skip
 
     return take
 
 
-def _taken(model, teacher, layers, per_example, added, variables, given, inputs, weights, key):
+def _taken(model, teacher, layers, per_example, beside, variables, given, inputs, weights, key):
     """What `sampler` takes; `given` are the teacher's variables."""
     args, kwargs = inputs
 
@@ -106,9 +107,9 @@ def _taken(model, teacher, layers, per_example, added, variables, given, inputs,
     weight = owed = None
     if weights is not None:
         weight = joined(read(model, variables, [first], weighed), first, 0)
-    if added:
+    if beside is not None:
         # The layer must also compensate the teacher's addend less the model's.
-        both = (teacher, given), (model, variables)
+        both = (teacher, given), (beside, variables)
         wanted, found = (addend(*one, args, kwargs, first) for one in both)
 
         def owes(view, seen, places):

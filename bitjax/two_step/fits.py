@@ -28,8 +28,9 @@ class SolveOptions(NamedTuple):
       target: `codes` solves each layer for the finest target that there is for it: the codes of the
         quantizer that reads it, the positive part of its output, a sum, or its output; `sum` for
         sums and outputs only; `output` for outputs only.
-      start: codes that the descent starts from: `rounded` to the float filters, `gptq`, or for each
-        filter the better of the two after a descent each, on held-out patches: `best`.
+      start: codes that the descent starts from: `rounded` to the float filters, `gptq`, `adaround`,
+        or for each filter the better of the first two, `best`, or of all three, `all`, after a
+        descent each, on held-out patches.
       damping: GPTQ's, as a share of the Gram matrix's mean diagonal.
       correction: share, 0 to 1, of what is lost in front of a layer that its target makes up for. 1
         targets the teacher's output, 0 what the float kernel gives for the same inputs, as GPTQ.

@@ -82,11 +82,14 @@ class Collected(NamedTuple):
     z_GxTxM: Any  # the patches' targets, where the patches are kept; else None
 
 
-def collect(batches: Iterable[tuple], *, resident: bool, judged: bool = False) -> Collected:
+def collect(
+    batches: Iterable[tuple], *, resident: bool, judged: bool = False, summed: bool = False
+) -> Collected:
     """Sums over batches of (patches, targets, weights or None), and the patches if `resident`."""
     # A Gram matrix is made once there are as many patches as inputs. Before that the patches are
-    # smaller than it would be, and the solvers take them as they are: `waiting` holds them. Weights
-    # are known to sums alone. The last patches of a batch are held out where starts are `judged`.
+    # smaller than it would be, and a descent takes them as they are: `waiting` holds them. Weights
+    # are known to sums alone, and GPTQ and AdaRound read nothing else: `summed`. The last patches
+    # of a batch are held out where starts are `judged`.
     seen, held = None, None
     count, kept, waiting = 0, [], []
     for batch in batches:
@@ -95,7 +98,7 @@ def collect(batches: Iterable[tuple], *, resident: bool, judged: bool = False) -
         waiting.append(batch)
         if resident:
             kept.append(batch)
-        if count >= x.shape[2] or weight is not None:
+        if count >= x.shape[2] or weight is not None or summed:
             for one in waiting:
                 first, last = _divided(one, judged)
                 seen = merge(seen, sums_of(*first))

@@ -2,7 +2,8 @@
 
 This is the second step of Two-Step Quantization: Wang et al., "Two-Step Quantization for Low-bit
 Neural Networks", CVPR 2018. Layers are solved in forward order; the inputs of each come from the
-network as far as it is solved. The tree of variables keeps its form: the kernel becomes
+network as far as it is solved. A layer whose sum has an addend that is solved after it is solved
+once more. The tree of variables keeps its form: the kernel becomes
 scale * codes, the scale goes to the quantizer's leaf, the intercept to the layer's bias or to the
 mean of the batch normalisation behind it.
 """
@@ -28,7 +29,7 @@ from bitjax.frameworks.call import Model
 from bitjax.frameworks.models import as_model
 from bitjax.frameworks.targets import plan_layers
 from bitjax.two_step.fits import SOLVE, SolveOptions
-from bitjax.two_step.together import Report, Shared, groups_of, solve_group
+from bitjax.two_step.together import Report, Shared, groups_of, solve_group, twice
 from bitjax.variables import VARIABLES, as_call
 
 Variables = Mapping[str, Any]
@@ -136,12 +137,15 @@ def solve_each(
     _, first = next(numbered(batches(), "solve_layers"))
     call = as_call(first, kwargs)
     plans = plan_layers(net, variables, *call, layers=layers, bits=bits, target=settings.target)
+    plans = twice(net, variables, call, plans)
     for first, together in groups_of(net, variables, call, plans):
         left = together[max(start - first, 0) :]
         if not left:
             continue
         key = jax.random.fold_in(jax.random.key(settings.seed), first)
-        shared = Shared(net, variables, teacher, kwargs, settings, key)
+        done = {plan.layer for plan in plans[: first + len(together) - len(left)]}
+        ahead = [plan.layer for plan in plans if plan.layer not in done]
+        shared = Shared(net, variables, teacher, kwargs, settings, key, ahead)
         steps = solve_group(shared, left, batches, weights)
         for plan in left:
             try:

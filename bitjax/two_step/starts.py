@@ -1,4 +1,4 @@
-"""Codes to start a layer's descent from: rounded ones, GPTQ's, or of each filter the better ones.
+"""Codes to start a layer's descent from: rounded, GPTQ's, AdaRound's, or the best of each filter.
 
 The start decides at 3 bits and more: descent from rounded codes stops early (ResNet-20, one layer,
 held-out error at 4 and 3 bits: GPTQ 0.140 and 0.736 %, descent from rounded codes 0.182 and 0.788,
@@ -6,20 +6,25 @@ from GPTQ's 0.129 and 0.639). GPTQ: Frantar et al., ICLR 2023, arXiv 2210.17323.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bitjax.frameworks.compiled import compile_quickly, jit_arrays
 from bitjax.quantizers.base import Axes, Codes, Quantizer
+from bitjax.solvers.adaround import adaround_codes
 from bitjax.solvers.code_descent import Fit, fit_codes
 from bitjax.solvers.gptq import gptq_codes
 from bitjax.two_step.moments import PatchMoments, Sums, errors_of, less, moments_of
 
-STARTS = ("best", "rounded", "gptq")
+STARTS = ("best", "all", "rounded", "gptq", "adaround")
+_JUDGED = {"best": ["rounded", "gptq"], "all": ["rounded", "gptq", "adaround"]}
 # Shares of the scale of least squared error that GPTQ is run at, where the best of them is taken.
 _SHARES = (1.0, 0.9, 0.8, 1.1)
+_TRIED, _ALTERNATIONS = 17, 4  # of a search for scales at other bits than the quantizer's
 
 
 class Rounded(NamedTuple):
@@ -43,8 +48,12 @@ def grid_of(quantizer: Quantizer, bits: Any) -> np.ndarray:
 
 
 def rounded(quantizer: Quantizer, filters_MxN: Any, grid: np.ndarray) -> Rounded:
-    """Filters at the scales that the quantizer gives them itself."""
-    codes, scale = map(np.asarray, _once(_coded, quantizer, np.asarray(filters_MxN, np.float32)))
+    """Filters at the scales that the quantizer gives them itself, or those of least squared error.
+
+    The latter where the grid is of other bits than the quantizer starts from.
+    """
+    given = np.asarray(filters_MxN, np.float32), np.asarray(grid, np.float32)
+    codes, scale = map(np.asarray, _once(_coded, quantizer, *given))
     if 0 not in grid:
         codes = np.where(codes == 0, 1, codes)
     return Rounded(codes.astype(np.float64), scale.astype(np.float64)[:, 0])
@@ -59,11 +68,38 @@ def _decoded(quantizer, bits, codes):
     return quantizer.decode({"bits": bits, "scale": jnp.ones((1, 1))}, {}, Codes(codes))
 
 
-def _coded(quantizer, filters):
+def _coded(quantizer, filters, grid):
     params, _ = quantizer.init(filters, Axes((0,), -1))
     scale = params["scale"]
     ratio = jnp.rint(quantizer.apply(params, {}, filters) / scale)
-    return jnp.where(scale > 0, ratio, 0), scale
+    own = jnp.where(scale > 0, ratio, 0), scale
+    levels = 2.0 ** jnp.rint(params["bits"])
+    same = (levels / 2 < grid.size) & (grid.size <= levels)
+    return jax.tree.map(partial(jnp.where, same), own, _on_grid(filters, grid))
+
+
+def _on_grid(filters, grid):
+    """Codes and scales by alternate rounding, from shares of the largest scale that is of use."""
+    most = jnp.max(jnp.abs(filters), axis=1, keepdims=True) / jnp.max(grid)
+    edges = (grid[1:] + grid[:-1]) / 2
+
+    def codes_at(scale):
+        ratio = filters / jnp.where(scale > 0, scale, 1)
+        return grid[jnp.searchsorted(edges, ratio)]
+
+    def tried(share):
+        scale = most * share
+        for _ in range(_ALTERNATIONS):
+            codes = codes_at(scale)
+            square = jnp.sum(codes**2, axis=1, keepdims=True)
+            dot = jnp.sum(codes * filters, axis=1, keepdims=True)
+            scale = jnp.where(square > 0, dot / jnp.maximum(square, 1), scale)
+        codes = codes_at(scale)
+        return codes, scale, jnp.sum((scale * codes - filters) ** 2, axis=1, keepdims=True)
+
+    codes, scales, errors = jax.lax.map(tried, jnp.linspace(0.3, 1.1, _TRIED))
+    best = jnp.argmin(errors, axis=0)[None]
+    return tuple(jnp.take_along_axis(x, best, axis=0)[0] for x in (codes, scales))
 
 
 class Problem(NamedTuple):
@@ -76,23 +112,25 @@ class Problem(NamedTuple):
 
 
 def start_of(problem: Problem, sums: Sums, held: Sums | None, group: int, intercept: bool) -> Fit:
-    """The start that `settings.start` names; with `best`, each filter's by held-out patches."""
+    """The start that `settings.start` names; of several, each filter's by held-out patches."""
     kind = problem.settings.start
-    if kind != "best":
+    if not is_judged(kind):
         moments = moments_of(sums, group, intercept=intercept)
         (found,) = _candidates(problem, moments, [kind])
         return found
     # Without patches to hold out, those that are fitted judge.
     seen = sums if held is None else less(sums, held)
     moments = moments_of(seen, group, intercept=intercept)
-    found = list(_candidates(problem, moments, ["rounded", "gptq"]))
+    found = list(_candidates(problem, moments, _JUDGED[kind]))
     judges = seen if held is None else held
-    error = [errors_of(judges, group, *map(np.asarray, fit)) for fit in found]
-    better = error[1] < error[0]
-    return Fit(*(
-        np.where(better.reshape(-1, *[1] * (leaf.ndim - 1)), other, leaf)
-        for leaf, other in zip(*([np.asarray(leaf) for leaf in fit] for fit in found), strict=True)
-    ))  # fmt: skip
+    errors = [errors_of(judges, group, *map(np.asarray, fit)) for fit in found]
+    best_M, filters = np.argmin(errors, axis=0), np.arange(len(problem.float_MxN))
+    return Fit(*(np.stack(leaves)[best_M, filters] for leaves in zip(*found, strict=True)))
+
+
+def is_judged(start: str) -> bool:
+    """Whether a start is chosen among several by held-out patches."""
+    return start in _JUDGED
 
 
 def _candidates(problem: Problem, moments: PatchMoments, kinds: list[str]) -> Iterator[Fit]:
@@ -100,6 +138,8 @@ def _candidates(problem: Problem, moments: PatchMoments, kinds: list[str]) -> It
     for kind in kinds:
         if kind == "rounded":
             own = rounded(problem.quantizer, problem.float_MxN, problem.grid)
+        elif kind == "adaround":
+            own = _adaround(problem, moments)
         else:
             own = _gptq(problem, moments, _SHARES if len(kinds) > 1 else _SHARES[:1])
         if len(kinds) > 1 and problem.settings.max_sweeps:
@@ -124,6 +164,17 @@ def _descended(problem, moments, codes_MxN):
         float_MxN=problem.float_MxN, pruned_MxN=pruned_of(problem.float_MxN, problem.grid),
         joint=settings.joint, max_sweeps=settings.max_sweeps,
     ).value  # fmt: skip
+
+
+def _adaround(problem, moments) -> Rounded:
+    """AdaRound's codes of the float filters, at the scales that rounding gives them."""
+    filters = problem.float_MxN
+    scale = rounded(problem.quantizer, filters, problem.grid).scale_M
+    found = adaround_codes(
+        moments.gram_NxN, filters, problem.grid, scale,
+        cross_MxN=moments.cross_MxN, pruned_MxN=pruned_of(filters, problem.grid),
+    )  # fmt: skip
+    return Rounded(found.value, scale)
 
 
 def _gptq(problem, moments, shares) -> Rounded:

@@ -14,7 +14,8 @@ import numpy as np
 
 from bitjax.frameworks.leaves import read_leaf, write_leaf
 from bitjax.frameworks.probe import ask_outside
-from bitjax.frameworks.targets import Plan, float_kernels, levels_of
+from bitjax.frameworks.targets import Plan, float_at, float_kernels, levels_of
+from bitjax.program.consumers import addend_of, layers_behind
 from bitjax.program.layers import places_of
 from bitjax.program.program import Program
 from bitjax.rules import Rules, quantizer_of
@@ -29,7 +30,7 @@ from bitjax.two_step.fits import (
 )
 from bitjax.two_step.layer import Affine, Layer, layer_of
 from bitjax.two_step.moments import Collected, collect, moments_of, part_of
-from bitjax.two_step.starts import Problem, grid_of, rounded, start_of
+from bitjax.two_step.starts import Problem, grid_of, is_judged, rounded, start_of
 from bitjax.variables import QUANT, Inputs, as_call, read_site, site_name, write_site
 
 Variables = Mapping[str, Any]
@@ -66,6 +67,7 @@ class Shared(NamedTuple):
     kwargs: Mapping[str, Any]
     settings: SolveOptions
     key: jax.Array
+    ahead: Sequence[str]  # the layers of this group and behind, which are not solved yet
 
 
 def groups_of(
@@ -85,6 +87,21 @@ def groups_of(
             found.append((index, [plan]))
         last = key
     return found
+
+
+def twice(model: Any, variables: Variables, inputs: Inputs, plans: Sequence[Plan]) -> list[Plan]:
+    """The plans, with layers once more whose sum has an addend that is solved after them."""
+    # A projection in a shortcut is solved for the sum that the branch beside it has left, and the
+    # branch's last layer then for what the projection has left.
+    program = ask_outside(model, variables, *inputs)[1].call.program
+    after: dict[int, list[Plan]] = {}
+    for index, plan in enumerate(plans):
+        if plan.target == "sum":
+            behind = layers_behind(program, addend_of(program, plan.layer))
+            later = [i for i, p in enumerate(plans) if i > index and p.layer in behind]
+            if later:
+                after.setdefault(later[-1], []).append(plan)
+    return [one for i, plan in enumerate(plans) for one in (plan, *after.get(i, ()))]
 
 
 def _input_of(program: Program, plan: Plan, rules: Rules) -> Any:
@@ -109,7 +126,7 @@ def solve_group(
     weights: Callable[[], Iterable[Any]] | None,
 ) -> Iterator[tuple[Variables, Report]]:
     """The variables after each of the layers, with its report."""
-    model, variables, teacher, kwargs, settings, _ = shared
+    model, variables, teacher, kwargs, settings, *_ = shared
     float_model = model.with_rules(() if settings.float_inputs else float_kernels(model.rules))
     first = as_call(next(iter(batches())), kwargs)
     layers = [layer_of(float_model, teacher, *first, plan.layer) for plan in plans]
@@ -146,16 +163,19 @@ def _resident(plan: Plan, settings: SolveOptions) -> bool:
 
 def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Collected:
     """The patches of the input, or their sums, with the targets of all layers."""
-    model, variables, teacher, kwargs, settings, key = shared
+    model, variables, teacher, kwargs, settings, key, ahead = shared
     source, tree = (model, variables) if settings.asymmetric else (float_model, teacher)
     resident = _resident(plans[0], settings)
     lost = settings.correction if settings.asymmetric else 1.0
-    added = plans[0].target == "sum" and settings.asymmetric and lost > 0
+    beside = None
+    if plans[0].target == "sum" and settings.asymmetric and lost > 0:
+        # What is not solved yet will not lose what its rounded kernel does: a projection, say.
+        beside = model.with_rules(float_at(model.rules, ahead))
     groups, filters, _ = kernels[0].shape
     biases = [layer.bias(teacher) for layer in layers]
     take = sampler(
         source, float_model if lost > 0 else None, [plan.layer for plan in plans], kwargs,
-        per_example=settings.positions, added=added,
+        per_example=settings.positions, beside=beside,
     )  # fmt: skip
 
     def taken():
@@ -164,7 +184,7 @@ def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Co
             one = jax.random.fold_in(key, index)
             found = take(tree, teacher, as_call(batch), weights, one)
             x, targets = found.x_GxTxN, found.z_GxTxM
-            if added:
+            if beside is not None:
                 owed, affine = found.owed_GxTxM, layers[0].affine
                 if affine is not None:
                     owed = owed / away_from_0(affine.gain_M).reshape(groups, 1, filters)
@@ -175,7 +195,8 @@ def _collected(shared: Shared, float_model, plans, layers, kernels, given) -> Co
                 targets = [z + (1 - lost) * (o - z) for z, o in pairs]
             yield x, jnp.concatenate(targets, axis=2), found.weight_T
 
-    return collect(taken(), resident=resident, judged=settings.start == "best")
+    kept = {"resident": resident, "judged": is_judged(settings.start)}
+    return collect(taken(), **kept, summed=settings.max_sweeps == 0)
 
 
 def _outputs(x_GxTxN, kernel_GxMxN, bias_GxM):
@@ -187,7 +208,7 @@ def _outputs(x_GxTxN, kernel_GxMxN, bias_GxM):
 
 def _solved(shared: Shared, plan: Plan, layer: Layer, float_GxMxN, data: Collected):
     """The variables with one layer solved, and its report."""
-    model, variables, teacher, _, settings, key = shared
+    model, variables, teacher, _, settings, key, _ = shared
     bits = np.max(read_site(variables[QUANT], site_name(plan.layer, "kernel"))["bits"])
     grid, affine = grid_of(plan.quantizer, bits), layer.affine
     groups, filters, _ = float_GxMxN.shape

@@ -1,11 +1,13 @@
 """Tables on CIFAR-10. `cifar10-resnet20` is made for a CPU: 3 hours on 2 cores.
 
 python -m experiments.reproduce cifar10-resnet20
+python -m experiments.reproduce cifar10-resnet20-solved    # without training
 python -m experiments.reproduce cifar10-vgg-small-w32      # a quarter of the width, short schedules
 python -m experiments.reproduce cifar10-vgg-small          # accelerator
 """
 
 from bitjax.configs.cifar10.resnet20_250 import POINTS
+from bitjax.configs.cifar10.resnet20_solved import POINTS as UNTRAINED
 
 VGG = "configs/cifar10/vgg_small_{}.py".format
 
@@ -45,6 +47,27 @@ TABLES = {
             "steps",
             "wall_seconds",
         ),  # fmt: skip
+    },
+    "cifar10-resnet20-solved": {
+        "title": "The published ResNet-20 on CIFAR-10 without training",
+        "about": "The 18 convolutions inside have the bits that are named, stem and head 8. All "
+        "rows share 512 calibration images; the 10,000 test images judge, by top-1 and by KL, of "
+        "the float network's classes from the model's in nats. `nearest` rounds, `gptq`, "
+        "`adaround` and `solved` solve layer by layer. `t` is ternary. `measured` chooses bits of "
+        "kernels and inputs, with solved kernels, within the bytes and BOPs that equal bits take.",
+        "small": True,
+        "seeds": (0,),
+        "configs": tuple(f"configs/cifar10/resnet20_solved.py:{point}" for point in UNTRAINED),
+        "baseline": "cifar10/resnet20_solved/float",
+        "columns": (
+            "loss",
+            "kl",
+            "bits_weights",
+            "bits_activations",
+            "model_bytes",
+            "bops",
+            "wall_seconds",
+        ),
     },
     "cifar10-vgg-small": {
         "title": "Low-bit VGG-small on CIFAR-10",

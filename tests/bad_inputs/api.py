@@ -172,6 +172,10 @@ def solver_bases() -> dict[str, tuple[Callable, dict[str, Any]]]:
             solvers.gptq_codes,
             {"gram_NxN": gram, "filters_MxN": w, "grid_G": grid, "scale_M": np.ones(2)},
         ),
+        "solvers.adaround_codes": (
+            solvers.adaround_codes,
+            {"gram_NxN": gram, "filters_MxN": w, "grid_G": grid, "scale_M": np.ones(2)},
+        ),
         "solvers.fit_output_codes": (
             solvers.fit_output_codes,
             {"x_TxN": x, "y_TxM": np.maximum(y, 0), "start": fit, "grid_G": grid, "levels": None},

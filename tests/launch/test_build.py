@@ -27,6 +27,7 @@ from bitjax.training.runner import run as run_work
 from bitjax.variables import site_name
 from configs.base import get_config as base
 from configs.cifar10.resnet20_250 import POINTS
+from configs.cifar10.resnet20_solved import POINTS as UNTRAINED
 from tests.data.sets import encoded, picture, write_tfds
 
 ROOT = Path(__file__).parents[2]
@@ -513,6 +514,7 @@ def test_make_takes_scalars_of_the_annotated_types_only():
 ARGUMENTS = {
     "bitpruning": ("", "costs"),
     "resnet20_250": POINTS,
+    "resnet20_solved": UNTRAINED,
     "resnet20_uniform": ("w8a8", "w4a4"),
     "resnet20_bottleneck_a4": (
         "300",

@@ -11,7 +11,7 @@ import pytest
 import bitjax as bj
 from bitjax.frameworks.targets import plan_layers
 from bitjax.models import Llama
-from bitjax.solvers import gptq_codes
+from bitjax.solvers import adaround_codes, gptq_codes
 from bitjax.two_step.solve import solve_each
 from bitjax.two_step.together import groups_of
 
@@ -93,6 +93,31 @@ def test_gptq_is_a_setting():
     codes = gptq_codes(gram, w, np.arange(-4, 4), scale[:, 0]).value
     np.testing.assert_allclose(found["params"]["kernel"].T, scale * codes, rtol=1e-4)
     np.testing.assert_allclose(found["quant"]["kernel"]["scale"][0], scale[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("patches", [200, 4])
+def test_adaround_is_a_setting_whatever_the_number_of_patches(patches):
+    x, model, variables = dense(bias=False)
+    x = x[:patches]
+    adaround = {"start": "adaround", "max_sweeps": 0, "target": "output"}
+    found = bj.solve_layers(model, variables, [x], **adaround)
+    w = np.asarray(variables["params"]["kernel"]).T
+    _, scale = bj.rounded_codes(w, 3, bj.Axes((0,), -1), narrow=False)
+    gram = np.asarray(x, np.float64).T @ np.asarray(x, np.float64) / patches
+    codes = adaround_codes(gram, w, np.arange(-4, 4), scale[:, 0]).value
+    np.testing.assert_allclose(found["params"]["kernel"].T, scale * codes, rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["adaround", pytest.param("gptq", marks=pytest.mark.slow)])
+def test_one_filter_of_zeros_and_a_constant_input_give_zeros_and_not_nan(start):
+    x = jnp.ones((3, 6))  # fewer patches than inputs, and a Gram matrix of rank 1
+    model = bj.Quantized(nn.Dense(1, use_bias=False), [bj.rule("kernel", LOW)])
+    variables = model.init(jax.random.key(2), x)
+    zeros = bj.attach(model, {"params": {"kernel": jnp.zeros((6, 1))}}, x)
+    for given in (variables, zeros):
+        found = bj.solve_layers(model, given, [x], start=start, max_sweeps=0, target="output")
+        assert bool(jnp.isfinite(model.apply(found, x)).all())
+    assert not found["params"]["kernel"].any()
 
 
 @pytest.mark.slow
