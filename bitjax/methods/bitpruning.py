@@ -45,6 +45,7 @@ from bitjax.methods.recipe import (
     Recipe,
     descent,
     reestimate,
+    settling,
     teaching,
 )
 from bitjax.quantizers.base import freeze
@@ -176,6 +177,7 @@ def bitpruning(
             "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
         },
         **teaching(made),
+        **settling(made._replace(steps=tuned)),
     )
     return Method("bitpruning", (first, last, *reestimate(frozen_rules, made.reestimate_batches)))
 
