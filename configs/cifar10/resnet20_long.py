@@ -25,5 +25,6 @@ def get_config(point="lsq_w3a3"):
     config.method.update({"steps": STEPS})
     if method == "bitpruning":  # bits move as far as in fewer steps
         config.method.bits_learning_rate = 0.035 * 600 / STEPS
+    config.task = {"name": "classification", "kl": True}
     config.checkpoint_every = 100
     return config

@@ -9,6 +9,8 @@ python -m experiments.reproduce cifar10-vgg-small          # accelerator
 from bitjax.configs.cifar10.resnet20_250 import POINTS
 from bitjax.configs.cifar10.resnet20_long import POINTS as LONG_POINTS
 
+RESNET_COLUMNS = ("loss", "kl", "bits_weights", "bits_activations", "model_bytes", "bops", "loom",
+                  "bit_fusion", "steps", "wall_seconds")  # fmt: skip
 VGG = "configs/cifar10/vgg_small_{}.py".format
 
 
@@ -35,18 +37,7 @@ TABLES = {
         "configs": tuple(f"configs/cifar10/resnet20_250.py:{point}" for point in POINTS),
         "baseline": "cifar10/resnet20_250/float_250",
         "distortion": ("configs/cifar10/resnet20_250.py:bottleneck_w8a4",),
-        "columns": (
-            "loss",
-            "kl",
-            "bits_weights",
-            "bits_activations",
-            "model_bytes",
-            "bops",
-            "loom",
-            "bit_fusion",
-            "steps",
-            "wall_seconds",
-        ),  # fmt: skip
+        "columns": RESNET_COLUMNS,
     },
     "cifar10-resnet20-long": {
         "title": "Few bits from the published ResNet-20 on CIFAR-10, trained for longer",
@@ -58,6 +49,7 @@ TABLES = {
         "seeds": (0,),
         "configs": tuple(f"configs/cifar10/resnet20_long.py:{point}" for point in LONG_POINTS),
         "baseline": "cifar10/resnet20_long/float",
+        "columns": RESNET_COLUMNS,
     },
     "cifar10-vgg-small": {
         "title": "Low-bit VGG-small on CIFAR-10",
