@@ -32,9 +32,9 @@ def get_config(point="lsq_w3a3"):
 
 
 def two_bits(_):
-    """Learned scales of inputs; a filter's four levels reach further to the side that needs it."""
-    config = fixed_bits("lsq", "w2a2")
-    *ends, (kernels, _), inputs = config.rules
-    free = {"name": "uniform", "range": "mse", "bits": 2, "granularity": "per_channel"}
+    """As `uniform`, but a filter's four levels reach further to the side that needs it."""
+    config = fixed_bits("uniform", "w2a2")
+    *ends, (kernels, spec), inputs = config.rules
+    free = {name: value for name, value in spec.items() if name != "signed"}
     config.rules = (*ends, (kernels, free), inputs)
     return config
