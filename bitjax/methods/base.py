@@ -49,12 +49,15 @@ class Stage(NamedTuple):
         unit `start` on; the runner saves each and resumes behind the last one saved.
       labels: `(trained) -> tree of labels` for {'params': ..., 'quant': ...}.
       optimizers: an optimizer for each label; leaves whose label is not here are frozen.
-      controls: traced state by name: strengths, where budgets began, a temperature.
+      controls: traced state by name: strengths, where budgets began, a temperature; of a tree the
+        function of variables that starts it.
       penalty: `(quant, costs, controls, progress) -> scalar` added to the loss; `progress` is the
         share of the stage's steps that are done.
       loss: `(task_loss, outputs, teacher_outputs, weights) -> scalar` instead of the task's own
         loss; `weights` say how much each prediction counts, None: all alike.
       teacher: whether `loss` reads the outputs of the float model that the run started from.
+      anneal: `(rules, costs, progress) -> rules`, traced: the quantizers of a training step, made
+        of the stage's, with the same leaves.
       steer: `(grads, quant, costs, controls, progress) -> grads`, traced: what becomes of the
         gradient by `quant` before the optimizers take it.
       after_step: `(variables, controls, costs, step) -> (variables, controls)`, traced; step counts
@@ -75,6 +78,7 @@ class Stage(NamedTuple):
     penalty: Callable[..., jax.Array] | None = None
     loss: Callable[..., jax.Array] | None = None
     teacher: bool = False
+    anneal: Callable[[Rules, Costs, jax.Array], Rules] | None = None
     steer: Callable[..., Any] | None = None
     after_step: Callable[..., tuple[Variables, Controls]] | None = None
     every: tuple[int, Callable[[Context, Variables], Variables]] | None = None

@@ -45,6 +45,7 @@ from bitjax.methods.recipe import (
     Recipe,
     descent,
     reestimate,
+    settling,
     teaching,
 )
 from bitjax.methods.solved_start import START, starting
@@ -179,6 +180,7 @@ def bitpruning(
             "ranges": scheduled(adam(), 0.1 * range_learning_rate, tuned),
         },
         **teaching(made),
+        **settling(made._replace(steps=tuned)),
     )
     stages = first, last, *reestimate(frozen_rules, made.reestimate_batches)
     return starting(Method("bitpruning", stages), start, start_bits)

@@ -1,17 +1,22 @@
-"""The recipe of training that methods share: nine settings, checked once."""
+"""The recipe of training that methods share, its settings checked once."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bitjax.checks import Allowed, checked, choice, integer, number
+from bitjax.costs.site import Costs
 from bitjax.methods.base import Stage
 from bitjax.methods.labels import default_labels
 from bitjax.methods.optimizers import DIRECTIONS, scheduled
-from bitjax.rules import Rules
+from bitjax.quantizers.dampening import dampened
+from bitjax.rules import Rule, Rules, quantizer_of
+from bitjax.variables import QUANT
 
 
 class Recipe(NamedTuple):
@@ -32,6 +37,11 @@ class Recipe(NamedTuple):
       temperature: temperature of the soft labels; above 1 unlikely classes count too.
       reestimate_batches: batches of augmented training images that re-estimate batch
         normalisation's statistics after the training; 0 leaves the moving averages.
+      average: decay of a moving average of weights and learned ranges, in which the training ends;
+        0 ends in the last step's. Batch normalisation's statistics are still those of the last
+        steps: re-estimate them.
+      dampen: strength at the end of the pull of weights to the levels they are rounded to, which
+        keeps them from oscillating; it rises as half a cosine.
       optimizer: `sgd`, or `adamw` as language models need; learned ranges follow it.
     """
 
@@ -43,6 +53,8 @@ class Recipe(NamedTuple):
     distill: float = 0.0
     temperature: float = 1.0
     reestimate_batches: int = 0
+    average: float = 0.0
+    dampen: float = 0.0
     optimizer: str = "sgd"
 
 
@@ -56,6 +68,8 @@ class Keywords(TypedDict, total=False):
     distill: float
     temperature: float
     reestimate_batches: int
+    average: float
+    dampen: float
     optimizer: str
 
 
@@ -69,6 +83,8 @@ RECIPE: dict[str, Allowed] = {
     "distill": number(0, 1),
     "temperature": number(0, above=True),
     "reestimate_batches": integer(0),
+    "average": number(0, 1, below=True),
+    "dampen": number(0),
     "optimizer": choice(*DIRECTIONS),
 }
 
@@ -104,7 +120,59 @@ def training(name: str, rules: Rules, recipe: Recipe, range_decay: float | None 
         labels=default_labels,
         optimizers=optimizers,
         **teaching(recipe),
+        **settling(recipe),
     )
+
+
+def settling(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a stage whose weights come to rest as the recipe says; none where it does not.
+
+    Of a method's stages, those have them that train with the bits that are deployed.
+    """
+    fields = {}
+    if recipe.average and recipe.steps:
+        fields |= _averaging(recipe.average, recipe.steps)
+    if recipe.dampen:
+        fields["anneal"] = _dampening(recipe.dampen)
+    return fields
+
+
+def _averaging(decay: float, steps: int) -> dict[str, Any]:
+    """The fields of a stage that ends in a moving average of what it trains."""
+
+    def trained(variables):
+        return {name: variables[name] for name in ("params", QUANT) if name in variables}
+
+    def start(variables):
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), trained(variables))
+
+    def after_step(variables, controls, costs, step):
+        del costs
+        # The plain average at first: nothing of where the training started is in it.
+        rate = jnp.maximum(1.0 - decay, 1.0 / step)
+        now = trained(variables)
+
+        def follow(mean, x):
+            return mean + rate.astype(x.dtype) * (x - mean)
+
+        mean = jax.tree.map(follow, controls["average"], now)
+        last = jax.tree.map(lambda mean, x: jnp.where(step == steps, mean, x), mean, now)
+        return {**variables, **last}, {**controls, "average": mean}
+
+    return {"controls": {"average": start}, "after_step": after_step}
+
+
+def _dampening(most: float) -> Callable[[Rules, Costs, jax.Array], Rules]:
+    """Dampens the kernels of a training step, from 0 up to `most` as Nagel et al. anneal it."""
+
+    def anneal(rules, costs, progress):
+        strength = most * 0.5 * (1.0 - jnp.cos(jnp.pi * progress))
+        kernels = [site for site, cost in costs.items() if cost.role == "kernel"]
+        found = {site: quantizer_of(rules, site) for site in kernels}
+        ours = (Rule(re.escape(site), dampened(q, strength)) for site, q in found.items() if q)
+        return (*ours, *rules)
+
+    return anneal
 
 
 def teaching(recipe: Recipe) -> dict[str, Any]:

@@ -76,7 +76,10 @@ def initial_state(
     return TrainState(
         **parts,
         opt_state=optimizer(stage).init({"params": parts["params"], QUANT: parts["quant"]}),
-        controls={name: _put(v, np.float32) for name, v in stage.controls.items()},
+        controls={
+            name: jax.device_put(v(variables)) if callable(v) else _put(v, np.float32)
+            for name, v in stage.controls.items()
+        },
         step=_put(0, np.int32),
         offset=_put(offset, np.int32),
         key=key,

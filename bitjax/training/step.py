@@ -123,8 +123,12 @@ def _make_gradient(
         if stage.teacher:
             soft = jax.lax.stop_gradient(teacher.apply(state.teacher, *args, **kwargs))
 
+        quantized = model
+        if stage.anneal is not None:
+            quantized = model.clone(rules=tuple(stage.anneal(model.rules, costs, progress)))
+
         def loss_of(trained):
-            outputs, updates = model.apply(
+            outputs, updates = quantized.apply(
                 {**variables_of(state), **trained},
                 *args,
                 **kwargs,

@@ -27,6 +27,7 @@ from bitjax.training.runner import run as run_work
 from bitjax.variables import site_name
 from configs.base import get_config as base
 from configs.cifar10.resnet20_250 import POINTS
+from configs.cifar10.resnet20_long import POINTS as LONG_POINTS
 from configs.cifar10.resnet20_solved import POINTS as UNTRAINED
 from tests.data.sets import encoded, picture, write_tfds
 
@@ -515,6 +516,7 @@ ARGUMENTS = {
     "bitpruning": ("", "costs"),
     "resnet20_250": POINTS,
     "resnet20_solved": UNTRAINED,
+    "resnet20_long": LONG_POINTS,
     "resnet20_uniform": ("w8a8", "w4a4"),
     "resnet20_bottleneck_a4": (
         "300",
@@ -546,7 +548,14 @@ SIDES = {
 
 VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bottleneck_a5"}
 VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn", "resnet20_int8"}
-VARIANTS |= {"uniform_w3", "solved_w3", "solved_w2", "bitpruning_wa", "resnet20_uniform"}
+VARIANTS |= {
+    "resnet20_long",
+    "uniform_w3",
+    "solved_w3",
+    "solved_w2",
+    "bitpruning_wa",
+    "resnet20_uniform",
+}
 
 
 def arguments(path):

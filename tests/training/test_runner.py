@@ -73,7 +73,7 @@ class Interruption:
 
 
 def method(interruption):
-    """Three prepared units, learned bits under a budget, rounding, fine-tuning, statistics."""
+    """Three prepared units, learned bits under a budget, rounding, fine-tuning, averages."""
     rules = (bj.rule("head/.*", bj.bitlength(init=6.0)),)
     pruned = bitpruning(
         rules,
@@ -84,6 +84,8 @@ def method(interruption):
         distill=0.5,
         bits_learning_rate=0.1,
         reestimate_batches=2,
+        average=0.6,
+        dampen=0.1,
     )
 
     def units(context, variables, start):
