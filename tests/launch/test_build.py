@@ -88,7 +88,7 @@ WRONG = {
     ),
     "unknown setting beside a recipe": (
         {"method": {"name": "lsq", "steps": 3, "learning": 0.1}},
-        r"config.method.learning is no setting of 'lsq' \(value 0.1\); it has distill, learn",
+        r"config.method.learning is no setting of 'lsq' \(value 0.1\); it has average, dampen",
     ),
     "wrong type in a recipe": (
         {"method": {"name": "lsq", "steps": 3, "warmup": 0.5}},
