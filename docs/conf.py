@@ -28,6 +28,7 @@ default_role = "code"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
+nb_render_markdown_format = "myst"  # tables in outputs, too
 nb_execution_mode = "off"  # they come with their outputs
 
 autodoc_typehints = "signature"

@@ -10,7 +10,7 @@ from tests.browser import Browser
 PAGES = Path(__file__).parent.parent / "docs" / "_build" / "html"
 WIDE = """[...document.querySelectorAll('article *')].filter(e =>
     e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(
-        '.table-wrapper, pre, .highlight, div.math, math, table.indextable, .cell_output'
+        '.table-wrapper, pre, .highlight, div.math, math, table.indextable'
     )).map(e => e.outerHTML.slice(0, 120)).slice(0, 3)"""
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
