@@ -3,8 +3,8 @@
     python -m experiments.gallery             # all of them, in half a minute
     python -m experiments.gallery overview    # some of them
 
-The two of distortion and of the comparison page's browser aside, nothing but results/ and the
-committed notebooks is read. `report` needs a Chromium; without one its picture stays as it is.
+They read results/ and the committed notebooks. `report` needs a Chromium; without one its picture
+stays as it is. `experiments.rate_distortion` draws the one picture that needs a network and data.
 """
 
 import base64
