@@ -136,11 +136,11 @@ def report() -> Iterator[Path]:
         with contextlib.redirect_stdout(io.StringIO()):
             compare_main([str(_TABLE), *title, "--out", str(page)])
         options = "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run"
-        window = "--window-size=1120,1240 --force-device-scale-factor=1.6667"
+        window = "--window-size=1120,1330 --force-device-scale-factor=1.6667"
         own = [f"--user-data-dir={folder}/profile", f"--screenshot={shot}", page.as_uri()]
         subprocess.run([browser, *options.split(), *window.split(), *own], check=True,
                        stderr=subprocess.DEVNULL)  # fmt: skip
-        yield _write_png(IMAGES / "report.png", shot, 64)
+        yield _write_png(IMAGES / "report.png", shot, 96)
 
 
 PICTURES: tuple[Callable[[], Iterator[Path]], ...] = (
