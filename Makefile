@@ -65,6 +65,7 @@ docs: $(VENV)/.installed-test $(VENV)/.installed-docs
 
 pictures: $(VENV)/.installed-test
 	$(RUN) -m experiments.gallery
+	$(RUN) -m experiments.screenshots
 
 bench: $(VENV)/.installed-test
 	$(RUN) -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -3,18 +3,14 @@
     python -m experiments.gallery             # all of them, in half a minute
     python -m experiments.gallery overview    # some of them
 
-They read results/ and the committed notebooks. `report` needs a Chromium; without one its picture
-stays as it is. `experiments.rate_distortion` draws the one picture that needs a network and data.
+They read results/ and the committed notebooks. The pictures of the comparison page are drawn by
+`experiments.screenshots`, that of distortion by `experiments.rate_distortion`.
 """
 
 import base64
-import contextlib
 import io
 import json
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,6 @@ from PIL import Image
 from rich.console import Console
 
 from bitjax.cli.arguments import Parser
-from bitjax.cli.compare import main as compare_main
 from bitjax.cli.front import front_door
 from bitjax.files.writing import replacing, write_text
 from bitjax.report import plots
@@ -106,7 +101,7 @@ def terminal() -> Iterator[Path]:
     """What `bitjax compare results/digits` prints."""
     group, runs = _read(ROOT / "results" / "digits")
     console = Console(record=True, width=100, file=io.StringIO(), highlight=False)
-    console.print(terminal_table(group, compare(runs)))
+    console.print(terminal_table(group, compare(runs), console.width))
     text = console.export_svg(title="bitjax compare results/digits", unique_id="terminal")
     text = re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)  # from the network
     yield _write(
@@ -124,27 +119,8 @@ def notebooks() -> Iterator[Path]:
     yield _write(IMAGES / "continuation.txt", f"{said.strip()}\n")
 
 
-def report() -> Iterator[Path]:
-    """The comparison page of the table, as a browser shows it."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if browser is None:
-        print("report.png stays as it is: there is no chromium on the PATH")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        page, shot = Path(folder) / "report.html", Path(folder) / "shot.png"
-        title = ["--title", "Every method from one float ResNet-20"]
-        with contextlib.redirect_stdout(io.StringIO()):
-            compare_main([str(_TABLE), *title, "--out", str(page)])
-        options = "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run"
-        window = "--window-size=1120,1330 --force-device-scale-factor=1.6667"
-        own = [f"--user-data-dir={folder}/profile", f"--screenshot={shot}", page.as_uri()]
-        subprocess.run([browser, *options.split(), *window.split(), *own], check=True,
-                       stderr=subprocess.DEVNULL)  # fmt: skip
-        yield _write_png(IMAGES / "report.png", shot, 96)
-
-
 PICTURES: tuple[Callable[[], Iterator[Path]], ...] = (
-    overview, bits, graph, terminal, notebooks, report,
+    overview, bits, graph, terminal, notebooks,
 )  # fmt: skip
 
 
@@ -195,13 +171,12 @@ def _save(name: str) -> Path:
     return path
 
 
-def _write_png(path: Path, source: Any, colours: int = 128) -> Path:
-    """A picture in so many colours, a third of its bytes."""
+def _write_png(path: Path, source: Any) -> None:
+    """A picture in 128 colours, a third of its bytes."""
     with replacing(path) as file:
         # A colour of a few dots is kept, too, which a median cut would lose.
-        few = Image.open(source).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE)
+        few = Image.open(source).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
         few.save(file, "png", optimize=True)
-    return path
 
 
 def _write(path: Path, text: str) -> Path:

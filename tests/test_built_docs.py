@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Browser
+from tests.browser import Browser, find_chromium
 
 PAGES = Path(__file__).parent.parent / "docs" / "_build" / "html"
 WIDE = """[...document.querySelectorAll('article *')].filter(e =>
@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def browser(tmp_path_factory):
     if not (PAGES / "index.html").exists():
         pytest.skip("docs/_build/html is not there: make docs")
+    find_chromium()
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
 
