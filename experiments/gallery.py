@@ -18,7 +18,6 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 from rich.console import Console
 
 from bitjax.cli.arguments import Parser
@@ -55,29 +54,7 @@ def overview() -> Iterator[Path]:
             right = plots.bits_per_layer(chosen.sites, axes=axes[1])
             right.set(title="The bits that BitPruning gives each layer")
             _name_stages(right)
-            yield _save(f"{name}.svg")
-
-
-def bits() -> Iterator[Path]:
-    """The bits of every layer's weights and inputs, a row for each run of the table."""
-    _, runs = _read(_TABLE)
-    runs = [run for run in runs if run.seed == 0 and run.method != "full_precision"]
-    roles = ("kernel", "input")
-    with matplotlib.rc_context(_STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
-        _, axes = plt.subplots(1, 2, figsize=(9.2, 0.24 * len(runs) + 1.1), layout="constrained")
-        for one, role in zip(axes, roles, strict=True):
-            map_RxL = np.array([[s.integer for s in r.sites if s.role == role] for r in runs])
-            one.imshow(np.minimum(map_RxL, 8), cmap="Blues", vmin=0, vmax=9, aspect="auto")
-            for (row, layer), value in np.ndenumerate(map_RxL):
-                colour = "white" if value > 5 else "black"
-                style = {"ha": "center", "va": "center_baseline", "fontsize": 7.5, "color": colour}
-                one.text(layer, row, f"{value:g}", **style)
-            one.set_title("weights" if role == "kernel" else "inputs")
-            _name_stages(one, [s.site for s in runs[0].sites if s.role == role])
-            one.tick_params(length=0)
-            one.set_yticks(range(len(runs)), [run.name.rpartition("/")[2] for run in runs])
-        axes[1].set_yticks([])
-        yield _save("bits.png")
+            yield _save(IMAGES / f"{name}.svg")
 
 
 def graph() -> Iterator[Path]:
@@ -120,7 +97,7 @@ def notebooks() -> Iterator[Path]:
 
 
 PICTURES: tuple[Callable[[], Iterator[Path]], ...] = (
-    overview, bits, graph, terminal, notebooks,
+    overview, graph, terminal, notebooks,
 )  # fmt: skip
 
 
@@ -149,34 +126,19 @@ def _read(folder: Path) -> tuple[Group, list[RunRecord]]:
     return group, [run for row in group.rows for run in row.runs]
 
 
-def _name_stages(axes: Any, sites: Sequence[str] | None = None) -> None:
+def _name_stages(axes: Any) -> None:
     """Names on the axis of layers: those of the stages, each below its middle."""
-    labels = [text.get_text() for text in axes.get_xticklabels()] if sites is None else sites
     places: dict[str, list[int]] = {}
-    for place, label in enumerate(labels):
-        places.setdefault(label.partition("/")[0], []).append(place)
+    for place, label in enumerate(axes.get_xticklabels()):
+        places.setdefault(label.get_text().partition("/")[0], []).append(place)
     axes.set_xticks([np.mean(own) for own in places.values()], list(places), rotation=0)
 
 
-def _save(name: str) -> Path:
-    """The figure as SVG, or as PNG of 160 dots per inch where SVG would be large."""
-    path, file = IMAGES / name, io.BytesIO()
-    if path.suffix == ".svg":
-        plt.gcf().savefig(file, format="svg", metadata={"Date": None})
-        write_text(path, file.getvalue().decode())
-    else:
-        plt.gcf().savefig(file, format="png", dpi=160)
-        _write_png(path, file)
+def _save(path: Path) -> Path:
+    file = io.BytesIO()
+    plt.gcf().savefig(file, format="svg", metadata={"Date": None})
     plt.close(plt.gcf())
-    return path
-
-
-def _write_png(path: Path, source: Any) -> None:
-    """A picture in 128 colours, a third of its bytes."""
-    with replacing(path) as file:
-        # A colour of a few dots is kept, too, which a median cut would lose.
-        few = Image.open(source).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
-        few.save(file, "png", optimize=True)
+    return _write(path, file.getvalue().decode())
 
 
 def _write(path: Path, text: str) -> Path:

@@ -6,7 +6,7 @@ from experiments import gallery
 
 
 def test_a_picture_that_is_not_there_is_an_error_that_lists_them():
-    with pytest.raises(ValueError, match="no picture 'map': choose among overview, bits, graph"):
+    with pytest.raises(ValueError, match="no picture 'map': choose among overview, graph"):
         gallery.main(["map"])
 
 
@@ -19,10 +19,8 @@ def test_the_texts_and_planes_are_those_of_the_committed_notebooks(tmp_path, mon
         assert path.read_bytes() == committed[path.name], "make pictures"
 
 
-def test_the_bits_map_and_the_terminal_are_drawn_from_results(tmp_path, monkeypatch):
+def test_the_terminals_table_is_drawn_from_results(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "IMAGES", tmp_path)
     (svg,) = gallery.terminal()
     text = svg.read_text("utf-8")
     assert "bitpruning" in text and "@font-face" not in text  # no letters from the network
-    (png,) = gallery.bits()
-    assert png.stat().st_size <= gallery.MOST
