@@ -23,6 +23,7 @@ help:
 	@echo "make lint       formatting and lint, changing nothing"
 	@echo "make types      the type checker"
 	@echo "make docs       the documentation, its examples run, as pages in docs/_build/html"
+	@echo "make pictures   draw the documentation's pictures anew, in docs/images"
 	@echo "make bench      the headline measures, as the table benchmarks/measured.md (15 minutes)"
 	@echo "make counts     what XLA made of ResNet-20's steps, over benchmarks/counts.json"
 	@echo "make notebooks  execute notebooks/*.py and rewrite the .ipynb beside them (2 minutes)"
@@ -59,7 +60,12 @@ types: $(VENV)/.installed-test $(VENV)/.installed-dev
 docs: $(VENV)/.installed-test $(VENV)/.installed-docs
 	$(RUN) -m pytest --quiet docs
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(RUN) -m pytest --quiet -m browser tests/test_built_docs.py
 	@echo "open $(CURDIR)/docs/_build/html/index.html"
+
+pictures: $(VENV)/.installed-test
+	$(RUN) -m experiments.gallery
+	$(RUN) -m experiments.screenshots
 
 bench: $(VENV)/.installed-test
 	$(RUN) -m benchmarks $(if $(ONLY),--only $(ONLY))
@@ -98,4 +104,4 @@ $(VENV)/made-by: FORCE
 	fi
 
 FORCE:
-.PHONY: help demo report test test-slow test-all dist lint types docs bench counts notebooks lab clean FORCE
+.PHONY: help demo report test test-slow test-all dist lint types docs pictures bench counts notebooks lab clean FORCE

@@ -7,7 +7,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]  # the pages' extensions; experiments, configs
 
+from bitjax import __version__  # noqa: E402  it is found by the path
+
 project = "bitjax"
+version = release = __version__
 author = "The bitjax authors"
 copyright = "The bitjax authors, Apache-2.0"  # noqa: A001  the name is Sphinx's
 
@@ -25,6 +28,7 @@ default_role = "code"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
+nb_render_markdown_format = "myst"  # tables in outputs, too
 nb_execution_mode = "off"  # they come with their outputs
 
 autodoc_typehints = "signature"
@@ -39,10 +43,11 @@ python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
-html_title = "bitjax"
+html_title = f"bitjax {release}"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["bitjax.css"]
+html_js_files = ["offline.js"]
 html_copy_source = False
 
 

@@ -82,7 +82,7 @@ def draw(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
     limit = {"Shannon's lower bound, half-normal": bound(bits)}
     axes = distortion_rate(bits.tolist(), shown, limit)
     axes.set(xlabel=RATES, title=f"medians over {len(curves)} sites", xticks=bits)
-    plt.gcf().savefig(path, dpi=150)
+    plt.gcf().savefig(path, dpi=160)
     plt.close(plt.gcf())
 
 

@@ -15,6 +15,9 @@
 # it looks at what that changed: the variables, the logits, the accuracy, the kernels.
 
 # %%
+import tempfile
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import matplotlib.pyplot as plt
@@ -217,6 +220,19 @@ state = plain.init(values["params"], pixels)
 same, _ = plain.apply(values["params"], state, pixels)
 print("sites:", ", ".join(bj.bits_of(state)))
 print("logits are those of NNX:", np.allclose(same, logits, atol=1e-5))
+
+# %% [markdown]
+# ## What you take away
+#
+# `deploy` fixes a quantized model, and `save_packed` writes it at its true size: codes at their 4
+# bits, scales, and the classifier in float. [Notebook 07](07_take_it_away.ipynb) reads such a file,
+# and writes those of other tools.
+
+# %%
+path = Path(tempfile.mkdtemp()) / "digits.safetensors"
+size = bj.save_packed(path, bj.deploy(model, variables, batch), batch)
+as_float = 4 * sum(leaf.size for leaf in jax.tree.leaves(trained))
+print(f"{path.name}: {size.payload + size.header:,} bytes, where float has {as_float:,}")
 
 # %% [markdown]
 # Next: [learn the bitlengths](02_learn_bitlengths.ipynb) instead of choosing them.

@@ -182,5 +182,15 @@ axes = plots.bits_per_layer(bj.bits_of(tuned_variables), learned=bits)
 # Bars are the final bits, and marks the learned bits. Layers with many multiply-adds had to give up
 # more.
 #
+# ## What you take away
+#
+# The network in one file of its true size, each kernel at the bits that it has learned.
+
+# %%
+fixed = bj.deploy(tuning.wrap(second_stage.stages[-1]), tuned_variables, batch)
+size = bj.save_packed(folder / "digits.safetensors", fixed, batch)
+print(f"digits.safetensors: {size.payload:,} bytes, and {size.header:,} that say what they are")
+
+# %% [markdown]
 # `bitjax train digits/bitpruning --workdir runs/d` is this experiment as a config, with a budget on
 # the average bits. Next: [bit planes under a rate](03_bitwise_bottleneck.ipynb).

@@ -287,3 +287,11 @@ for site, bits in bj.bits_of(variables).items():
 #
 # Its arguments are checked like any other's. `CONTRIBUTING.md` says what a new quantizer of bitjax
 # itself needs: a file in `bitjax/quantizers/`, and a row in the table of the contract test.
+#
+# ## What you take away
+#
+# A grid of your own, and the bits that each kernel chose on it.
+
+# %%
+axes = plots.bits_per_layer(bj.bits_of(variables))
+title = axes.set_title("powers of two: bits of kernels, and of inputs at fixed bits")

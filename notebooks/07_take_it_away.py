@@ -27,6 +27,7 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import SVG
 
 import bitjax as bj
 from bitjax.data import digits as load_digits
@@ -35,6 +36,7 @@ from bitjax.export.interpreter import interpret
 from bitjax.methods import full_precision, lsq
 from bitjax.models import SmallCNN
 from bitjax.report import plots
+from bitjax.report.drawing import draw_graph
 from bitjax.training.runner import run
 from bitjax.training.settings import Settings
 from bitjax.training.work import make_work
@@ -131,6 +133,12 @@ ran = interpret(graph, few)
 own = bj.integer_model(fixed, few).sites(few)
 for site, integers in ran.integers.items():
     print(f"{site:12} {(integers != own.integers[site]).sum()} of {integers.size} codes differ")
+
+# %% [markdown]
+# The same list as a picture. Integers are blue, the thicker the more bits they have.
+
+# %%
+SVG(draw_graph(graph, "What evaluation of the digits' network computes"))
 
 # %% [markdown]
 # ## In ONNX Runtime

@@ -14,6 +14,7 @@ from bitjax import data, methods, models, quantizers, solvers
 from bitjax.launch.registry import METHODS, QUANTIZERS
 from bitjax.launch.registry import MODELS as MODEL_FACTORIES
 from configs import base
+from experiments.gallery import MOST
 
 DOCS = Path(__file__).parent.parent / "docs"
 MADE = ("_build", "notebooks", "tables")  # by `make docs`
@@ -132,6 +133,25 @@ def test_pages_name_only_files_that_are_there():
     for page, text in PAGES.items():
         for path in re.findall(r"`((?:bitjax|configs|experiments|benchmarks)/[\w/]+\.\w+)", text):
             assert (DOCS.parent / path).exists(), f"{page} names {path}"
+
+
+def test_a_guide_opens_with_a_command_or_code():
+    guides = {n: t for n, t in PAGES.items() if n.startswith("guides/") and "index" not in n}
+    late = []
+    for name, text in {**guides, "quickstart.md": PAGES["quickstart.md"]}.items():
+        lines = text.splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("```"))
+        if first > 12 or lines[first] not in ("```", "```pycon", "```python"):
+            late.append(name)
+    assert not late, f"the first block must be a command or code, in line 12 at last: {late}"
+
+
+def test_pictures_are_small_and_each_is_shown_on_a_page():
+    pictures = [*(DOCS / "images").iterdir(), *DOCS.parent.glob("results/*.png")]
+    shown = "\n".join(PAGES.values())
+    for path in pictures:
+        assert path.stat().st_size <= MOST, f"{path.name}: make pictures"
+        assert path.name in shown, f"no page shows {path.name}"
 
 
 def test_the_readme_fits_into_800_words_and_opens_with_picture_commands_and_code():

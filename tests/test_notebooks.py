@@ -1,7 +1,9 @@
 """The notebooks are what their sources say, run without a warning, and can be read as they are."""
 
+import base64
 import json
 import re
+import struct
 import sys
 import time
 
@@ -12,7 +14,7 @@ from nbclient.exceptions import CellExecutionError
 
 from notebooks.execute import FOLDER, execute, main, sources
 
-KILOBYTES = 400
+KILOBYTES = 200
 REAL_DATA = {"08_language_model"}  # the others have scikit-learn's
 every_notebook = pytest.mark.parametrize("source", sources(), ids=lambda path: path.stem)
 
@@ -46,6 +48,8 @@ def check_outputs(notebook):
         # What tells one machine, or one run, from another.
         assert not re.search(r"/(tmp|home|root|Users)/|0x[0-9a-f]{6,}", text), text
     assert pictures_of(notebook)
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    assert last.outputs, "a notebook ends with a file, a table or a picture to take away"
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
 
@@ -81,6 +85,13 @@ def test_a_notebook_is_small_and_tells_nothing_of_where_it_was_made(source):
         "language_info": {"name": "python"},
     }
     assert not any(cell["metadata"] for cell in value["cells"])
+    for picture in pictures_of(committed(source)):
+        width, height, _, colours = struct.unpack(
+            ">IIBB", base64.b64decode(picture.data["image/png"])[16:26]
+        )
+        assert colours == 3  # a palette
+        shown = picture.metadata["image/png"]
+        assert (shown.width, shown.height) == (width // 2, height // 2)  # two dots for each
 
 
 @every_notebook
