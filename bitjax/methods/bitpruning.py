@@ -146,9 +146,8 @@ def bitpruning(
     rounding = _rounding(rounding, budgets, tied)
     made = Recipe(steps, **recipe)
     learned = steps - (tuned := round(steps * fine_tune))
-    left_off = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
-    rate = made.learning_rate * left_off
-    rate = rate if fine_tune_learning_rate is None else fine_tune_learning_rate
+    left = 0.5 * (1.0 + float(jnp.cos(jnp.pi * learned / max(1, steps))))
+    rate = made.learning_rate * left if fine_tune_learning_rate is None else fine_tune_learning_rate
     bits_direction = optax.chain(*(tie(pattern) for pattern in tied), adam())
     first = Stage(
         "learn_bits",
@@ -156,7 +155,7 @@ def bitpruning(
         learned,
         labels=learned_labels(rules),
         optimizers={
-            "weights": descent(made._replace(steps=learned), left_off),
+            "weights": descent(made._replace(steps=learned), left),
             "bits": scheduled(bits_direction, bits_learning_rate, learned, decay="constant"),
             "ranges": scheduled(adam(), range_learning_rate, learned, end=0.1),
         },
