@@ -13,7 +13,7 @@
 #
 # A run leaves a folder with its config, its bits site by site, and its result with commit and
 # machine. This notebook reads such folders, puts what is comparable side by side, and draws the
-# pictures that a paper needs. The runs are those of `results/digits` (every method, three seeds
+# pictures that a paper needs. The runs are those of `results/digits` (every method, ten seeds
 # each) and a short run that is made here from a config.
 
 # %%
