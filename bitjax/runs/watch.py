@@ -64,8 +64,8 @@ class Watch:
 
     Example:
       >>> seen = Watch(["results/digits/lsq"]).look()
-      >>> [(run.folder[-5:], run.status, run.score.shown) for run in seen][:2]
-      [('seed0', 'finished', '98.06%'), ('seed1', 'finished', '98.89%')]
+      >>> [(run.folder[-5:], run.status) for run in seen][:2]
+      [('seed0', 'finished'), ('seed1', 'finished')]
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike]):
