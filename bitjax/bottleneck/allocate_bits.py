@@ -189,7 +189,6 @@ def allocate_bits(
     Source: effects of single sites by KL as in ZeroQ, arXiv 2001.00281; that they only rank moves,
       and that joint measurements on other batches decide, is ours.
     """
-    _check_solved(variables, solved)
     names = _sites(variables, sites, solved)
     given = list(weighted(batches, weights))
     if len(given) < 2:
@@ -266,6 +265,7 @@ def _sites(variables, pattern, solved):
     known = bits_of(variables)
     if not known:
         raise ValueError("`variables` hold no bits: make them by bitjax.attach.")
+    _check_solved(variables, solved)
     found = [site for site in known if re.fullmatch(pattern, site)]
     if not found:
         raise ValueError(
