@@ -17,7 +17,9 @@ from bitjax.checks import (
     FUNCTION,
     NONE,
     PATTERN,
+    TEXT,
     Allowed,
+    check,
     checked,
     either,
     instance,
@@ -33,8 +35,9 @@ from bitjax.costs.site import SITE_COSTS, Costs
 from bitjax.frameworks.calibrate import averages
 from bitjax.frameworks.call import Model
 from bitjax.frameworks.costs import costs_with
+from bitjax.frameworks.leaves import shapes_of
 from bitjax.frameworks.models import float_model
-from bitjax.variables import QUANT, VARIABLES, as_call, floats_of, read_site
+from bitjax.variables import QUANT, STATS, VARIABLES, as_call, floats_of, read_site
 
 Variables = Mapping[str, Any]
 
@@ -83,6 +86,10 @@ class SolvedKernels(NamedTuple):
     leaves: Mapping[str, Sequence[str]]
 
 
+SOLVED: dict[str, Allowed] = {
+    "solved.levels": instance(Mapping, hint="give {bits: variables}."),
+    "solved.leaves": mapping(several(TEXT)),
+}
 # What the settings may be, here and in the method.
 ALLOCATE_BITS: dict[str, Allowed] = {
     "budgets": several(instance(Budget), 1, hint="make each by bitjax.budget('bits', 4.0), say."),
@@ -226,11 +233,39 @@ def allocate_bits(
     )
 
 
+def _check_solved(variables, solved):
+    """Refuses solved kernels that are not those of these variables."""
+    if solved is None:
+        return
+    check(SOLVED, {"solved.levels": solved.levels, "solved.leaves": solved.leaves})
+    known = shapes_of({name: tree for name, tree in variables.items() if name != STATS})
+    for bits, own in solved.levels.items():
+        found = shapes_of(own)
+        if differ := [path for path in known if found.get(path) != known[path]]:
+            raise ValueError(
+                f"`solved.levels[{bits}]` must have the leaves and shapes of `variables`, and "
+                f"differs at {differ[0]!r}: solve kernels of this very model."
+            )
+    sites = bits_of(variables)
+    for site, paths in solved.leaves.items():
+        if site not in sites:
+            raise ValueError(
+                f"`solved.leaves` has {site!r}, which is no quantized site. Sites: "
+                f"{', '.join(sites)}."
+            )
+        if wrong := [path for path in paths if path not in known]:
+            raise ValueError(
+                f"`solved.leaves[{site!r}]` has {wrong[0]!r}, which is no leaf of the variables: "
+                f"give paths such as {next(iter(known))!r}."
+            )
+
+
 def _sites(variables, pattern, solved):
     """The sites to choose bits for."""
     known = bits_of(variables)
     if not known:
         raise ValueError("`variables` hold no bits: make them by bitjax.attach.")
+    _check_solved(variables, solved)
     found = [site for site in known if re.fullmatch(pattern, site)]
     if not found:
         raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.tree_util import DictKey, SequenceKey
 
 from bitjax.program.naming import path_of
@@ -37,6 +38,12 @@ def read_leaf(variables: Mapping[str, Any], path: str) -> Any:
         if path_of(own) == path:
             return nn.meta.unbox(leaf)
     raise KeyError(f"the variables have no leaf {path!r}.")
+
+
+def shapes_of(variables: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every array by its path, as `read_leaf` takes it."""
+    found = jax.tree_util.tree_leaves_with_path(variables, is_leaf=_is_box)
+    return {path_of(path): np.shape(nn.meta.unbox(leaf)) for path, leaf in found}
 
 
 def write_leaf(variables: Mapping[str, Any], path: str, value: Any) -> Any:

@@ -86,7 +86,10 @@ def parse_range(text: str, base: ConfigDict) -> tuple[str, tuple[float, float, b
         low = high = math.nan
     log = parts[2:] == ["log"]
     if not key or (parts[2:] and not log) or not -math.inf < low < high < math.inf:
-        raise ValueError(f"`range` must be key=low:high or key=low:high:log, got {shown(text)}.")
+        raise ValueError(
+            "`range` must be key=low:high or key=low:high:log, two numbers with low below high, "
+            f"got {shown(text)}."
+        )
     if log and low <= 0:
         raise ValueError(f"`range` must be above 0 for a logarithm, got {shown(text)}.")
     check_key(key, base)

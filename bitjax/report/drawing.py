@@ -22,6 +22,7 @@ _HEADS = {"Conv": "#335588", "MatMul": "#335588", "Quantize": "#33663f", "Dequan
           "Output": "#5f6672"}  # fmt: skip
 _LINE, _CHAR, _PAD, _GAP, _LANE = 17, 6.7, 10, 36, 26  # of text and boxes, in pixels
 _OPS = 4  # of a module that are named
+_LONGEST = 60  # letters of a line; a name's end tells more than its beginning
 _INTEGERS, _FLOATS = "#0072b2", "#8a8f98"
 _FONT = "font-family='system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif' font-size='12'"
 
@@ -74,6 +75,7 @@ def draw_graph(graph: Graph, title: str = "") -> str:
     """
     boxes = _boxes(graph)
     edges = _edges(graph, boxes)
+    boxes = [box._replace(lines=tuple(map(_cut, box.lines))) for box in boxes]
     texts = [(box.title, *box.lines) for box in boxes]
     width = int(max(_CHAR * len(text) for lines in texts for text in lines)) + 2 * _PAD
     tops = [_PAD]
@@ -223,6 +225,10 @@ def _drawn_edge(
     return (
         f"<path d='{path}' fill='none' stroke='{colour}' stroke-width='{thick:g}'/>{arrow}{label}"
     )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}"
 
 
 def _safe(text: str) -> str:

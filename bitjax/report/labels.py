@@ -1,5 +1,6 @@
 """Names rows: by their runs' name, and by what tells rows of one name apart."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -48,4 +49,7 @@ def shared_by(labels: Sequence[str]) -> str:
 
 
 def _cut(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        # What a search drew has 17 digits; six tell settings apart.
+        return text if len(text) <= 12 else f"{float(text):.6g}"
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -20,12 +20,13 @@ import os
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from bitjax.extras import extra
-from bitjax.files.reading import FileError, one_line, read_json, reason_of
+from bitjax.files.reading import FileError, one_line, read_json
 from bitjax.files.writing import write_text
 
 _IDS = "writers.json"  # by which services know the run, so that it is the same one when resumed
@@ -190,14 +191,21 @@ class Writers:
     def _try(self, name: str, call: Callable[[], object]) -> None:
         try:
             call()
-        except Exception as error:  # whatever it is, a run does not end because of a picture of it
+        except (Exception, SystemExit) as error:  # a run does not end because of a picture of it
             self._open.pop(name, None)
             self._opened.pop(name, None)
             _log.warning(
                 "the writer %r is left out from here on (%s); metrics.jsonl has every row.",
                 name,
-                one_line(reason_of(error)),
+                one_line(_told(error)),
             )
+
+
+def _told(error: BaseException) -> str:
+    """What a writer's author needs to know: the kind, the text, and the line."""
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said}; {frame.filename}, line {frame.lineno}"
 
 
 @contextlib.contextmanager

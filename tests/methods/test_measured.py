@@ -38,12 +38,28 @@ def test_kernels_are_solved_at_the_bits_that_were_chosen():
         assert -most <= np.rint(codes).min() and np.rint(codes).max() <= most - 1
 
 
-def test_kernels_for_some_candidates_alone_are_refused_in_one_line():
+OWN = {"head/kernel": ("params/head/kernel",)}
+WRONG = {
+    "no levels": (lambda v: (None, OWN), "`solved.levels` must be a Mapping, got None"),
+    "one level": (lambda v: ({2: v}, OWN), "it has none for 3"),
+    "no array": (lambda v: ({2: v, 3: 1}, OWN), "`solved.levels[3]` must have the leaves and"),
+    "other shapes": (
+        lambda v: ({2: v, 3: jax.tree.map(lambda w: w[None], v)}, OWN), "and differs at 'params/"
+    ),
+    "no list": (lambda v: ({2: v, 3: v}, {"head/kernel": "params"}), "each text, got {'head/"),
+    "no site": (lambda v: ({2: v, 3: v}, {"heads/kernel": ()}), "is no quantized site. Sites: "),
+    "no leaf": (lambda v: ({2: v, 3: v}, {"head/kernel": ("head",)}), "is no leaf of the variab"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_solved_kernels_that_do_not_go_with_the_model_are_refused_in_one_line(case):
     x = jax.random.normal(jax.random.key(0), (64, 8))
     model = bj.Quantized(MLP(features=(4,)), [bj.rule(".*/kernel", KERNEL)])
     variables = model.init(jax.random.key(1), x)
-    half = SolvedKernels({2: variables}, {"head/kernel": ()})
-    with pytest.raises(ValueError, match=re.escape("it has none for 3")):
+    given, message = WRONG[case]
+    half = SolvedKernels(*given(variables))
+    with pytest.raises(ValueError, match=re.escape(message)):
         bj.allocate_bits(
             model, variables, [x, x], [bj.budget("bits", 3.0, "head/kernel")],
             sites="head/kernel", candidates=(2, 3), solved=half,
