@@ -7,6 +7,7 @@ the rounds before alone, not on whether the search was stopped in between.
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,15 +110,21 @@ def run_search(search: Search, slots: int, run: Callable[[Sequence[SweepRun]], b
     with take_folder(search.workdir / _FOLDER) as held:
         study = _study(search, held.folder / _JOURNAL)
         while open_trials := _next_round(study, search, slots):
-            runs = [_run_of(search, trial) for trial in open_trials]
-            write_record(Sweep(search.config, search.workdir, search.fixed, tuple(runs),
+            runs, refused = _runs_of(search, open_trials)
+            if 0 in refused and not runs:  # a wrong range, most likely: nothing is begun
+                (held.folder / _JOURNAL).unlink()
+                raise ValueError(refused[0])
+            for number, reason in refused.items():
+                study.tell(number, state=_states().FAIL)
+                print(f"trial {number} is no run: {reason}", file=sys.stderr)
+            write_record(Sweep(search.config, search.workdir, search.fixed, tuple(runs.values()),
                                search.arguments))  # fmt: skip
-            stopped = run(runs)
-            for trial, each in zip(open_trials, runs, strict=True):
+            stopped = bool(runs) and run(list(runs.values()))
+            for number, each in runs.items():
                 if each.finished:
-                    study.tell(trial.number, _value(study, each))
+                    study.tell(number, _value(study, each))
                 elif not stopped:
-                    study.tell(trial.number, state=_states().FAIL)
+                    study.tell(number, state=_states().FAIL)
             if stopped:
                 return STOPPED
         return _summarize(study, search)
@@ -189,6 +196,17 @@ def _distribution(optuna: Any, key: str, search: Search) -> Any:
     return kind.FloatDistribution(low, high, log=log)
 
 
+def _runs_of(search: Search, trials: Sequence[Any]) -> tuple[dict[int, SweepRun], dict[int, str]]:
+    """The runs of trials by their numbers, and why the config refuses what others chose."""
+    runs, refused = {}, {}
+    for trial in trials:
+        try:
+            runs[trial.number] = _run_of(search, trial)
+        except ValueError as error:
+            refused[trial.number] = str(error)
+    return runs, refused
+
+
 def _run_of(search: Search, trial: Any) -> SweepRun:
     overrides: Overrides = {key: str(trial.params[key]) for key in search.space}
     config = load_config(search.config, [*search.fixed, *arguments_of(overrides)])
@@ -214,12 +232,12 @@ def _value(study: Any, run: SweepRun) -> float:
 def _summarize(study: Any, search: Search) -> int:
     """Prints all trials and the best one; the exit code."""
     trials, finished = study.get_trials(), _states().COMPLETE
-    runs = [_run_of(search, trial) for trial in trials]
-    progress = SweepProgress(runs)
-    for trial, run in zip(trials, runs, strict=True):
-        progress.statuses[run.name] = "finished" if trial.state == finished else "failed"
+    runs, _ = _runs_of(search, trials)
+    done = {trial.number for trial in trials if trial.state == finished}
+    progress = SweepProgress(list(runs.values()))
+    for number, run in runs.items():
+        progress.statuses[run.name] = "finished" if number in done else "failed"
     progress.summarize()
-    done = [run for run, trial in zip(runs, trials, strict=True) if trial.state == finished]
     if done:
         best = runs[study.best_trial.number]
         score = score_of(read_json(best.folder / "result.json"))

@@ -53,6 +53,17 @@ def runner(said, *, stop_after=None, fails=(), **changes):
     return run
 
 
+def test_a_trial_that_the_config_refuses_counts_as_failed_and_the_others_go_on(tmp_path, capsys):
+    momentum = "method.momentum=0.5:1.2"  # the method takes less than 1
+    search = planned(tmp_path, trials=9, ranges=(RATE, momentum))
+    said = []
+    assert run_search(search, 4, runner(said)) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert 0 < len(said) < 9 and len(said) + len(told) == 9
+    assert all("is no run: " in line and "momentum" in line for line in told)
+    assert run_search(search, 4, runner(said)) == 0 and len(said) + len(told) == 9
+
+
 def test_later_trials_are_better_than_the_first_and_the_best_is_told(tmp_path, capsys):
     said = []
     assert run_search(planned(tmp_path, trials=25), 1, runner(said)) == 0
