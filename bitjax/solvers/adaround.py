@@ -80,8 +80,8 @@ def adaround_codes(
         The second input varies as the first one does, and makes up for its rounding.
 
         >>> gram = np.array([[1.0, 0.9], [0.9, 1.0]])
-        >>> adaround_codes(gram, [[0.4, 0.4]], [-1, 0, 1], [1.0]).value.sum().item()
-        1.0
+        >>> adaround_codes(gram, [[0.45, 0.35]], [-1, 0, 1], [1.0]).value.tolist()
+        [[1.0, 0.0]]
 
     Source: the paper's equations 21 to 24. Departures: there V learns from batches of patches,
       10,000 steps, the layer's ReLU inside the error. From moments a step costs N^2 M

@@ -11,14 +11,13 @@ operations and the kernels' bytes. That is the table's row: results/digits.md.
 from bitjax.configs.digits.float import SCHEDULE
 from bitjax.configs.digits.float import get_config as float_config
 
-BUDGETS = {
-    "bits": ({"metric": "bits", "limit": 3.0},),
-    "costs": ({"metric": "bops", "limit": 1_433_088.0}, {"metric": "bytes", "limit": 9_654.0}),
-}
-
 
 def get_config(budget="bits"):
-    if budget not in BUDGETS:
+    budgets = {
+        "bits": ({"metric": "bits", "limit": 3.0},),
+        "costs": ({"metric": "bops", "limit": 1_433_088.0}, {"metric": "bytes", "limit": 9_654.0}),
+    }
+    if budget not in budgets:
         raise ValueError(f"behind the config's name comes bits or costs, got {budget}")
     config = float_config()
     config.method = {
@@ -38,7 +37,7 @@ def get_config(budget="bits"):
         ("conv1/input", {**learned, "signed": True}),  # the normalised image
         (".*/input", {**learned, "signed": False}),  # after a ReLU
     )
-    config.budgets = BUDGETS[budget]
+    config.budgets = budgets[budget]
     if budget == "costs":
         config.name = "digits/bitpruning_costs"
     return config
