@@ -1,5 +1,6 @@
 """Finds and reads config files, shipped ones and a user's own. They are programs, and are run."""
 
+import copy
 import difflib
 import importlib.util
 import inspect
@@ -71,6 +72,7 @@ def load_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
     with program(where):
         check_sections(plain(found))
         if arguments:
+            found = copy.deepcopy(found)  # a module that the file imports may hold parts of it
             overrides.apply(arguments, found)
             check_sections(plain(found))
     return found.lock()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from bitjax.launch import grid
+from bitjax.launch.config_files import load_config
 from bitjax.launch.grid import name_runs, parse_grid, plan
 
 DIGITS = "configs/digits/float.py"
@@ -59,6 +60,15 @@ def sweep_none():
 
 def sweep_text():
     return "seed"
+"""
+SHARING = """
+from shared_limits import LIMITS
+from bitjax.configs.digits.bitpruning import get_config as base
+
+def get_config():
+    config = base()
+    config.budgets = LIMITS
+    return config
 """
 
 
@@ -150,6 +160,17 @@ def test_values_that_are_no_scalars_come_through(config, tmp_path):
     runs = plan(config, tmp_path, grid=["budgets[0].limit=2.0,3.0"])
     assert [run.spec["budgets"][0]["limit"] for run in runs] == [2.0, 3.0]
     assert [run.name for run in runs] == ["limit=2", "limit=3"]
+
+
+def test_a_run_changes_nothing_of_what_a_config_imports(tmp_path, monkeypatch):
+    (tmp_path / "shared_limits.py").write_text('LIMITS = ({"metric": "bits", "limit": 4.0},)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "own.py"
+    path.write_text(SHARING)
+    for limit in ("3.0", "4.0"):
+        changed = load_config(str(path), [f"--config.budgets[0].limit={limit}"])
+        assert changed.budgets[0]["limit"] == float(limit)
+        assert load_config(str(path)).budgets[0]["limit"] == 4.0
 
 
 def test_commas_inside_brackets_divide_nothing():
