@@ -20,7 +20,8 @@ from bitjax.runs.lock import LOCK, holder_of, locked_files
 from bitjax.runs.records import Score, score_of
 from bitjax.runs.tail import Tail
 
-_ROWS, _RESULT, _EXPORTS = "metrics.jsonl", "result.json", f"{EXPORT}/{LISTED}"
+_CONFIG, _RESULT, _ROWS = "config.json", "result.json", "metrics.jsonl"
+_EXPORTS = f"{EXPORT}/{LISTED}"
 _OWN = ("checkpoints", "best", "wandb", EXPORT)  # folders inside a run's that hold no runs
 _SILENT = 600.0  # seconds without a row after which a run of another machine may have ended
 _LATE = 120.0  # seconds without a row after which a run says so
@@ -113,7 +114,7 @@ def _list(folder: Path) -> tuple[bool, list[Path]]:
     """Whether a folder is a run's, and the folders in it that may hold others."""
     with os.scandir(folder) as entries:
         found = {entry.name: entry for entry in entries}
-    is_run = "config.json" in found or _RESULT in found
+    is_run = _CONFIG in found or _RESULT in found
     hidden = _OWN if is_run else ()
     inside = [
         folder / name
@@ -141,6 +142,7 @@ class _Run:
         self.read(_RESULT, self.take_result)
         self.read(_EXPORTS, lambda: None)
         if self.result.get("status") != "finished":  # else no row comes, and the result says all
+            self.read(_CONFIG, self.take_config)
             self.read(PLAN, self.take_plan)
             self.read(_ROWS, self.take_rows)
             self.read(LOCK, self.take_lock)
@@ -180,6 +182,11 @@ class _Run:
             self.wrong[name] = str(error).removeprefix("is damaged: ")
         except FileError as error:
             self.wrong[name] = f"{name} {error.what}"
+
+    def take_config(self) -> None:
+        """What is wrong with the config; nothing of it is shown."""
+        if self.stamps[_CONFIG] is not None:
+            read_object(self.folder / _CONFIG)
 
     def take_plan(self) -> None:
         """The steps and the score of a run that has begun."""

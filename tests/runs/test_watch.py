@@ -160,6 +160,7 @@ def test_rows_that_a_resumed_run_writes_anew_replace_the_others(tmp_path):
         ("metrics.jsonl", b'{"step": 1}\n[1]\n{"step": -1}\n{"step": true}\n\xff\n', "4 damaged"),
         ("metrics.jsonl", b"x" * 200_000, "1 damaged"),
         ("metrics.jsonl", b"[" * 2000 + b"\n", "1 damaged"),
+        ("config.json", b"{", "config.json is not JSON"),
         ("plan.json", b"{", "plan.json is not JSON"),
         ("plan.json", b'{"stages": [{"steps": 1e9}]}', "plan.json has a stage without steps"),
         ("plan.json", b'{"score": {"name": 3}}', "name in result.json must be text"),
@@ -214,7 +215,7 @@ def test_a_look_opens_only_what_is_new_and_reads_only_its_new_bytes(tmp_path, op
     long = (runs[0] / "metrics.jsonl").stat().st_size
     watch, names = Watch([tmp_path]), opened(tmp_path)
     watch.look()
-    assert sorted(set(names)) == ["metrics.jsonl", "plan.json"] and len(names) == 40
+    assert sorted(set(names)) == ["config.json", "metrics.jsonl", "plan.json"] and len(names) == 60
     names.clear()
     watch.look()
     assert names == []
