@@ -38,8 +38,9 @@ def test_q_and_ctrl_c_end_it_and_leave_the_terminal_as_it_was(key, tmp_path):
     ours, theirs = os.openpty()
     before = termios.tcgetattr(theirs)
     program = f"""if True:
-        import os, sys
+        import os, signal, sys
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has none
         import fcntl, termios
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # whose Ctrl-C reaches us
         from bitjax.cli.main import main
@@ -48,12 +49,16 @@ def test_q_and_ctrl_c_end_it_and_leave_the_terminal_as_it_was(key, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=theirs
     )
-    said, until = b"", time.monotonic() + 60
-    while b"1 finished" not in said and time.monotonic() < until:
-        said += os.read(ours, 4096)
-    assert b"1 finished" in said
-    os.write(ours, key.encode())
-    assert process.wait(30) == 0
+    try:
+        said, until = b"", time.monotonic() + 60
+        while b"1 finished" not in said and time.monotonic() < until:
+            said += os.read(ours, 4096)
+        assert b"1 finished" in said
+        os.write(ours, key.encode())
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
     assert b"Traceback" not in said
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
