@@ -588,7 +588,7 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
     for chosen_rules in {id(stage.rules): stage.rules for stage in method.stages}.values():
         shapes = jax.eval_shape(wrap(chosen_rules).init, jax.random.PRNGKey(0), x)
         chosen = {site for site in sites if quantizer_of(chosen_rules, site)}
-        # Ends stay float, and of language models and networks that nothing trains what no rule is for.
+        # Ends stay float, and where there is no rule of theirs some inputs that nothing trains.
         own = of_tokens or path.stem in ("squeezenet", "resnet20_solved")
         if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq") and not own:
             assert chosen == (set(sites) if rules else set())
