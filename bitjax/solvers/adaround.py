@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from bitjax.checks import ARRAY, NONE, checked, either, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import MASK, check_finite, checked_pruned
+from bitjax.solvers.checks import MASK, check_finite, checked_pruned, checked_rounding
 
 _LOW, _HIGH = -0.1, 1.1  # gamma and zeta, between which the sigmoid is stretched
 _WARM = 0.2  # share of the steps before the regulariser begins
@@ -88,24 +88,13 @@ def adaround_codes(
       multiply-adds, and there is no ReLU. The strength has a unit of its own, so that it means the
       same in every layer.
     """
-    gram, filters, grid, scale = (
-        np.asarray(a, np.float64) for a in (gram_NxN, filters_MxN, grid_G, scale_M)
-    )
-    M, N = filters.shape if filters.ndim == 2 else (0, 0)
-    if gram.shape != (N, N) or scale.shape != (M,) or 0 in (M, N):
-        raise ValueError(
-            "`gram_NxN`, `filters_MxN` and `scale_M` must be [N, N], [M, N] and [M], got "
-            f"{gram.shape}, {filters.shape} and {scale.shape}."
-        )
-    if grid.ndim != 1 or grid.size < 2 or not (np.diff(grid) > 0).all():
-        raise ValueError(
-            f"`grid_G` must be one axis of two or more codes in rising order, got {grid_G}."
-        )
+    gram, filters, grid, scale = checked_rounding(gram_NxN, filters_MxN, grid_G, scale_M, 2)
+    M, N = filters.shape
     cross = filters @ gram if cross_MxN is None else np.asarray(cross_MxN, np.float64)
     if cross.shape != (M, N):
         raise ValueError(f"`cross_MxN` must have shape {(M, N)}, got {cross.shape}.")
     pruned = checked_pruned(pruned_MxN, (M, N), grid)
-    check_finite(gram_NxN=gram, filters_MxN=filters, scale_M=scale, cross_MxN=cross)
+    check_finite(cross_MxN=cross)
 
     alive_M = scale > 0
     wanted = np.where(alive_M[:, None], filters / np.where(alive_M, scale, 1)[:, None], 0)

@@ -40,6 +40,26 @@ def checked_pruned(
     return pruned if pruned.any() else None
 
 
+def checked_rounding(
+    gram_NxN: ArrayLike, filters_MxN: ArrayLike, grid_G: ArrayLike, scale_M: ArrayLike, least: int
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """What a solver rounds to a grid of `least` codes or more: as float64, fitting and finite."""
+    gram, filters, grid, scale = (
+        np.asarray(a, np.float64) for a in (gram_NxN, filters_MxN, grid_G, scale_M)
+    )
+    M, N = filters.shape if filters.ndim == 2 else (0, 0)
+    if gram.shape != (N, N) or scale.shape != (M,) or 0 in (M, N):
+        raise ValueError(
+            "`gram_NxN`, `filters_MxN` and `scale_M` must be [N, N], [M, N] and [M], got "
+            f"{gram.shape}, {filters.shape} and {scale.shape}."
+        )
+    if grid.ndim != 1 or grid.size < least or not (np.diff(grid) > 0).all():
+        many = "two or more " if least == 2 else ""
+        raise ValueError(f"`grid_G` must be one axis of {many}codes in rising order, got {grid_G}.")
+    check_finite(gram_NxN=gram, filters_MxN=filters, scale_M=scale)
+    return gram, filters, grid, scale
+
+
 def checked_arrays(
     given: Mapping[str, tuple[ArrayLike | None, tuple[int, ...]]], leader: str, dtype
 ) -> list[jax.Array]:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from bitjax.checks import ARRAY, NONE, SWITCH, checked, either, integer, number
 from bitjax.solvers.base import Solution
-from bitjax.solvers.checks import MASK, check_finite, checked_pruned
+from bitjax.solvers.checks import MASK, checked_pruned, checked_rounding
 
 _LEAST = 1e-7  # damping that makes any Gram matrix definite in float64
 
@@ -74,19 +74,9 @@ def gptq_codes(
 
     Source: the paper's algorithm 1, whose program dampens by 0.01 and can order inputs so.
     """
-    gram, filters, grid, scale = (
-        np.asarray(a, np.float64) for a in (gram_NxN, filters_MxN, grid_G, scale_M)
-    )
-    M, N = filters.shape if filters.ndim == 2 else (0, 0)
-    if gram.shape != (N, N) or scale.shape != (M,) or 0 in (M, N):
-        raise ValueError(
-            "`gram_NxN`, `filters_MxN` and `scale_M` must be [N, N], [M, N] and [M], got "
-            f"{gram.shape}, {filters.shape} and {scale.shape}."
-        )
-    if grid.ndim != 1 or grid.size == 0 or not (np.diff(grid) > 0).all():
-        raise ValueError(f"`grid_G` must be one axis of codes in rising order, got {grid_G}.")
+    gram, filters, grid, scale = checked_rounding(gram_NxN, filters_MxN, grid_G, scale_M, 1)
+    M, N = filters.shape
     pruned = checked_pruned(pruned_MxN, (M, N), grid)
-    check_finite(gram_NxN=gram, filters_MxN=filters, scale_M=scale)
     variance = np.diagonal(gram)
     order = np.argsort(-variance, kind="stable") if act_order else np.arange(N)
     damped = gram[np.ix_(order, order)]
