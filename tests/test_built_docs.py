@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if not (PAGES / "index.html").exists():
-        pytest.skip("docs/_build/html is not there: make docs")
+        pytest.skip("docs/_build/html is not there: make docs")  # only make docs builds it
     find_chromium()
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         yield browser

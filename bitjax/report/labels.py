@@ -49,7 +49,7 @@ def shared_by(labels: Sequence[str]) -> str:
 
 
 def _cut(text: str) -> str:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # it is no number
         # What a search drew has 17 digits; six tell settings apart.
         return text if len(text) <= 12 else f"{float(text):.6g}"
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -154,6 +154,7 @@ def _signed(handle: int) -> str:
 
 def holder_of(folder: str | os.PathLike) -> tuple[int, str] | None:
     """The process and the host that a folder's lock names; they may have let it go since."""
+    # No lock, or one that cannot be read, names nobody.
     with contextlib.suppress(FileError, OSError), open_file(os.path.join(folder, LOCK)) as file:
         if found := _SIGNED.match(file.read(200).decode("utf-8", "replace")):
             return int(found[1]), found[2]

@@ -230,7 +230,7 @@ def _known_as(folder: Path, writer: str) -> str:
 
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one where the file is not there or damaged."""
-    with contextlib.suppress(FileError):
+    with contextlib.suppress(FileError):  # damaged: its names are made anew
         found = read_json(path)
         return dict(found) if isinstance(found, Mapping) else {}
     return {}

@@ -284,7 +284,7 @@ def test_equinox_attention_is_named_by_its_own_path():
 
 
 def test_haiku_functions_name_keys_and_state_as_neutral():
-    hk = pytest.importorskip("haiku")
+    hk = pytest.importorskip("haiku")  # an extra has it, not the core
 
     def forward(x, is_training):
         x = hk.BatchNorm(True, True, 0.9, name="norm")(hk.Linear(5, name="a")(x), is_training)
@@ -340,6 +340,6 @@ def test_a_wrong_kind_of_model_is_told_what_to_call(call, says):
 
 
 def test_a_transformed_haiku_function_is_told_to_give_apply():
-    hk = pytest.importorskip("haiku")
+    hk = pytest.importorskip("haiku")  # an extra has it, not the core
     with pytest.raises(TypeError, match=r"bitjax\.Function\(model\.apply, rules\)"):
         bj.Function(hk.transform(lambda x: hk.Linear(2)(x)))

@@ -14,7 +14,7 @@ import pytest
 
 from bitjax.launch.slurm import SlurmRun, make_executor, submit
 
-submitit = pytest.importorskip("submitit")
+submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
 
 
 @pytest.fixture

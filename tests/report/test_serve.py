@@ -91,7 +91,7 @@ def test_one_look_at_the_runs_serves_all_who_ask_within_a_second():
 def test_an_error_on_the_way_is_one_line_and_the_server_goes_on(served, capfd, monkeypatch):
     server, now = served
     monkeypatch.setattr("bitjax.report.serve._EVERY", 0.0)
-    now[0] = type("Bad", (), {"__repr__": lambda self: 1 / 0})()  # type: ignore[call-overload]
+    now[0] = type("Bad", (), {"__repr__": lambda self: 1 / 0})()  # type: ignore[call-overload]  # it is made to fail
     with pytest.raises(http.client.RemoteDisconnected):
         ask(server)
     assert capfd.readouterr().err == (

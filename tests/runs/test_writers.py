@@ -39,7 +39,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps({"name": "n", "seed": 3}))
-    import own_writers  # pyrefly: ignore[missing-import]
+    import own_writers  # pyrefly: ignore[missing-import]  # the fixture writes it
 
     own_writers.seen.clear()
     return own_writers.seen, tmp_path / "run"
