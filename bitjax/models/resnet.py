@@ -1,4 +1,4 @@
-"""The ResNets for CIFAR of He et al. 2015, with the shortcut that has no parameters (option A)."""
+"""The ResNets for CIFAR of He et al. 2015, their shortcuts without parameters or projected."""
 
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from bitjax.checks import checked, choice
 from bitjax.models.layers import COUNT, FIELDS, Blocks, conv, norm
 
 NORM = choice("batch", "none")
+SHORTCUT = choice("pad", "project")
 
 
 @checked(filters=COUNT, stride=COUNT)
@@ -49,7 +50,7 @@ def option_a_shortcut(x: jax.Array, filters: int, stride: int) -> jax.Array:
     return x
 
 
-@checked(filters=COUNT, stride=COUNT, norm=NORM, dtype=FIELDS["dtype"])
+@checked(filters=COUNT, stride=COUNT, norm=NORM, shortcut=SHORTCUT, dtype=FIELDS["dtype"])
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; both read the same array.
 
@@ -58,12 +59,14 @@ class ResidualBlock(nn.Module):
       stride: Stride of the first convolution and of the shortcut.
       dtype: Dtype of the computation.
       norm: `batch` normalises behind each convolution; `none` gives it a bias instead.
+      shortcut: `pad` as `option_a_shortcut`; `project` where the shape changes.
     """
 
     filters: int
     stride: int = 1
     dtype: DTypeLike | None = None
     norm: str = "batch"
+    shortcut: str = "pad"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -71,16 +74,20 @@ class ResidualBlock(nn.Module):
         convolve = partial(_conv_norm, norm_as=self.norm, dtype=self.dtype, train=train)
         y = nn.relu(convolve(x, "conv1", "bn1", self.filters, stride=self.stride))
         y = convolve(y, "conv2", "bn2", self.filters)
-        return nn.relu(y + option_a_shortcut(x, self.filters, self.stride))
+        if self.shortcut == "pad":
+            x = option_a_shortcut(x, self.filters, self.stride)
+        elif x.shape[-1] != self.filters or self.stride > 1:
+            x = convolve(x, "shortcut", "shortcut_bn", self.filters, size=1, stride=self.stride)
+        return nn.relu(y + x)
 
 
-def _conv_norm(x, name, norm_name, filters, *, stride=1, norm_as, dtype, train):
+def _conv_norm(x, name, norm_name, filters, *, size=3, stride=1, norm_as, dtype, train):
     """A convolution and its normalisation, or with a bias in place of that."""
-    x = conv(name, dtype, filters, stride=stride, bias=norm_as == "none")(x)
+    x = conv(name, dtype, filters, size, stride, bias=norm_as == "none")(x)
     return x if norm_as == "none" else norm(norm_name, dtype, train)(x)
 
 
-@checked(depth=COUNT, norm=NORM, **FIELDS)
+@checked(depth=COUNT, norm=NORM, shortcut=SHORTCUT, **FIELDS)
 class CifarResNet(nn.Module):
     """`stem`, `stem_bn`, `stage{1,2,3}/block{1..n}/{conv1,bn1,conv2,bn2}`, mean pooling, `head`.
 
@@ -91,6 +98,9 @@ class CifarResNet(nn.Module):
       dtype: Dtype of the computation; None: that of the inputs and parameters.
       norm: `batch` normalises behind each convolution; `none` gives it a bias instead, as
         `load_resnet(path, folded=True)` has it.
+      shortcut: `pad` leaves pixels out and adds channels of zeros (option A); `project` puts a 1x1
+        convolution and its normalisation, `shortcut` and `shortcut_bn`, where the shape changes
+        (option B).
 
     Raises:
       ValueError: If `depth` is not 6 n + 2 with n >= 1.
@@ -109,6 +119,7 @@ class CifarResNet(nn.Module):
     width: int = 16
     dtype: DTypeLike | None = None
     norm: str = "batch"
+    shortcut: str = "pad"
 
     def __post_init__(self):
         if self.depth < 8 or (self.depth - 2) % 6:
@@ -125,7 +136,10 @@ class CifarResNet(nn.Module):
         x = nn.relu(_conv_norm(x, "stem", "stem_bn", self.width, **common))
         for i, stride in ((1, 1), (2, 2), (3, 2)):
             filters = self.width * 2 ** (i - 1)
-            block = partial(ResidualBlock, filters=filters, dtype=self.dtype, norm=self.norm)
+            block = partial(
+                ResidualBlock, filters=filters, dtype=self.dtype, norm=self.norm,
+                shortcut=self.shortcut,
+            )  # fmt: skip
             x = Blocks(blocks, stride, block, name=f"stage{i}")(x, train)
         x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)

@@ -48,6 +48,18 @@ def test_layers_have_the_names_the_rules_are_written_for():
     assert set(params["stem_bn"]) == {"scale", "bias"}
 
 
+def test_projections_stand_only_where_the_shape_changes():
+    params = shapes_of(CifarResNet(depth=14, width=2, shortcut="project"))["params"]
+    blocks = {
+        f"{stage}/{block}": layers
+        for stage, held in params.items()
+        if stage in ("stage1", "stage2", "stage3")
+        for block, layers in held.items()
+    }
+    projected = sorted(name for name, layers in blocks.items() if "shortcut" in layers)
+    assert projected == ["stage2/block1", "stage3/block1"]
+
+
 def test_the_shortcut_takes_every_second_pixel_and_pads_channels_on_both_sides():
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 4)).astype(np.float32)
     expected = np.zeros((2, 3, 3, 8), np.float32)
@@ -80,10 +92,11 @@ def conv3x3(x, kernel, stride):
     return np.moveaxis(np.asarray(pixels), 2, 0)
 
 
-def test_a_block_with_stride_2_computes_what_numpy_computes():
+@pytest.mark.parametrize("how", ["pad", "project"])
+def test_a_block_with_stride_2_computes_what_numpy_computes(how):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 6, 6, 2))
-    block = ResidualBlock(filters=4, stride=2)
+    block = ResidualBlock(filters=4, stride=2, shortcut=how)
     variables = jax.eval_shape(block.init, jax.random.key(0), jnp.asarray(x, jnp.float32))
     params, stats = (
         jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape), variables[collection])
@@ -97,7 +110,10 @@ def test_a_block_with_stride_2_computes_what_numpy_computes():
 
     y = np.maximum(norm(conv3x3(x, params["conv1"]["kernel"], 2), "bn1"), 0)
     y = norm(conv3x3(y, params["conv2"]["kernel"], 1), "bn2")
-    shortcut = np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (1, 1)))
+    if how == "pad":
+        shortcut = np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (1, 1)))
+    else:
+        shortcut = norm(x[:, ::2, ::2] @ params["shortcut"]["kernel"][0, 0], "shortcut_bn")
     expected = np.maximum(y + shortcut, 0)
 
     to_float32 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), (params, stats, x))
