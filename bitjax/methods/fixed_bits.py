@@ -6,7 +6,7 @@ go with them and in what becomes of the ranges that those learn.
 
 from typing import Unpack
 
-from bitjax.checks import checked
+from bitjax.checks import NONE, checked, either
 from bitjax.methods.base import Method
 from bitjax.methods.recipe import RATE, RECIPE, STEPS, Keywords, Recipe, reestimate, training
 from bitjax.methods.solved_start import START, starting
@@ -35,9 +35,16 @@ def uniform(
     return _fixed_bits("uniform", rules, steps, start, recipe, range_decay=None)
 
 
-@checked(**_TABLE)
-def lsq(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keywords]) -> Method:
-    """Learned step size quantization: weights and scales trained together at one learning rate.
+@checked(range_learning_rate=either(NONE, RATE), **_TABLE)
+def lsq(
+    rules: Rules,
+    *,
+    steps: int,
+    range_learning_rate: float | None = None,
+    start: str = "float",
+    **recipe: Unpack[Keywords],
+) -> Method:
+    """Learned step size quantization: weights and scales trained together.
 
     The scales' gradient is already normalised inside the quantizer (the paper's section 2.2); they
     are not decayed.
@@ -45,6 +52,8 @@ def lsq(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keyw
     Args:
       rules: rules with `bitjax.lsq` quantizers.
       steps: steps of training.
+      range_learning_rate: Adam's rate for the scales' logarithms. None is the paper's: scales have
+        the weights' optimizer and rate, which in a few hundred steps leaves them where they start.
       start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
         codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
@@ -53,9 +62,10 @@ def lsq(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keyw
       >>> sorted(lsq((), steps=10).stages[0].optimizers)
       ['ranges', 'weights']
 
-    Source: Esser et al., arXiv 1902.08153.
+    Source: Esser et al., arXiv 1902.08153. Departure: `range_learning_rate`, where it is given.
     """
-    return _fixed_bits("lsq", rules, steps, start, recipe, range_decay=0.0)
+    rates = {"range_decay": 0.0, "range_learning_rate": range_learning_rate}
+    return _fixed_bits("lsq", rules, steps, start, recipe, **rates)
 
 
 @checked(clip_decay=RATE, **_TABLE)
@@ -110,16 +120,23 @@ def hwgq(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Key
     return _fixed_bits("hwgq", rules, steps, start, recipe, range_decay=None)
 
 
-@checked(**_TABLE)
-def twn(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keywords]) -> Method:
+@checked(range_learning_rate=either(NONE, RATE), **_TABLE)
+def twn(
+    rules: Rules,
+    *,
+    steps: int,
+    range_learning_rate: float | None = None,
+    start: str = "float",
+    **recipe: Unpack[Keywords],
+) -> Method:
     """Ternary weight networks: codes and scales follow the weights at every step.
-
-    Ranges of inputs that are learned move at the weights' rate.
 
     Args:
       rules: rules with `bitjax.ternary(fit="twn")` kernels (or `fit="optimal"`: OTWN), inputs float
         or with any quantizer.
       steps: steps of training.
+      range_learning_rate: Adam's rate for the logarithms of inputs' learned ranges; None: they have
+        the weights' optimizer and rate.
       start: `float` kernels, or `solved` ones: `bitjax.solve_layers` gives those of at most 6 bits
         codes before the training.
       **recipe: the other fields of `bitjax.methods.Recipe`.
@@ -131,12 +148,13 @@ def twn(rules: Rules, *, steps: int, start: str = "float", **recipe: Unpack[Keyw
     Source: Li and Liu, arXiv 1605.04711, with a scale per filter as later work has it; theirs is
       per layer.
     """
-    return _fixed_bits("twn", rules, steps, start, recipe, range_decay=0.0)
+    rates = {"range_decay": 0.0, "range_learning_rate": range_learning_rate}
+    return _fixed_bits("twn", rules, steps, start, recipe, **rates)
 
 
-def _fixed_bits(name, rules, steps, start, keywords, *, range_decay) -> Method:
-    """All five: `range_decay` is the L2 decay of learned ranges; None leaves them as they start."""
+def _fixed_bits(name, rules, steps, start, keywords, **ranges) -> Method:
+    """All five: `ranges` are what `training` takes of learned ranges."""
     recipe = Recipe(steps, **keywords)
-    stage = training("fine_tune" if steps else "calibrate", rules, recipe, range_decay)
+    stage = training("fine_tune" if steps else "calibrate", rules, recipe, **ranges)
     method = Method(name, (stage, *reestimate(rules, recipe.reestimate_batches)))
     return starting(method, start)

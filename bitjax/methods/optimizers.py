@@ -132,6 +132,19 @@ def adam() -> optax.GradientTransformation:
     )
 
 
+def relative() -> optax.GradientTransformation:
+    """Multiplies each element's direction by its magnitude: rates are then of its logarithm.
+
+    Example:
+      >>> updates, _ = relative().update({"s": -1.0}, optax.EmptyState(), {"s": jnp.float32(0.5)})
+      >>> float(updates["s"])
+      -0.5
+    """
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, p: u * jnp.abs(p), updates, params)
+    )
+
+
 @checked(pattern=PATTERN)
 def tie(pattern: str = ".*") -> optax.GradientTransformation:
     """Sums the gradient of all `bits` leaves whose site matches, so that they move as one.

@@ -13,7 +13,7 @@ from bitjax.checks import Allowed, checked, choice, integer, number
 from bitjax.costs.site import Costs
 from bitjax.methods.base import Stage
 from bitjax.methods.labels import default_labels
-from bitjax.methods.optimizers import DIRECTIONS, scheduled
+from bitjax.methods.optimizers import DIRECTIONS, adam, relative, scheduled
 from bitjax.quantizers.dampening import dampened
 from bitjax.rules import Rule, Rules, quantizer_of
 from bitjax.variables import QUANT
@@ -96,7 +96,13 @@ def descent(recipe: Recipe, end: float = 0.0) -> optax.GradientTransformation:
     return scheduled(direction, rate, steps, warmup=warmup, end=end)
 
 
-def training(name: str, rules: Rules, recipe: Recipe, range_decay: float | None = None) -> Stage:
+def training(
+    name: str,
+    rules: Rules,
+    recipe: Recipe,
+    range_decay: float | None = None,
+    range_learning_rate: float | None = None,
+) -> Stage:
     """A stage that trains weights, and perhaps learned ranges, by a recipe.
 
     Args:
@@ -105,13 +111,17 @@ def training(name: str, rules: Rules, recipe: Recipe, range_decay: float | None 
       recipe: steps, schedule and teacher.
       range_decay: L2 decay of learned ranges, which move at the weights' rate; None leaves them as
         they are.
+      range_learning_rate: moves learned ranges by Adam instead, at this rate of their logarithms.
 
     Example:
       >>> sorted(training("train", (), Recipe(steps=10), range_decay=0.0).optimizers)
       ['ranges', 'weights']
     """
     optimizers = {"weights": descent(recipe)}
-    if range_decay is not None:
+    if range_learning_rate is not None:
+        direction = optax.chain(adam(), relative())
+        optimizers["ranges"] = scheduled(direction, range_learning_rate, recipe.steps)
+    elif range_decay is not None:
         optimizers["ranges"] = descent(recipe._replace(weight_decay=range_decay))
     return Stage(
         name,

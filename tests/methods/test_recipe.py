@@ -1,4 +1,4 @@
-"""What a recipe adds to training: the average of weights, and their dampening."""
+"""What a recipe adds to training: the average of weights, their dampening, ranges' own rate."""
 
 from functools import partial
 
@@ -55,6 +55,14 @@ def test_training_ends_in_the_average_of_what_it_trains():
     assert found[-1]["quant"]["head"]["kernel"]["bits"] == 3.0
     scales = (each[-1]["quant"]["head"]["input"]["scale"] for each in (plain, found))
     assert len(set(map(float, scales))) == 2
+
+
+def test_scales_with_a_rate_of_their_own_move_by_that_share_of_themselves_at_first():
+    _, found = trajectory(range_learning_rate=0.05)
+    first, second = (each["quant"]["head"] for each in found[:2])
+    for role in ("kernel", "input"):
+        moved = second[role]["scale"] / first[role]["scale"] - 1.0
+        np.testing.assert_allclose(np.abs(moved), 0.05, rtol=1e-3)
 
 
 def test_dampening_moves_kernels_towards_their_levels_and_nothing_else():
