@@ -4,10 +4,10 @@ The rows of `python -m experiments.reproduce cifar10-resnet20`. All share the fl
 teacher, 8 bits at stem and head, the rate's shape and weight decay; steps are those of training.
 BitPruning's settings, TSQ's and the bottleneck's are those of longer configs of this folder, TSQ's
 with fewer steps and starts at 2 bits, BitPruning's bits moving faster by as much as there are fewer
-steps; the others have BitPruning's rate. Held-out images chose one setting at 250 steps, the rate
-of LSQ's scales (results/lab_book.md). Bits are learned under uniform's own BOPs and bytes. What
-comes behind the file's name is one of POINTS. Results: results/cifar10-resnet20.md. Command
-(minutes on 2 cores):
+steps; the others have BitPruning's rate. Held-out images chose one setting at 250 steps, the rates
+at which scales and clips are learned (results/lab_book.md). Bits are learned under uniform's own
+BOPs and bytes. What comes behind the file's name is one of POINTS. Results:
+results/cifar10-resnet20.md. Command (minutes on 2 cores):
   bitjax train cifar10/resnet20_250:lsq_w4a4 --workdir runs/lsq
 """
 
@@ -102,6 +102,7 @@ def fixed_bits(method, bits):
 def bitpruning(limit):
     config = bitpruning_config()
     config.method.update({"steps": STEPS, "bits_learning_rate": 0.035 * 600 / STEPS})
+    config.method.range_learning_rate = 0.05
     bops, size = UNIFORM_COSTS[limit]
     config.budgets = ({"metric": "bops", "limit": bops}, {"metric": "bytes", "limit": size})
     return config

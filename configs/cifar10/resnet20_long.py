@@ -9,6 +9,7 @@ W3A3, 89.7 at two bits. Command (40 minutes on 2 cores):
   bitjax train cifar10/resnet20_long:lsq_w3a3 --workdir runs/long
 """
 
+from bitjax.configs.cifar10.resnet20_250 import STEPS as SHORT
 from bitjax.configs.cifar10.resnet20_250 import bitpruning, fixed_bits, full_precision
 from bitjax.configs.cifar10.resnet20_float import TRAINING
 
@@ -25,8 +26,9 @@ def get_config(point="lsq_w3a3"):
     config.name = f"cifar10/resnet20_long/{point}"
     config.task = {"name": "classification", "kl": True}
     config.method.update({"steps": STEPS, **TRAINING})
-    if method == "bitpruning":  # bits move as far as in fewer steps
-        config.method.bits_learning_rate = 0.035 * 600 / STEPS
+    for rate in ("bits_learning_rate", "range_learning_rate"):  # as far as in fewer steps
+        if rate in config.method:
+            config.method[rate] *= SHORT / STEPS
     config.checkpoint_every = 100
     return config
 

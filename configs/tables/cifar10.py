@@ -40,10 +40,10 @@ TABLES = {
         "network as teacher, two operating points a method, first and last layer at 8 bits; "
         "`float_250` is the float network under the same 250 steps. Settings of BitPruning, "
         "TSQ and the bottleneck come from longer runs and were partly chosen on held-out images, "
-        "which at 250 steps chose the rate of LSQ's scales; the other methods have BitPruning's "
-        "rate. Bits are learned under the BOPs and the kernels' bytes of `uniform`. Calibration is "
-        "in the seconds, not in the steps. KL: of the float network's classes from the model's, "
-        "in nats.",
+        "which at 250 steps chose the rates at which scales and clips are learned; the other "
+        "methods have BitPruning's rate. Bits are learned under the BOPs and the kernels' bytes of "
+        "`uniform`. Calibration is in the seconds, not in the steps. KL: of the float network's "
+        "classes from the model's, in nats.",
         "seeds": {
             RESNET20(point): (0, 1, 2) if point.partition("_")[0] in EQUAL else (0,)
             for point in POINTS
