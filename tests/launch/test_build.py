@@ -28,6 +28,7 @@ from bitjax.variables import site_name
 from configs.base import get_config as base
 from configs.cifar10.resnet20_250 import POINTS
 from configs.cifar10.resnet20_long import POINTS as LONG_POINTS
+from configs.cifar10.resnet20_planes import POINTS as ALLOCATED
 from configs.cifar10.resnet20_solved import POINTS as UNTRAINED
 from tests.data.sets import encoded, picture, write_tfds
 
@@ -517,6 +518,8 @@ ARGUMENTS = {
     "resnet20_250": POINTS,
     "resnet20_solved": UNTRAINED,
     "resnet20_long": LONG_POINTS,
+    "resnet20_planes": ALLOCATED,
+    "resnet8_projected": ("float", "solved_t"),
     "resnet20_uniform": ("w8a8", "w4a4"),
     "resnet20_bottleneck_a4": (
         "300",
@@ -550,6 +553,8 @@ VARIANTS = {"resnet20_bottleneck_a3", "resnet20_bottleneck_a3_5", "resnet20_bott
 VARIANTS |= {"vgg_small_hwgq", "vgg_small_twn_a2", "hwgq", "twn", "resnet20_int8"}
 VARIANTS |= {
     "resnet20_long",
+    "resnet20_planes",
+    "resnet8_projected",
     "uniform_w3",
     "solved_w3",
     "solved_w2",
@@ -589,7 +594,7 @@ def test_every_config_builds_its_method_its_model_and_its_rules(path, arg):
         shapes = jax.eval_shape(wrap(chosen_rules).init, jax.random.PRNGKey(0), x)
         chosen = {site for site in sites if quantizer_of(chosen_rules, site)}
         # Ends stay float, and where there is no rule of theirs some inputs that nothing trains.
-        own = of_tokens or path.stem in ("squeezenet", "resnet20_solved")
+        own = of_tokens or path.stem in ("squeezenet", "resnet20_solved", "resnet8_projected")
         if spec["method"]["name"] not in ("bottleneck", "hwgq", "twn", "tsq") and not own:
             assert chosen == (set(sites) if rules else set())
         assert set(bj.bits_of(shapes)) == chosen
