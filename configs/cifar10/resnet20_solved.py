@@ -50,14 +50,16 @@ def get_config(point="solved_w4"):
     if solver == "measured":
         measured(config, int(inputs))
     else:
-        config.method = method(solver)
+        config.method = method(solver, weights)
     return config
 
 
-def method(solver):
+def method(solver, weights):
     if solver == "nearest":
         return {"name": "uniform", "steps": 0}
     own = {"gptq": GPTQ, "adaround": ADAROUND, "solved": SOLVED}[solver]
+    if solver == "solved" and weights == "t":  # of few codes pairs are few, too
+        own = {**own, "pair_moves": True}
     return {"name": "solved", "calibration_batches": IMAGES // BATCH, "positions": ALL, **own}
 
 

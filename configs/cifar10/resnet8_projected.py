@@ -33,7 +33,7 @@ def get_config(point="solved_t"):
     config.task = {"name": "classification", "kl": True}
     config.calibration_size = IMAGES
     config.rules = rules(solver, "t", 0)
-    config.method = method(solver)
+    config.method = method(solver, "t")
     return config
 
 
