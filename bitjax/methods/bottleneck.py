@@ -7,7 +7,7 @@ import numpy as np
 
 from bitjax.bottleneck.allocate import ALLOCATE, allocate, check_settings, check_sites
 from bitjax.bottleneck.coefficients import solve_coefficients
-from bitjax.checks import NONE, checked, either, integer
+from bitjax.checks import checked, integer
 from bitjax.costs.bits import bits_of
 from bitjax.methods.base import Context, Method, Stage, Variables
 from bitjax.methods.recipe import (
@@ -30,7 +30,6 @@ from bitjax.rules import RULES, Rules
     resolve_every=integer(0),
     calibration_batches=BATCHES,
     float_learning_rate=RATE,
-    range_learning_rate=either(NONE, RATE),
     **ALLOCATE,
     **RECIPE,
 )
@@ -50,7 +49,6 @@ def bottleneck(
     exact: bool = False,
     calibration_batches: int = 8,
     float_learning_rate: float = 0.1,
-    range_learning_rate: float | None = None,
     **recipe: Unpack[Keywords],
 ) -> Method:
     """Counts the float network's activations once, gives every site its planes, fine-tunes.
@@ -81,8 +79,6 @@ def bottleneck(
       exact: whether the rates are the best ones, see `solvers.allocation.allocate`.
       calibration_batches: training batches that are counted, not augmented.
       float_learning_rate: the rate's peak while the float network is trained.
-      range_learning_rate: Adam's rate for the scales' logarithms in fine-tuning; None: they have
-        the weights' optimizer and rate.
       **recipe: the other fields of `bitjax.methods.Recipe`; the teacher is fine-tuning's.
 
     Raises:
@@ -117,7 +113,7 @@ def bottleneck(
 
     made = Recipe(steps, **recipe)
     before = made._replace(steps=float_steps, learning_rate=float_learning_rate, distill=0.0)
-    tuned = training("fine_tune", rules, made, 0.0, range_learning_rate)
+    tuned = training("fine_tune", rules, made, range_decay=0.0)
     if resolve_every:
 
         def resolve(context: Context, variables: Variables) -> Variables:
