@@ -20,7 +20,6 @@ from bitjax.configs.cifar10.resnet20_tsq_a2 import get_config as tsq_config
 
 STEPS = 250
 PER_CHANNEL = {"granularity": "per_channel"}
-EQUAL = ("float", "uniform", "lsq", "bitpruning", "bottleneck")  # compared closely: KL, too
 # BOPs and bytes of kernel codes that `uniform` has at 4 and at 3 bits, the ends with theirs.
 UNIFORM_COSTS = {"4": (670_081_024.0, 134_704.0), "3": (389_324_800.0, 101_296.0)}
 POINTS = (
@@ -59,8 +58,7 @@ def get_config(point="lsq_w4a4"):
     }
     config = own[method](bits) if method in own else fixed_bits(method, bits)
     config.name = f"cifar10/resnet20_250/{point}"
-    if method in EQUAL:
-        config.task = {"name": "classification", "kl": True}
+    config.task = {"name": "classification", "kl": True}
     config.checkpoint_every = 50
     return config
 
