@@ -1,4 +1,4 @@
-"""Tables on CIFAR-10. `cifar10-resnet20` is made for a CPU: an hour on 2 cores.
+"""Tables on CIFAR-10. `cifar10-resnet20` is made for a CPU: two hours on 2 cores.
 
 python -m experiments.reproduce cifar10-resnet20
 python -m experiments.reproduce cifar10-resnet20-solved    # without training
