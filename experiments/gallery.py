@@ -65,7 +65,7 @@ def graph() -> Iterator[Path]:
     from bitjax.export.graph import graph_of
     from bitjax.models import SmallCNN
 
-    run = read_runs([ROOT / "results" / "digits" / "bitpruning" / "seed0"])[0][0]
+    run = read_runs([ROOT / "results" / "digits" / "bitpruning_costs" / "seed0"])[0][0]
     x = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
     learned = {site.site: site.integer for site in run.sites}
     model = bj.Quantized(SmallCNN(), [bj.rule(".*", bj.uniform(bits=8))])
