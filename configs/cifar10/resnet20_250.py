@@ -92,7 +92,7 @@ def fixed_bits(method, bits):
     config = float_config()
     config.method = {"name": method, "steps": STEPS, **TRAINING}
     if method in ("lsq", "twn"):  # inputs, or kernels too, have learned scales
-        config.method.range_learning_rate = 0.02
+        config.method.update({"range_learning_rate": 0.02})
     config.rules = (*ends(), (".*/kernel", kernel), (".*/input", inputs))
     return config
 
