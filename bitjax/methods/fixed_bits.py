@@ -64,8 +64,7 @@ def lsq(
 
     Source: Esser et al., arXiv 1902.08153. Departure: `range_learning_rate`, where it is given.
     """
-    rates = {"range_decay": 0.0, "range_learning_rate": range_learning_rate}
-    return _fixed_bits("lsq", rules, steps, start, recipe, **rates)
+    return _fixed_bits("lsq", rules, steps, start, recipe, 0.0, range_learning_rate)
 
 
 @checked(clip_decay=RATE, **_TABLE)
@@ -148,13 +147,13 @@ def twn(
     Source: Li and Liu, arXiv 1605.04711, with a scale per filter as later work has it; theirs is
       per layer.
     """
-    rates = {"range_decay": 0.0, "range_learning_rate": range_learning_rate}
-    return _fixed_bits("twn", rules, steps, start, recipe, **rates)
+    return _fixed_bits("twn", rules, steps, start, recipe, 0.0, range_learning_rate)
 
 
-def _fixed_bits(name, rules, steps, start, keywords, **ranges) -> Method:
-    """All five: `ranges` are what `training` takes of learned ranges."""
+def _fixed_bits(name, rules, steps, start, keywords, range_decay, range_rate=None) -> Method:
+    """All five: `range_decay` is the L2 decay of learned ranges; None leaves them as they start."""
     recipe = Recipe(steps, **keywords)
-    stage = training("fine_tune" if steps else "calibrate", rules, recipe, **ranges)
+    stage_name = "fine_tune" if steps else "calibrate"
+    stage = training(stage_name, rules, recipe, range_decay, range_rate)
     method = Method(name, (stage, *reestimate(rules, recipe.reestimate_batches)))
     return starting(method, start)
