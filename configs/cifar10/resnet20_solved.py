@@ -58,7 +58,7 @@ def method(solver, weights):
     if solver == "nearest":
         return {"name": "uniform", "steps": 0}
     own = {"gptq": GPTQ, "adaround": ADAROUND, "solved": SOLVED}[solver]
-    if solver == "solved" and weights == "t":  # of few codes pairs are few, too
+    if solver == "solved" and weights == "t":  # with more codes it takes minutes more
         own = {**own, "pair_moves": True}
     return {"name": "solved", "calibration_batches": IMAGES // BATCH, "positions": ALL, **own}
 

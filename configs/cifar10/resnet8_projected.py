@@ -4,8 +4,8 @@ The rows of `python -m experiments.reproduce cifar10-resnet8-solved`, a second n
 published ResNet-20: three blocks, and 1x1 convolutions where a shortcut changes its shape. `float`
 is trained from scratch; the others start from its run and have ternary kernels inside, stem and
 head at 8 bits, solved from the same 512 images as in resnet20_solved.py. What comes behind the
-file's name is one of POINTS. Results: results/cifar10-resnet8-solved.md. Command (20 minutes on 2
-cores):
+file's name is one of POINTS. Results: results/cifar10-resnet8-solved.md. Command (half an hour of
+a core):
   bitjax train cifar10/resnet8_projected:float --workdir runs/resnet8
 """
 
