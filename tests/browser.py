@@ -66,3 +66,11 @@ def groups(browser):
     for place in range(browser.run("document.querySelectorAll('#groups button').length") or 1):
         browser.run(f"document.querySelectorAll('#groups button')[{place}]?.click()")
         yield place
+
+
+def open_group(browser, title):
+    """Opens the only group with this in its title, and gives its number."""
+    names = texts(browser, "#groups button")
+    (place,) = [place for place, name in enumerate(names) if title in name]
+    browser.run(f"document.querySelectorAll('#groups button')[{place}].click()")
+    return place

@@ -94,7 +94,7 @@ const figureColumns = (group, value, show) => figures
   .map(f => ({ key: f.key, part: f.part, title: f.title, about: f.about, less: f.higher === false,
     value: r => value(r)[at[f.key]], show: r => show(r, f) }));
 const named = (method, text) => [make("span", { class: "name",
-  "data-tip": text.length > 30 ? text : null }, mark(method), make("span", {}, text))];
+  "data-tip": text.length > 30 ? text : null }, mark(method), make("span", {}, labelOf(text, 30)))];
 
 function rowColumns(group) {
   const score = group.score, own = r => r.label === group.baseline;
@@ -119,10 +119,10 @@ function rowColumns(group) {
       less: !score.higher, value: r => r.ahead?.mean ?? null,
       show: r => [toFloat(r.ahead, score)[0], " ",
         make("span", { class: "ends" }, toFloat(r.ahead, score)[1])] }] : []),
+    ...figureColumns(group, r => r.mean, (r, f) => shown(r.mean[at[f.key]], f, r.std[at[f.key]])),
     { key: "front", part: "cost", title: "front", about: `No other setting is as good at no higher `
       + `${data.costs.find(c => c.key === data.cost).title}.`,
     value: r => Number(r.front), show: r => r.front ? "yes" : "" },
-    ...figureColumns(group, r => r.mean, (r, f) => shown(r.mean[at[f.key]], f, r.std[at[f.key]])),
     { key: "seeds", part: "run", title: "seeds", value: r => r.count },
     { key: "method", part: "run", title: "method", text: true, value: r => r.method },
     { key: "config", part: "run", title: "config", text: true, value: r => r.config },
