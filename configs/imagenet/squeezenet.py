@@ -18,25 +18,22 @@ found for nearest kernels of symmetric codes: W8 64.0 % and KL 0.0073, W4 27.2 a
 from bitjax.configs.base import get_config as base_config
 from bitjax.configs.stories.solved_w4 import GPTQ
 
-RUN = (  # the table's rows
+POINTS = (
     "float",
     "nearest_w8",
     "gptq_w8",
+    "solved_w8",
+    "bottleneck_w8a8",
+    "measured_w8a8",
     "nearest_w4",
     "gptq_w4",
     "solved_w4",
+    "bottleneck_w4a8",
+    "solved_w4a8",
+    "measured_w4a8",
     "nearest_w3",
     "gptq_w3",
     "solved_w3",
-)
-POINTS = (
-    *RUN,
-    "measured_w4a8",
-    "bottleneck_w4a8",
-    "solved_w4a8",
-    "bottleneck_w8a8",
-    "solved_w8",
-    "measured_w8a8",
 )
 # Weights of all kernels, whose bytes at equal bits are the budgets of `measured`.
 WEIGHTS = 1_244_448

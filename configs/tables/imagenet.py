@@ -1,12 +1,12 @@
 """What quantization does to networks on ImageNet.
 
 python -m experiments.reproduce imagenet-squeezenet
-The published SqueezeNet is quantized without training, on 1,000 images, by two cores. Points of its
-config that are not in its RUN have not been run. The other tables, a method's headline each with
-the float run that it starts from, need all of ImageNet and an accelerator; nor have they been run.
+The published SqueezeNet is quantized without training, on 1,000 images, by two cores. The other
+tables, a method's headline each with the float run that it starts from, need all of ImageNet and an
+accelerator; they have not been run.
 """
 
-from bitjax.configs.imagenet.squeezenet import RUN
+from bitjax.configs.imagenet.squeezenet import POINTS
 
 
 def headline(model, start, *quantized):
@@ -38,10 +38,11 @@ SQUEEZENET = {
     "more. Two thirds of the weights are pruned, and every row keeps these zeros. Model kB counts "
     "them as codes like others; the authors' file of 660 kB, of 8 and 5 bits, tells where the "
     "others are, and codes by Huffman. `nearest` rounds, `gptq` and `solved` solve layer by layer "
-    "from 128 images.",
+    "from 128 images, `bottleneck` rounds kernels and gives inputs eight bit-planes, `measured` "
+    "spreads the bytes of equal bits over the kernels by measured effects on the outputs.",
     "small": True,
     "seeds": (0,),
-    "configs": tuple(f"configs/imagenet/squeezenet.py:{point}" for point in RUN),
+    "configs": tuple(f"configs/imagenet/squeezenet.py:{point}" for point in POINTS),
     "baseline": "imagenet/squeezenet/float",
     "columns": ("loss", "kl", "bits_weights", "bits_activations", "model_bytes", "wall_seconds"),
     "cost": "model_bytes",
