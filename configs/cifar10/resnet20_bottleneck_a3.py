@@ -1,8 +1,8 @@
 """As resnet20_bottleneck_a4.py, 3 planes on average, half its learning rate.
 
 Validation chose the rate, see results/lab_book.md. Targets: 89.3 % top-1 without training (an
-independent reference at uniform rates: 89.41), with a window 88.9, 91.0 after 300 steps. Command (3
-minutes on 2 cores):
+independent reference at uniform rates: 89.41), with a window 88.9, 91.0 after 300 steps (missed,
+90.61). Command (3 minutes on 2 cores):
   bitjax train cifar10/resnet20_bottleneck_a3 --workdir runs/a3
 """
 
