@@ -7,7 +7,7 @@ the file's name, from 4,096 images and for the float network's outputs:
   :a4_tuned  then 200 steps through the solved codes
   :float     float inputs, without any training
 Targets, top-1 %: float inputs 89.6, 4 bits 89.0 (independent references without training: 89.49 and
-88.86); 2 bits 82.5 before and 86.0 after the last stage (references 81.69 and 83.99; missed, 85.62);
+88.86); 2 bits 82.5 before and 86.0 after the last stage (references 81.69, 83.99; missed, 85.62);
 float 91.73.
 Results: results/README.md. Command (10 minutes on 2 busy cores):
   bitjax train cifar10/resnet20_tsq_a2 --workdir runs/r20-tsq
