@@ -4,7 +4,7 @@ python -m experiments.reproduce cifar10-resnet20
 python -m experiments.reproduce cifar10-resnet20-solved    # without training
 python -m experiments.reproduce cifar10-resnet20-planes    # without training
 python -m experiments.reproduce cifar10-resnet8-solved     # a float training, then without
-python -m experiments.reproduce cifar10-resnet20-long      # three hours on 2 cores
+python -m experiments.reproduce cifar10-resnet20-long      # two hours on 2 cores
 python -m experiments.reproduce cifar10-vgg-small-w32      # a quarter of the width, short schedules
 python -m experiments.reproduce cifar10-vgg-small          # accelerator
 """
@@ -60,7 +60,8 @@ TABLES = {
         "network as teacher, first and last layer at 8 bits; `float` is the float network under "
         "the same steps. Published on this architecture, of a better float network and in 300 "
         "epochs: 92.96 float, 92.45 at W4A4, 92.49 at W3A3 and 90.96 at W2A2 (APoT, arXiv "
-        "1909.13144, by its authors' program): drops of 0.51, 0.47 and 2.00 points.",
+        "1909.13144, by its authors' program): drops of 0.51, 0.47 and 2.00 points. Bits are "
+        "learned under the BOPs and the kernels' bytes of `uniform_w3a3`.",
         "seeds": (0,),
         "configs": tuple(f"configs/cifar10/resnet20_long.py:{point}" for point in LONG_POINTS),
         "baseline": "cifar10/resnet20_long/float",
