@@ -31,7 +31,6 @@ RESNET18 = headline("ResNet-18", f"{FLOAT}:resnet18", f"{BITS}:resnet18")
 MOBILENET = headline("MobileNetV2", f"{FLOAT}:mobilenet_v2", f"{BITS}:mobilenet_v2")
 RESNET50 = headline("ResNet-50", f"{FLOAT}:resnet50", f"{PLANES}:4", f"{PLANES}:5")
 VGG16 = headline("VGG-16", f"{FLOAT}:vgg16", f"{CODES}:vgg16")
-NOT_RUN = ("solved_w8", "bottleneck_w8a8", "measured_w8a8", "bottleneck_w4a8")
 SQUEEZENET = {
     "title": "A published, pruned SqueezeNet on ImageNet without training",
     "about": "The 500 images of even labels calibrate, the 500 of odd labels judge, of which one "
@@ -43,9 +42,7 @@ SQUEEZENET = {
     "spreads the bytes of equal bits over the kernels by measured effects on the outputs.",
     "small": True,
     "seeds": (0,),
-    "configs": tuple(
-        f"configs/imagenet/squeezenet.py:{point}" for point in POINTS if point not in NOT_RUN
-    ),
+    "configs": tuple(f"configs/imagenet/squeezenet.py:{point}" for point in POINTS),
     "baseline": "imagenet/squeezenet/float",
     "columns": ("loss", "kl", "bits_weights", "bits_activations", "model_bytes", "wall_seconds"),
     "cost": "model_bytes",
