@@ -146,9 +146,12 @@ def test_arrow_keys_go_along_points_and_rows_and_enter_shows_the_run(browser, co
     assert browser.run("document.querySelectorAll('.plot .chosen').length") == 1
     browser.press("Escape")
     browser.run("document.querySelector('#rows-0 tbody tr[tabindex=\"0\"]').focus()")
+    wanted = browser.run(
+        "document.querySelector('#rows-0 tbody tr[tabindex=\"0\"] + tr .name').textContent"
+    )
     browser.press("ArrowDown")
     browser.press("Enter")
-    assert browser.run(command) != after
+    assert f"/{wanted}/" in browser.run(command) and f"/{wanted}/" not in after
     assert browser.run("document.activeElement.matches('#rows-0 tbody tr')"), "the focus stays"
 
 
